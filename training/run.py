@@ -1,0 +1,172 @@
+"""`python -m training.run job.json`: run one stage and publish what it made.
+
+Started by torchrun it runs once per rank; rank 0 cleans the output folder, publishes and reports. Exit codes: 0 done,
+1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 preempted (start it again).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from training.context import InputArtifact, StageContext
+from training.errors import EXIT_FAULT, EXIT_OK, InputRefused, RecipeError, UserError
+from training.events import EVENTS_FILE, EventWriter
+from training.fingerprint import fingerprint
+from training.specs.artifacts import InputRecord, Manifest
+from training.specs.base import Spec
+from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
+from training.store import Store, file_entry
+
+RESULT_FILE = "result.json"
+_REPORTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft", "accelerate", "tokenizers", "daft",
+                       "torchao", "liger-kernel")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job whose file is the only argument; return the exit code."""
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        return run_job(load_job(Path(arguments[0])))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def load_job(path: Path) -> Job:
+    """Read job.json.
+
+    Raises:
+        RecipeError: The file is missing or is not a job.
+    """
+    try:
+        return Job.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def run_job(job: Job) -> int:
+    """Verify the inputs, run the stage, publish. Errors are also written as events."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    attempt = Path(job.attempt)
+    attempt.mkdir(parents=True, exist_ok=True)
+    events = EventWriter(attempt / EVENTS_FILE if rank == 0 else None)
+    started = time.time()
+    try:
+        context = _prepare(job, events, rank, world_size)
+        result: StageResult | None = _stage(job).run(context)
+        if rank == 0:
+            assert result is not None, f"{job.stage} returned nothing on rank 0"
+            events.phase("publish")
+            manifest = _publish(job, context, result, started)
+            _write_result(attempt, manifest)
+        return EXIT_OK
+    except UserError as error:
+        events.log(str(error), level="error")
+        raise
+    except Exception:
+        events.log(traceback.format_exc(), level="error")
+        traceback.print_exc()
+        return EXIT_FAULT
+    finally:
+        events.close()
+
+
+def _stage(job: Job) -> Any:
+    if not (Path(__file__).parent / "stages" / f"{job.stage}.py").is_file():
+        raise RecipeError(f"job.json: there is no stage {job.stage!r}")
+    return importlib.import_module(f"training.stages.{job.stage}")
+
+
+def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> StageContext[Any]:
+    module = _stage(job)
+    found = fingerprint(module.__name__)
+    if found != job.fingerprint:
+        raise InputRefused(f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
+                           f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
+    events.phase("verify inputs")
+    attempt = Path(job.attempt)
+    store = Store(job.store, job.recipe, cache=attempt.parent.parent / "cache")
+    inputs = {name: _verified(store, job, name, wanted) for name, wanted in job.inputs.items()}
+    _one_tokenizer(job, inputs)
+    for name, file in job.files.items():
+        if not Path(file.path).is_file() or file_entry(Path(file.path)).sha256 != file.sha256:
+            raise InputRefused(f"{file.path} ({name}) is missing or has changed since this job was planned; "
+                               f"materialize {job.asset} again")
+    section: type[Spec] = module.Section
+    out = attempt / "out"
+    if rank == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+    return StageContext(asset=job.asset, identity=job.identity, section=section.model_validate(job.section),
+                        seed=job.seed, inputs=inputs, files={name: Path(f.path) for name, f in job.files.items()},
+                        out=out, work=attempt, execution=job.execution, events=events, rank=rank,
+                        world_size=world_size)
+
+
+def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact:
+    if wanted.promoted:
+        store.require_promoted(wanted.asset, wanted.version, wanted.digest)
+    elif not (job.asset.endswith(EVALUATION_SUFFIX) and name == "artifact"):
+        raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; only an evaluation may read "
+                           "what is not")
+    folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
+    return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
+
+
+def _one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
+    digests = {name: artifact.manifest.facts["tokenizer"] for name, artifact in inputs.items()
+               if "tokenizer" in artifact.manifest.facts}
+    if len(set(digests.values())) > 1:
+        raise InputRefused(f"{job.asset}: its inputs were made with different tokenizers: "
+                           + ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
+                           + "; materialize the older ones again")
+
+
+def _publish(job: Job, context: StageContext[Any], result: StageResult, started: float) -> Manifest:
+    inputs = {name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
+              for name, used in job.inputs.items()}
+    draft = Manifest(asset=job.asset, version="", stage=job.stage, recipe=job.recipe, identity=job.identity,
+                     fingerprint=job.fingerprint, digest="", files={}, inputs=inputs, metrics=result.metrics,
+                     headline=result.headline, facts=result.facts, section=job.section, seed=job.seed,
+                     versions=library_versions(), labels=job.labels, started_at=started,
+                     seconds=time.time() - started)
+    return Store(job.store, job.recipe).publish(context.out, draft)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_result(attempt: Path, manifest: Manifest) -> None:
+    temporary = attempt / f".{RESULT_FILE}"
+    temporary.write_text(json.dumps({"asset": manifest.asset, "version": manifest.version,
+                                     "digest": manifest.digest}))
+    temporary.replace(attempt / RESULT_FILE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""What the store writes beside an artifact's files: manifest, certificate, promotion."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from training.specs.base import Spec, digest_of
+from training.specs.gates import Verdict
+
+
+class FileEntry(Spec):
+    """One file of a version."""
+
+    bytes: int
+    sha256: str
+
+
+class InputRecord(Spec):
+    """What a version was made from."""
+
+    asset: str
+    version: str
+    digest: str
+
+
+class Manifest(Spec):
+    """Written last: a version without it does not exist.
+
+    `digest` covers every file outside `report/`: the same bytes give the same digest, whenever and wherever they were
+    made. Files under `report/` (curves, timings, cards) are vouched for one by one in `files`.
+    """
+
+    asset: str
+    version: str
+    stage: str
+    recipe: str
+    identity: str
+    fingerprint: str
+    digest: str
+    files: dict[str, FileEntry]
+    inputs: dict[str, InputRecord]
+    metrics: dict[str, float]
+    headline: str | None = None
+    facts: dict[str, str] = Field({}, description="Digests and choices that descendants check, such as `tokenizer`.")
+    section: dict[str, object]
+    seed: int
+    versions: dict[str, str] = Field({}, description="Library versions, shown as drift, never hashed.")
+    labels: dict[str, str] = Field({}, description="Who ran it, never hashed: dagster_run_id, mlflow_run_id.")
+    started_at: float
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """Total size in bytes."""
+        return sum(entry.bytes for entry in self.files.values())
+
+
+REPORT = "report/"
+
+
+def content_digest(files: dict[str, FileEntry], part: str | None = None) -> str:
+    """Digest of an artifact's content, or of one file or folder of it.
+
+    Args:
+        files: Paths relative to the version's folder.
+        part: A path or a prefix that ends in `/`; None takes everything outside `report/`.
+
+    Raises:
+        KeyError: Nothing of the artifact lies under `part`.
+    """
+    if part is None:
+        chosen = {path: entry.sha256 for path, entry in files.items() if not path.startswith(REPORT)}
+    else:
+        chosen = {path: entry.sha256 for path, entry in files.items() if path == part or path.startswith(part)}
+        if not chosen:
+            raise KeyError(part)
+    return digest_of(chosen)
+
+
+class Certificate(Spec):
+    """The verdict of all gates of one artifact, bound to what was judged, on what, and by which code."""
+
+    asset: str
+    version: str
+    artifact_digest: str
+    suite_digest: str | None = Field(description="Digest of the evaluation sets; None for assets judged without them.")
+    evaluator_fingerprint: str
+    report_digest: str
+    thresholds_digest: str
+    verdicts: tuple[Verdict, ...]
+    issued_at: float
+    issued_by: str
+
+    @property
+    def passed(self) -> bool:
+        """True when there is at least one gate and every gate passed."""
+        return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole certificate."""
+        return digest_of(self)
+
+
+class Promotion(Spec):
+    """The pointer `promoted.json`: which version downstream reads."""
+
+    asset: str
+    version: str
+    digest: str
+    certificate_digest: str
+    promoted_at: float
+    promoted_by: str

@@ -1,0 +1,33 @@
+"""Where and how a job runs. Never part of a model's identity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from training.specs.base import Spec
+
+
+class Execution(Spec):
+    """The layout of one job's processes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: int = Field(1, gt=0, description="Ranks; above 1 they are started by torchrun.")
+    threads: int | None = Field(None, gt=0, description="CPU threads per rank; all cores shared evenly by default.")
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    micro_batch_tokens: int = Field(8192, gt=0, description="Tokens per rank and forward pass; the rest of the batch "
+                                    "is gradient accumulation.")
+
+
+class Launcher(Spec):
+    """One entry of launchers.yaml."""
+
+    kind: Literal["local"] = "local"
+    grace_seconds: float = Field(20, gt=0, description="Time between SIGTERM and SIGKILL.")
+    default: Execution = Execution()
+    stages: dict[str, Execution] = Field({}, description="Asset name to its own layout.")
+
+    def execution(self, asset: str) -> Execution:
+        """The layout for an asset's job."""
+        return self.stages.get(asset, self.default)

@@ -1,0 +1,55 @@
+"""`job.json` and what a stage returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from training.specs.base import Spec
+from training.specs.execution import Execution
+
+EVALUATION_SUFFIX = ".evaluation"
+
+
+class Input(Spec):
+    """One input of a job, by version and digest. The job verifies both before it works."""
+
+    asset: str
+    version: str
+    digest: str
+    promoted: bool = Field(True, description="False only for the artifact under evaluation: everything else must be "
+                           "promoted and certified.")
+
+
+class FileInput(Spec):
+    """A file of the recipe's folder that a stage reads, such as the written safety prompts."""
+
+    path: str
+    sha256: str
+
+
+class Job(Spec):
+    """One stage's work."""
+
+    stage: str = Field(description="Module under `training.stages`.")
+    asset: str
+    recipe: str
+    identity: str
+    fingerprint: str
+    seed: int
+    section: dict[str, Any]
+    inputs: dict[str, Input] = {}
+    files: dict[str, FileInput] = {}
+    store: str = Field(description="Root of the store: a local path or s3://...")
+    attempt: str = Field(description="This job's own folder: events, log, checkpoints, output.")
+    execution: Execution = Execution()
+    labels: dict[str, str] = {}
+
+
+class StageResult(Spec):
+    """What a stage hands back; the files are already in its output folder."""
+
+    metrics: dict[str, float]
+    headline: str | None = Field(None, description="The metric that sums the artifact up.")
+    facts: dict[str, str] = {}

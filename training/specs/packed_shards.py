@@ -1,0 +1,20 @@
+"""Recipe section of `packed_shards`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from training.specs.base import Spec
+
+
+class PackedShardsSection(Spec):
+    """Everything that decides the content of `packed_shards`.
+
+    The shards hold each document's tokens once, whatever the context length; `contexts` only says for which lengths
+    the packing plan is measured.
+    """
+
+    contexts: tuple[int, ...] = Field((128, 256, 512), min_length=1)
+    shard_tokens: int = Field(64 * 2**20, gt=0)
+    exclude_domains: tuple[str, ...] = Field((), description="Domains kept back for the adapter.")
+    weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")

@@ -1,0 +1,37 @@
+"""Recipe sections of `sft_model`, `dpo_model` and `lora_model`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from training.specs.optimization import TrainingSection
+
+
+class SftModelSection(TrainingSection):
+    """Supervised fine-tuning on conversations; the loss covers the assistant's tokens only."""
+
+    steps: int = Field(gt=0)
+    context: int = Field(512, gt=0)
+    batch_tokens: int = Field(8192, gt=0)
+
+
+class DpoModelSection(TrainingSection):
+    """Direct preference optimization (Rafailov et al., 2023)."""
+
+    steps: int = Field(gt=0)
+    context: int = Field(512, gt=0)
+    batch_pairs: int = Field(16, gt=0)
+    beta: float = Field(0.1, gt=0)
+
+
+class LoraModelSection(TrainingSection):
+    """A LoRA adapter (Hu et al., 2021) on the DPO model for one domain."""
+
+    steps: int = Field(gt=0)
+    context: int = Field(512, gt=0)
+    batch_tokens: int = Field(8192, gt=0)
+    rank: int = Field(8, gt=0)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
+                                             "down_proj"), min_length=1)

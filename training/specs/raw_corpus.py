@@ -1,0 +1,53 @@
+"""Recipe section of `raw_corpus`: which texts, from where."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from training.specs.base import Spec
+
+
+class Source(Spec):
+    """One body of text: a local folder or glob, the Python standard library, or a Hugging Face dataset.
+
+    Exactly one of `path`, `stdlib` and `dataset` is given.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Short name; it appears in every statistic.")
+    path: str | None = Field(None, description="A folder, file or glob. `~` and environment variables are expanded; "
+                             "a relative path starts at the project's root.")
+    stdlib: bool = Field(False, description="Use the standard library of the running interpreter.")
+    dataset: str | None = Field(None, description="A dataset's name on the Hugging Face hub.")
+    config: str | None = Field(None, description="The dataset's configuration.")
+    revision: str | None = Field(None, description="The dataset's commit; pin it, it is part of the identity.")
+    split: str = Field("train", description="The dataset's split.")
+    include: tuple[str, ...] = Field((), description="Keep only paths that match one of these globs.")
+    exclude: tuple[str, ...] = Field((), description="Drop paths that match one of these globs.")
+    text_column: str = Field("text", description="Column or key of the text in .jsonl, .parquet and datasets.")
+    licence: str | None = Field(None, description="Licence of the texts, recorded as provenance.")
+    weight: float = Field(1.0, gt=0, description="Share of the training tokens relative to the other sources' "
+                          "weights times their sizes.")
+    max_documents: int | None = Field(None, gt=0, description="Stop after this many documents.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = [name for name in ("path", "dataset") if getattr(self, name)] + (["stdlib"] if self.stdlib else [])
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, stdlib and dataset (given: {', '.join(given) or 'none'})")
+        return self
+
+
+class RawCorpusOptions(Spec):
+    """How the sources are gathered."""
+
+    shard_megabytes: int = Field(64, gt=0, description="Uncompressed text per parquet shard.")
+    on_bad_row: Literal["fail", "skip"] = Field("fail", description="A malformed row stops the job, or is counted "
+                                                "and listed in the card.")
+
+
+class RawCorpusSection(RawCorpusOptions):
+    """Everything that decides the content of `raw_corpus`."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
