@@ -28,6 +28,7 @@ from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import Spec
 from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
 from training.store import Store, file_entry
+from training.supervisor import die_with_parent
 
 RESULT_FILE = "result.json"
 _REPORTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft", "accelerate", "tokenizers", "daft",
@@ -169,4 +170,6 @@ def _write_result(attempt: Path, manifest: Manifest) -> None:
 
 
 if __name__ == "__main__":
+    if "GATEHOUSE_SUPERVISED" in os.environ:
+        die_with_parent()
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""One file a stage; `stage.py` says once how every stage is an asset."""

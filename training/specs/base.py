@@ -14,6 +14,10 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def identity_fields(self) -> dict[str, Any]:
+        """The fields that decide a result, as JSON-like values; sections leave out what cannot change it."""
+        return self.model_dump(mode="json")
+
 
 def canonical_json(value: Any) -> str:
     """`value` as JSON with sorted keys and no white space; NaN and unknown types raise."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from pydantic import Field
 
 from training.specs.base import Spec
+
+GENERAL = "general"
 
 
 class MinHash(Spec):
@@ -26,5 +30,12 @@ class CorpusSection(Spec):
     max_line: int = Field(2_000, gt=0, description="A document with a longer line is dropped as generated data.")
     near_duplicates: MinHash = MinHash()
     heldout: float = Field(0.05, gt=0, lt=1, description="Share of documents held out, chosen by their digest.")
-    domains: dict[str, tuple[str, ...]] = Field({}, description="Name to path globs: documents that match get this "
-                                                "domain, the others `general`.")
+    domains: dict[str, tuple[str, ...]] = Field({}, description="Filled in from the sources' domains: name to globs "
+                                                "of `source/path`.")
+
+    def domain_of(self, source: str, path: str) -> str:
+        """The domain of a document: the first whose globs match `source/path`, else `general`."""
+        for name, globs in self.domains.items():
+            if any(fnmatchcase(f"{source}/{path}", glob) for glob in globs):
+                return name
+        return GENERAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,6 @@ class TrainingSection(Spec):
     checkpoints: Checkpoints = Checkpoints()
     log_every: int = Field(5, gt=0, description="Steps between two logged metrics.")
 
-    def identity_fields(self) -> dict[str, object]:
-        """The fields that decide the result, as JSON-like values."""
+    def identity_fields(self) -> dict[str, Any]:
+        """All fields but those that only decide what is written down on the way."""
         return self.model_dump(mode="json", exclude={"checkpoints", "log_every"})

@@ -16,5 +16,6 @@ class PackedShardsSection(Spec):
 
     contexts: tuple[int, ...] = Field((128, 256, 512), min_length=1)
     shard_tokens: int = Field(64 * 2**20, gt=0)
-    exclude_domains: tuple[str, ...] = Field((), description="Domains kept back for the adapter.")
+    exclude_domains: tuple[str, ...] = Field((), description="Domains kept back for the adapter; by "
+                                              "default the adapter's own.")
     weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")

@@ -26,7 +26,8 @@ class PreferenceDataSection(Spec):
 class AdapterDataSection(Spec):
     """Documents and conversations of one domain of the corpus."""
 
-    domain: str
+    domain: str = Field("general", description="By default the domain that the sources declare, or `general` where "
+                        "they declare none.")
     max_conversations: int = Field(4_000, gt=0)
     general_share: float = Field(0.1, ge=0, lt=1, description="Share of general conversations mixed in against "
                                  "forgetting.")

@@ -25,6 +25,8 @@ class Source(Spec):
     split: str = Field("train", description="The dataset's split.")
     include: tuple[str, ...] = Field((), description="Keep only paths that match one of these globs.")
     exclude: tuple[str, ...] = Field((), description="Drop paths that match one of these globs.")
+    domains: dict[str, tuple[str, ...]] = Field({}, description="Name of a domain to globs of this source's paths. "
+                                                "Documents that match belong to it, the others are `general`.")
     text_column: str = Field("text", description="Column or key of the text in .jsonl, .parquet and datasets.")
     licence: str | None = Field(None, description="Licence of the texts, recorded as provenance.")
     weight: float = Field(1.0, gt=0, description="Share of the training tokens relative to the other sources' "

@@ -1,0 +1,110 @@
+"""How every stage is an asset: resolve the inputs, launch the job, report what was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+from training.errors import UserError
+
+from pipeline.builder import Builder
+from pipeline.environment import work
+from pipeline.graph import GRAPH
+from pipeline.pages import materialization_metadata
+from pipeline.planner import code_version
+from pipeline.recipe import LoadedRecipe
+from pipeline.resources.launchers import JobFailed, Listener
+from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
+from pipeline.resources.tracker import TrackerResource
+
+GPU_POOL = "gpu"
+
+
+@dataclass(frozen=True)
+class StageAsset:
+    """What a person reads about an asset on the graph page."""
+
+    name: str
+    description: str
+    kinds: frozenset[str]
+    owner: str
+
+
+class StageConfig(dg.Config):
+    """Run config of one asset."""
+
+    force: bool = Field(default=False, description="Run the job even when a version with the same identity is there.")
+
+
+def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetsDefinition:
+    """The Dagster asset of a stage.
+
+    Args:
+        stage: Texts and labels.
+        loaded: The recipe, for the code version.
+        prefix: Key prefix; empty for the default recipe.
+    """
+    node = GRAPH[stage.name]
+
+    @dg.asset(name=stage.name, key_prefix=prefix or None, deps=[dg.AssetKey([*prefix, name]) for name in node.inputs],
+              description=stage.description, group_name=node.group, kinds=set(stage.kinds), owners=[stage.owner],
+              code_version=code_version(stage.name, loaded), pool=GPU_POOL if node.uses_gpu else None)
+    def materialize(context: dg.AssetExecutionContext, config: StageConfig, recipe: RecipeResource,
+                    store: StoreResource, launcher: LauncherResource,
+                    tracker: TrackerResource) -> dg.MaterializeResult[Any]:
+        with clear_errors():
+            builder = make_builder(context.run_id, recipe, store, launcher, tracker)
+            manifest, reused = builder.build(stage.name, log_milestones(context.log), config.force)
+        context.log.info(f"{stage.name} {manifest.version} {'reused' if reused else 'built'}: digest "
+                         f"{manifest.digest[:12]}, identity {manifest.identity[:12]}")
+        artifacts = builder.store
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(manifest.digest),
+            metadata=materialization_metadata(
+                manifest, artifacts.folder(stage.name, manifest.version), reused=reused,
+                store_uri=artifacts.uri(stage.name, manifest.version),
+                links=artifacts.links(stage.name, manifest.version)))
+
+    return materialize
+
+
+def make_builder(run_id: str, recipe: RecipeResource, store: StoreResource, launcher: LauncherResource,
+                 tracker: TrackerResource) -> Builder:
+    """The builder of one Dagster run."""
+    loaded = recipe.load()
+    return Builder(loaded=loaded, store=store.open(loaded.recipe.name), launcher=launcher.choose(loaded),
+                   tracker=tracker.tracker(loaded.recipe.name), work=work(), owner=f"run {run_id[:8]}",
+                   labels={"dagster_run_id": run_id})
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn an error with a message of its own into a Dagster failure that shows it and is not retried."""
+    try:
+        yield
+    except (UserError, JobFailed) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def log_milestones(log: dg.DagsterLogManager) -> Listener:
+    """A listener that writes a handful of lines to Dagster's log: each phase, each quarter of it, each message."""
+    quarters = [0]
+
+    def listen(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["kind"] == "phase":
+                quarters[0] = 0
+                log.info(f"phase: {event['name']}")
+            elif event["kind"] == "log":
+                log.log(event["level"].upper(), event["message"])
+            elif event["kind"] == "progress" and event["total"]:
+                quarter = int(4 * event["done"] / event["total"])
+                if quarter > quarters[0]:
+                    quarters[0] = quarter
+                    log.info(f"{event['done']:g} of {event['total']:g} {event['unit']} {event['note']}".rstrip())
+
+    return listen

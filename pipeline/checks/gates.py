@@ -1,0 +1,49 @@
+"""Gates as blocking asset checks: one evaluation of the asset, one check per gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+from training.specs.metrics import METRICS
+
+from pipeline.assets.stage import GPU_POOL, clear_errors, log_milestones, make_builder
+from pipeline.graph import GRAPH
+from pipeline.pages import check_metadata
+from pipeline.recipe import LoadedRecipe
+from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
+from pipeline.resources.tracker import TrackerResource
+
+
+def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetChecksDefinition:
+    """The blocking checks of an asset, from the recipe's gates.
+
+    Args:
+        asset: Name of the asset.
+        loaded: The recipe with the gates.
+        prefix: Key prefix of the asset.
+    """
+    key = dg.AssetKey([*prefix, asset])
+    specs = [dg.AssetCheckSpec(gate.metric, asset=key, blocking=True,
+                               description=f"{METRICS[asset][gate.metric]} must be {gate.must_be} {gate.threshold:g}. "
+                                           f"{gate.why}".strip())
+             for gate in loaded.recipe.gates[asset]]
+
+    @dg.multi_asset_check(name="_".join([*prefix, asset, "gates"]), specs=specs,
+                          pool=GPU_POOL if GRAPH[asset].uses_gpu else None)
+    def gates(context: dg.AssetCheckExecutionContext, recipe: RecipeResource, store: StoreResource,
+              launcher: LauncherResource, tracker: TrackerResource) -> Iterator[dg.AssetCheckResult]:
+        with clear_errors():
+            builder = make_builder(context.run_id, recipe, store, launcher, tracker)
+            judged = builder.judge(asset, log_milestones(context.log))
+        evaluation = judged.evaluation
+        folder = builder.store.folder(evaluation.asset, evaluation.version)
+        links = builder.store.links(asset, judged.manifest.version)
+        for verdict in judged.certificate.verdicts:
+            yield dg.AssetCheckResult(
+                check_name=verdict.name, asset_key=key, passed=verdict.passed, severity=dg.AssetCheckSeverity.ERROR,
+                description=verdict.reason,
+                metadata=check_metadata(verdict, judged.certificate, evaluation=evaluation, folder=folder,
+                                        links=links))
+
+    return gates

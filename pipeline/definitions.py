@@ -1,0 +1,5 @@
+"""The code location of the default recipe."""
+
+from pipeline.build import build_definitions
+
+defs = build_definitions()

@@ -1,0 +1,63 @@
+"""Where Gatehouse keeps its state, and the environment variables that the tools around it read.
+
+`python -m pipeline.environment` prints the variables as shell exports; `env.sh` evaluates them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """The one folder of all state: `$GATEHOUSE_HOME`, by default `.gatehouse` in the project."""
+    return Path(os.environ.get("GATEHOUSE_HOME", ROOT / ".gatehouse")).expanduser().absolute()
+
+
+def store_root() -> str:
+    """Root of the store: `$GATEHOUSE_STORE` (a folder or an s3:// URL), by default a folder of the home."""
+    return os.environ.get("GATEHOUSE_STORE") or str(home() / "store")
+
+
+def work() -> Path:
+    """Folder of the attempts: events, logs, checkpoints. Local, or on a file system that the jobs share."""
+    return home() / "work"
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking store: `$MLFLOW_TRACKING_URI`, by default SQLite in the home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+
+
+def variables() -> dict[str, str]:
+    """The environment of every process of Gatehouse; what is set already wins."""
+    wanted = {
+        "GATEHOUSE_HOME": str(home()),
+        "GATEHOUSE_DAGSTER": str(home() / "dagster"),
+        "DAGSTER_HOME": str(ROOT),
+        "DAGSTER_MODULE_NAME": "pipeline.definitions",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DAFT_ANALYTICS_ENABLED": "0",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def prepare() -> None:
+    """Set the variables in this process and make the folders they name."""
+    os.environ.update(variables())
+    for folder in (home() / "dagster", home() / "mlflow", work()):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    prepare()
+    for name, value in variables().items():
+        print(f"export {name}={shlex.quote(value)}")

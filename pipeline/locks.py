@@ -1,0 +1,49 @@
+"""One builder per asset at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.errors import Busy, StoreError
+
+
+@contextmanager
+def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
+    """Hold an asset's lock; the kernel releases it when this process ends, however it ends.
+
+    Raises:
+        Busy: Another run is building the asset; the message names it.
+        StoreError: The folder of the attempts cannot be written.
+    """
+    path = work / recipe / asset / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(_busy(asset, os.pread(descriptor, 4096, 0))) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _busy(asset: str, data: bytes) -> str:
+    try:
+        holder = json.loads(data)
+        since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
+        who = f"{holder['owner']} (process {holder['pid']}, since {since})"
+    except (ValueError, KeyError, TypeError):
+        who = "another run"
+    return f"{asset} is being built by {who}; wait for it to finish, or cancel it, and start again"

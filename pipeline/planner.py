@@ -1,0 +1,123 @@
+"""The plan of one asset: its inputs, its identity, and whether a version with that identity is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.source_state import source_state
+from training.errors import InputRefused
+from training.fingerprint import fingerprint
+from training.specs.artifacts import Manifest, content_digest
+from training.specs.base import digest_of
+from training.specs.execution import Execution
+from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
+from training.specs.raw_corpus import RawCorpusSection
+from training.store import Store, file_entry
+
+from pipeline.environment import ROOT
+from pipeline.graph import GRAPH
+from pipeline.recipe import LoadedRecipe
+
+ARTIFACT = "artifact"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What materializing an asset, or measuring a version of it, would run.
+
+    Attributes:
+        asset: The asset, or `<asset>.evaluation`.
+        existing: The newest published version with this identity.
+    """
+
+    asset: str
+    stage: str
+    recipe: str
+    identity: str
+    fingerprint: str
+    seed: int
+    section: dict[str, object]
+    inputs: dict[str, Input]
+    files: dict[str, FileInput]
+    existing: Manifest | None
+
+    def job(self, store: Store, work: Path, execution: Execution, labels: dict[str, str]) -> Job:
+        """The job that would build it. The attempt's folder follows from the identity, so a restart finds it."""
+        attempt = work / self.recipe / self.asset / self.identity[:16]
+        return Job(stage=self.stage, asset=self.asset, recipe=self.recipe, identity=self.identity,
+                   fingerprint=self.fingerprint, seed=self.seed, section=self.section, inputs=self.inputs,
+                   files=self.files, store=store.root, attempt=str(attempt), execution=execution, labels=labels)
+
+
+def code_version(asset: str, loaded: LoadedRecipe) -> str:
+    """Digest of an asset's recipe section and code, for Dagster's staleness."""
+    return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, fingerprint(_module(GRAPH[asset].stage))])[:12]
+
+
+def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
+    """Plan the build of an asset on the promoted versions of its inputs.
+
+    Raises:
+        InputRefused: An input is not promoted; the message names the gate that refused it.
+        RecipeError: A file that the recipe names is missing.
+    """
+    node = GRAPH[asset]
+    inputs = {name: promoted_input(store, name) for name in node.inputs}
+    parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
+    files = {field: FileInput(path=str(path), sha256=file_entry(path).sha256)
+             for field, path in loaded.files(asset).items()}
+    code = fingerprint(_module(node.stage))
+    section = loaded.recipe.section(asset)
+    sources = source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None
+    identity = digest_of({
+        "asset": asset, "section": _identity_section(asset, loaded), "seed": loaded.recipe.seed, "inputs": parts,
+        "files": {field: file.sha256 for field, file in files.items()}, "code": code, "sources": sources,
+    })
+    return Plan(asset, node.stage, loaded.recipe.name, identity, code, loaded.recipe.seed,
+                section.model_dump(mode="json"), inputs, files, store.find(asset, identity))
+
+
+def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store) -> Plan:
+    """Plan the measurement of one version against the promoted versions of what it is judged with.
+
+    Raises:
+        InputRefused: One of those is not promoted.
+    """
+    node = GRAPH[manifest.asset]
+    inputs = {name: promoted_input(store, name) for name in node.judged_with}
+    inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
+    code = fingerprint(_module(node.evaluator))
+    section = loaded.recipe.evaluation.model_dump(mode="json")
+    asset = manifest.asset + EVALUATION_SUFFIX
+    # The evidence belongs to one version, not only to equal bytes: its curves and its gates' names are that version's.
+    identity = digest_of({"asset": asset, "section": section, "code": code, "version": manifest.version,
+                          "inputs": {name: used.digest for name, used in inputs.items()}})
+    return Plan(asset, node.evaluator, loaded.recipe.name, identity, code, loaded.recipe.seed, section, inputs, {},
+                store.find(asset, identity))
+
+
+def promoted_input(store: Store, asset: str) -> Input:
+    """The promoted version of an asset as a job's input.
+
+    Raises:
+        InputRefused: None is promoted, or its certificate does not hold.
+    """
+    pointer = store.promotion(asset)
+    if pointer is None:
+        raise InputRefused(store.explain_unpromoted(asset))
+    store.require_promoted(asset, pointer.version, pointer.digest)
+    return Input(asset=asset, version=pointer.version, digest=pointer.digest)
+
+
+def _module(stage: str) -> str:
+    return f"training.stages.{stage}"
+
+
+def _part_digest(store: Store, used: Input, part: str | None) -> str:
+    return used.digest if part is None else content_digest(store.manifest(used.asset, used.version).files, part)
+
+
+def _identity_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:
+    fields = loaded.recipe.section(asset).identity_fields()
+    return {name: value for name, value in fields.items() if name not in GRAPH[asset].files}

@@ -1,0 +1,162 @@
+"""Launchers: how a job's processes are started, followed and ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, UserError
+from training.events import EVENTS_FILE, EventReader
+from training.specs.execution import Launcher
+from training.specs.job import Job
+
+from pipeline.environment import ROOT, variables
+
+JOB_FILE = "job.json"
+OUTPUT_FILE = "output.log"
+_POLL_SECONDS = 0.2
+_MAX_PREEMPTIONS = 100
+Listener = Callable[[list[dict[str, Any]]], None]
+
+
+class JobFailed(GatehouseError):
+    """The job ended with a fault of the system."""
+
+
+class JobRefused(UserError):
+    """The job ended with a person's mistake; the message is the job's own."""
+
+
+class LocalLauncher:
+    """Runs jobs as processes of this machine, one supervised process group a job."""
+
+    def __init__(self, spec: Launcher, forward_output: bool = True) -> None:
+        self._spec = spec
+        self._forward = forward_output
+
+    def launch(self, job: Job, listener: Listener) -> None:
+        """Run a job to its end; the job has published its artifact when this returns.
+
+        A preempted job is started again. Whatever ends this call early (a cancelled run, Ctrl-C, a kill) also ends
+        every process of the job.
+
+        Args:
+            job: Written to `job.json` in its attempt folder.
+            listener: Gets the job's new events, several at a time, in order.
+
+        Raises:
+            JobRefused: The job ended with one clear message.
+            JobFailed: The job failed in any other way; the message holds the end of its output.
+        """
+        attempt = Path(job.attempt)
+        attempt.mkdir(parents=True, exist_ok=True)
+        (attempt / JOB_FILE).write_text(job.model_dump_json(indent=1))
+        events = EventReader(attempt / EVENTS_FILE, _size(attempt / EVENTS_FILE))
+        for _ in range(_MAX_PREEMPTIONS):
+            output = _Tail(attempt / OUTPUT_FILE, self._forward)
+            last_error: list[str] = []
+
+            def follow(output: _Tail = output, last_error: list[str] = last_error) -> None:
+                fresh = events.poll()
+                last_error.extend(event["message"] for event in fresh if event["kind"] == "log"
+                                  and event["level"] == "error")
+                if fresh:
+                    listener(fresh)
+                output.forward()
+
+            code = self._run_once(job, attempt, follow)
+            if code == EXIT_OK:
+                return
+            if code == EXIT_PREEMPTED:
+                continue
+            if code == EXIT_USER:
+                raise JobRefused(last_error[-1] if last_error else output.last_line())
+            raise JobFailed(f"the job of {job.asset} ended with exit code {code}; all of its output is in "
+                            f"{output.path}, which ends so:\n{output.end()}")
+        raise JobFailed(f"the job of {job.asset} was preempted {_MAX_PREEMPTIONS} times")
+
+    def _run_once(self, job: Job, attempt: Path, follow: Callable[[], None]) -> int:
+        command = [sys.executable, "-m", "training.supervisor", str(self._spec.grace_seconds), *_command(job, attempt)]
+        with (attempt / OUTPUT_FILE).open("ab") as output, _supervised(
+                command, output.fileno(), self._spec.grace_seconds) as process:
+            while process.poll() is None:
+                follow()
+                time.sleep(_POLL_SECONDS)
+            follow()
+            return process.returncode
+
+
+@contextmanager
+def _supervised(command: list[str], output: int, grace: float) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=output,
+                               stderr=output, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(grace + 10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _command(job: Job, attempt: Path) -> list[str]:
+    tail = ["-m", "training.run", str(attempt / JOB_FILE)]
+    if job.execution.processes == 1:
+        return [sys.executable, *tail]
+    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={job.execution.processes}",
+            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", *tail]
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, **variables(), "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
+            "GATEHOUSE_SUPERVISED": "1",
+            "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def free_port() -> int:
+    """A TCP port that is free on this machine now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class _Tail:
+    """The part of an output file that was written since this object was made."""
+
+    def __init__(self, path: Path, forward: bool) -> None:
+        self.path = path
+        self._start = self._offset = _size(path)
+        self._forward = forward
+
+    def forward(self) -> None:
+        if self._forward and _size(self.path) > self._offset:
+            data = self._read(self._offset)
+            self._offset += len(data)
+            sys.stderr.write(data.decode(errors="replace"))
+            sys.stderr.flush()
+
+    def end(self, lines: int = 30) -> str:
+        return "\n".join(self._read(self._start).decode(errors="replace").splitlines()[-lines:])
+
+    def last_line(self) -> str:
+        return self.end(1) or f"no message; see {self.path}"
+
+    def _read(self, offset: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read()

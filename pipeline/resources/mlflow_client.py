@@ -1,0 +1,123 @@
+"""The way to the tracking store: environment, one-time creation, and what happens while it cannot be reached.
+
+MLflow is imported inside functions only. A call that fails because the store is down is logged and answered with the
+caller's fallback, and for a while nothing is tried at all, so that a dead server costs a run seconds rather than minutes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+logger = logging.getLogger("gatehouse.tracker")
+
+DOWN_SECONDS = 30.0
+_LOCKED_ATTEMPTS = 3
+_SQLITE = "sqlite:///"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+}
+_T = TypeVar("_T")
+
+
+class Connection:
+    """One tracking store.
+
+    Args:
+        uri: `sqlite:///<file>` or the URL of an MLflow server.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._client: Any = None
+        self._opening = threading.Lock()
+        self._down_until = 0.0
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Where a new experiment keeps its artifacts: beside a SQLite file, or where the server says."""
+        if not self.uri.startswith(_SQLITE):
+            return None
+        return (Path(self.uri.removeprefix(_SQLITE)).parent / "artifacts").absolute().as_uri()
+
+    @property
+    def is_down(self) -> bool:
+        """True for a while after a call that could not reach the store."""
+        return time.monotonic() < self._down_until
+
+    def client(self) -> Any:
+        """The `mlflow.MlflowClient`; the first call imports MLflow and creates the database where there is none."""
+        with self._opening:
+            if self._client is None:
+                for name, value in _ENVIRONMENT.items():
+                    os.environ.setdefault(name, value)
+                logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+                with _one_process(self.uri):
+                    from mlflow import MlflowClient
+                    self._client = MlflowClient(self.uri, self.uri)
+                    if self.uri.startswith(_SQLITE):
+                        self._client.search_experiments(max_results=1)
+            return self._client
+
+    def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:
+        """`call` with the client; `fallback` when the store is down or refuses.
+
+        The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, so it must be
+        idempotent.
+        """
+        if self.is_down:
+            logger.debug("tracking is down: skipped to %s", what)
+            return fallback
+        for repeat in range(_LOCKED_ATTEMPTS):
+            try:
+                return call(self.client())
+            except _failures() as error:
+                if "database is locked" in str(error) and repeat + 1 < _LOCKED_ATTEMPTS:
+                    time.sleep(0.5 * (repeat + 1))
+                    continue
+                self._note(what, error)
+                break
+        return fallback
+
+    def _note(self, what: str, error: Exception) -> None:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("MLflow could not %s; the run goes on without it: %s", what, first_line[:400])
+        if not _is_refusal(error):
+            self._down_until = time.monotonic() + DOWN_SECONDS
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """True when the store answered, and the answer was no: the next call may well succeed."""
+    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST",
+                                                  "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+@contextmanager
+def _one_process(uri: str) -> Iterator[None]:
+    """Let one process at a time create a SQLite database: MLflow's migrations do not guard themselves."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    database = Path(uri.removeprefix(_SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

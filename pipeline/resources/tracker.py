@@ -1,0 +1,266 @@
+"""Metrics, lineage and the model registry, kept in MLflow. Nothing here is needed for a run to succeed.
+
+How a version is shown: one MLflow run per job, in the experiment of the recipe. Its dataset inputs are the versions it
+was made from, by content digest; the tag `gatehouse.output_digest` names what it made. A model is also a LoggedModel
+(output of its run, input of its child's) and a version of a registered model: alias `candidate` is the newest,
+`champion` the promoted one. The weights stay in the store; no pickle is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+from pipeline.resources import lineage
+from pipeline.resources.lineage import Ancestor
+from pipeline.resources.metrics_follower import MetricsFollower, metric_name
+from pipeline.resources.mlflow_client import Connection
+from training.specs.artifacts import REPORT, Certificate, Manifest
+from training.specs.metrics import METRICS
+from training.store import MANIFEST, Store
+
+DEFAULT_RECIPE = "tiny"
+CANDIDATE, CHAMPION = "candidate", "champion"
+DIGEST_LENGTH = 36
+_PARAM_LENGTH, _PARAMS_PER_BATCH, _TAG_LENGTH = 1000, 100, 5000
+_UNNAMEABLE = re.compile(r"[^\w\-. /:]")
+
+
+class InputLike(Protocol):
+    """What `begin` reads of an input."""
+
+    @property
+    def asset(self) -> str:
+        """Name of the asset."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def digest(self) -> str:
+        """Its content digest."""
+
+
+class Tracker:
+    """One recipe's experiment.
+
+    No method raises because tracking is down: it logs a warning and returns None (or an empty value) within seconds.
+    Every method takes the None that `begin` then returned. All of them may be repeated.
+
+    Args:
+        uri: `sqlite:///<file>` or the URL of an MLflow server.
+        experiment: Name of the recipe.
+        dagster_url: Address of Dagster's page, for links.
+        mlflow_url: Address of MLflow's page, for links.
+    """
+
+    def __init__(self, uri: str, experiment: str, dagster_url: str | None = None,
+                 mlflow_url: str | None = None) -> None:
+        self.experiment = experiment
+        self._connection = Connection(uri)
+        self._dagster_url = dagster_url.rstrip("/") if dagster_url else None
+        self._mlflow_url = mlflow_url.rstrip("/") if mlflow_url else None
+        self._experiment_id: str | None = None
+
+    def warm(self) -> None:
+        """Import MLflow and open the store in the background: two seconds that a job's start can hide."""
+        threading.Thread(target=self._connection.attempt, args=("open the store", lambda client: client, None),
+                         name="gatehouse-tracker", daemon=True).start()
+
+    def begin(self, asset: str, recipe: str, identity: str, section: Mapping[str, object], seed: int,
+              inputs: Mapping[str, InputLike], dagster_run_id: str | None) -> str | None:
+        """The MLflow run of a job: the one still marked running for this asset and identity, else a new one.
+
+        Returns:
+            The run id, or None when tracking is down.
+        """
+        params = {"seed": str(seed), **_flat(section)}
+        params |= {f"inputs.{name}": f"{used.version} {used.digest[:12]}" for name, used in inputs.items()}
+        tags = {"gatehouse.asset": asset, "gatehouse.recipe": recipe, "gatehouse.identity": identity,
+                **self._dagster_tags(dagster_run_id)}
+
+        def call(client: Any) -> str:
+            experiment_id = self._experiment(client)
+            running = client.search_runs(
+                [experiment_id], f"tags.`gatehouse.asset` = '{asset}' AND tags.`gatehouse.identity` = '{identity}' "
+                                 "AND attributes.status = 'RUNNING'", max_results=1)
+            run = running[0] if running else client.create_run(experiment_id, run_name=asset, tags=tags)
+            run_id = str(run.info.run_id)
+            _log(client, run_id, params=params, tags=tags)
+            return run_id
+
+        return self._connection.attempt(f"begin the run of {asset}", call, None)
+
+    def follower(self, run_id: str | None, interval: float = 2.0) -> MetricsFollower:
+        """Carries a job's events to its run, in the background."""
+        return MetricsFollower(self._connection, run_id, interval)
+
+    def publish(self, run_id: str | None, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
+        """Record a published version: final metrics, report, inputs by digest, and for models the registry.
+
+        Args:
+            run_id: From `begin`; None makes the run afterwards, from the manifest.
+            folder: The version's files. Only its report and its manifest are copied.
+            store: Holds the inputs; their MLflow models are found through its links.
+
+        Returns:
+            What to write with `store.write_links`: `mlflow_run_id`, `mlflow_url` and, for models, `mlflow_model_id`,
+            `mlflow_model_version`, `mlflow_model_url`. Empty when tracking is down.
+        """
+        if run_id is None:
+            run_id = self.begin(manifest.asset, manifest.recipe, manifest.identity, manifest.section, manifest.seed,
+                                manifest.inputs, manifest.labels.get("dagster_run_id"))
+        if run_id is None:
+            return {}
+        target = run_id
+        parents = {name: store.links(used.asset, used.version).get("mlflow_model_id")
+                   for name, used in manifest.inputs.items()}
+
+        def call(client: Any) -> dict[str, str]:
+            links = {"mlflow_run_id": target}
+            _log_outcome(client, target, manifest, store)
+            _log_inputs(client, target, manifest, store, [model for model in parents.values() if model])
+            if (folder / REPORT).is_dir():
+                client.log_artifacts(target, str(folder / REPORT), "report")
+            client.log_artifact(target, str(folder / MANIFEST))
+            if is_model(manifest.asset):
+                links |= self._register(client, target, manifest, folder, store)
+            return links
+
+        links = self._connection.attempt(f"record {manifest.asset} {manifest.version}", call, {})
+        if links and (page := self.url(run_id)):
+            links["mlflow_url"] = page
+        return links
+
+    def judged(self, manifest: Manifest, links: Mapping[str, str], certificate: Certificate,
+               evaluation_folder: Path | None, promoted: bool) -> None:
+        """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`."""
+        run_id = links.get("mlflow_run_id")
+        if run_id is None:
+            return
+        tags = {"gatehouse.gates": "passed" if certificate.passed else "failed",
+                "gatehouse.promoted": str(promoted).lower(), "gatehouse.certificate": certificate.digest}
+        tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
+
+        def call(client: Any) -> None:
+            _log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
+            client.log_dict(run_id, _gate_table(certificate), "gates.json")
+            _log(client, run_id, tags=tags | {"mlflow.loggedArtifacts":
+                                              json.dumps([{"path": "gates.json", "type": "table"}])})
+            version = links.get("mlflow_model_version")
+            if version is not None:
+                name = model_name(self.experiment, manifest.asset)
+                for key, value in tags.items():
+                    client.set_model_version_tag(name, version, key, value)
+                _point_champion(client, name, version, certificate.passed and promoted)
+
+        self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, None)
+
+    def finish(self, run_id: str | None) -> None:
+        """Mark a run as finished."""
+        self._terminate(run_id, "FINISHED", {})
+
+    def fail(self, run_id: str | None, message: str, killed: bool = False) -> None:
+        """Mark a run as failed, or killed, with the reason as a tag."""
+        self._terminate(run_id, "KILLED" if killed else "FAILED", {"gatehouse.error": message})
+
+    def url(self, run_id: str | None) -> str | None:
+        """Address of a run's page."""
+        if run_id is None or self._mlflow_url is None:
+            return None
+        experiment_id = self._connection.attempt("find its experiment", self._experiment, None)
+        return experiment_id and f"{self._mlflow_url}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def model_url(self, asset: str, version: str) -> str | None:
+        """Address of the page of a registered model's version (MLflow's number)."""
+        if self._mlflow_url is None:
+            return None
+        return f"{self._mlflow_url}/#/models/{model_name(self.experiment, asset)}/versions/{version}"
+
+    def lineage(self, asset: str) -> list[Ancestor]:
+        """The asset (champion, else candidate, else its newest run) and everything it was made from.
+
+        Read through the MLflow API alone.
+        """
+        def call(client: Any) -> list[Ancestor]:
+            start = lineage.registered_run(client, model_name(self.experiment, asset), (CHAMPION, CANDIDATE))
+            return lineage.walk(client, self._experiment(client), asset, start)
+
+        return self._connection.attempt(f"read the lineage of {asset}", call, [])
+
+    # Parts
+
+    def _experiment(self, client: Any) -> str:
+        if self._experiment_id is None:
+            from mlflow.exceptions import MlflowException
+            found = client.get_experiment_by_name(self.experiment)
+            if found is None:
+                try:
+                    self._experiment_id = client.create_experiment(self.experiment, self._connection.artifact_location)
+                except MlflowException:  # another process created it in between
+                    found = client.get_experiment_by_name(self.experiment)
+                    if found is None:
+                        raise
+            if found is not None:
+                self._experiment_id = found.experiment_id
+        assert self._experiment_id is not None
+        return self._experiment_id
+
+    def _dagster_tags(self, dagster_run_id: str | None) -> dict[str, str]:
+        if dagster_run_id is None:
+            return {}
+        tags = {"gatehouse.dagster_run_id": dagster_run_id}
+        if self._dagster_url:
+            page = f"{self._dagster_url}/runs/{dagster_run_id}"
+            tags |= {"gatehouse.dagster_url": page, "mlflow.note.content": f"[Dagster run]({page})"}
+        return tags
+
+    def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
+        """LoggedModel and registered version of a model; those of an earlier attempt are found again."""
+        tags = {**_version_tags(manifest), "gatehouse.store_uri": store.uri(manifest.asset, manifest.version)}
+        model = _logged_model(client, self._experiment(client), run_id, manifest, folder, tags)
+        name = model_name(self.experiment, manifest.asset)
+        _ensure_registered(client, name, self.experiment)
+        known = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'", max_results=1)
+        if known:
+            version = str(known[0].version)
+        else:
+            created = client.create_model_version(
+                name, model.artifact_location, run_id=run_id, tags={**tags, "gatehouse.model_id": model.model_id},
+                description=_card(folder), await_creation_for=None, model_id=model.model_id)
+            version = str(created.version)
+            client.set_registered_model_alias(name, CANDIDATE, version)
+        links = {"mlflow_model_id": model.model_id, "mlflow_model_version": version}
+        if page := self.model_url(manifest.asset, version):
+            links["mlflow_model_url"] = page
+        return links
+
+    def _terminate(self, run_id: str | None, status: str, tags: dict[str, str]) -> None:
+        if run_id is None:
+            return
+
+        def call(client: Any) -> None:
+            _log(client, run_id, tags=tags)
+            client.set_terminated(run_id, status)
+
+        self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, None)
+
+
+class TrackerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where metrics and lineage are kept."""
+
+    uri: str
+    dagster_url: str = ""
+    mlflow_url: str = ""
+
+    def tracker(self, experiment: str) -> Tracker:
+        """The tracker of one recipe."""
+        return Tracker(self.uri, experiment, self.dagster_url or None, self.mlflow_url or None)

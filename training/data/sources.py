@@ -1,0 +1,295 @@
+"""Reads the sources of a recipe as a stream of documents, in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from training.data.source_state import (
+    PLAIN_FORMATS,
+    PROJECT_ROOT,
+    SourceFile,
+    format_of,
+    local_dataset,
+    pinned_revision,
+    source_files,
+)
+from training.errors import SourceError
+from training.specs.raw_corpus import Source
+
+MAX_DOCUMENT_BYTES = 64 * 2**20
+STDLIB_LICENCE = "PSF-2.0"
+_BATCH_ROWS = 256
+_LIST_LIMIT = 100
+
+
+class Document(NamedTuple):
+    """One text and where it is from.
+
+    `path` is the file's path relative to its source; a row of a .jsonl or .parquet file adds `#` and its number, which
+    counts from 1.
+    """
+
+    text: str
+    source: str
+    path: str
+    licence: str | None
+
+
+class BadRows:
+    """What happens to a row or file that cannot be read.
+
+    Attributes:
+        count: Rows and files that were skipped.
+        listed: The messages of the first hundred.
+    """
+
+    def __init__(self, on_bad_row: Literal["fail", "skip"]) -> None:
+        self._fail = on_bad_row == "fail"
+        self.count = 0
+        self.listed: list[str] = []
+
+    def report(self, message: str) -> None:
+        """Count a bad row, or stop.
+
+        Raises:
+            SourceError: Bad rows are not to be skipped.
+        """
+        if self._fail:
+            raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
+        self.count += 1
+        if len(self.listed) < _LIST_LIMIT:
+            self.listed.append(message)
+
+
+def read_source(source: Source, bad: BadRows, base: Path = PROJECT_ROOT) -> Iterator[Document]:
+    """The documents of one source, in the order of its files' names.
+
+    Args:
+        source: What to read.
+        bad: Told about every row and file that cannot be read.
+        base: Where relative paths start.
+
+    Raises:
+        SourceError: Nothing is there to read, or `bad` refuses a row.
+    """
+    documents = _dataset(source, bad, base) if source.dataset is not None else _files(source, bad, base)
+    for count, document in enumerate(documents):
+        if count == source.max_documents:
+            return
+        yield document
+
+
+def _files(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
+    licence = source.licence or (STDLIB_LICENCE if source.stdlib else None)
+    for file in source_files(source, base):
+        format_ = format_of(file.name)
+        read: Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]] = (
+            _plain if format_ in PLAIN_FORMATS else _jsonl if format_ == ".jsonl" else _parquet)
+        try:
+            for path, text in read(file, source, bad):
+                yield Document(text, source.name, path, licence)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+            bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
+
+
+def _reason(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return reason.strip().rstrip(".")
+
+
+@contextmanager
+def _opened(file: SourceFile) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked on the fly."""
+    with ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(file.path.open("rb"))
+        if file.name.endswith(".gz"):
+            yield cast(IO[bytes], stack.enter_context(gzip.open(raw)))
+        elif file.name.endswith(".zst"):
+            yield stack.enter_context(io.BufferedReader(_Zstd(raw), 1 << 17))
+        else:
+            yield raw
+
+
+class _Zstd(io.RawIOBase):
+    """Unpacks zstd frames; a frame that is cut short raises EOFError, where the library's own reader just ends."""
+
+    _CHUNK = 4096  # small, because each packed byte can become thousands
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._inside = False
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = (self._frame.unused_data if self._frame.eof else b"") or self._raw.read(self._CHUNK)
+            if not packed:
+                if self._inside:
+                    raise EOFError("the file ends in the middle of a zstd frame")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._ready = self._frame.decompress(packed)
+            self._inside = not self._frame.eof
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+
+def _plain(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    with _opened(file) as stream:
+        data = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        bad.report(f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
+                   ".jsonl file with one document a line")
+        return
+    text = _decoded(data, f"{file.path}", bad)
+    if text is not None:
+        yield file.name, text
+
+
+def _decoded(data: bytes, where: str, bad: BadRows) -> str | None:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        bad.report(f"{where}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); convert the file to UTF-8 or "
+                   "exclude it")
+        return None
+    return text if _clean(text, where, bad) else None
+
+
+def _clean(text: str, where: str, bad: BadRows) -> bool:
+    """False, and reported, for text that UTF-8 files must not hold: NUL characters and lone surrogates."""
+    if "\0" in text:
+        bad.report(f"{where}: holds NUL characters, so it is not text; repair or exclude it")
+        return False
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        bad.report(f"{where}: holds half of a surrogate pair, which UTF-8 cannot express; repair or exclude it")
+        return False
+    return True
+
+
+def _jsonl(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    with _opened(file) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+            where = f"{file.path}:{number}"
+            if len(line) > MAX_DOCUMENT_BYTES:
+                bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one document on each line")
+                return
+            if not line.strip():
+                continue
+            text = _json_text(line, where, source.text_column, bad)
+            if text is not None:
+                yield f"{file.name}#{number}", text
+
+
+def _json_text(line: bytes, where: str, column: str, bad: BadRows) -> str | None:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        bad.report(f"{where}: is not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8 or exclude it")
+        return None
+    except (ValueError, RecursionError) as error:
+        bad.report(f"{where}: is not JSON ({error}); repair the line")
+        return None
+    if not isinstance(row, dict):
+        bad.report(f"{where}: is a JSON {type(row).__name__}, not an object; write one object a line")
+        return None
+    if column not in row:
+        bad.report(f"{where}: has no key {column!r}, only {_names(row)}; set text_column of the source {_COLUMN_HINT}")
+        return None
+    return _text_value(row[column], where, column, bad)
+
+
+def _text_value(value: object, where: str, column: str, bad: BadRows) -> str | None:
+    if not isinstance(value, str):
+        found = "null" if value is None else type(value).__name__
+        bad.report(f"{where}: {column!r} is {found}, not text; repair the row {_COLUMN_HINT}")
+        return None
+    return value if _clean(value, where, bad) else None
+
+
+_COLUMN_HINT = "or choose the column that holds the text"
+
+
+def _names(names: Any) -> str:
+    return ", ".join(sorted(map(str, names))) or "nothing"
+
+
+def _parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    column = source.text_column
+    with pq.ParquetFile(file.path) as table:
+        schema = table.schema_arrow
+        if column not in schema.names:
+            bad.report(f"{file.path}: has no column {column!r}, only {_names(schema.names)}; set text_column of the "
+                       f"source {source.name} to the one that holds the text")
+            return
+        kind = schema.field(column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            bad.report(f"{file.path}: the column {column!r} holds {kind}, not text; set text_column of the source "
+                       f"{source.name} to one that does")
+            return
+        number = 0
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                text = _text_value(value, f"{file.path}: row {number}", column, bad)
+                if text is not None:
+                    yield f"{file.name}#{number}", text
+
+
+def _dataset(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
+    rows, columns = _stream(source, base)
+    if columns is not None and source.text_column not in columns:
+        raise SourceError(f"source {source.name}: the dataset {source.dataset} has no column {source.text_column!r}, "
+                          f"only {_names(columns)}; set text_column to the one that holds the text")
+    for number, row in enumerate(rows, start=1):
+        where = f"{source.dataset} ({source.split}): row {number}"
+        text = _text_value(row.get(source.text_column), where, source.text_column, bad)
+        if text is not None:
+            yield Document(text, source.name, f"{source.split}#{number}", source.licence)
+
+
+def _stream(source: Source, base: Path) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
+    """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
+    import datasets  # 1.5 s to import, and most recipes have no dataset
+
+    folder = local_dataset(source, base)
+    revision = None if folder else pinned_revision(source)
+    try:
+        stream = datasets.load_dataset(str(folder or source.dataset), source.config, split=source.split,
+                                       streaming=True, revision=revision)
+        return _guarded(iter(stream), source), stream.column_names
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise _dataset_error(source, error) from error
+
+
+def _guarded(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    try:
+        yield from rows
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise _dataset_error(source, error) from error
+
+
+def _dataset_error(source: Source, error: Exception) -> SourceError:
+    return SourceError(f"source {source.name}: the dataset {source.dataset} cannot be read ({str(error).strip()}); "
+                       "check its name, config, split and revision, and that the hub can be reached from here")
