@@ -20,6 +20,7 @@ from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import Listener, LocalLauncher
 from pipeline.resources.tracker import MetricsFollower, Tracker
 
+LAST = "last_materialization"
 _KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json"}
 
 
@@ -67,10 +68,10 @@ class Builder:
         """
         plan = plan_asset(asset, self.loaded, self.store)
         if plan.existing and not force:
-            return plan.existing, True
+            return self._reused(plan.existing), True
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):
-                return finished, True
+                return self._reused(finished), True
             self.tracker.warm()
             tracked = _Tracked(self.tracker, plan, self.labels.get("dagster_run_id"))
             try:
@@ -78,7 +79,9 @@ class Builder:
             except BaseException as error:
                 tracked.fail(error)
                 raise
-            self.store.write_links(asset, manifest.version, tracked.publish(manifest, self.store) | self.labels)
+            links = tracked.publish(manifest, self.store) | self.labels | {LAST: "built"}
+            self.store.write_links(asset, manifest.version, links)
+            _announce(asset, "built", manifest.version)
             return manifest, False
 
     def judge(self, asset: str, say: Listener) -> Judgement:
@@ -98,7 +101,14 @@ class Builder:
         certificate = certify(manifest, evaluation, self.loaded.recipe.gates[asset], self.store, self.owner)
         promoted = settle(certificate, self.store, self.owner)
         self._track(manifest, evaluation, certificate, promoted)
+        _announce(asset, "promoted" if promoted else "refused", manifest.version)
         return Judgement(manifest, evaluation, certificate, promoted)
+
+    def _reused(self, manifest: Manifest) -> Manifest:
+        if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
+            self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
+        _announce(manifest.asset, "reused", manifest.version)
+        return manifest
 
     def _current(self, asset: str) -> Manifest:
         plan = plan_asset(asset, self.loaded, self.store)
@@ -170,6 +180,10 @@ class _Tracked:
         if self._follower is not None:
             self._follower.close()
         self._tracker.fail(self._run_id, str(error) or type(error).__name__, killed=not isinstance(error, Exception))
+
+
+def _announce(asset: str, state: str, version: str) -> None:
+    progress.tell(asset, [{"kind": "state", "state": state, "version": version}])
 
 
 def _clean(attempt: Path) -> None:

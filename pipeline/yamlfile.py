@@ -6,6 +6,7 @@ errors. Numbers and words are read as in YAML 1.2: `2e-3` is a number, `on`, `no
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from training.errors import RecipeError
 
 _MAX_BYTES = 1_000_000
 _MAX_VALUES = 20_000
-_TOO_DEEP = "the values are nested too deeply"
+_CORE = "tag:yaml.org,2002:"
+_STR, _MAP, _SEQ = _CORE + "str", _CORE + "map", _CORE + "seq"
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,20 @@ def parse_yaml(text: str, name: str) -> Tree:
     Raises:
         RecipeError: As for `read_yaml`.
     """
-    reader = _Reader(name)
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        reader.problems += [f"{name}:{line}: the tag {tag} is refused: write plain values" for tag, line in loader.tags]
-        tree = reader.tree(node, 1) if node is not None else Tree(None, name, 1)
+        # BaseLoader builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
+        tags = [event for event in yaml.parse(text, yaml.BaseLoader) if getattr(event, "tag", None)]
+        node = yaml.compose(text, yaml.BaseLoader)
+        reader = _Reader(name)
+        reader.problems += [f"{name}:{event.start_mark.line + 1}: the tag {_short(event.tag)} is refused: write plain "
+                            "values" for event in tags]
+        tree = Tree(None, name, 1) if node is None else reader.tree(node, node.start_mark.line + 1)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_syntax(error, name)) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
-        raise RecipeError(f"{name}: {_TOO_DEEP}") from error
+        raise RecipeError(f"{name}: the values are nested too deeply") from error
     if reader.problems:
         raise RecipeError("\n".join(reader.problems))
     return tree
@@ -123,48 +127,40 @@ def parse_yaml(text: str, name: str) -> Tree:
 
 def dump_yaml(value: Any) -> str:
     """`value`, a JSON-like object, as YAML text that `parse_yaml` reads back to the same value."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.serialize(_node(value), Dumper=yaml.BaseDumper, allow_unicode=True, width=110)
+    assert isinstance(text, str)
+    return text
 
 
-_RESOLVERS = (
-    ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789")),
-    ("tag:yaml.org,2002:float",
-     re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-                r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"), list("-+.0123456789")),
-)  # fmt: skip
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False,
+          ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes; notes every explicit tag."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (the base's own attribute)
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.tags: list[tuple[str, int]] = []
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  (PyYAML's stubs leave it untyped)
-        tag = getattr(event, "tag", None)
-        if tag is not None:
-            self.tags.append((tag.replace("tag:yaml.org,2002:", "!!"), event.start_mark.line + 1))
-        return super().compose_node(parent, index)
+def _scalar(text: str) -> Any:
+    """The value of an unquoted scalar in the core schema of YAML 1.2."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as text."""
+def _node(value: Any) -> Any:
+    if isinstance(value, dict):
+        pairs = [(_node(key), _node(child)) for key, child in value.items()]
+        return yaml.MappingNode(_MAP, pairs, flow_style=not pairs)
+    if isinstance(value, list | tuple):
+        nodes = [_node(child) for child in value]
+        return yaml.SequenceNode(_SEQ, nodes, flow_style=all(isinstance(node, yaml.ScalarNode) for node in nodes))
+    if isinstance(value, str):
+        return yaml.ScalarNode(_STR, value, style=None if _scalar(value) == value else '"')
+    return yaml.ScalarNode(_STR, "null" if value is None else str(value).lower())
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (the base's own attribute)
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-for _tag, _pattern, _first in _RESOLVERS:
-    _Loader.add_implicit_resolver(_tag, _pattern, _first)  # type: ignore[no-untyped-call]
-    _Dumper.add_implicit_resolver(_tag, _pattern, _first)  # type: ignore[no-untyped-call]
+def _short(tag: str) -> str:
+    return tag.replace(_CORE, "!!")
 
 
 class _Reader:
@@ -182,7 +178,7 @@ class _Reader:
             raise RecipeError(f"{self.name}: the file grows to more than {_MAX_VALUES:,} values; do its aliases "
                               "multiply?")
         if isinstance(node, yaml.ScalarNode):
-            return Tree(_scalar(node), self.name, line)
+            return Tree(node.value if node.style else _scalar(node.value), self.name, line)
         if id(node) in self._open:
             raise RecipeError(f"{self.name}:{node.start_mark.line + 1}: this anchor contains itself")
         self._open.add(id(node))
@@ -210,20 +206,6 @@ class _Reader:
             else:
                 seen[text] = line
                 yield text, self.tree(child, line)
-
-
-def _scalar(node: yaml.ScalarNode) -> Any:
-    text = node.value
-    kind = node.tag.rpartition(":")[2]
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        return int(text)
-    if kind == "float":
-        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-    return text
 
 
 def _syntax(error: yaml.MarkedYAMLError, name: str) -> str:

@@ -1,0 +1,6 @@
+"""Which kernels and which precision a training job uses: chosen once, before the model is built, with the reasons."""
+
+from lmkernels.choice import Choice, choose
+from lmkernels.errors import LmkernelsError
+
+__all__ = ["Choice", "LmkernelsError", "choose"]

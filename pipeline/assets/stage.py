@@ -22,6 +22,7 @@ from pipeline.resources.settings import LauncherResource, RecipeResource, StoreR
 from pipeline.resources.tracker import TrackerResource
 
 GPU_POOL = "gpu"
+EXIT_CODE = "exit_code"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, JobFailed) as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise dg.Failure(str(error), metadata={EXIT_CODE: error.exit_code}, allow_retries=False) from error
 
 
 def log_milestones(log: dg.DagsterLogManager) -> Listener:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -10,10 +9,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from pipeline.resources.mlflow_client import Connection, logger
+from pipeline.resources.mlflow_records import entity_name
 
 BATCH = 500
 MAX_WAITING = 500_000
-_UNNAMEABLE = re.compile(r"[^\w\-. /:]")
 
 
 class Point(NamedTuple):
@@ -30,13 +29,8 @@ def points_of(event: Mapping[str, Any]) -> list[Point]:
     if event.get("kind") != "metrics":
         return []
     timestamp = int(float(event["t"]) * 1000)
-    return [Point(metric_name(key), float(value), timestamp, int(event["step"]))
+    return [Point(entity_name(key), float(value), timestamp, int(event["step"]))
             for key, value in event["values"].items()]
-
-
-def metric_name(name: str) -> str:
-    """`name` with every character that MLflow refuses replaced."""
-    return _UNNAMEABLE.sub("_", name)[:250]
 
 
 class MetricsFollower:

@@ -1,7 +1,7 @@
 """The way to the tracking store: environment, one-time creation, and what happens while it cannot be reached.
 
 MLflow is imported inside functions only. A call that fails because the store is down is logged and answered with the
-caller's fallback, and for a while nothing is tried at all, so that a dead server costs a run seconds rather than minutes.
+caller's fallback, and for a while nothing is tried at all: a dead server costs a run seconds rather than minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 logger = logging.getLogger("gatehouse.tracker")
 
 DOWN_SECONDS = 30.0
-_LOCKED_ATTEMPTS = 3
+_ATTEMPTS = 3
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -74,17 +74,17 @@ class Connection:
     def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:
         """`call` with the client; `fallback` when the store is down or refuses.
 
-        The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, so it must be
-        idempotent.
+        The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, or created the
+        same row at the same moment, so it must be idempotent.
         """
         if self.is_down:
             logger.debug("tracking is down: skipped to %s", what)
             return fallback
-        for repeat in range(_LOCKED_ATTEMPTS):
+        for repeat in range(_ATTEMPTS):
             try:
                 return call(self.client())
             except _failures() as error:
-                if "database is locked" in str(error) and repeat + 1 < _LOCKED_ATTEMPTS:
+                if _is_collision(error) and repeat + 1 < _ATTEMPTS:
                     time.sleep(0.5 * (repeat + 1))
                     continue
                 self._note(what, error)
@@ -108,6 +108,11 @@ def _is_refusal(error: Exception) -> bool:
     """True when the store answered, and the answer was no: the next call may well succeed."""
     return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST",
                                                   "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+
+
+def _is_collision(error: Exception) -> bool:
+    text = str(error).lower()
+    return "database is locked" in text or "integrityerror" in text or "unique constraint" in text
 
 
 @contextmanager

@@ -9,9 +9,7 @@ was made from, by content digest; the tag `gatehouse.output_digest` names what i
 from __future__ import annotations
 
 import json
-import re
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,18 +17,12 @@ from typing import Any, Protocol
 import dagster as dg
 
 from pipeline.resources import lineage
+from pipeline.resources import mlflow_records as records
 from pipeline.resources.lineage import Ancestor
-from pipeline.resources.metrics_follower import MetricsFollower, metric_name
+from pipeline.resources.metrics_follower import MetricsFollower
 from pipeline.resources.mlflow_client import Connection
 from training.specs.artifacts import REPORT, Certificate, Manifest
-from training.specs.metrics import METRICS
 from training.store import MANIFEST, Store
-
-DEFAULT_RECIPE = "tiny"
-CANDIDATE, CHAMPION = "candidate", "champion"
-DIGEST_LENGTH = 36
-_PARAM_LENGTH, _PARAMS_PER_BATCH, _TAG_LENGTH = 1000, 100, 5000
-_UNNAMEABLE = re.compile(r"[^\w\-. /:]")
 
 
 class InputLike(Protocol):
@@ -82,19 +74,20 @@ class Tracker:
         Returns:
             The run id, or None when tracking is down.
         """
-        params = {"seed": str(seed), **_flat(section)}
-        params |= {f"inputs.{name}": f"{used.version} {used.digest[:12]}" for name, used in inputs.items()}
-        tags = {"gatehouse.asset": asset, "gatehouse.recipe": recipe, "gatehouse.identity": identity,
+        params = {"seed": str(seed), **records.flat(section)}
+        tags = {records.ASSET: asset, "gatehouse.recipe": recipe, "gatehouse.identity": identity,
+                **{f"gatehouse.input.{name}": f"{used.asset} {used.version} {used.digest}"
+                   for name, used in inputs.items()},
                 **self._dagster_tags(dagster_run_id)}
 
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
             running = client.search_runs(
-                [experiment_id], f"tags.`gatehouse.asset` = '{asset}' AND tags.`gatehouse.identity` = '{identity}' "
+                [experiment_id], f"tags.`{records.ASSET}` = '{asset}' AND tags.`gatehouse.identity` = '{identity}' "
                                  "AND attributes.status = 'RUNNING'", max_results=1)
             run = running[0] if running else client.create_run(experiment_id, run_name=asset, tags=tags)
             run_id = str(run.info.run_id)
-            _log(client, run_id, params=params, tags=tags)
+            records.log(client, run_id, params=params, tags=tags)
             return run_id
 
         return self._connection.attempt(f"begin the run of {asset}", call, None)
@@ -121,21 +114,21 @@ class Tracker:
         if run_id is None:
             return {}
         target = run_id
-        parents = {name: store.links(used.asset, used.version).get("mlflow_model_id")
-                   for name, used in manifest.inputs.items()}
 
         def call(client: Any) -> dict[str, str]:
             links = {"mlflow_run_id": target}
-            _log_outcome(client, target, manifest, store)
-            _log_inputs(client, target, manifest, store, [model for model in parents.values() if model])
+            if records.is_model(manifest.asset):
+                links |= self._register(client, target, manifest, folder, store)
+            store_uri = store.uri(manifest.asset, manifest.version)
+            records.log_outcome(client, target, manifest, store_uri, links.get("mlflow_model_id"))
+            records.log_inputs(client, target, manifest, store)
             if (folder / REPORT).is_dir():
                 client.log_artifacts(target, str(folder / REPORT), "report")
             client.log_artifact(target, str(folder / MANIFEST))
-            if is_model(manifest.asset):
-                links |= self._register(client, target, manifest, folder, store)
             return links
 
-        links = self._connection.attempt(f"record {manifest.asset} {manifest.version}", call, {})
+        nothing: dict[str, str] = {}
+        links = self._connection.attempt(f"record {manifest.asset} {manifest.version}", call, nothing)
         if links and (page := self.url(run_id)):
             links["mlflow_url"] = page
         return links
@@ -151,16 +144,15 @@ class Tracker:
         tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
 
         def call(client: Any) -> None:
-            _log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
-            client.log_dict(run_id, _gate_table(certificate), "gates.json")
-            _log(client, run_id, tags=tags | {"mlflow.loggedArtifacts":
-                                              json.dumps([{"path": "gates.json", "type": "table"}])})
+            records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
+            table = json.dumps([{"path": "gates.json", "type": "table"}])
+            records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table})
             version = links.get("mlflow_model_version")
             if version is not None:
-                name = model_name(self.experiment, manifest.asset)
+                name = records.model_name(self.experiment, manifest.asset)
                 for key, value in tags.items():
                     client.set_model_version_tag(name, version, key, value)
-                _point_champion(client, name, version, certificate.passed and promoted)
+                records.point_champion(client, name, version, certificate.passed and promoted)
 
         self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, None)
 
@@ -183,7 +175,7 @@ class Tracker:
         """Address of the page of a registered model's version (MLflow's number)."""
         if self._mlflow_url is None:
             return None
-        return f"{self._mlflow_url}/#/models/{model_name(self.experiment, asset)}/versions/{version}"
+        return f"{self._mlflow_url}/#/models/{records.model_name(self.experiment, asset)}/versions/{version}"
 
     def lineage(self, asset: str) -> list[Ancestor]:
         """The asset (champion, else candidate, else its newest run) and everything it was made from.
@@ -191,7 +183,8 @@ class Tracker:
         Read through the MLflow API alone.
         """
         def call(client: Any) -> list[Ancestor]:
-            start = lineage.registered_run(client, model_name(self.experiment, asset), (CHAMPION, CANDIDATE))
+            start = lineage.registered_run(client, records.model_name(self.experiment, asset),
+                                           (records.CHAMPION, records.CANDIDATE))
             return lineage.walk(client, self._experiment(client), asset, start)
 
         return self._connection.attempt(f"read the lineage of {asset}", call, [])
@@ -224,20 +217,10 @@ class Tracker:
         return tags
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
-        """LoggedModel and registered version of a model; those of an earlier attempt are found again."""
-        tags = {**_version_tags(manifest), "gatehouse.store_uri": store.uri(manifest.asset, manifest.version)}
-        model = _logged_model(client, self._experiment(client), run_id, manifest, folder, tags)
-        name = model_name(self.experiment, manifest.asset)
-        _ensure_registered(client, name, self.experiment)
-        known = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'", max_results=1)
-        if known:
-            version = str(known[0].version)
-        else:
-            created = client.create_model_version(
-                name, model.artifact_location, run_id=run_id, tags={**tags, "gatehouse.model_id": model.model_id},
-                description=_card(folder), await_creation_for=None, model_id=model.model_id)
-            version = str(created.version)
-            client.set_registered_model_alias(name, CANDIDATE, version)
+        store_uri = store.uri(manifest.asset, manifest.version)
+        model = records.logged_model(client, self._experiment(client), run_id, manifest, folder, store_uri)
+        name = records.model_name(self.experiment, manifest.asset)
+        version = records.register(client, name, run_id, model, manifest, folder, store_uri)
         links = {"mlflow_model_id": model.model_id, "mlflow_model_version": version}
         if page := self.model_url(manifest.asset, version):
             links["mlflow_model_url"] = page
@@ -248,7 +231,7 @@ class Tracker:
             return
 
         def call(client: Any) -> None:
-            _log(client, run_id, tags=tags)
+            records.log(client, run_id, tags=tags)
             client.set_terminated(run_id, status)
 
         self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, None)

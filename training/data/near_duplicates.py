@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import daft
 import numpy as np
 import numpy.typing as npt
-from daft import DataType, col
-from daft import functions as F
 
-from training.data import daft_settings
+from training.data.quiet_daft import F, daft
 from training.errors import RecipeError
 from training.specs.corpus import MinHash
 
 Signatures = npt.NDArray[np.uint32]
 _SEED = 1
+col = daft.col
 
 
 def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
@@ -37,13 +35,10 @@ def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
     if spec.permutations % spec.bands:
         raise RecipeError(f"corpus.near_duplicates: {spec.permutations} permutations cannot be divided into "
                           f"{spec.bands} bands; choose bands that divide permutations")
-    daft_settings.apply()
     signatures = documents.select("id", _signature(spec)).collect()
     rows = spec.permutations // spec.bands
-    bands = [F.serialize(F.slice(col("signature"), band * rows, (band + 1) * rows), "json")
-             for band in range(spec.bands)]
-    keyed = signatures.select("id", F.to_list(*(
-        F.concat(daft.lit(f"{band}:"), key) for band, key in enumerate(bands))).alias("band")).explode("band")
+    bands = [F.hash(F.slice(col("signature"), band * rows, (band + 1) * rows), seed=band) for band in range(spec.bands)]
+    keyed = signatures.select("id", F.to_list(*bands).alias("band")).explode("band")
     shared = keyed.groupby("band").agg(F.count(col("id")).alias("members")).where(col("members") > 1)
     crowded = keyed.join(shared.select("band"), on="band", how="semi").select("id").distinct()
     table = signatures.join(crowded, on="id", how="semi").sort("id").to_arrow()
@@ -58,7 +53,7 @@ def _signature(spec: MinHash) -> daft.Expression:
     """MinHash of the lower-case words; punctuation does not count."""
     words = F.strip(F.regexp_replace(F.lower(col("text")), r"[^\p{L}\p{N}]+", " "))
     signature = F.minhash(words, num_hashes=spec.permutations, ngram_size=spec.ngram, seed=_SEED)
-    return signature.cast(DataType.list(DataType.uint32())).alias("signature")
+    return signature.cast(daft.DataType.list(daft.DataType.uint32())).alias("signature")
 
 
 def _keep_first(ids: list[str], signatures: Signatures, spec: MinHash) -> dict[str, str]:

@@ -90,15 +90,19 @@ def read_source(source: Source, bad: BadRows, base: Path = PROJECT_ROOT) -> Iter
         yield document
 
 
+def licence_of(source: Source) -> str | None:
+    """The licence recorded for a source's documents."""
+    return source.licence or (STDLIB_LICENCE if source.stdlib else None)
+
+
 def _files(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
-    licence = source.licence or (STDLIB_LICENCE if source.stdlib else None)
     for file in source_files(source, base):
         format_ = format_of(file.name)
         read: Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]] = (
             _plain if format_ in PLAIN_FORMATS else _jsonl if format_ == ".jsonl" else _parquet)
         try:
             for path, text in read(file, source, bad):
-                yield Document(text, source.name, path, licence)
+                yield Document(text, source.name, path, licence_of(source))
         except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
             bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
 

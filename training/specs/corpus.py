@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.specs.base import Spec
 
@@ -19,6 +20,12 @@ class MinHash(Spec):
     ngram: int = Field(5, gt=0, description="Words per shingle.")
     threshold: float = Field(0.8, gt=0, le=1, description="Estimated Jaccard similarity from which two documents "
                              "are the same.")
+
+    @model_validator(mode="after")
+    def _bands_divide(self) -> Self:
+        if self.permutations % self.bands:
+            raise ValueError(f"permutations {self.permutations} cannot be divided into {self.bands} bands")
+        return self
 
 
 class CorpusSection(Spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -9,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from training.specs.base import Spec
 from training.specs.base_model import BaseModelSection
-from training.specs.corpus import CorpusSection
+from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
@@ -41,12 +42,13 @@ class Nightly(Spec):
 class Recipe(Spec):
     """Everything that decides what is trained, and what it must reach to be promoted."""
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
-    description: str = ""
-    seed: int = Field(0, ge=0)
-    nightly: Nightly = Nightly()
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="Key prefix of the recipe's assets; its own, "
+                      "never taken over by `extends`.")
+    description: str = Field("", description="One sentence for people.")
+    seed: int = Field(0, ge=0, description="The one seed: order of data, initial weights, dropout.")
+    nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
     launcher: str = Field("local", description="Entry of launchers.yaml; never part of identity.")
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[Source, ...] = Field(min_length=1, description="The texts; every one with a name of its own.")
     raw_corpus: RawCorpusOptions = RawCorpusOptions()
     corpus: CorpusSection = CorpusSection()
     evaluation_sets: EvaluationSetsSection = EvaluationSetsSection()
@@ -57,44 +59,94 @@ class Recipe(Spec):
     sft_model: SftModelSection
     preference_data: PreferenceDataSection = PreferenceDataSection()
     dpo_model: DpoModelSection
-    adapter_data: AdapterDataSection
+    adapter_data: AdapterDataSection = AdapterDataSection()
     lora_model: LoraModelSection
     evaluation: EvaluationSection = EvaluationSection()
-    gates: dict[str, tuple[Gate, ...]]
+    gates: dict[str, tuple[Gate, ...]] = Field(description="Asset to the gates it must pass; every asset has one.")
 
     @model_validator(mode="after")
-    def _gates_are_complete(self) -> Self:
-        for asset, gates in self.gates.items():
-            if asset not in METRICS:
-                raise ValueError(f"gates.{asset}: there is no such asset; the assets are {', '.join(METRICS)}")
-            for gate in gates:
-                if gate.metric not in METRICS[asset]:
-                    raise ValueError(f"gates.{asset}: no evaluation of {asset} produces the metric {gate.metric}; it "
-                                     f"produces {', '.join(METRICS[asset])}")
-        missing = [asset for asset in METRICS if not self.gates.get(asset)]
-        if missing:
-            raise ValueError(f"gates: every asset needs at least one gate; none is given for {', '.join(missing)}")
+    def _domain_of_the_adapter(self) -> Self:
+        declared = list(self._domains())
+        if "domain" not in self.adapter_data.model_fields_set and len(declared) == 1:
+            self._fill_in("adapter_data", domain=declared[0])
+        domain = self.adapter_data.domain
+        if "exclude_domains" not in self.packed_shards.model_fields_set and domain != GENERAL:
+            self._fill_in("packed_shards", exclude_domains=(domain,))
         return self
 
     @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
+    def _consistent(self) -> Self:
+        problems = [*self._gate_problems(), *self._domain_problems(), *self._context_problems()]
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
-            raise ValueError(f"sources: two sources have one name: {', '.join(names)}")
-        for domain in (self.adapter_data.domain, *self.packed_shards.exclude_domains):
-            if domain != "general" and domain not in self.corpus.domains:
-                raise ValueError(f"domain {domain!r} is not among corpus.domains: {', '.join(self.corpus.domains)}")
-        longest = max(phase.context for phase in self.base_model.curriculum)
-        positions = self.base_model.architecture.get("max_position_embeddings", longest)
-        if positions < longest:
-            raise ValueError(f"base_model.architecture.max_position_embeddings {positions} is shorter than the longest "
-                             f"context of the curriculum, {longest}")
+            problems.append(f"sources: two sources have one name: {', '.join(names)}")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def _gate_problems(self) -> Iterator[str]:
+        for asset, gates in self.gates.items():
+            if asset not in METRICS:
+                yield f"gates.{asset}: there is no such asset; the assets are {', '.join(METRICS)}"
+                continue
+            for index, gate in enumerate(gates):
+                if gate.metric not in METRICS[asset]:
+                    yield (f"gates.{asset}.{index}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
+                           f"it produces {', '.join(METRICS[asset])}")
+        missing = [asset for asset in METRICS if not self.gates.get(asset)]
+        if missing:
+            yield f"gates: every asset needs at least one gate; none is given for {', '.join(missing)}"
+
+    def _domain_problems(self) -> Iterator[str]:
+        declared = self._domains()
+        known = f"the sources declare {', '.join(declared) or 'no domains'}"
+        if self.corpus.domains:
+            yield "corpus.domains: domains belong to a source; write them as its key `domains`"
+        if self.packed_shards.weights:
+            yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
+        if GENERAL in declared:
+            yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
+        if "domain" not in self.adapter_data.model_fields_set and len(declared) > 1:
+            yield f"adapter_data: choose the adapter's `domain`; {known}"
+        if self.adapter_data.domain not in (GENERAL, *declared):
+            yield f"adapter_data.domain: there is no domain {self.adapter_data.domain!r}; {known}"
+        for domain in self.packed_shards.exclude_domains:
+            if domain not in declared:
+                yield f"packed_shards.exclude_domains: there is no domain {domain!r}; {known}"
+
+    def _context_problems(self) -> Iterator[str]:
+        positions = self.base_model.architecture.get("max_position_embeddings")
+        if not isinstance(positions, int):
+            return
+        curriculum = max(phase.context for phase in self.base_model.curriculum)
+        for name, context in (("base_model.curriculum", curriculum), ("sft_model.context", self.sft_model.context),
+                              ("dpo_model.context", self.dpo_model.context),
+                              ("lora_model.context", self.lora_model.context),
+                              ("evaluation.context", self.evaluation.context)):
+            if context > positions:
+                yield (f"{name}: a context of {context} tokens is longer than "
+                       f"base_model.architecture.max_position_embeddings, {positions}")
+
+    def _domains(self) -> dict[str, tuple[str, ...]]:
+        """Every declared domain and its globs of `source/path`."""
+        domains: dict[str, tuple[str, ...]] = {}
+        for source in self.sources:
+            for domain, globs in source.domains.items():
+                domains[domain] = domains.get(domain, ()) + tuple(f"{source.name}/{glob}" for glob in globs)
+        return domains
+
+    def _fill_in(self, name: str, **values: object) -> None:
+        # The model is frozen for its users; a default that follows from other fields is set before they see it.
+        object.__setattr__(self, name, getattr(self, name).model_copy(update=values))
 
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""
         if asset == "raw_corpus":
-            return RawCorpusSection(sources=self.sources, **self.raw_corpus.model_dump())
+            # Domains and weights act further down; changing them must not gather the texts again.
+            plain = tuple(source.model_copy(update={"domains": {}, "weight": 1.0}) for source in self.sources)
+            return RawCorpusSection(sources=plain, **self.raw_corpus.model_dump())
+        if asset == "corpus":
+            return self.corpus.model_copy(update={"domains": self._domains()})
         if asset == "packed_shards":
             weights = {source.name: source.weight for source in self.sources}
             return self.packed_shards.model_copy(update={"weights": weights})

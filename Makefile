@@ -1,0 +1,43 @@
+# Gatehouse. `make run` and `make test` need Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run up test check clean
+
+help: ## show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.installed ## make .venv and install the pinned dependencies
+
+setup-dev: .venv/.installed-dev ## the same, with what the tests need
+
+run: setup ## train the whole tiny chain, corpus to adapter
+	@$(BIN)/gatehouse run
+
+up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
+	@$(BIN)/gatehouse up
+
+test: check ## check the code, then run every test that this machine can run
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+check: setup-dev ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean: ## remove all state: store, Dagster's and MLflow's databases
+	rm -rf .gatehouse
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Gatehouse needs Python 3.11 or newer; say which with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,88 @@
+"""FP8 training of linear layers through torchao (Micikevicius et al., 2022, "FP8 Formats for Deep Learning").
+
+Weights stay in high precision: torchao casts weight, input and gradient to float8 for every matrix product (E4M3
+forward, E5M2 for gradients, one dynamic scale per tensor) and throws the casts away. `state_dict()` therefore holds
+plain tensors under the names of the plain model; `revert` puts the plain layer classes back as well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+MULTIPLE = 16
+MIN_CAPABILITY = (8, 9)
+_HIGH_PRECISION = ("lm_head", "embed_out", "gate", "router", "score")
+
+
+def hardware_fp8(device: torch.device) -> bool:
+    """True when the device has FP8 tensor cores: compute capability 8.9 or above."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
+
+
+def eligible(name: str, module: nn.Module) -> bool:
+    """Whether a layer is one that FP8 training converts.
+
+    It is a linear layer whose two sizes are multiples of 16 (the tensor cores' granule) and that is not the output
+    head, a router of a mixture of experts or part of a LoRA adapter: these are small or sensitive and stay in high
+    precision. Embeddings are no linear layers.
+
+    Args:
+        name: The module's dotted name in the model.
+        module: The module; converted layers are still linear layers, so the answer is the same after conversion.
+    """
+    if not isinstance(module, nn.Linear):
+        return False
+    parts = name.split(".")
+    if parts[-1] in _HIGH_PRECISION or any(part.startswith("lora_") for part in parts):
+        return False
+    return module.in_features % MULTIPLE == 0 and module.out_features % MULTIPLE == 0
+
+
+def count_eligible(model: nn.Module) -> int:
+    """Number of layers that conversion must reach, from the rule alone."""
+    return sum(eligible(name, module) for name, module in model.named_modules())
+
+
+def convert(model: nn.Module, emulate: bool) -> int:
+    """Swap every eligible layer for its FP8 twin, in place; parameters are shared, not copied.
+
+    Args:
+        model: A model whose eligible layers lie below its root.
+        emulate: Round operands to FP8 but multiply in high precision, for devices without FP8 tensor cores.
+
+    Returns:
+        Number of FP8 layers found in the model afterwards, counted by their class.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    # The product for the weight's gradient runs over tokens, whose number need not be a multiple of 16.
+    config = Float8LinearConfig(emulate=emulate, pad_inner_dim=True)
+    convert_to_float8_training(model, module_filter_fn=lambda module, name: eligible(name, module), config=config)
+    return count_converted(model)
+
+
+def count_converted(model: nn.Module) -> int:
+    """Number of FP8 layers in a model, by their class."""
+    from torchao.float8.float8_linear import Float8Linear
+
+    return sum(isinstance(module, Float8Linear) for module in model.modules())
+
+
+def revert(model: nn.Module) -> int:
+    """Put plain linear layers with the same parameters back, in place.
+
+    Returns:
+        Number of layers that were put back.
+    """
+    from torchao.float8.float8_linear import Float8Linear
+
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Float8Linear)]
+    for name, module in found:
+        parent, _, child = name.rpartition(".")
+        with torch.device("meta"):
+            plain = nn.Linear(module.in_features, module.out_features, bias=False)
+        plain.weight, plain.bias = module.weight, module.bias
+        plain.train(module.training)
+        setattr(model.get_submodule(parent), child, plain)
+    return len(found)

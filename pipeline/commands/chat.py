@@ -1,0 +1,27 @@
+"""`gatehouse chat`: talk to a promoted model, in a process of its own because this one never loads torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from training.store import Store
+
+from pipeline.environment import ROOT, home, store_root, variables
+from pipeline.planner import promoted_input
+from pipeline.recipe import load_recipe
+
+
+def talk(recipe: str, asset: str, question: str) -> int:
+    """Answer one question, or converse until the input ends; return the exit code.
+
+    Raises:
+        InputRefused: The asset has no promoted version, or its bytes have changed.
+    """
+    loaded = load_recipe(recipe)
+    store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+    used = promoted_input(store, asset)
+    folder = store.verified_folder(used.asset, used.version, used.digest)
+    command = [sys.executable, "-m", "training.chat", str(folder / "model"), *([question] if question else [])]
+    return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables()})

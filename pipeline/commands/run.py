@@ -1,0 +1,146 @@
+"""`gatehouse run`: materialize the graph through Dagster, and show what came out of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
+from training.store import Store
+
+from pipeline.assets.stage import EXIT_CODE
+from pipeline.build import build_definitions, key_prefix
+from pipeline.display import RunDisplay
+from pipeline.environment import home, store_root
+from pipeline.graph import GRAPH
+from pipeline.progress import displayed
+from pipeline.recipe import LoadedRecipe, load_recipe
+from pipeline.status import AssetStatus, survey
+
+INTERRUPTED = 130
+_QUESTIONS = 3
+
+
+def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bool) -> int:
+    """Materialize a selection of the recipe's graph; return the exit code.
+
+    0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted.
+    """
+    console = Console()
+    loaded = load_recipe(recipe, overrides)
+    instance = dg.DagsterInstance.get()
+    started = time.monotonic()
+    logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
+    with RunDisplay(console) as display, displayed(display):
+        try:
+            result = _execute(recipe, loaded, instance, select, overrides, launcher, force)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            console.print("Interrupted. Nothing that was published is lost; the same command goes on where it stopped.")
+            return INTERRUPTED
+    code = _failures(result, console)
+    store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+    statuses = [status for status in survey(loaded, store) if status.asset in display.states]
+    console.print(_summary(statuses, display))
+    console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
+    if code == EXIT_OK:
+        _answers(store, console)
+        console.print("\nNext:\n  make up                  the graph, the gates and the lineage in the browser\n"
+                      "  .venv/bin/gatehouse chat  talk to the final model", highlight=False)
+    return code
+
+
+def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, select: str, overrides: list[str],
+             launcher: str, force: bool) -> dg.ExecuteInProcessResult:
+    definitions = build_definitions(recipe)
+    prefix = key_prefix(loaded)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    chosen = _selected(select, prefix)
+    config: dict[str, Any] = {
+        "resources": {"recipe": {"config": {"name": recipe, "overrides": overrides}},
+                      "launcher": {"config": {"name": launcher}}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    if force:
+        config["ops"] = {"__".join([*prefix, asset]): {"config": {"force": True}} for asset in chosen}
+    return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False,
+                                  asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen])
+
+
+def _selected(select: str, prefix: list[str]) -> list[str]:
+    if select == "*":
+        return list(GRAPH)
+    names = select.split(",")
+    unknown = [name for name in names if name.strip("+*") not in GRAPH]
+    if unknown:
+        raise RecipeError(f"there is no asset {', '.join(unknown)}; the assets are {', '.join(GRAPH)}")
+    chosen: set[str] = set()
+    for name in names:
+        chosen |= _upstream(name[1:]) if name.startswith("+") else {name}
+    return [asset for asset in GRAPH if asset in chosen]
+
+
+def _upstream(asset: str) -> set[str]:
+    return {asset}.union(*(_upstream(name) for name in GRAPH[asset].inputs))
+
+
+def _failures(result: dg.ExecuteInProcessResult, console: Console) -> int:
+    code = EXIT_OK
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            failure = data.user_failure_data
+            code = max(code, EXIT_FAULT)
+            if failure is None:
+                console.print(f"{event.step_key} failed:\n{data.error_display_string}", markup=False, highlight=False)
+                continue
+            if EXIT_CODE in failure.metadata:
+                code = max(code, int(str(failure.metadata[EXIT_CODE].value)))
+            console.print(f"{event.step_key}: {failure.description}", markup=False, highlight=False, style="red")
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            verdict = event.asset_check_evaluation_data
+            if not verdict.passed:
+                code = max(code, EXIT_FAULT)
+                console.print(f"{verdict.asset_key.path[-1]}: {verdict.description}", markup=False, highlight=False,
+                              style="red")
+    return code if not result.success else EXIT_OK
+
+
+def _summary(statuses: list[AssetStatus], display: RunDisplay) -> Table:
+    table = Table()
+    for name in ("asset", "version", "", "time", "headline", "gates passed"):
+        table.add_column(name, justify="right" if name in ("time", "gates passed") else "left")
+    for status in statuses:
+        shown = status.latest or status.shown
+        assert shown is not None, "an asset that reached a state has a version"
+        verdicts = status.certificate.verdicts if status.certificate else ()
+        headline = f"{shown.headline} {shown.metrics[shown.headline]:.5g}" if shown.headline in shown.metrics else ""
+        table.add_row(status.asset, shown.version, display.states[status.asset],
+                      f"{display.seconds.get(status.asset, 0.0):.1f} s", headline,
+                      f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
+    return table
+
+
+def _answers(store: Store, console: Console) -> None:
+    before, after = _samples(store, "base_model"), _samples(store, "lora_model")
+    if not before or not after:
+        return
+    table = Table(title="The same questions, before and after", title_justify="left", show_lines=True)
+    for name in ("question", "base model", "final model"):
+        table.add_column(name, overflow="fold", ratio=1)
+    for prompt in list(after)[:_QUESTIONS]:
+        table.add_row(*(text.strip() for text in (prompt, before.get(prompt, ""), after[prompt])))
+    console.print(table)
+
+
+def _samples(store: Store, asset: str) -> dict[str, str]:
+    latest = store.latest(f"{asset}.evaluation")
+    if latest is None:
+        return {}
+    path = store.folder(latest.asset, latest.version) / "report" / "samples.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return {row["prompt"]: row["answer"] for row in rows}

@@ -1,0 +1,90 @@
+"""Live progress of a run on a terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from training.specs.job import EVALUATION_SUFFIX
+
+_LINE_SECONDS = 10.0
+_MARKS = {"built": "[green]✓[/] built", "reused": "[cyan]=[/] reused", "promoted": "[green]✓[/] gates passed",
+          "refused": "[red]✗[/] refused by its gates"}
+
+
+class RunDisplay:
+    """Shows one bar per job with its phase, count, note and ETA, and a line for every state an asset reaches.
+
+    Attributes:
+        states: Asset to the last of `built` and `reused`.
+        seconds: Asset to the wall-clock time of its job and its evaluation.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.states: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+            console=console, transient=True)
+        self._task: TaskID | None = None
+        self._job = ""
+        self._phase = ""
+        self._phase_began = 0.0
+        self._last = time.monotonic()
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def __call__(self, asset: str, events: list[dict[str, Any]]) -> None:
+        """Take the newest events of an asset's job."""
+        name = asset.removesuffix(EVALUATION_SUFFIX)
+        now = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+        for event in events:
+            if event["kind"] == "state":
+                self._state(name, event["state"])
+            elif event["kind"] == "phase":
+                self._begin(asset, event["name"])
+            elif event["kind"] == "progress":
+                self._advance(event)
+            elif event["kind"] == "log" and event["level"] in ("warning", "error"):
+                self._console.print(f"  {asset}: {event['message']}", markup=False)
+
+    def _state(self, asset: str, state: str) -> None:
+        if state in ("built", "reused"):
+            self.states[asset] = state
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._console.print(f"{asset:<17} {_MARKS[state]}", highlight=False)
+
+    def _begin(self, asset: str, phase: str) -> None:
+        self._job, self._phase, self._phase_began = asset, phase, time.monotonic()
+        if self._console.is_terminal:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(f"{asset}  {phase}", total=None, count="", note="")
+
+    def _advance(self, event: dict[str, Any]) -> None:
+        count = f"{event['done']:g}/{event['total']:g} {event['unit']}"
+        if self._task is not None:
+            self._progress.update(self._task, completed=event["done"], total=event["total"], count=count,
+                                  note=event["note"])
+        elif not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            left = (self._last_line - self._phase_began) * (event["total"] - event["done"]) / max(event["done"], 1e-9)
+            self._console.print(f"  {self._job} {self._phase}: {count}  {event['note']}  ETA {left:.0f} s", markup=False,
+                                highlight=False)

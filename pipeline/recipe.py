@@ -1,0 +1,259 @@
+"""Recipes and launchers: YAML to frozen specs. Every mistake in a file is shown at once, each with its file and line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.graph import GRAPH
+from pipeline.recipe_messages import explain, known_keys, nearest, unknown_key
+from pipeline.yamlfile import Tree, dump_yaml, merge, parse_yaml, read_yaml, shown
+from training.errors import RecipeError
+from training.specs.execution import Launcher
+from training.specs.recipe import Recipe
+
+FOLDER = Path(__file__).resolve().parent.parent / "assets_config"
+FOLDER_VARIABLE = "GATEHOUSE_RECIPES"
+_LAUNCHERS = "launchers.yaml"
+_SUFFIXES = (".yaml", ".yml")
+# A recipe that extends another one is a recipe of its own: it never takes over the other's name.
+_OWN_KEYS = ("extends", "name", "description")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with the place it came from.
+
+    Attributes:
+        recipe: The recipe, every default filled in.
+        path: The file that was asked for.
+        document: Its values after `extends` and overrides, each with file and line.
+    """
+
+    recipe: Recipe
+    path: Path
+    document: Tree = field(repr=False, compare=False)
+
+    def files(self, asset: str) -> dict[str, Path]:
+        """The files that an asset's section names: field to existing file.
+
+        A relative path is looked up in the recipe's folder, then in `assets_config/`.
+
+        Raises:
+            RecipeError: A file is in neither place.
+        """
+        section = self.recipe.section(asset)
+        found = {name: self._find(getattr(section, name)) for name in GRAPH[asset].files}
+        problems = []
+        for name in (name for name, path in found.items() if path is None):
+            tree = _deepest(self.document, (asset, name))
+            folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
+            problems.append(f"{tree.where}: {asset}.{name}: there is no file {getattr(section, name)!r} in {folders}")
+        if problems:
+            raise RecipeError("\n".join(problems))
+        return {name: path for name, path in found.items() if path is not None}
+
+    def _find(self, value: str) -> Path | None:
+        path = Path(os.path.expandvars(value)).expanduser()
+        return next((folder / path for folder in (self.path.parent, FOLDER) if (folder / path).is_file()), None)
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe, the recipes it extends, and overrides such as `base_model.steps=200`.
+
+    Args:
+        name: A recipe's name, looked up in the folder `$GATEHOUSE_RECIPES` and then in `assets_config/`, or the path
+            of a `.yaml` file.
+        overrides: `dotted.path=value`; the value is read as YAML, a number in the path is the index of a list.
+
+    Raises:
+        RecipeError: There is no such recipe, or something in it is wrong; every problem is a line of the message.
+    """
+    path = _locate(name)
+    document = _extended(path, ())
+    problems: list[str] = []
+    for override in overrides:
+        try:
+            document = _override(document, override)
+        except RecipeError as error:
+            problems.append(str(error))
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return LoadedRecipe(_validate(Recipe, document), path, document)
+
+
+def load_launchers(path: Path | None = None) -> dict[str, Launcher]:
+    """The launchers of a file, by default `assets_config/launchers.yaml`.
+
+    Raises:
+        RecipeError: The file cannot be read or says something impossible.
+    """
+    document = read_yaml(path or FOLDER / _LAUNCHERS)
+    launchers: dict[str, Launcher] = {}
+    problems: list[str] = []
+    for name, tree in document.value.items():
+        stages = tree.child("stages")
+        for asset, child in (stages.value if stages and isinstance(stages.value, dict) else {}).items():
+            if asset not in GRAPH:
+                problems.append(f"{child.where}: {name}.stages.{asset}: there is no such asset{nearest(asset, GRAPH)}")
+        try:
+            launchers[name] = _validate(Launcher, tree, name)
+        except RecipeError as error:
+            problems.append(str(error))
+    if problems or not launchers:
+        raise RecipeError("\n".join(problems) or f"{document.where}: no launcher is described here")
+    return launchers
+
+
+def available() -> list[str]:
+    """Names of the recipes that can be given by name."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml") if path.name != _LAUNCHERS})
+
+
+def render(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; loading the text gives the same recipe."""
+    content = recipe.model_dump(mode="json")
+    # Filled in from the sources by `Recipe.section`; a recipe file does not write them.
+    del content["corpus"]["domains"], content["packed_shards"]["weights"]
+    return dump_yaml(content)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe file, for editors.
+
+    What a recipe extends may hold the required keys of a section, so those are only demanded of the items of lists,
+    which are replaced whole.
+    """
+    schema = Recipe.model_json_schema()
+    items = {part["items"].get("$ref") for part in _parts(schema) if isinstance(part.get("items"), dict)}
+    for name, definition in schema["$defs"].items():
+        if f"#/$defs/{name}" not in items:
+            definition.pop("required", None)
+    schema["properties"]["extends"] = {"type": "string", "title": "Extends", "description": "Name or path of the "
+                                       "recipe whose values hold where this one says nothing."}
+    required = schema.pop("required")
+    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Gatehouse recipe",
+                     "required": ["name"], "if": {"not": {"required": ["extends"]}}, "then": {"required": required}}
+
+
+def _parts(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        return [value, *(part for child in value.values() for part in _parts(child))]
+    return [part for child in value for part in _parts(child)] if isinstance(value, list) else []
+
+
+def _folders() -> list[Path]:
+    own = os.environ.get(FOLDER_VARIABLE)
+    return [Path(own).expanduser(), FOLDER] if own else [FOLDER]
+
+
+def _locate(name: str, beside: Path | None = None) -> Path:
+    """The file of a recipe given by name or path; `beside` is the folder of the recipe that extends it."""
+    if name.endswith(_SUFFIXES) or os.sep in name:
+        path = (beside or Path()) / Path(name).expanduser()
+        if not path.is_file():
+            raise RecipeError(f"{shown(path)}: there is no such recipe file")
+        return path
+    folders = ([beside] if beside else []) + _folders()
+    for folder in folders:
+        path = folder / f"{name}.yaml"
+        if path.is_file() and path.name != _LAUNCHERS:
+            return path
+    places = ", ".join(dict.fromkeys(shown(folder) for folder in folders))
+    raise RecipeError(f"there is no recipe called {name!r} in {places}{nearest(name, available())}; the recipes are "
+                      f"{', '.join(available())}, or give the path of a .yaml file")
+
+
+def _extended(path: Path, chain: tuple[Path, ...]) -> Tree:
+    """The document of a recipe merged over the recipes it extends."""
+    path = path.absolute()
+    if path.resolve() in chain:
+        circle = " -> ".join(step.name for step in (*chain, path))
+        raise RecipeError(f"{shown(path)}: the recipes extend each other in a circle: {circle}")
+    document = read_yaml(path)
+    extends = document.value.pop("extends", None)
+    if extends is None:
+        return document
+    if not isinstance(extends.value, str):
+        raise RecipeError(f"{extends.where}: extends: give the name of one recipe, such as tiny")
+    try:
+        parent = _locate(extends.value, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{extends.where}: extends: {error}") from error
+    base = _extended(parent, (*chain, path.resolve()))
+    inherited = {key: child for key, child in base.value.items() if key not in _OWN_KEYS}
+    return merge(Tree(inherited, base.file, base.line), document)
+
+
+def _override(document: Tree, override: str) -> Tree:
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.strip().split("."))
+    if not equals or not all(keys):
+        raise RecipeError(f"override {override!r}: write it as key=value, such as base_model.steps=200")
+    name = f"override {override}"
+    return _replace(document, keys, (), parse_yaml(text, name), name)
+
+
+def _replace(tree: Tree, keys: tuple[str, ...], done: tuple[str, ...], new: Tree, name: str) -> Tree:
+    """`tree` with the value under `keys` replaced; a mapping on the way that is not there is made."""
+    if not keys:
+        return _without_lines(new, name)
+    key, path = keys[0], ".".join((*done, keys[0]))
+    if isinstance(tree.value, list):
+        child = tree.child(int(key)) if key.isdecimal() else None
+        if child is None:
+            raise RecipeError(f"{name}: {path}: this list has the items 0 to {len(tree.value) - 1}")
+        items = list(tree.value)
+        items[int(key)] = _replace(child, keys[1:], (*done, key), new, name)
+        return Tree(items, tree.file, tree.line)
+    known = known_keys(Recipe, done)
+    if known is not None and key not in known:
+        raise RecipeError(f"{name}: {path}: {unknown_key(key, known)}")
+    if not isinstance(tree.value, dict):
+        raise RecipeError(f"{name}: {path}: {'.'.join(done)} is a value, it has no keys")
+    child = tree.value.get(key, Tree({}, name, 0))
+    return Tree(tree.value | {key: _replace(child, keys[1:], (*done, key), new, name)}, tree.file, tree.line)
+
+
+def _without_lines(tree: Tree, name: str) -> Tree:
+    value = tree.value
+    if isinstance(value, dict):
+        value = {key: _without_lines(child, name) for key, child in value.items()}
+    elif isinstance(value, list):
+        value = [_without_lines(child, name) for child in value]
+    return Tree(value, name, 0)
+
+
+def _validate(model: type[Model], document: Tree, prefix: str = "") -> Model:
+    """The model over a document; strict, so that `true` is no number and `125` is no text.
+
+    Raises:
+        RecipeError: One line for every problem, in the order of the file.
+    """
+    try:
+        return model.model_validate(document.plain(), strict=True)
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            for path, message in explain(model, detail):
+                tree = _deepest(document, path)
+                dotted = ".".join(filter(None, (prefix, *(str(key) for key in path))))
+                problems.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
+        raise RecipeError("\n".join(line for _, _, line in sorted(problems))) from error
+
+
+def _deepest(document: Tree, path: tuple[str | int, ...]) -> Tree:
+    """The tree at `path`, or the nearest one above it that was written."""
+    for key in path:
+        child = document.child(key)
+        if child is None:
+            break
+        document = child
+    return document

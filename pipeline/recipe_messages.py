@@ -1,0 +1,112 @@
+"""What pydantic found wrong, in words: which value, what is allowed, and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+Path = tuple[str | int, ...]
+
+_EXPECTED = {
+    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
+    "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number",
+    "bool_type": "true or false", "bool_parsing": "true or false",
+    "string_type": "text; put it in quotes", "tuple_type": "a list; write it as [a, b] or with dashes",
+    "dict_type": "a mapping of keys to values", "model_type": "a mapping of keys to values",
+}  # fmt: skip
+_BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"),
+           "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
+
+
+def explain(model: type[BaseModel], detail: ErrorDetails) -> list[tuple[Path, str]]:
+    """The path and the message of each problem that one pydantic error stands for.
+
+    A validator of a whole model may report several problems, one a line, each with the dotted path it is about.
+    """
+    path = tuple(detail["loc"])
+    kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
+    if kind == "value_error":
+        return [_split(path, line) for line in str(context["error"]).splitlines()]
+    if kind == "extra_forbidden":
+        return [(path, unknown_key(str(path[-1]), known_keys(model, path[:-1]) or ()))]
+    if kind == "missing":
+        return [(path, "this key is missing" + _about(model, path))]
+    if kind in _EXPECTED:
+        return [(path, f"{_shown(given)} is not {_EXPECTED[kind]}")]
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return [(path, f"{_shown(given)} is not allowed: it must be {words} {context[key]}")]
+    if kind == "literal_error":
+        return [(path, f"{_shown(given)} is not one of {context['expected']}")]
+    if kind == "string_pattern_mismatch":
+        return [(path, f"{_shown(given)} is not allowed: it must match {context['pattern']}")]
+    if kind == "too_short":
+        return [(path, f"the list needs at least {context['min_length']} item")]
+    return [(path, f"{_shown(given)}: {detail['msg']}")]
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Message for a key that is not among the known ones."""
+    known = list(known)
+    return "there is no such key" + (nearest(key, known) or f"; the keys here are {', '.join(known)}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for the closest known word, or nothing where none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] | None:
+    """The keys allowed under `path`; None where any key is, or where no key can be."""
+    annotation: Any = model
+    for key in path:
+        annotation = _step(annotation, str(key))
+    return list(annotation.model_fields) if _is_model(annotation) else None
+
+
+def _about(model: type[BaseModel], path: Path) -> str:
+    annotation: Any = model
+    for key in path[:-1]:
+        annotation = _step(annotation, str(key))
+    described = annotation.model_fields[str(path[-1])].description if _is_model(annotation) else None
+    return f": {described}" if described else ""
+
+
+def _step(annotation: Any, key: str) -> Any:
+    """The annotation of what lies under one key."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if _is_model(annotation):
+        found = annotation.model_fields.get(key)
+        return found.annotation if found else None
+    if get_origin(annotation) in (dict, Mapping):
+        return get_args(annotation)[1]
+    return get_args(annotation)[0] if get_origin(annotation) is tuple else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _split(path: Path, line: str) -> tuple[Path, str]:
+    """A validator's line `gates.base_model: ...` as the path it names and the rest."""
+    match = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*): (.*)", line)
+    if not match:
+        return path, line
+    keys = tuple(int(key) if key.isdecimal() else key for key in match[1].split("."))
+    return (*path, *keys), match[2]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | tuple | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)

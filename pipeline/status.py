@@ -1,0 +1,118 @@
+"""The state of every asset: what is promoted, what is newest, and whether it is what the recipe asks for today."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from training.errors import InputRefused
+from training.specs.artifacts import Certificate, Manifest
+from training.specs.base import digest_of
+from training.store import Store
+
+from pipeline.builder import LAST
+from pipeline.graph import GRAPH
+from pipeline.planner import Plan, plan_asset
+from pipeline.recipe import LoadedRecipe
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """One asset, as `gatehouse status` shows it.
+
+    Attributes:
+        shown: The promoted version, or the newest one when none is promoted; None when nothing was built.
+        fresh: True when the promoted version is what materializing would give now.
+        why: Why it is not fresh; empty when it is.
+    """
+
+    asset: str
+    shown: Manifest | None
+    latest: Manifest | None
+    promoted: bool
+    fresh: bool
+    why: str
+    certificate: Certificate | None
+    links: dict[str, str]
+    path: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `gatehouse status --json` lists."""
+        shown = self.shown
+        verdicts = self.certificate.verdicts if self.certificate else ()
+        return {
+            "asset": self.asset,
+            "version": shown.version if shown else None,
+            "latest": self.latest.version if self.latest else None,
+            "digest": shown.digest if shown else None,
+            "identity": shown.identity if shown else None,
+            "promoted": self.promoted,
+            "reused": self.links.get(LAST) == "reused",
+            "fresh": self.fresh,
+            "why": self.why,
+            "inputs": {name: record.digest for name, record in shown.inputs.items()} if shown else {},
+            "gates": [{"name": verdict.name, "passed": verdict.passed, "value": verdict.value,
+                       "must_be": verdict.must_be, "threshold": verdict.threshold} for verdict in verdicts],
+            "metrics": shown.metrics if shown else {},
+            "mlflow_run_id": self.links.get("mlflow_run_id"),
+            "bytes": shown.bytes if shown else 0,
+            "age_seconds": time.time() - shown.started_at - shown.seconds if shown else None,
+            "path": self.path,
+        }
+
+
+def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
+    """The status of every asset, in the order of the graph."""
+    found: dict[str, AssetStatus] = {}
+    for asset in GRAPH:
+        found[asset] = _status(asset, loaded, store, found)
+    return list(found.values())
+
+
+def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, AssetStatus]) -> AssetStatus:
+    pointer = store.promotion(asset)
+    latest = store.latest(asset)
+    shown = store.manifest(asset, pointer.version) if pointer else latest
+    why = _why_not_fresh(asset, loaded, store, shown, upstream)
+    if shown is None:
+        return AssetStatus(asset, None, None, False, False, why, None, {}, "")
+    return AssetStatus(
+        asset, shown, latest, pointer is not None, not why, why, store.certificate(asset, shown.version),
+        store.links(asset, shown.version), store.uri(asset, shown.version))
+
+
+def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest | None,
+                   upstream: dict[str, AssetStatus]) -> str:
+    if shown is None:
+        return "never built"
+    stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
+    if stale:
+        return f"upstream is not fresh: {', '.join(stale)}"
+    try:
+        plan = plan_asset(asset, loaded, store)
+    except InputRefused as error:
+        return str(error)
+    if plan.identity != shown.identity:
+        return explain_change(plan, shown)
+    certificate = store.certificate(asset, shown.version)
+    if certificate is None:
+        return "never judged"
+    if not certificate.passed:
+        refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed]
+        return f"its gate refused it: {'; '.join(refused)}"
+    if certificate.thresholds_digest != digest_of([gate.model_dump(mode="json") for gate in loaded.recipe.gates[asset]]):
+        return "its gates have changed since it was judged"
+    return ""
+
+
+def explain_change(plan: Plan, shown: Manifest) -> str:
+    """What differs between a plan and a version that was built, in a few words."""
+    changed = [f"recipe {plan.asset}.{key}" for key, value in sorted(plan.section.items())
+               if shown.section.get(key) != value]
+    changed += [f"input {name}" for name, used in plan.inputs.items()
+                if name not in shown.inputs or shown.inputs[name].digest != used.digest]
+    if plan.fingerprint != shown.fingerprint:
+        changed.append("code")
+    if plan.seed != shown.seed:
+        changed.append("seed")
+    return f"changed: {', '.join(changed)}" if changed else "changed: source files or safety prompts"

@@ -1,0 +1,95 @@
+"""No process of a job outlives its owner, however the owner ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+                          "time.sleep(600)"], start_new_session=True)
+open(sys.argv[1], "w").write(f"{os.getpid()} {child.pid}")
+time.sleep(600)
+"""
+
+OWNER = """
+import subprocess, sys, time
+process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", sys.argv[1],
+                            sys.argv[2]], stdin=subprocess.PIPE, start_new_session=True)
+print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> tuple[subprocess.Popen[str], int, list[int]]:
+    """An owner, its supervisor's pid, and the pids of a stubborn job and of its grandchild in another session."""
+    pids = tmp_path / "pids"
+    process = subprocess.Popen([sys.executable, "-c", OWNER, STUBBORN, str(pids)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    supervisor = int(process.stdout.readline())
+    deadline = time.monotonic() + 20
+    while not (pids.exists() and len(pids.read_text().split()) == 2):
+        assert time.monotonic() < deadline, "the job did not start"
+        time.sleep(0.05)
+    return process, supervisor, [int(pid) for pid in pids.read_text().split()]
+
+
+def alive(pids: list[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        try:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def assert_all_end(pids: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(pids) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_outlives_the_owner(owner: tuple[subprocess.Popen[str], int, list[int]], number: int) -> None:
+    process, supervisor, pids = owner
+    assert len(alive(pids)) == 2
+    process.send_signal(number)
+    assert_all_end([*pids, supervisor], seconds=6)
+    process.wait()
+
+
+def test_the_job_does_not_outlive_its_supervisor(owner: tuple[subprocess.Popen[str], int, list[int]]) -> None:
+    process, supervisor, pids = owner
+    os.kill(supervisor, signal.SIGKILL)
+    assert_all_end(pids[:1], seconds=3)
+    process.kill()
+    process.wait()
+    psutil.Process(pids[1]).kill()
+
+
+def test_a_term_to_the_supervisor_ends_the_job(owner: tuple[subprocess.Popen[str], int, list[int]]) -> None:
+    process, supervisor, pids = owner
+    os.kill(supervisor, signal.SIGTERM)
+    assert_all_end([*pids, supervisor], seconds=6)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(75)", 75), ("raise SystemExit(0)", 0),
+                                                ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_the_exit_code_is_the_jobs(code: str, expected: int) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", code],
+                               stdin=subprocess.PIPE)
+    assert process.wait(20) == expected

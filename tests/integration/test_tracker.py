@@ -1,0 +1,318 @@
+"""The tracker against a real MLflow SQLite store, and against a server that is not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.resources.tracker import Tracker
+from training.specs.artifacts import Certificate, InputRecord, Manifest
+from training.specs.base import digest_of
+from training.specs.gates import Gate
+from training.store import Store
+
+MLFLOW_PAGE = "http://127.0.0.1:5000"
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/home/mlflow/mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"), "tiny")
+
+
+@pytest.fixture
+def tracker(uri: str) -> Tracker:
+    return Tracker(uri, "tiny", "http://127.0.0.1:3000", MLFLOW_PAGE)
+
+
+def client_of(uri: str) -> Any:
+    from mlflow import MlflowClient
+    return MlflowClient(uri, uri)
+
+
+def publish_version(store: Store, tmp_path: Path, asset: str, content: str,
+                    inputs: Mapping[str, Manifest]) -> Manifest:
+    folder = tmp_path / "attempt" / asset
+    (folder / "report").mkdir(parents=True)
+    (folder / "weights.bin").write_text(content)
+    (folder / "report" / "card.md").write_text(f"# {asset}")
+    return store.publish(folder, Manifest(
+        asset=asset, version="", stage=asset, recipe="tiny", identity=digest_of([asset, content]),
+        fingerprint=digest_of(asset), digest="", files={},
+        inputs={name: InputRecord(asset=m.asset, version=m.version, digest=m.digest) for name, m in inputs.items()},
+        metrics={"loss": 3.5}, headline="loss", facts={"precision": "bf16"},
+        section={"steps": 10, "architecture": {"hidden": 192}}, seed=1, started_at=time.time(), seconds=2.0))
+
+
+def track(tracker: Tracker, store: Store, manifest: Manifest) -> dict[str, str]:
+    run_id = tracker.begin(manifest.asset, manifest.recipe, manifest.identity, manifest.section, manifest.seed,
+                           manifest.inputs, "dagster-1")
+    links = tracker.publish(run_id, manifest, store.folder(manifest.asset, manifest.version), store)
+    store.write_links(manifest.asset, manifest.version, links)
+    tracker.finish(run_id)
+    return links
+
+
+def chain(tracker: Tracker, store: Store, tmp_path: Path) -> dict[str, Manifest]:
+    made: dict[str, Manifest] = {}
+    for asset, inputs in (("raw_corpus", []), ("base_model", ["raw_corpus"]), ("sft_model", ["base_model"])):
+        made[asset] = publish_version(store, tmp_path, asset, asset, {name: made[name] for name in inputs})
+        track(tracker, store, made[asset])
+    return made
+
+
+def certificate_of(manifest: Manifest, value: float) -> Certificate:
+    gate = Gate(metric="loss_drop", must_be=">=", threshold=1.0)
+    return Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
+                       suite_digest=None, evaluator_fingerprint="e", report_digest="r", thresholds_digest="t",
+                       verdicts=(gate.judge(value),), issued_at=time.time(), issued_by="test")
+
+
+def events_of(steps: int) -> list[dict[str, Any]]:
+    events = [{"t": 1000.0 + step, "kind": "metrics", "step": step, "values": {"train/loss": 5.0 - step / 100,
+                                                                               "train/grad norm": 1.0}}
+              for step in range(steps)]
+    return [*events, {"t": 9.0, "kind": "log", "level": "info", "message": "not a metric"},
+            {"t": 2000.0, "kind": "metrics", "step": steps, "values": {"odd": "nan", "huge": "inf"}}]
+
+
+def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
+    made = chain(tracker, store, tmp_path)
+    client = client_of(uri)
+    version = client.get_model_version_by_alias("sft_model", "candidate")
+    assert version.tags["gatehouse.output_digest"] == made["sft_model"].digest
+    asset, run = "sft_model", client.get_run(version.run_id)
+    walked = []
+    while run.inputs.dataset_inputs:
+        used = run.inputs.dataset_inputs[0]
+        tags = {tag.key: tag.value for tag in used.tags}
+        assert tags["gatehouse.digest"].startswith(used.dataset.digest)
+        producers = client.search_runs([run.info.experiment_id],
+                                       f"tags.`gatehouse.output_digest` = '{tags['gatehouse.digest']}'")
+        assert len(producers) == 1
+        asset, run = used.dataset.name, producers[0]
+        walked.append(asset)
+    assert walked == ["base_model", "raw_corpus"]
+
+    ancestors = tracker.lineage("sft_model")
+    assert [(a.asset, a.digest, a.used_by) for a in ancestors] == [
+        ("sft_model", made["sft_model"].digest, None), ("base_model", made["base_model"].digest, "sft_model"),
+        ("raw_corpus", made["raw_corpus"].digest, "base_model")]
+    assert all(a.run_id for a in ancestors)
+
+
+def test_a_model_is_registered_without_weights_or_pickles(uri: str, tracker: Tracker, store: Store,
+                                                          tmp_path: Path) -> None:
+    made = chain(tracker, store, tmp_path)
+    client = client_of(uri)
+    links = store.links("sft_model", made["sft_model"].version)
+    run = client.get_run(links["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["architecture.hidden"] == "192"
+    assert run.data.metrics["result/loss"] == 3.5
+    assert run.data.tags["gatehouse.dagster_url"] == "http://127.0.0.1:3000/runs/dagster-1"
+    assert [m.model_id for m in run.outputs.model_outputs] == [links["mlflow_model_id"]]
+    parent = store.links("base_model", made["base_model"].version)
+    assert [m.model_id for m in run.inputs.model_inputs] == [parent["mlflow_model_id"]]
+    model = client.get_logged_model(links["mlflow_model_id"])
+    assert str(model.status) == "READY" or model.status.value == "READY"
+    files = {path.name for path in (tmp_path / "home/mlflow/artifacts").rglob("*") if path.is_file()}
+    assert files == {"MLmodel", "README.md", "manifest.json", "card.md"}
+    assert links["mlflow_url"] == f"{MLFLOW_PAGE}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert links["mlflow_model_url"] == f"{MLFLOW_PAGE}/#/models/sft_model/versions/1"
+
+
+def test_recording_twice_changes_nothing(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
+    made = chain(tracker, store, tmp_path)
+    manifest = made["sft_model"]
+    links = store.links("sft_model", manifest.version)
+    run_id = links["mlflow_run_id"]
+    again = tracker.publish(run_id, manifest, store.folder("sft_model", manifest.version), store)
+    assert again == links
+    for _ in range(2):
+        tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True)
+    client = client_of(uri)
+    run = client.get_run(run_id)
+    assert len(client.get_metric_history(run_id, "result/loss")) == 1
+    assert (len(run.inputs.dataset_inputs), len(run.inputs.model_inputs), len(run.outputs.model_outputs)) == (1, 1, 1)
+    assert len(client.search_model_versions("name = 'sft_model'")) == 1
+
+
+def test_a_restarted_attempt_finds_its_run_again(tracker: Tracker, uri: str) -> None:
+    arguments: tuple[Any, ...] = ("base_model", "tiny", "identity", {"steps": 1}, 0, {}, None)
+    first = tracker.begin(*arguments)
+    assert first is not None
+    assert Tracker(uri, "tiny").begin(*arguments) == first
+    tracker.fail(first, "out of memory")
+    run = client_of(uri).get_run(first)
+    assert (run.info.status, run.data.tags["gatehouse.error"]) == ("FAILED", "out of memory")
+    assert tracker.begin(*arguments) not in (None, first)
+
+
+def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
+    client = client_of(uri)
+    first = publish_version(store, tmp_path, "base_model", "one", {})
+    second = publish_version(store, tmp_path, "base_model", "two", {})
+    links = {m.version: track(tracker, store, m) for m in (first, second)}
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "report.json").write_text(json.dumps({"metrics": {"choice_accuracy": 0.4}, "counts": {}}))
+
+    def champion() -> str | None:
+        found = client.get_registered_model("base_model").aliases.get("champion")
+        return None if found is None else str(found)
+
+    assert str(client.get_registered_model("base_model").aliases["candidate"]) == "2"
+    assert champion() is None
+    tracker.judged(first, links[first.version], certificate_of(first, 2.0), evaluation, promoted=True)
+    assert champion() == "1"
+    tracker.judged(second, links[second.version], certificate_of(second, 0.5), evaluation, promoted=False)
+    assert champion() == "1"
+    assert client.get_model_version("base_model", "2").tags["gatehouse.gates"] == "failed"
+    assert client.get_model_version("base_model", "1").tags["gatehouse.gates"] == "passed"
+    tracker.judged(second, links[second.version], certificate_of(second, 2.5), evaluation, promoted=True)
+    assert champion() == "2"
+    tracker.judged(second, links[second.version], certificate_of(second, 0.1), evaluation, promoted=False)
+    assert champion() is None
+    run = client.get_run(links[second.version]["mlflow_run_id"])
+    assert run.data.metrics["eval/choice_accuracy"] == 0.4
+    assert run.data.metrics["eval/loss_drop"] == 0.1
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"gates.json", "evaluation", "report"}
+
+
+def test_another_recipe_has_models_of_its_own(uri: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), "small")
+    manifest = publish_version(store, tmp_path, "base_model", "x", {})
+    track(Tracker(uri, "small"), store, manifest)
+    assert client_of(uri).get_model_version("small.base_model", "1").tags["gatehouse.asset"] == "base_model"
+
+
+def test_metrics_are_delivered_once_however_often_they_are_added(uri: str, tracker: Tracker) -> None:
+    run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, None)
+    for _ in range(2):
+        with tracker.follower(run_id, interval=0.05) as follower:
+            follower.add(events_of(700))
+        assert follower.close()
+    assert run_id is not None
+    client = client_of(uri)
+    history = client.get_metric_history(run_id, "train/loss")
+    assert [(m.step, m.timestamp) for m in history] == [(step, 1_000_000 + 1000 * step) for step in range(700)]
+    metrics = client.get_run(run_id).data.metrics
+    assert math.isnan(metrics["odd"])
+    assert metrics["huge"] > 1e300
+
+
+WRITER = """
+import sys
+from pipeline.resources.tracker import Tracker
+uri, name = sys.argv[1:]
+tracker = Tracker(uri, "tiny")
+run_id = tracker.begin(name, "tiny", name, {"steps": 1}, 0, {}, None)
+with tracker.follower(run_id, interval=0.01) as follower:
+    for step in range(40):
+        follower.add([{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}])
+assert follower.close(), "lost"
+tracker.finish(run_id)
+print(run_id)
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(uri: str) -> None:
+    """Four processes meet on a database that does not exist yet."""
+    processes = [subprocess.Popen([sys.executable, "-c", WRITER, uri, f"writer{n}"], stdout=subprocess.PIPE, text=True)
+                 for n in range(4)]
+    run_ids = [process.communicate(timeout=180)[0].split()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    client = client_of(uri)
+    for run_id in run_ids:
+        assert client.get_run(run_id).info.status == "FINISHED"
+        assert len(client.get_metric_history(run_id, "m49")) == 40
+
+
+def silent_server() -> socket.socket:
+    """Accepts connections and never answers."""
+    server = socket.create_server(("127.0.0.1", 0), backlog=64)
+    return server
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["closed port", "no answer"])
+def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: Path, silent: bool,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
+    server = silent_server()
+    port = server.getsockname()[1]
+    if not silent:
+        server.close()
+    manifest = publish_version(store, tmp_path, "base_model", "x", {})
+    tracker = Tracker(f"http://127.0.0.1:{port}", "tiny", None, MLFLOW_PAGE)
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
+        run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, "d")
+        assert run_id is None
+        with tracker.follower(run_id) as follower:
+            follower.add(events_of(10))
+        assert tracker.publish(run_id, manifest, store.folder("base_model", manifest.version), store) == {}
+        tracker.judged(manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True)
+        tracker.fail("0" * 32, "broken")
+        tracker.finish("0" * 32)
+        assert tracker.url("0" * 32) is None
+        assert tracker.lineage("base_model") == []
+    assert time.monotonic() - started < 25
+    assert "MLflow could not begin the run of base_model" in caplog.text
+    server.close()
+
+
+def test_a_stuck_server_never_holds_up_the_caller_and_the_loss_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with silent_server() as server:
+        tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", "tiny")
+        follower = tracker.follower("0" * 32, interval=0.01)
+        follower.add(events_of(10))
+        time.sleep(0.5)
+        started = time.monotonic()
+        follower.add(events_of(5000))
+        assert time.monotonic() - started < 0.5
+        with caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
+            assert not follower.close(timeout=1)
+        assert time.monotonic() - started < 3
+        assert "10024 metric values did not reach MLflow" in caplog.text
+
+
+def test_following_survives_an_outage(tracker: Tracker, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.resources.mlflow_client.DOWN_SECONDS", 0.2)
+    run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, None)
+    client = tracker._connection.client()
+    works, failed = client.log_batch, threading.Event()
+
+    def broken(*_: Any, **__: Any) -> None:
+        failed.set()
+        raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr(client, "log_batch", broken)
+    follower = tracker.follower(run_id, interval=0.05)
+    follower.add(events_of(700))
+    assert failed.wait(10)
+    monkeypatch.setattr(client, "log_batch", works)
+    time.sleep(0.5)
+    assert follower.close()
+    assert len(client_of(uri).get_metric_history(run_id, "train/loss")) == 700
+
+
+def test_importing_the_tracker_leaves_mlflow_alone() -> None:
+    code = ("import sys, pipeline.resources.tracker, pipeline.pages, pipeline.webhook\n"
+            "pipeline.resources.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
+            "sys.exit(sorted(set(sys.modules) & {'mlflow', 'torch', 'matplotlib', 'pandas'}) or 0)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

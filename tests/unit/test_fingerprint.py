@@ -1,0 +1,63 @@
+"""The fingerprint covers behaviour: code that is imported counts, comments and docstrings don't."""
+
+from pathlib import Path
+
+import pytest
+from training import fingerprint as module
+from training.fingerprint import FingerprintError, fingerprint
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "_PACKAGES", {"pkg": tmp_path})
+    (tmp_path / "a.py").write_text('"""Doc."""\nfrom pkg.b import f\n\n\ndef g():\n    """Doc."""\n    return f()\n')
+    (tmp_path / "b.py").write_text("import json\n\n\ndef f():\n    return 1\n")
+    return tmp_path
+
+
+def take() -> str:
+    fingerprint.cache_clear()
+    return fingerprint("pkg.a")
+
+
+def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
+    before = take()
+    (package / "a.py").write_text('# why\n"""Other."""\nfrom pkg.b import f\ndef g():\n    # because\n    return (f())\n')
+    assert take() == before
+
+
+@pytest.mark.parametrize(("file", "old", "new"), [("a.py", "return f()", "return f() + 1"),
+                                                  ("b.py", "return 1", "return 2")])
+def test_code_counts_where_ever_it_is(package: Path, file: str, old: str, new: str) -> None:
+    before = take()
+    (package / file).write_text((package / file).read_text().replace(old, new))
+    assert take() != before
+
+
+def test_an_import_inside_a_function_counts(package: Path) -> None:
+    (package / "a.py").write_text("def g():\n    from pkg import b\n    return b.f()\n")
+    before = take()
+    (package / "b.py").write_text("def f():\n    return 3\n")
+    assert take() != before
+
+
+@pytest.mark.parametrize("line", ["__import__('json')", "import importlib\nimportlib.import_module('json')",
+                                  "exec('1')", "eval('1')"])
+def test_code_chosen_at_run_time_is_refused(package: Path, line: str) -> None:
+    (package / "b.py").write_text(line + "\n")
+    with pytest.raises(FingerprintError, match=r"b\.py:\d+ calls"):
+        take()
+
+
+def test_an_unknown_module_is_refused() -> None:
+    fingerprint.cache_clear()
+    with pytest.raises(FingerprintError, match=r"training\.stages\.nothing"):
+        fingerprint("training.stages.nothing")
+
+
+def test_every_stage_has_a_fingerprint() -> None:
+    from pipeline.graph import GRAPH
+
+    fingerprint.cache_clear()
+    taken = {node.stage: fingerprint(f"training.stages.{node.stage}") for node in GRAPH.values()}
+    assert len(set(taken.values())) == len(taken)

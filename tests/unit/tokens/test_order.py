@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.data.order import BLOCK, RowOrder
+
+_SOURCES = st.lists(st.tuples(st.integers(0, 3000), st.floats(0.01, 100)), min_size=1, max_size=6).filter(
+    lambda sources: any(rows for rows, _ in sources))
+
+
+def _order(sources: list[tuple[int, float]], seed: int = 0) -> RowOrder:
+    return RowOrder([rows for rows, _ in sources], [weight for _, weight in sources], seed)
+
+
+@given(st.integers(1, 5000), st.integers(0, 2**63), st.integers(0, 50))
+@settings(max_examples=60, deadline=None)
+def test_one_source_is_read_once_per_epoch(size: int, seed: int, epoch: int) -> None:
+    source, row = RowOrder([size], [3.0], seed).rows(epoch * size, size)
+    assert not source.any()
+    # An epoch's border may lie within a shuffled block: what surrounds it is counted too.
+    begin, end = epoch * size // BLOCK * BLOCK, -(-(epoch + 1) * size // BLOCK) * BLOCK
+    counts = np.bincount(RowOrder([size], [3.0], seed).rows(0, end)[1], minlength=size) if end < 40_000 else None
+    if counts is not None:
+        assert counts.sum() == end and counts.max() - counts.min() <= 1
+    assert begin <= epoch * size and row.max() < size
+
+
+@given(_SOURCES, st.integers(0, 10**7 // BLOCK), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_block_holds_each_source_in_its_share(sources: list[tuple[int, float]], block: int, seed: int) -> None:
+    order = _order(sources, seed)
+    counts = np.bincount(order.rows(block * BLOCK, BLOCK)[0], minlength=len(sources))
+    assert counts.tolist() == (order.taken((block + 1) * BLOCK) - order.taken(block * BLOCK)).tolist()
+    shares = np.array([rows * weight for rows, weight in sources])
+    ideal = shares / shares.sum() * block * BLOCK
+    bound = 1.01 if np.count_nonzero(shares) <= 2 else 1.5
+    assert np.abs(order.taken(block * BLOCK) - ideal).max() < bound
+    assert order.taken(block * BLOCK).sum() == block * BLOCK
+    assert all(count == 0 for count, (rows, _) in zip(counts, sources, strict=True) if rows == 0)
+
+
+@given(_SOURCES, st.integers(0, 10**9), st.integers(1, 4000), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_order_is_the_same_from_any_start(sources: list[tuple[int, float]], start: int, count: int,
+                                              data: st.DataObject) -> None:
+    order = _order(sources)
+    whole = np.stack(order.rows(start, count))
+    cut = data.draw(st.integers(0, count))
+    parts = [np.stack(order.rows(start, cut)), np.stack(order.rows(start + cut, count - cut))]
+    assert np.array_equal(whole, np.concatenate(parts, axis=1))
+
+
+def test_two_sources_are_each_read_once_per_epoch_when_weights_are_equal() -> None:
+    order = RowOrder([1024, 3072], [1.0, 1.0], 7)
+    for epoch in range(3):
+        source, row = order.rows(epoch * 4096, 4096)
+        assert sorted(row[source == 0]) == list(range(1024))
+        assert sorted(row[source == 1]) == list(range(3072))
+
+
+def test_a_weight_of_two_reads_a_source_twice_as_often() -> None:
+    source, row = RowOrder([1000, 1000], [2.0, 1.0], 7).rows(0, 3 * BLOCK * 10)
+    assert abs((source == 0).mean() - 2 / 3) < 1e-4
+    assert np.bincount(row[source == 0]).min() >= 20
+
+
+def test_seeds_and_epochs_differ() -> None:
+    first, second = RowOrder([BLOCK], [1.0], 1), RowOrder([BLOCK], [1.0], 2)
+    assert not np.array_equal(first.rows(0, BLOCK)[1], second.rows(0, BLOCK)[1])
+    assert not np.array_equal(first.rows(0, BLOCK)[1], first.rows(BLOCK, BLOCK)[1])
+    assert np.abs(np.corrcoef(first.rows(0, BLOCK)[1], np.arange(BLOCK))[0, 1]) < 0.15
+
+
+def test_work_does_not_grow_with_the_row_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = RowOrder([9_000, 500_000], [1.0, 2.0], 0)
+    asked: list[int] = []
+    taken = order.taken
+    monkeypatch.setattr(order, "taken", lambda rows: asked.append(rows) or taken(rows))
+    order.rows(10, 64)
+    near = len(asked)
+    order.rows(10_000_000_000 // BLOCK * BLOCK + 10, 64)
+    assert len(asked) == 2 * near == 4
+
+
+def test_nothing_to_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="need rows"):
+        RowOrder([0, 0], [1.0, 1.0], 0)

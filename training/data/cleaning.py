@@ -1,0 +1,129 @@
+"""Cleaning with Daft: line ends, cutting of long documents, reasons to drop one, and exact duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+from training.data.provenance import file_of, group_of, part_path
+from training.data.quiet_daft import F, daft
+from training.data.source_state import matches
+from training.data.tables import fraction
+from training.specs.corpus import CorpusSection
+
+GENERAL = "general"
+TOO_SHORT, FEW_LETTERS, LONG_LINE = "too short", "few letters", "long line"
+EXACT, NEAR = "exact duplicate", "near-duplicate"
+REASONS = (TOO_SHORT, FEW_LETTERS, LONG_LINE, EXACT, NEAR)
+_MOST_MOVED = 1_000  # draws above the share are only needed in small domains
+_MOST_OVERSHOOT = 2.0
+_Type = daft.DataType
+col = daft.col
+
+
+def cut(text: str, limit: int) -> list[str]:
+    """Cut a text into about equal pieces of at most `limit` characters, at line ends where there are any."""
+    pieces, start = [], 0
+    while len(text) - start > limit:
+        left = len(text) - start
+        even = math.ceil(left / math.ceil(left / limit))
+        end = text.rfind("\n", start, start + even) + 1
+        if end <= start:
+            end = start + limit
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
+
+
+def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
+    """Normalised pieces of all documents with the reason to drop each.
+
+    Args:
+        raw: Columns of `raw_corpus`.
+        section: Limits and domains.
+
+    Returns:
+        Columns of `corpus` and `reason`, which is null for pieces that pass. `id` is the SHA-256 of the new text.
+    """
+    limit, domains = section.max_characters, section.domains
+
+    @daft.func(return_dtype=_Type.list(_Type.struct({"id": _Type.string(), "text": _Type.string(),
+                                                     "path": _Type.string()})))
+    def pieces(text: str, path: str) -> list[dict[str, str]]:
+        texts = cut(text, limit)
+        return [{"id": hashlib.sha256(piece.encode()).hexdigest(), "text": piece,
+                 "path": path if len(texts) == 1 else part_path(path, number)}
+                for number, piece in enumerate(texts, start=1)]
+
+    @daft.func(return_dtype=_Type.string())
+    def domain(path: str) -> str:
+        return domain_of(path, domains)
+
+    text = F.regexp_replace(col("text"), r"\r\n?", "\n")
+    piece = col("piece")
+    frame = (raw.select("source", "licence", pieces(text, col("path")).alias("piece")).explode("piece")
+             .select(piece.get("id").alias("id"), piece.get("text").alias("text"), "source",
+                     piece.get("path").alias("path"), "licence"))
+    return frame.with_columns({"bytes": F.length_bytes(col("text")).cast(_Type.int64()),
+                               "domain": domain(col("path")), "reason": _reason(section)})
+
+
+def domain_of(path: str, domains: dict[str, tuple[str, ...]]) -> str:
+    """The first domain, by name, with a glob that matches a document's file; `general` if there is none."""
+    name = file_of(path)
+    return next((domain for domain in sorted(domains) if matches(name, domains[domain])), GENERAL)
+
+
+def _reason(section: CorpusSection) -> daft.Expression:
+    characters = F.length(col("text"))
+    letters = F.regexp_count(col("text"), r"\p{L}")
+    longest = F.list_max(F.list_map(F.split(col("text"), "\n"), F.length(daft.element())))
+    return (F.when((characters == 0) | (characters < section.min_characters), TOO_SHORT)
+            .when(letters.cast(_Type.float64()) < characters.cast(_Type.float64()) * section.min_letters, FEW_LETTERS)
+            .when(longest > section.max_line, LONG_LINE).otherwise(daft.lit(None).cast(_Type.string())))
+
+
+def mark_exact_duplicates(frame: daft.DataFrame) -> daft.DataFrame:
+    """Of the rows with one id, keep the first by source and path; the others get the reason `exact duplicate`."""
+    keyed = frame.with_column("key", F.concat(F.concat(col("source"), daft.lit("\0")), col("path")))
+    first = keyed.groupby("id").agg(F.min(col("key")).alias("first"))
+    reason = F.when(col("key") != col("first"), EXACT).otherwise(daft.lit(None).cast(_Type.string()))
+    return keyed.join(first, on="id").with_column("reason", reason).exclude("key", "first")
+
+
+def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
+    """Add the column `heldout`.
+
+    A whole document, with all its pieces, is held out if a number drawn from the digest of its source and path lies
+    below `share`. Where that leaves a domain short of `share` of its bytes, as it can in a small one, the limit moves
+    up to the next draws; in every domain with two documents or more at least one is held out and at least one is not.
+    """
+    @daft.func(return_dtype=_Type.float64())
+    def draw(source: str, path: str) -> float:
+        return fraction(source, group_of(path))
+
+    drawn = frame.with_column("draw", draw(col("source"), col("path"))).collect()
+    documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
+    limits = {row["domain"]: _limit(documents, row, share)
+              for row in documents.groupby("domain").agg(
+                  F.max(col("draw")).alias("last"), F.sum(col("bytes")).alias("all"),
+                  F.sum(F.when(col("draw") < share, col("bytes")).otherwise(0)).alias("held")).to_pylist()}
+
+    @daft.func(return_dtype=_Type.bool())
+    def held(domain: str, draw: float) -> bool:
+        return draw < limits[domain]
+
+    return drawn.with_column("heldout", held(col("domain"), col("draw"))).exclude("draw")
+
+
+def _limit(documents: daft.DataFrame, domain: dict[str, Any], share: float) -> float:
+    """The limit below which draws of one domain are held out; its last document is always trained on."""
+    limit, held, wanted = share, domain["held"], share * domain["all"]
+    if held < wanted:
+        following = documents.where((col("domain") == domain["domain"]) & (col("draw") >= share))
+        for row in following.sort("draw").limit(_MOST_MOVED).to_pylist():
+            if held >= wanted or (held and held + row["bytes"] > _MOST_OVERSHOOT * wanted):
+                break
+            limit, held = math.nextafter(row["draw"], 1), held + row["bytes"]
+    return float(min(limit, domain["last"]))

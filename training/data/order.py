@@ -1,0 +1,129 @@
+"""The order of the training data as a pure function of (seed, row number).
+
+Rows are numbered from 0 on for the whole training run. Blocks of 1024 of them hold every source in its share and are
+shuffled; within a source, each epoch is a permutation of all its rows. Both permutations are Feistel networks with
+cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002): a row is computed from its number
+alone, so row 10,000,000 costs what row 10 costs and no state has to be saved or replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+
+from training.data.shards import Int64
+
+BLOCK = 1024
+_UNIT = 1 << 48
+_ROUNDS = 6
+_BLOCKS_KEY = 0xB10C
+
+
+class RowOrder:
+    """Which row of which source is read when.
+
+    A source's share of the rows is its weight times its number of rows, over the sum of all: with equal weights every
+    row is read equally often. At the end of every block the number of rows taken so far from a source lies within one
+    row of its share for up to two sources, and within 1.5 rows for up to six.
+
+    Args:
+        row_counts: Rows of every source; a source without rows is never read.
+        weights: Positive weight of every source.
+        seed: Another seed gives another order.
+
+    Raises:
+        ValueError: No rows, or a weight that is not positive.
+    """
+
+    def __init__(self, row_counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        if len(row_counts) != len(weights) or sum(row_counts) <= 0 or min(weights) <= 0:
+            raise ValueError(f"need rows and one positive weight per source, not rows {list(row_counts)} and weights "
+                             f"{list(weights)}")
+        self._rows: Int64 = np.array(row_counts, np.int64)
+        self._seed = np.uint64(seed % (1 << 64))
+        shares = self._rows * np.array(weights, np.float64)
+        # Each source, largest first, takes its part of what the sources before it left: in whole numbers, so that the
+        # parts of a block add up to the block and none is ever negative.
+        largest_first = np.argsort(-shares, kind="stable")[:np.count_nonzero(self._rows)].tolist()
+        left = np.cumsum(shares[largest_first][::-1])[::-1].tolist()
+        self._parts = [(which, round(shares[which] / rest * _UNIT))
+                       for which, rest in zip(largest_first, left, strict=True)]
+
+    def taken(self, rows: int) -> Int64:
+        """Rows taken from every source among the first `rows`, a multiple of 1024; int64 [sources]."""
+        counts, rest = np.zeros(len(self._rows), np.int64), rows
+        for which, part in self._parts:
+            counts[which] = (rest * part + _UNIT // 2) // _UNIT
+            rest -= int(counts[which])
+        return counts
+
+    def rows(self, start: int, count: int) -> tuple[Int64, Int64]:
+        """The rows with the numbers `start` to `start + count - 1`.
+
+        Returns:
+            Source and row within the source, int64 [count] each.
+        """
+        if start < 0 or count < 0:
+            raise ValueError(f"start and count must not be negative, not {start} and {count}")
+        first, last = start // BLOCK, (start + max(count, 1) - 1) // BLOCK
+        taken = np.stack([self.taken(block * BLOCK) for block in range(first, last + 2)])
+        source, row = np.empty(count, np.int64), np.empty(count, np.int64)
+        _fill_compiled(source, row, start, taken, self._rows, self._seed)
+        return source, row
+
+
+def _mix(value: np.uint64, key: np.uint64) -> np.uint64:
+    """Finalizer of SplitMix64 (Steele et al., 2014) over value and key."""
+    value = (value ^ key) * np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+_mix_compiled = numba.njit(cache=True)(_mix)
+
+
+def _permute(index: np.int64, size: np.int64, key: np.uint64) -> np.int64:
+    """Image of `index` under the permutation of 0..size-1 that `key` names."""
+    half = 1
+    while (1 << (2 * half)) < size:
+        half += 1
+    shift, low = np.uint64(half), np.uint64((1 << half) - 1)
+    value = np.uint64(index)
+    while True:
+        left, right = value >> shift, value & low
+        for turn in range(_ROUNDS):
+            mixed = _mix_compiled(right + np.uint64(turn << 40), key) & low
+            left, right = right, left ^ mixed
+        value = (left << shift) | right
+        if value < np.uint64(size):
+            return np.int64(value)
+
+
+_permute_compiled = numba.njit(cache=True)(_permute)
+
+
+def _fill(source: Int64, row: Int64, start: int, taken: Int64, sizes: Int64, seed: np.uint64) -> None:
+    """Fill `source` and `row`; `taken` int64 [blocks + 1, sources] counts the rows taken before each block."""
+    first = start // BLOCK
+    for place in range(len(source)):
+        number = start + place
+        block = number // BLOCK
+        key = _mix_compiled(_mix_compiled(seed, np.uint64(_BLOCKS_KEY)), np.uint64(block))
+        slot = _permute_compiled(number % BLOCK, BLOCK, key)
+        at = block - first
+        which = 0
+        while slot >= taken[at + 1, which] - taken[at, which]:
+            slot -= taken[at + 1, which] - taken[at, which]
+            which += 1
+        nth = taken[at, which] + slot
+        epoch = nth // sizes[which]
+        key = _mix_compiled(_mix_compiled(seed, np.uint64(which + 1)), np.uint64(epoch))
+        source[place] = which
+        row[place] = _permute_compiled(nth % sizes[which], sizes[which], key)
+
+
+_fill_compiled = numba.njit(cache=True)(_fill)
+

@@ -1,0 +1,124 @@
+"""Which training documents hold items of the evaluation sets: the n-gram overlap test of GPT-3 (Brown et al. 2020, C).
+
+Words are hashed to 64 bits and a window of n words to the polynomial of its words' hashes modulo 2**64. With prefix sums
+every window costs one subtraction and one multiplication, whatever n is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_WORD = re.compile(r"\w+")
+_MIN_WORDS = 6
+_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
+_INVERSE = pow(_BASE, -1, 2**64)
+Hashes = npt.NDArray[np.uint64]
+
+
+class EvaluationItem(NamedTuple):
+    """What must not be trained on.
+
+    Attributes:
+        id: Depends on nothing but the item.
+        reason: Kind of the item, such as `question`.
+        text: Its words are looked for in training documents.
+    """
+
+    id: str
+    reason: str
+    text: str
+
+
+class Exclusion(NamedTuple):
+    """A training document that holds an item; `overlap` is the share of the item's n-grams it holds."""
+
+    id: str
+    item: str
+    reason: str
+    overlap: float
+
+
+class OverlapIndex:
+    """An inverted index from hashed n-grams to evaluation items.
+
+    Args:
+        items: An item with fewer words than `ngram` is looked for as a whole, one with fewer than 6 not at all.
+        ngram: Words per n-gram.
+        overlap: Least share of an item's n-grams that excludes a document.
+    """
+
+    def __init__(self, items: Iterable[EvaluationItem], ngram: int, overlap: float) -> None:
+        self._overlap = overlap
+        self._items: list[EvaluationItem] = []
+        self._sizes: list[int] = []
+        self._words: dict[str, int] = {}
+        postings: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for item in sorted(set(items)):
+            words = words_of(item.text)
+            if len(words) < _MIN_WORDS:
+                continue
+            length = min(ngram, len(words))
+            for word in words:
+                if word not in self._words:
+                    self._words[word] = _word_hash(word)
+            grams = np.unique(_windows(self._hashed(words), length))
+            for gram in grams.tolist():
+                postings[length][gram].append(len(self._items))
+            self._items.append(item)
+            self._sizes.append(len(grams))
+        self._postings = {length: dict(found) for length, found in sorted(postings.items())}
+        self._grams = {length: np.sort(np.fromiter(found, np.uint64, len(found)))
+                       for length, found in self._postings.items()}
+
+    def exclusions(self, document_id: str, text: str) -> Iterator[Exclusion]:
+        """The items that a document holds, by item id."""
+        hashes = self._hashed(words_of(text))
+        shared = Counter[int]()
+        for length, wanted in self._grams.items():
+            for gram in np.intersect1d(_windows(hashes, length), wanted).tolist():
+                shared.update(self._postings[length][gram])
+        for index in sorted(shared):
+            share = shared[index] / self._sizes[index]
+            if share >= self._overlap:
+                yield Exclusion(document_id, self._items[index].id, self._items[index].reason, share)
+
+    def _hashed(self, words: list[str]) -> Hashes:
+        """Hash of each word; 0 for words that no item holds."""
+        return np.fromiter((self._words.get(word, 0) for word in words), np.uint64, len(words))
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; punctuation and white space do not count."""
+    return _WORD.findall(text.lower())
+
+
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") or 1
+
+
+def _windows(words: Hashes, length: int) -> Hashes:
+    """Hashes of all windows of `length` words without an unknown word."""
+    count = len(words) - length + 1
+    if count < 1:
+        return np.zeros(0, np.uint64)
+    unknown = np.concatenate([[0], np.cumsum(words == 0)])
+    starts = np.flatnonzero(unknown[length:] == unknown[:-length])
+    if not len(starts):
+        return np.zeros(0, np.uint64)
+    powers = _powers(_BASE, len(words))
+    with np.errstate(over="ignore"):
+        prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(words * powers, dtype=np.uint64)])
+        return (prefix[starts + length] - prefix[starts]) * _powers(_INVERSE, len(words))[starts]
+
+
+def _powers(base: int, count: int) -> Hashes:
+    factors = np.full(count, base, np.uint64)
+    factors[0] = 1
+    return np.cumprod(factors, dtype=np.uint64)

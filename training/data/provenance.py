@@ -1,0 +1,36 @@
+"""How a document's `path` tells where it is from: `<file>`, `<file>#<row>`, and `...#part<n>` for cut documents."""
+
+from __future__ import annotations
+
+import re
+
+_PART = re.compile(r"#part\d+$")
+_ROW = re.compile(r"#\d+$")
+_PACKING = re.compile(r"\.(gz|zst)$")
+
+
+def part_path(path: str, part: int) -> str:
+    """Path of the n-th piece of a document, counted from 1."""
+    return f"{path}#part{part}"
+
+
+def group_of(path: str) -> str:
+    """The whole document that a piece was cut from; other paths are returned as they are."""
+    return _PART.sub("", path)
+
+
+def file_of(path: str) -> str:
+    """The file that a document lies in, relative to its source."""
+    return _ROW.sub("", group_of(path))
+
+
+def is_python(path: str) -> bool:
+    """Whether a document is the source of a Python module."""
+    return _PACKING.sub("", group_of(path)).endswith(".py")
+
+
+def module_of(path: str) -> str:
+    """Dotted name of the module in a Python file, such as `asyncio.queues`; empty for `__init__.py` at the top."""
+    name = _PACKING.sub("", file_of(path)).removesuffix(".py")
+    parts = [part for part in name.split("/") if part]
+    return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)

@@ -1,0 +1,14 @@
+"""Daft without telemetry and progress bars; everything that uses Daft imports it from here."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["DAFT_PROGRESS_BAR"] = "0"
+
+import daft  # noqa: E402  Daft reads these variables while it is imported
+from daft import functions as F  # noqa: E402
+
+__all__ = ["F", "daft"]

@@ -1,0 +1,71 @@
+"""What stages write under `report/` for people: cards, samples and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+_MAX_SAMPLES = 20
+
+
+def write_card(report: Path, title: str, lines: Iterable[str]) -> None:
+    """Write `card.md`: a heading and lines of markdown."""
+    (report / "card.md").write_text("\n".join([f"# {title}", "", *lines]) + "\n", encoding="utf-8")
+
+
+def write_samples(report: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `samples.json`: at most 20 flat rows, shown as a table."""
+    text = json.dumps(rows[:_MAX_SAMPLES], ensure_ascii=False, indent=1)
+    (report / "samples.json").write_text(text, encoding="utf-8")
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A markdown table; pipes and line breaks in cells are escaped."""
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "\n".join([line(columns), line("---" for _ in columns), *map(line, rows)])
+
+
+def bar_chart(path: Path, values: Mapping[str, float], title: str, unit: str) -> None:
+    """Write a picture with one horizontal bar per name."""
+    figure = Figure(figsize=(7, 1.2 + 0.4 * max(1, len(values))), dpi=80)
+    axes = figure.add_subplot()
+    bars = axes.barh(list(values), list(values.values()), color="#4477aa")
+    axes.bar_label(bars, fmt="{:,.4g}", padding=3)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.set_title(title)
+    axes.set_xlabel(unit)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float, dropped: Mapping[str, int]) -> None:
+    """Write a picture of document lengths beside the counts of what was dropped.
+
+    Args:
+        path: The .png file.
+        lengths: Lower edge of a bin, in characters, to its number of documents.
+        ratio: Upper edge of every bin divided by its lower edge.
+        dropped: Documents by reason.
+    """
+    figure = Figure(figsize=(10, 3.6), dpi=80)
+    left, right = figure.subplots(1, 2)
+    left.bar(list(lengths), list(lengths.values()), width=[edge * (ratio - 1) for edge in lengths], align="edge",
+             color="#4477aa", edgecolor="white")
+    left.set_xscale("log")
+    left.set_xlabel("characters per document")
+    left.set_ylabel("documents")
+    left.set_title("kept, by length")
+    bars = right.barh(list(dropped), list(dropped.values()), color="#cc6677")
+    right.bar_label(bars, padding=3)
+    right.margins(x=0.15)
+    right.invert_yaxis()
+    right.set_xlabel("documents")
+    right.set_title("dropped, by reason")
+    figure.tight_layout()
+    figure.savefig(path)

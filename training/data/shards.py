@@ -1,0 +1,248 @@
+"""Token shards: the tokens of all documents on disk, and their memory-mapped reader.
+
+::
+
+    meta.json               dtype, vocabulary, tokens, documents, shards (tokens in each), sources, weights, tokenizer
+    train/shard-00000.bin   tokens, little-endian uint16 (uint32 for a vocabulary above 65,536), whole documents only
+    train/offsets.npy       int64 [documents + 1], where each document begins in the row of all shards
+    train/source.npy        int32 [documents], number of the document's source in meta.json
+    train/ids.npy           uint8 [documents, 32], SHA-256 of the document's text
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+
+from training.errors import InputRefused
+from training.specs.base import Spec, canonical_json
+
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+META = "meta.json"
+FOLDER = "train"
+
+
+class ShardsMeta(Spec):
+    """`meta.json` of the shards."""
+
+    dtype: str = Field(pattern="^<u[24]$")
+    vocabulary: int
+    tokens: int
+    documents: int
+    shards: tuple[int, ...]
+    sources: tuple[str, ...]
+    weights: dict[str, float]
+    tokenizer: str
+
+
+class TokenReader(Protocol):
+    """What the packer reads: documents as token sequences."""
+
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of every document, int64 [documents]."""
+
+    def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, Bool | None]:
+        """Tokens `starts[i] : starts[i] + lengths[i]` of `documents[i]`, one after the other.
+
+        Returns:
+            Tokens, int64 [sum of lengths], and which of them are learned, bool of that shape; None stands for all.
+        """
+
+
+class TokenWriter:
+    """Writes documents in the order they are given; use it as a context manager.
+
+    Args:
+        folder: Where `meta.json` and `train/` go.
+        vocabulary: Number of tokens; decides the element type.
+        shard_tokens: A shard is closed before the document that would make it longer.
+    """
+
+    def __init__(self, folder: Path, vocabulary: int, shard_tokens: int) -> None:
+        self._folder = folder / FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._root = folder
+        self._vocabulary = vocabulary
+        self._dtype = "<u2" if vocabulary <= 1 << 16 else "<u4"
+        self._shard_tokens = shard_tokens
+        self._lengths: list[int] = []
+        self._shards: list[int] = []
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Close the open shard."""
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, tokens: npt.NDArray[np.integer]) -> None:
+        """Append one document.
+
+        Args:
+            tokens: Token ids below the vocabulary, any integer type, [length].
+        """
+        if self._file is None or 0 < self._shards[-1] > self._shard_tokens - len(tokens):
+            if self._file is not None:
+                self._file.close()
+            self._file = (self._folder / f"shard-{len(self._shards):05d}.bin").open("wb")
+            self._shards.append(0)
+        self._file.write(tokens.astype(self._dtype).tobytes())
+        self._lengths.append(len(tokens))
+        self._shards[-1] += len(tokens)
+
+    def finish(self, source: npt.NDArray[np.int32], ids: npt.NDArray[np.uint8], sources: tuple[str, ...],
+               weights: dict[str, float], tokenizer: str) -> ShardsMeta:
+        """Write the index and `meta.json`.
+
+        Args:
+            source: Source number of every document, int32 [documents].
+            ids: SHA-256 of every document's text, uint8 [documents, 32].
+            sources: Names of the sources.
+            weights: Weight of each source by name.
+            tokenizer: SHA-256 (hex) of tokenizer.json.
+        """
+        offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype("<i8")
+        np.save(self._folder / "offsets.npy", offsets)
+        np.save(self._folder / "source.npy", source.astype("<i4"))
+        np.save(self._folder / "ids.npy", ids.astype(np.uint8))
+        meta = ShardsMeta(dtype=self._dtype, vocabulary=self._vocabulary, tokens=int(offsets[-1]),
+                          documents=len(self._lengths), shards=tuple(self._shards), sources=sources,
+                          weights=weights, tokenizer=tokenizer)
+        (self._root / META).write_text(canonical_json(meta.model_dump(mode="json")) + "\n", encoding="utf-8")
+        return meta
+
+
+class TokenShards:
+    """Reader of token shards; the tokens stay on disk until they are asked for.
+
+    Attributes:
+        meta: `meta.json`.
+        offsets: int64 [documents + 1].
+        source: int32 [documents].
+        ids: uint8 [documents, 32].
+
+    Raises:
+        InputRefused: A file is missing, or is not as long as `meta.json` says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.meta = _read_meta(folder / META)
+        train = folder / FOLDER
+        self.offsets: Int64 = _load(train / "offsets.npy", (self.meta.documents + 1,))
+        self.source: npt.NDArray[np.int32] = _load(train / "source.npy", (self.meta.documents,))
+        self.ids: npt.NDArray[np.uint8] = _load(train / "ids.npy", (self.meta.documents, 32))
+        self._starts: Int64 = np.concatenate([[0], np.cumsum(self.meta.shards)]).astype(np.int64)
+        if not self._starts[-1] == self.offsets[-1] == self.meta.tokens:
+            raise InputRefused(f"{folder}: the shards hold {self._starts[-1]} tokens, the offsets {self.offsets[-1]}, "
+                               f"and meta.json says {self.meta.tokens}; materialize packed_shards again")
+        self._shards = [_map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
+                        for number, tokens in enumerate(self.meta.shards)]
+        self._lengths: Int64 = np.diff(self.offsets)
+
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of every document, int64 [documents]."""
+        return self._lengths
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources; `source` holds positions in it."""
+        return self.meta.sources
+
+    def document(self, index: int) -> npt.NDArray[np.integer]:
+        """Tokens of one document, a view of the file, uint16 or uint32 [length]."""
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        shard = min(shard, len(self._shards) - 1)
+        base = int(self._starts[shard])
+        return self._shards[shard][start - base:end - base]
+
+    def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, None]:
+        """Tokens `starts[i] : starts[i] + lengths[i]` of `documents[i]`, one after the other; all are learned.
+
+        Returns:
+            int64 [sum of lengths], and None.
+        """
+        places = ranges(self.offsets[documents] + starts, lengths)
+        out = np.empty(len(places), np.int64)
+        shard = np.searchsorted(self._starts, places, side="right") - 1
+        for number in np.unique(shard):
+            here = shard == number
+            out[here] = self._shards[number][places[here] - self._starts[number]]
+        return out, None
+
+
+class ArrayTokens:
+    """Token sequences in memory, read in the same way as `TokenShards`.
+
+    Args:
+        sequences: Integer arrays [length].
+        masks: True (or 1) where a token is learned, of the same lengths; None learns all.
+    """
+
+    def __init__(self, sequences: list[npt.NDArray[np.integer]],
+                 masks: list[npt.NDArray[np.bool_]] | None = None) -> None:
+        self._lengths: Int64 = np.array([len(sequence) for sequence in sequences], np.int64)
+        self._offsets: Int64 = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
+        self._tokens: Int64 = (np.concatenate(sequences) if sequences else np.empty(0)).astype(np.int64)
+        self._mask: Bool | None = None
+        if masks is not None:
+            if [len(mask) for mask in masks] != self._lengths.tolist():
+                raise ValueError("every mask must be as long as its sequence")
+            self._mask = (np.concatenate(masks) if masks else np.empty(0)).astype(np.bool_)
+
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of every sequence, int64 [sequences]."""
+        return self._lengths
+
+    def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, Bool | None]:
+        """As `TokenShards.gather`, with the mask where there is one."""
+        places = ranges(self._offsets[documents] + starts, lengths)
+        return self._tokens[places], None if self._mask is None else self._mask[places]
+
+
+def ranges(starts: Int64, lengths: Int64) -> Int64:
+    """`arange(starts[i], starts[i] + lengths[i])` for every i, one after the other, int64 [sum of lengths]."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def _read_meta(path: Path) -> ShardsMeta:
+    try:
+        return ShardsMeta.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise InputRefused(f"{path} is missing or damaged ({error}); materialize packed_shards again") from error
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    try:
+        array: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputRefused(f"{path} is missing or damaged ({error}); materialize packed_shards again") from error
+    if array.shape != shape:
+        raise InputRefused(f"{path} has the shape {array.shape}, and meta.json says {shape}; materialize packed_shards "
+                           "again")
+    return array
+
+
+def _map(path: Path, tokens: int, dtype: str) -> npt.NDArray[np.integer]:
+    expected = tokens * np.dtype(dtype).itemsize
+    found = path.stat().st_size if path.is_file() else None
+    if found != expected:
+        state = "is missing" if found is None else f"has {found} bytes"
+        raise InputRefused(f"{path} {state}, and meta.json says {expected} bytes; materialize packed_shards again")
+    return np.memmap(path, dtype=dtype, mode="r") if tokens else np.empty(0, dtype)

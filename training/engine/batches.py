@@ -1,0 +1,202 @@
+"""Micro-batches as a pure function of the step: nothing to replay on resume, nothing skipped or repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from training.data.order import RowOrder
+from training.data.packing import PackingPlan, TokenReader, plan, rows
+from training.errors import RecipeError
+
+Batch = dict[str, torch.Tensor]
+
+
+class Batches(Protocol):
+    """The data of a whole training run.
+
+    Attributes:
+        steps: Optimizer steps.
+        accumulation: Micro-batches per rank and step.
+    """
+
+    steps: int
+    accumulation: int
+
+    def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
+        """One rank's inputs of one forward pass: tensors of shape [rows, context]."""
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens that all ranks together have seen when a step begins."""
+
+    def longest(self) -> Batch:
+        """A micro-batch as large as any of the run."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Packed rows of one context length, and the order in which training reads them.
+
+    Attributes:
+        context: Tokens per row.
+        plans: One packing plan per source.
+        order: Which row of which source is read next.
+    """
+
+    context: int
+    plans: tuple[PackingPlan, ...]
+    order: RowOrder
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps that share a context length.
+
+    Attributes:
+        first: First step.
+        end: The step after the last one.
+    """
+
+    first: int
+    end: int
+    packing: Packing
+
+
+def pack(tokens_of: Sequence[np.ndarray], lengths: np.ndarray, weights: Sequence[float], context: int,
+         seed: int) -> Packing:
+    """Pack documents for one context length.
+
+    Args:
+        tokens_of: Per source, the numbers of its documents (int64).
+        lengths: Tokens per document (int64).
+        weights: Sampling weight per source.
+        context: Tokens per row.
+        seed: Seed of the order.
+    """
+    plans = tuple(plan(lengths, context, documents) for documents in tokens_of)
+    return Packing(context, plans, RowOrder([one.rows for one in plans], list(weights), seed))
+
+
+def share_steps(steps: int, shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Divide steps by shares: [first, end) of each part, without gaps; the last part ends with the last step."""
+    ends = [round(steps * float(np.sum(shares[:number + 1]))) for number in range(len(shares))]
+    ends[-1] = steps
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def micro_batch_tokens(batch_tokens: int, wanted: int, world_size: int, contexts: Sequence[int]) -> int:
+    """Tokens per rank and forward pass: the launcher's wish, or the rank's whole share of a smaller batch.
+
+    Raises:
+        RecipeError: The batch cannot be divided into whole micro-batches of whole rows.
+    """
+    micro = min(wanted, batch_tokens // world_size)
+    if micro == 0 or batch_tokens % (micro * world_size):
+        raise RecipeError(f"batch_tokens {batch_tokens} cannot be divided into micro-batches of {micro} tokens on "
+                          f"{world_size} processes: batch_tokens must be a multiple of {max(micro, 1) * world_size}. "
+                          "Change micro_batch_tokens or processes in launchers.yaml, or batch_tokens in the recipe")
+    for context in contexts:
+        if micro % context:
+            raise RecipeError(f"a micro-batch of {micro} tokens does not hold whole rows of {context} tokens: set "
+                              f"micro_batch_tokens in launchers.yaml to a multiple of {context}, or change the context "
+                              "in the recipe")
+    return micro
+
+
+@dataclass(frozen=True)
+class PackedBatches:
+    """Batches of packed rows; documents in a row are told apart by their position ids.
+
+    A batch has the same number of tokens at every context length. Which rows make up a step does not depend on the
+    number of ranks or the micro-batch.
+
+    Attributes:
+        segments: The curriculum.
+        tokens: Where the tokens are.
+        batch_tokens: Tokens per optimizer step.
+        micro_tokens: Tokens per rank and forward pass.
+        pad: Id of the padding token.
+    """
+
+    segments: tuple[Segment, ...]
+    tokens: TokenReader
+    batch_tokens: int
+    micro_tokens: int
+    world_size: int
+    pad: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return self.segments[-1].end
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step."""
+        return self.batch_tokens // (self.micro_tokens * self.world_size)
+
+    def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
+        """`input_ids`, `labels` and `position_ids`, int64 of shape [rows, context]."""
+        segment = next(part for part in self.segments if part.first <= step < part.end)
+        context = segment.packing.context
+        count = self.micro_tokens // context
+        first = ((step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens)
+        return self._rows(segment.packing, first // context, count)
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens of all ranks before a step, padding included."""
+        return step * self.batch_tokens
+
+    def longest(self) -> Batch:
+        """A micro-batch of the longest context."""
+        packing = max((segment.packing for segment in self.segments), key=lambda one: one.context)
+        return self._rows(packing, 0, self.micro_tokens // packing.context)
+
+    def _rows(self, packing: Packing, start: int, count: int) -> Batch:
+        source, row = packing.order.rows(start, count)
+        parts: dict[str, np.ndarray] = {}
+        for number in np.unique(source):
+            chosen = source == number
+            found = rows(packing.plans[number], self.tokens, row[chosen], self.pad)
+            for name, values in found.items():
+                parts.setdefault(name, np.empty((count, packing.context), dtype=np.int64))[chosen] = values
+        return {name: torch.from_numpy(values) for name, values in parts.items()}
+
+
+class _MicroSteps(IterableDataset[Batch]):
+    def __init__(self, batches: Batches, first_step: int, rank: int) -> None:
+        self._batches = batches
+        self._first_step = first_step
+        self._rank = rank
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self._first_step, self._batches.steps):
+            for micro in range(self._batches.accumulation):
+                yield self._batches.micro_batch(step, micro, self._rank)
+
+
+def loader(batches: Batches, first_step: int, rank: int) -> DataLoader[Batch]:
+    """A loader of one rank's micro-batches that begins at a step.
+
+    Its own generator: an iterator otherwise draws its seed from torch's global one, and a resumed job would then see
+    other random numbers (LoRA's dropout) than one that was never stopped.
+    """
+    return DataLoader(_MicroSteps(batches, first_step, rank), batch_size=None, generator=torch.Generator())
+
+
+def conversations_that_fit(encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int,
+                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Token ids and loss masks of the conversations that a row can hold, and how many it cannot."""
+    kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
+    dropped = len(encoded) - len(kept)
+    if dropped:
+        log(f"{dropped} of {len(encoded)} conversations are longer than the context of {context} tokens and are left "
+            "out")
+    if not kept:
+        raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
+    return [ids for ids, _ in kept], [mask for _, mask in kept], dropped

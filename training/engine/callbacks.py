@@ -1,0 +1,143 @@
+"""Callbacks of every training job: events for people and trackers, checkpoints, preemption."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training.engine.runtime import Runtime
+from training.events import EventWriter
+
+if TYPE_CHECKING:
+    from training.engine.trainer import Plan
+
+_PROGRESS_SECONDS = 1.0
+_RENAMED = {"rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejected",
+            "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin",
+            "logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected",
+            "mean_token_accuracy": "token_accuracy", "entropy": "entropy"}
+_KEPT = ("loss", "learning_rate", "grad_norm")
+
+
+class Reporter(TrainerCallback):
+    """Turns logs into events, and keeps the rows of report/training.jsonl in the trainer's state.
+
+    Args:
+        extra: Constant metrics recorded with the first log, such as the number of FP8 layers.
+    """
+
+    def __init__(self, plan: Plan, events: EventWriter, extra: dict[str, float]) -> None:
+        self._plan = plan
+        self._events = events
+        self._extra = extra
+        self._note = ""
+        self._last_progress = 0.0
+        self._started = self._window_started = time.monotonic()
+        self._window_tokens = plan.batches.tokens_before(plan.first_step)
+        self.seconds = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Start the clock."""
+        self._started = self._window_started = time.monotonic()
+        psutil.cpu_percent()  # the first call only sets the point that the next one measures from
+        self._progress(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **kwargs: Any) -> None:
+        """Show progress at least every second."""
+        if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
+            self._progress(state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+               logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Record the metrics of a step; the summary that the Trainer logs at the end is left out."""
+        if logs is None or "loss" not in logs:
+            state.log_history.pop()
+            return
+        step, now = state.global_step, time.monotonic()
+        tokens = self._plan.batches.tokens_before(step)
+        speed = (tokens - self._window_tokens) / max(now - self._window_started, 1e-9)
+        self._window_tokens, self._window_started = tokens, now
+        values = {name: float(logs[name]) for name in _KEPT if name in logs}
+        values |= {name: float(logs[key]) for key, name in _RENAMED.items() if key in logs}
+        values |= {"tokens": float(tokens), "tokens_per_second": speed, "flops": float(state.total_flos)}
+        state.log_history[-1] = {"step": step, **values}
+        self._note = f"loss {values['loss']:.2f} · {_thousands(speed)} tok/s"
+        self._events.metrics(step, values | system_metrics(self._plan.runtime) | self._extra)
+        self._extra = {}
+        self._progress(step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds = time.monotonic() - self._started
+
+    def _progress(self, step: int) -> None:
+        self._last_progress = time.monotonic()
+        self._events.progress(step, self._plan.batches.steps, "steps", note=self._note)
+
+
+class Checkpointer(TrainerCallback):
+    """Asks for a checkpoint every so many steps, and for a last one when the job is told to stop."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._every = plan.section.checkpoints.every_steps
+        self._runtime = plan.runtime
+        self._steps = plan.batches.steps
+        self._told_to_stop = False
+        self._previous: Any = None
+        self.preempted = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                       **kwargs: Any) -> None:
+        """Listen for SIGTERM."""
+        self._previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                    **kwargs: Any) -> None:
+        """Decide about a checkpoint; its step is logged too, so that a resumed run logs the same rows."""
+        if state.global_step >= self._steps:
+            return
+        self.preempted = self._anyone_told_to_stop()
+        if self.preempted or state.global_step % self._every == 0:
+            control.should_log = True
+            control.should_save = True
+        if self.preempted:
+            control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                     **kwargs: Any) -> None:
+        """Give the signal back."""
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self._told_to_stop = True
+
+    def _anyone_told_to_stop(self) -> bool:
+        """True on every rank as soon as one rank was told: they must stop at the same step."""
+        if self._runtime.world_size == 1:
+            return self._told_to_stop
+        flag = torch.tensor([int(self._told_to_stop)], device=self._runtime.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def system_metrics(runtime: Runtime) -> dict[str, float]:
+    """Use of this machine: bytes of memory of this process (of its GPU where there is one), CPU percent, megabytes."""
+    if runtime.device.type == "cuda":
+        memory = float(torch.cuda.max_memory_allocated(runtime.device))
+    else:
+        memory = float(psutil.Process().memory_info().rss)
+    return {"memory_bytes": memory, "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/memory_usage_megabytes": psutil.virtual_memory().used / 1e6}
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"

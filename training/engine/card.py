@@ -1,0 +1,49 @@
+"""Model cards: what a model is, without a clock or a path, so that the same weights give the same card."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from training.engine.session import Fit, Session
+
+_ABOUT = {
+    "base_model": "A language model trained from random weights on packed documents.",
+    "sft_model": "The base model, fine-tuned on conversations; only the assistant's tokens were learned.",
+    "dpo_model": "The SFT model after direct preference optimization (Rafailov et al., 2023).",
+    "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
+}
+_CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
+              "dropped_pairs", "dropped_conversations", "trainable_parameters")
+
+
+def write(session: Session, result: Fit) -> str:
+    """The card in Markdown, with the hub's front matter."""
+    context, facts = session.context, session.facts()
+    about = _ABOUT.get(context.asset, "A causal language model.")
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "license: other",
+             "license_name: terms-of-the-training-texts", "---", "", f"# {context.asset}", "",
+             about + " Trained by Gatehouse.", "",
+             "**Licence.** The weights carry the terms of the texts they were trained on; the raw corpus lists the "
+             "licence of every document.", "", "## Made from", "", "| input | version's content |", "|---|---|"]
+    lines += [f"| {name} | `{used.manifest.digest}` |" for name, used in sorted(context.inputs.items())]
+    lines += ["", "## Training", "", "| | |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
+              if name in result.metrics]
+    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "layout", "tokenizer")]
+    lines += [f"| seed | {context.seed} |", "", "## Recipe", "", "```json", _recipe(session), "```", ""]
+    return "\n".join(lines)
+
+
+def without_front_matter(text: str) -> str:
+    """The card as a page."""
+    return text.split("---\n", 2)[2].lstrip()
+
+
+def _recipe(session: Session) -> str:
+    fields: dict[str, Any] = session.section.identity_fields()
+    return json.dumps(fields, indent=1, sort_keys=True)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4f}"

@@ -1,0 +1,56 @@
+"""The one DeepSpeed configuration, for all four trainers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from training.specs.execution import Execution
+from training.specs.optimization import TrainingSection
+
+
+def build(section: TrainingSection, execution: Execution, accumulation: int, world_size: int) -> dict[str, Any]:
+    """The configuration DeepSpeed starts from.
+
+    Weights stay in fp32 and the forward pass runs under bf16 autocast (for bf16 and fp8): unlike DeepSpeed's own bf16
+    mode, which sums gradients in bf16 at ZeRO 0, the sum over micro-batches is fp32 at every ZeRO stage.
+
+    Args:
+        section: Precision and clipping.
+        execution: ZeRO stage.
+        accumulation: Micro-batches per rank and optimizer step.
+        world_size: Ranks.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # one whole micro-batch of packed rows counts as one sample
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": accumulation * world_size,
+        "gradient_clipping": section.optimizer.clip_norm,
+        "zero_optimization": {
+            "stage": execution.zero_stage,
+            "overlap_comm": False,  # overlapping buckets may sum in another order from run to run
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": section.precision != "fp32", "dtype": "bfloat16"},
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+
+
+def initialize(device: torch.device) -> None:
+    """Join DeepSpeed to torch's process group; on a CPU without its shared-memory collectives.
+
+    DeepSpeed compiles these with g++ at their first use (45 to 75 s) and needs a compiler for it. They serve tensor
+    parallel inference; gloo does everything that training asks for. `TorchBackend` builds an operator only if
+    `deepspeed.ops.__compatible_ops__` calls it compatible, and that table is a module attribute which is filled when it
+    is first read (it runs the compiler to fill it): an empty table, set before that, means "none".
+    """
+    import deepspeed
+    import deepspeed.ops
+
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)

@@ -1,0 +1,104 @@
+"""Write a trained model: a plain transformers folder that is the same bytes whenever it is made from the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from training.data.chat import encode_conversation
+from training.engine import card
+from training.engine.plots import loss_curve
+from training.engine.session import Fit, Session
+from training.engine.trainer import StepOrdered
+from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
+
+_SAMPLE_TOKENS = 32
+Prompt = tuple[str, bool]  # text, and whether it is asked in chat
+
+
+def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
+    """The fp32 weights as a state dict on every rank that holds them whole; every rank must call it."""
+    state: Mapping[str, torch.Tensor] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return {name: value.detach().cpu() for name, value in (state or {}).items()}
+
+
+def save_weights(folder: Path, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], session: Session) -> None:
+    """Save weights, configuration, generation settings and tokenizer.
+
+    Args:
+        folder: `model/` of the artifact.
+        config: Of the trained model.
+        weights: fp32 state dict of the plain architecture.
+        session: The weights are saved in its precision: bf16 for bf16 and fp8.
+    """
+    dtype = session.choice.dtype
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_clean(config), dtype=dtype)
+    model.load_state_dict({name: value.to(dtype) if value.is_floating_point() else value
+                           for name, value in weights.items()}, assign=True, strict=True)
+    model.tie_weights()
+    model.generation_config = generation_config(session)
+    model.save_pretrained(folder)
+    session.tokenizer.save_pretrained(folder)
+
+
+def generation_config(session: Session) -> GenerationConfig:
+    """Greedy decoding that stops at the end of a turn or of a text."""
+    ends = session.tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
+    return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
+
+
+def report(session: Session, result: Fit, prompts: Sequence[Prompt], phases: Sequence[tuple[int, str]] = (),
+           unit: str = "nats per token") -> None:
+    """Fill `report/` and write the model card; the model folder is already there."""
+    context = session.context
+    title = f"{context.asset}: loss"
+    loss_curve(context.report / "loss.png", result.losses, result.history, title, phases, unit)
+    rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in result.history)
+    (context.report / "training.jsonl").write_text(rows, encoding="utf-8")
+    context.events.phase("samples")
+    samples = generate(session, context.out / "model", prompts)
+    (context.report / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
+    text = card.write(session, result)
+    (context.out / "model" / "README.md").write_text(text, encoding="utf-8")
+    (context.report / "card.md").write_text(card.without_front_matter(text), encoding="utf-8")
+
+
+def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
+    """Greedy continuations of at most 32 tokens by a saved model."""
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(session.runtime.device).eval()
+    rows = []
+    for text, chat in prompts:
+        ids = _prompt_ids(session, text, chat).to(session.runtime.device)
+        with torch.inference_mode():
+            answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_SAMPLE_TOKENS)
+        rows.append({"prompt": text, "answer": session.tokenizer.decode(answer[0, ids.shape[1]:],
+                                                                        skip_special_tokens=True)})
+    return rows
+
+
+def on_first_rank(session: Session, work: Callable[[], None]) -> None:
+    """Run on rank 0 while the other ranks wait."""
+    if session.runtime.rank == 0:
+        work()
+    torch.distributed.barrier()
+
+
+def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
+    """Token ids, int64 [1, length]."""
+    if chat:
+        ids, _ = encode_conversation(session.tokenizer, [{"role": "user", "content": text}], True)
+        return torch.from_numpy(ids).unsqueeze(0)
+    return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False)])
+
+
+def _clean(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy without the path that it was loaded from."""
+    values: dict[str, Any] = config.to_dict()
+    values.pop("_name_or_path", None)
+    return type(config).from_dict(values)

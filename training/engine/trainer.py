@@ -1,0 +1,215 @@
+"""What the four trainers share: arguments, ordered data, schedule, exact losses, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from training.engine import deepspeed_config
+from training.engine.batches import Batch, Batches, loader
+from training.engine.checkpoints import CheckpointFolder
+from training.engine.runtime import Runtime
+from training.engine.schedule import rate_factor
+from training.errors import RecipeError
+from training.specs.execution import Execution
+from training.specs.optimization import TrainingSection
+
+LOSSES_FILE = "losses.json"
+_STATE_FILE = "trainer_state.json"
+
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a trainer needs beside its model.
+
+    Attributes:
+        first_step: Step at which this process begins; above 0 after a resume.
+        flops_per_token: Training FLOPs per token at a context length.
+    """
+
+    batches: Batches
+    section: TrainingSection
+    runtime: Runtime
+    checkpoints: CheckpointFolder
+    first_step: int
+    flops_per_token: Callable[[int], float]
+
+
+def arguments(section: TrainingSection, execution: Execution, runtime: Runtime, batches: Batches, seed: int,
+              work: Path) -> dict[str, Any]:
+    """Arguments for `TrainingArguments` and TRL's descendants of it."""
+    optimizer = section.optimizer
+    return {
+        "output_dir": str(work / "trainer"),
+        "deepspeed": deepspeed_config.build(section, execution, batches.accumulation, runtime.world_size),
+        "use_cpu": runtime.device.type == "cpu",
+        "max_steps": batches.steps,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": batches.accumulation,
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "adam_beta1": optimizer.beta1,
+        "adam_beta2": optimizer.beta2,
+        "adam_epsilon": optimizer.epsilon,
+        "max_grad_norm": optimizer.clip_norm,
+        "optim": "adamw_torch_fused" if execution.zero_stage == 0 or runtime.device.type == "cuda" else "adamw_torch",
+        "bf16": False,  # DeepSpeed's autocast does it
+        "gradient_checkpointing": False,
+        "average_tokens_across_devices": True,
+        "ignore_data_skip": True,
+        "seed": seed,
+        "logging_strategy": "steps",
+        "logging_steps": section.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+    }
+
+
+class StepOrdered(_Trainer):
+    """Mixin, placed before a Trainer class.
+
+    Data is a function of the step; every step's loss is kept; checkpoints are published whole. Set `plan` with
+    `prepare` before `train`.
+    """
+
+    plan: Plan
+    losses: list[float]
+    _pending: list[torch.Tensor]
+    _step_loss: torch.Tensor | None
+
+    def prepare(self, plan: Plan) -> None:
+        """Give the trainer its plan; the rest of the work reads it."""
+        self.plan = plan
+        self.losses = []
+        self._pending = []
+        self._step_loss = None
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's micro-batches from the first step on; accelerate must neither shard nor replay them."""
+        return loader(self.plan.batches, self.plan.first_step, self.plan.runtime.rank)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None,
+                         ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The recipe's schedule, which is the same function for every trainer."""
+        if self.lr_scheduler is None:
+            factor = partial(rate_factor, self.plan.section.optimizer, num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """FLOPs of forward and backward over a micro-batch."""
+        ids = inputs["input_ids"]
+        return int(ids.numel() * self.plan.flops_per_token(ids.shape[1]))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward; adds up the micro-batches' shares of the step's loss on the device."""
+        share: torch.Tensor = super().training_step(*args, **kwargs)
+        self._step_loss = share.clone() if self._step_loss is None else self._step_loss + share
+        if self.accelerator.sync_gradients:
+            self._pending.append(self._step_loss.float())
+            self._step_loss = None
+        return share
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's, with the mean loss over all ranks of the steps since the last log."""
+        fresh = self.collect_losses()
+        if fresh and "loss" in logs:
+            logs["loss"] = math.fsum(fresh) / len(fresh)
+        super().log(logs, start_time)
+
+    def collect_losses(self) -> list[float]:
+        """Move the steps' losses off the device; the only place where training waits for it.
+
+        Raises:
+            RecipeError: A loss is not finite.
+        """
+        if not self._pending:
+            return []
+        stacked = torch.stack(self._pending)
+        self._pending = []
+        if self.plan.runtime.world_size > 1:
+            torch.distributed.all_reduce(stacked)
+            stacked /= self.plan.runtime.world_size
+        fresh = [float(value) for value in stacked.tolist()]
+        for offset, value in enumerate(fresh):
+            if not math.isfinite(value):
+                step = len(self.losses) + offset + 1
+                raise RecipeError(f"the loss became {value} at step {step}, so training stopped: lower "
+                                  "optimizer.learning_rate, raise optimizer.warmup_steps, or use precision bf16 or "
+                                  "fp32; checkpoints before this step are kept")
+        self.losses += fresh
+        return fresh
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up the losses of the steps before a resume."""
+        self.losses = list(json.loads((checkpoint / LOSSES_FILE).read_text()))
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.deepspeed.zero_optimization_stage() == 0:
+            _keep_gradient_norm(self.deepspeed)
+        return model, train_dataloader
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """All ranks write into a hidden folder; rank 0 makes it durable and gives it its name."""
+        step, folder = self.state.global_step, self.plan.checkpoints.staging(self.state.global_step)
+        first = self.plan.runtime.rank == 0
+        self.collect_losses()
+        self.store_flos()
+        if first:
+            self.plan.checkpoints.clear_staging()
+            folder.mkdir(parents=True)
+        torch.distributed.barrier()
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        if first:
+            self.state.save_to_json(str(folder / _STATE_FILE))
+            (folder / LOSSES_FILE).write_text(json.dumps(self.losses))
+        torch.distributed.barrier()
+        if first:
+            self.plan.checkpoints.publish(step)
+        torch.distributed.barrier()
+
+    def _send_telemetry(self) -> None:
+        """TRL reports every training run to its authors; Gatehouse does not."""
+
+
+class PretrainingTrainer(StepOrdered, Trainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+    """The Trainer of `base_model`."""
+
+
+def pretraining_trainer(model: torch.nn.Module, settings: dict[str, Any]) -> PretrainingTrainer:
+    """A Trainer for next-token prediction."""
+    return PretrainingTrainer(model=model, args=TrainingArguments(**settings))
+
+
+def _keep_gradient_norm(engine: Any) -> None:
+    """At ZeRO 0 in fp32 DeepSpeed clips the gradients and throws their norm away; keep it for the log."""
+    parameters = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+
+    def clip() -> None:
+        engine._global_grad_norm = torch.nn.utils.clip_grad_norm_(parameters, engine.gradient_clipping())
+
+    engine.clip_fp32_gradients = clip

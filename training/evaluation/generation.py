@@ -1,0 +1,190 @@
+"""Generating texts in batches, and what can be said of a generated text without a judge."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from training.evaluation.models import LoadedModel
+
+_WORD = re.compile(r"[^\W\d_]+")
+_NGRAM = 4
+_DISTINCT = 0.5
+_KNOWN_WORDS = 0.8
+_FEWEST_WORDS = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw the next token from the `top` likeliest ones at a temperature; the seed decides all draws."""
+
+    seed: int
+    temperature: float = 0.8
+    top: int = 40
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text.
+
+    Attributes:
+        tokens: What was generated, without the token that ended it.
+        text: The tokens as text.
+        stopped: The model ended it; otherwise the limit did.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    stopped: bool
+
+    @property
+    def clean(self) -> bool:
+        """It ended by itself, says something, and does not loop."""
+        return self.stopped and bool(self.text.strip()) and not loops(self.tokens) and "\ufffd" not in self.text
+
+
+def loops(tokens: Sequence[int]) -> bool:
+    """Whether a text repeats itself: fewer than half of its 4-grams are distinct (of its tokens, when it is short)."""
+    size = _NGRAM if len(tokens) >= 2 * _NGRAM else 1
+    ngrams = [tuple(tokens[at:at + size]) for at in range(len(tokens) - size + 1)]
+    return len(set(ngrams)) < _DISTINCT * len(ngrams)
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, in lower case."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:
+    """Whether a continuation of plain text reads like text: the base model's stand-in for a clean answer.
+
+    It holds at least four words, four fifths of them known, no bytes that are not UTF-8, and does not loop. The last
+    word is left out where the limit may have cut it. Tokens drawn blindly join to words that nobody ever wrote.
+
+    Args:
+        completion: The continuation.
+        vocabulary: Words of the held-out text, in lower case.
+    """
+    found = words(completion.text)
+    if not completion.stopped:
+        found = found[:-1]
+    known = sum(word in vocabulary for word in found)
+    return (len(found) >= _FEWEST_WORDS and known >= _KNOWN_WORDS * len(found) and not loops(completion.tokens)
+            and "\ufffd" not in completion.text.rstrip("\ufffd"))
+
+
+def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch: int,
+             sampling: Sampling | None = None) -> list[Completion]:
+    """Continue every prompt until the model stops or the limit is reached.
+
+    Prompts of like length share a batch, padded on the left, with one key-value cache per batch.
+
+    Args:
+        loaded: The model.
+        prompts: Token ids; none may be empty.
+        max_new_tokens: The limit.
+        batch: Most prompts at once.
+        sampling: How to draw; None always takes the likeliest token.
+
+    Returns:
+        One completion per prompt, in the same order.
+    """
+    generator = torch.Generator().manual_seed(sampling.seed) if sampling else None
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    results: dict[int, Completion] = {}
+    for at in range(0, len(order), batch):
+        indices = order[at:at + batch]
+        for index, tokens in zip(indices, _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling,
+                                                  generator), strict=True):
+            results[index] = _completion(loaded, tokens)
+    return [results[index] for index in range(len(prompts))]
+
+
+def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, int64 [prompts, longest], padded on the left."""
+    longest = max(map(len, prompts))
+    tokens = torch.full((len(prompts), longest), int(loaded.tokenizer.pad_token_id), dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt):] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt):] = 1
+    return tokens.to(loaded.device), mask.to(loaded.device)
+
+
+@torch.inference_mode()
+def _decode(loaded: LoadedModel, prompts: Sequence[Sequence[int]], limit: int, sampling: Sampling | None,
+            generator: torch.Generator | None) -> list[list[int]]:
+    tokens, mask = left_padded(loaded, prompts)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    stops = torch.tensor(loaded.stops, device=loaded.device)
+    cache = DynamicCache(config=loaded.model.config)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=loaded.device)
+    columns: list[torch.Tensor] = []
+    for _ in range(limit):
+        logits = loaded.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                              use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        chosen = _draw(logits, sampling, generator) if sampling and generator else logits.argmax(-1)
+        columns.append(chosen)
+        done |= torch.isin(chosen, stops)
+        if bool(done.all()):
+            break
+        tokens, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
+    rows: list[list[int]] = torch.stack(columns, dim=-1).tolist()
+    return rows
+
+
+def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """Draws on the CPU, so that the same logits give the same tokens on every device."""
+    values, candidates = (logits.cpu() / sampling.temperature).topk(min(sampling.top, logits.shape[-1]), dim=-1)
+    drawn = torch.multinomial(values.softmax(-1), 1, generator=generator)
+    return candidates.gather(-1, drawn)[:, 0].to(logits.device)
+
+
+def _completion(loaded: LoadedModel, tokens: Sequence[int]) -> Completion:
+    end = next((at for at, token in enumerate(tokens) if token in loaded.stops), None)
+    kept = tuple(tokens if end is None else tokens[:end])
+    return Completion(kept, loaded.decode(kept), stopped=end is not None)
+
+
+def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) -> str | None:
+    """What is wrong with a loaded folder as others will use it, or None.
+
+    The logits must be finite, and transformers' own greedy `generate`, with the folder's generation_config.json to say
+    where to stop, must give the tokens that this module generates.
+
+    Args:
+        loaded: The model.
+        prompts: A few prompts.
+        tokens: How many tokens to generate.
+    """
+    ids, mask = left_padded(loaded, prompts)
+    with torch.inference_mode():
+        logits = loaded.model(input_ids=ids, attention_mask=mask).logits
+        if not bool(torch.isfinite(logits[mask.bool()]).all()):
+            return "its logits are not finite"
+        theirs = loaded.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
+                                       pad_token_id=loaded.tokenizer.pad_token_id)
+    ours = generate(loaded, prompts, tokens, len(prompts))
+    for row, completion in zip(theirs[:, ids.shape[1]:].tolist(), ours, strict=True):
+        if _completion(loaded, row).tokens != completion.tokens or _overruns(loaded, row):
+            return ("transformers' generate gives other tokens than the evaluation's greedy decoding: does "
+                    "generation_config.json name both end tokens in eos_token_id?")
+    return None
+
+
+def _overruns(loaded: LoadedModel, row: Sequence[int]) -> bool:
+    """Whether anything but padding and end tokens follows the first end token."""
+    end = next((at for at, token in enumerate(row) if token in loaded.stops), len(row))
+    return any(token not in (*loaded.stops, loaded.tokenizer.pad_token_id) for token in row[end:])
+
+
+def finite(value: float) -> bool:
+    """Whether a measured value can be reported."""
+    return math.isfinite(value)

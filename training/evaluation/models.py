@@ -1,0 +1,119 @@
+"""Loading a model artifact for evaluation, and turning prompts and answers into its tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Read once, when huggingface_hub is imported: an evaluation never asks the network for anything.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from training.context import InputArtifact
+from training.data.chat import encode_conversation, plain_content
+from training.errors import GatehouseError
+from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
+from training.store import file_entry
+
+
+class LoadFailed(GatehouseError):
+    """A model folder that transformers cannot load as what its manifest says."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in float32, ready to be measured.
+
+    Attributes:
+        asset: The artifact's asset name.
+        model: In evaluation mode.
+        tokenizer: From the model's own folder.
+        stops: Tokens that end a generated text.
+    """
+
+    asset: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stops: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of the tokenizer: what a uniform guess would choose from."""
+        return len(self.tokenizer)
+
+    @property
+    def start(self) -> int:
+        """The token before every document: the end of the one before."""
+        return self._id(END_OF_TEXT)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text, without special ones."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, text: str, chat: bool) -> list[int]:
+        """Tokens of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
+        if chat:
+            ids, _ = encode_conversation(self.tokenizer, [{"role": "user", "content": text}],
+                                         add_generation_prompt=True)
+            return [int(token) for token in ids]
+        return [self.start, *self.encode(f"Q: {text}\nA:")]
+
+    def answer(self, text: str, chat: bool) -> list[int]:
+        """Tokens of an answer to `prompt`; in a chat it ends with the end of the turn, as it does in training."""
+        if chat:
+            return [*self.encode(plain_content(text)), self._id(END_OF_TURN)]
+        return self.encode(f" {text.strip()}")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+
+def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
+    """Load `model/` of an artifact with nothing but safetensors and transformers' own classes.
+
+    Raises:
+        LoadFailed: The folder does not load, weights are missing or left over, or its tokenizer is not the one of the
+            manifest.
+    """
+    folder, asset = artifact.folder / "model", artifact.manifest.asset
+    _same_tokenizer(folder, artifact.manifest.facts.get("tokenizer"))
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
+            attn_implementation="sdpa", output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise LoadFailed(f"transformers cannot load {folder}: {error}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            raise LoadFailed(f"{folder}/model.safetensors does not fit config.json: {kind.replace('_', ' ')} "
+                             f"{', '.join(map(str, sorted(report[kind])[:5]))}")
+    stops = tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TEXT, END_OF_TURN))
+    if tokenizer.pad_token_id is None or tokenizer.unk_token_id in stops or len(tokenizer) > model.config.vocab_size:
+        raise LoadFailed(f"{folder}: its tokenizer lacks Gatehouse's special tokens, or has more tokens than the model")
+    return LoadedModel(asset, model.to(device).eval(), tokenizer, stops)
+
+
+def _same_tokenizer(folder: Path, wanted: str | None) -> None:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise LoadFailed(f"{path} does not exist")
+    if wanted is None:
+        raise LoadFailed(f"{folder.parent}/manifest.json names no tokenizer in its facts")
+    found = file_entry(path).sha256
+    if found != wanted:
+        raise LoadFailed(f"{path} has the digest {found[:12]}, the manifest says {wanted[:12]}")

@@ -1,0 +1,126 @@
+"""`corpus`: cleaned, de-duplicated documents with a domain, split into training and held-out text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+from training.context import StageContext
+from training.data.cleaning import EXACT, NEAR, REASONS, cleaned, mark_exact_duplicates, mark_heldout
+from training.data.near_duplicates import near_duplicates
+from training.data.quiet_daft import F, daft
+from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
+from training.data.tables import CORPUS_SCHEMA, ShardWriter
+from training.errors import RecipeError
+from training.specs.corpus import CorpusSection as Section
+from training.specs.job import StageResult
+
+_EXAMPLES = 20
+_EXCERPT = 300
+_BINS_PER_DECADE = 8
+col = daft.col
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Clean, remove duplicates, split.
+
+    Raises:
+        RecipeError: Nothing is left, or nothing is left to hold out.
+    """
+    events = context.events
+    raw = daft.read_parquet(str(context.input("raw_corpus").folder / "documents" / "*.parquet"))
+    events.phase("clean")
+    pieces = cleaned(raw, context.section).collect()
+    events.phase("exact duplicates")
+    marked = mark_exact_duplicates(pieces.where(F.is_null(col("reason")))).collect()
+    unique = marked.where(F.is_null(col("reason")))
+    events.phase("near-duplicates")
+    removed = near_duplicates(unique, context.section.near_duplicates)
+    twins = daft.from_pydict({"id": [*removed, ""], "of": [*removed.values(), ""]})  # never empty, so it has types
+    kept = mark_heldout(unique.join(twins, on="id", how="anti"), context.section.heldout).collect()
+    nearly = unique.join(twins, on="id").with_column("reason", daft.lit(NEAR))
+    dropped = [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT), nearly]
+    counts = _write_dropped(context, dropped)
+    events.phase("write")
+    statistics = {split: _write(context, kept, split) for split in ("train", "heldout")}
+    _require_both(statistics, counts)
+    _report(context, statistics, counts)
+    train, heldout = statistics["train"], statistics["heldout"]
+    reasons = {f"dropped_{reason.replace(' ', '_').replace('-', '_')}": float(counts[reason]) for reason in REASONS}
+    return StageResult(metrics={"documents": float(train.documents.total()), "bytes": float(train.bytes.total()),
+                                "heldout_documents": float(heldout.documents.total()),
+                                "heldout_bytes": float(heldout.bytes.total()), **reasons}, headline="documents")
+
+
+class _Statistics:
+    """Documents and bytes per domain, and a histogram of lengths, of one split."""
+
+    def __init__(self) -> None:
+        self.documents = Counter[str]()
+        self.bytes = Counter[str]()
+        self.lengths = Counter[int]()
+        self.samples: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.documents[row["domain"]] += 1
+        self.bytes[row["domain"]] += row["bytes"]
+        self.lengths[int(math.log10(len(row["text"])) * _BINS_PER_DECADE)] += 1
+        if len(self.samples) < _EXAMPLES // 2:
+            self.samples.append({"path": row["path"], "domain": row["domain"], "bytes": row["bytes"],
+                                 "excerpt": row["text"][:_EXCERPT]})
+
+
+def _write(context: StageContext[Section], kept: daft.DataFrame, split: str) -> _Statistics:
+    statistics = _Statistics()
+    chosen = col("heldout") if split == "heldout" else ~col("heldout")
+    with ShardWriter(context.out / split, CORPUS_SCHEMA) as writer:
+        for row in kept.where(chosen).select(*CORPUS_SCHEMA.names).sort("id").iter_rows():
+            writer.add(row, row["bytes"])
+            statistics.add(row)
+    return statistics
+
+
+def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame]) -> Counter[str]:
+    """Counts by reason; examples go to dropped.jsonl."""
+    counts = Counter[str]()
+    with (context.out / "dropped.jsonl").open("w", encoding="utf-8") as file:
+        for frame in frames:
+            found = frame.groupby("reason").agg(F.count(col("id")).alias("rows")).to_pylist()
+            counts.update({row["reason"]: row["rows"] for row in found})
+            for reason in sorted(row["reason"] for row in found):
+                examples = frame.where(col("reason") == reason).select("id", "source", "path", "reason", "text")
+                for row in examples.sort(["id", "source", "path"]).limit(_EXAMPLES).to_pylist():
+                    row["excerpt"] = row.pop("text")[:_EXCERPT]
+                    file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+    return counts
+
+
+def _require_both(statistics: dict[str, _Statistics], counts: Counter[str]) -> None:
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing was dropped"
+    if not statistics["train"].documents:
+        raise RecipeError(f"corpus: no document is left after cleaning ({why}); loosen the limits of the recipe's "
+                          "corpus section or add sources")
+    if not statistics["heldout"].documents:
+        raise RecipeError(f"corpus: only one document is left in each domain ({why}), so none can be held out; add "
+                          "documents, or split the file: a .jsonl file holds one document a line")
+
+
+def _report(context: StageContext[Section], statistics: dict[str, _Statistics], counts: Counter[str]) -> None:
+    train, heldout = statistics["train"], statistics["heldout"]
+    write_samples(context.report, train.samples)
+    lengths = train.lengths + heldout.lengths
+    length_and_drop_chart(context.report / "documents.png",
+                          {10 ** (bin_ / _BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
+                          10 ** (1 / _BINS_PER_DECADE), {reason: counts[reason] for reason in REASONS})
+    rows = [[domain, train.documents[domain], f"{train.bytes[domain] / 1e6:.2f}", heldout.documents[domain],
+             f"{heldout.bytes[domain] / 1e6:.2f}"] for domain in sorted(train.documents | heldout.documents)]
+    near = context.section.near_duplicates
+    write_card(context.report, "Corpus", [
+        markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], rows), "",
+        "## Dropped", "", markdown_table(["reason", "documents"], [[reason, counts[reason]] for reason in REASONS]), "",
+        f"Near-duplicates are documents whose MinHash signatures ({near.permutations} permutations, {near.ngram}-word "
+        f"shingles, {near.bands} bands) agree in at least {near.threshold:.0%}. They are removed before the split, which "
+        "goes by the digest of a document's source and path, so all pieces of one document lie on one side.", "",
+        "Examples of what was dropped are in `dropped.jsonl`."])

@@ -1,0 +1,135 @@
+"""Packed shards: the training split as tokens on disk, without what the evaluation sets exclude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer
+
+from training.context import StageContext
+from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.data.documents import read_split, text_batches
+from training.data.packing import plan
+from training.data.shards import ShardsMeta, TokenShards, TokenWriter
+from training.data.tables import read_rows
+from training.errors import RecipeError
+from training.specs.base import canonical_json
+from training.specs.job import StageResult
+from training.specs.packed_shards import PackedShardsSection
+from training.specs.tokenizer import END_OF_TEXT
+from training.store import file_entry
+
+Section = PackedShardsSection
+EXCLUSIONS = "exclusions.parquet"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Documents to tokenize, sorted by id, and how many were left out, by reason."""
+
+    documents: pa.Table
+    excluded: int
+    kept_back: int
+
+
+def run(context: StageContext[PackedShardsSection]) -> StageResult:
+    """Tokenize, write the shards, and measure how well they pack."""
+    section = context.section
+    chosen = _choose(context)
+    path = context.input("tokenizer").folder / TOKENIZER_FILE
+    digest = file_entry(path).sha256
+    context.events.phase("tokenize")
+    meta = _write(context, chosen.documents, load_plain(path), digest)
+
+    context.events.phase("measure packing")
+    shards = TokenShards(context.out)
+    efficiency = {length: _efficiency(shards, length) for length in section.contexts}
+    metrics = {"tokens": float(meta.tokens), "documents": float(meta.documents),
+               "packing_efficiency": min(efficiency.values())}
+    _plot(context.report / "packing.png", shards.lengths, efficiency)
+    _write_samples(context.report / "samples.json", shards, load_plain(path))
+    _write_card(context.report / "card.md", shards, chosen, efficiency)
+    return StageResult(metrics=metrics, headline="tokens", facts={"tokenizer": digest})
+
+
+def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
+    documents = read_split(context.input("corpus").folder / "train", ["id", "text", "source", "domain"])
+    table = context.input("evaluation_sets").folder / EXCLUSIONS
+    excluded = pa.array(sorted({row["id"] for row in read_rows(table, ["id"])}), pa.string())
+    is_excluded = pc.is_in(documents["id"], value_set=excluded)
+    is_back = pc.is_in(documents["domain"], value_set=pa.array(context.section.exclude_domains, pa.string()))
+    kept = documents.filter(pc.invert(pc.or_(is_excluded, is_back)))
+    if kept.num_rows == 0:
+        raise RecipeError("packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
+                          "evaluation_sets.overlap")
+    return _Choice(kept, pc.sum(is_excluded).as_py() or 0,
+                   pc.sum(pc.and_(is_back, pc.invert(is_excluded))).as_py() or 0)
+
+
+def _write(context: StageContext[PackedShardsSection], documents: pa.Table, tokenizer: Tokenizer,
+           digest: str) -> ShardsMeta:
+    section = context.section
+    end = np.array([tokenizer.token_to_id(END_OF_TEXT)], np.int32)
+    done = 0
+    with TokenWriter(context.out, tokenizer.get_vocab_size(), section.shard_tokens) as writer:
+        for texts in text_batches(documents):
+            for tokens in encode_texts(tokenizer, texts):
+                writer.add(np.concatenate([tokens, end]))
+            done += len(texts)
+            context.events.progress(done, documents.num_rows, "documents")
+        names = documents["source"].to_pylist()
+        sources = tuple(sorted(set(names)))
+        numbers = {name: number for number, name in enumerate(sources)}
+        source = np.array([numbers[name] for name in names], np.int32)
+        ids = np.frombuffer(bytes.fromhex("".join(documents["id"].to_pylist())), np.uint8).reshape(-1, 32)
+        weights = {name: section.weights.get(name, 1.0) for name in sources}
+        return writer.finish(source, ids, sources, weights, digest)
+
+
+def _efficiency(shards: TokenShards, context: int) -> float:
+    """Used share of the rows, packed source by source as training does."""
+    plans = [plan(shards.lengths, context, np.flatnonzero(shards.source == number))
+             for number in range(len(shards.sources))]
+    return sum(one.tokens for one in plans) / (sum(one.rows for one in plans) * context)
+
+
+def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, float]) -> None:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(lengths, bins=np.geomspace(1, lengths.max() + 1, 40).tolist(), color="#4477aa")
+    left.set(xscale="log", xlabel="tokens", ylabel="documents", title="Document length")
+    names = [str(context) for context in efficiency]
+    bars = right.bar(names, [100 * share for share in efficiency.values()], color="#228833")
+    right.bar_label(bars, fmt="%.2f")
+    right.set(xlabel="context, tokens", ylabel="used places, %", ylim=(0, 108), title="Packing")
+    figure.savefig(path, dpi=80)
+
+
+def _write_samples(path: Path, shards: TokenShards, tokenizer: Tokenizer) -> None:
+    rows = []
+    for index in np.linspace(0, shards.meta.documents - 1, min(8, shards.meta.documents)).astype(int):
+        tokens = shards.document(index)
+        rows.append({"id": shards.ids[index].tobytes().hex()[:12], "source": shards.sources[shards.source[index]],
+                     "tokens": len(tokens), "begins": tokenizer.decode(tokens[:60].tolist())[:200]})
+    path.write_text(canonical_json(rows), encoding="utf-8")
+
+
+def _write_card(path: Path, shards: TokenShards, chosen: _Choice, efficiency: dict[int, float]) -> None:
+    lines = [f"{shards.meta.tokens:,} tokens in {shards.meta.documents:,} documents and {len(shards.meta.shards)} "
+             f"shards ({shards.meta.dtype}).", "",
+             f"- {chosen.excluded:,} documents left out because they hold items of the evaluation sets",
+             f"- {chosen.kept_back:,} documents of domains kept back for the adapter", "",
+             "| source | documents | tokens | weight |", "|---|--:|--:|--:|"]
+    for number, name in enumerate(shards.sources):
+        here = shards.source == number
+        lines.append(f"| {name} | {int(here.sum()):,} | {int(shards.lengths[here].sum()):,} | "
+                     f"{shards.meta.weights[name]:g} |")
+    lines += ["", "| context | used places |", "|--:|--:|"]
+    lines += [f"| {context} | {100 * share:.3f} % |" for context, share in efficiency.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,65 @@
+"""`raw_corpus`: the texts of all sources, as they are, with where each is from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from training.context import StageContext
+from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.sources import BadRows, Document, licence_of, read_source
+from training.data.tables import RAW_SCHEMA, ShardWriter, text_id
+from training.errors import SourceError
+from training.specs.job import StageResult
+from training.specs.raw_corpus import RawCorpusSection as Section
+
+_SAMPLES = 10
+_PROGRESS_EVERY = 5_000
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Gather the sources.
+
+    Raises:
+        SourceError: A source is missing or malformed, or all of them together hold no document.
+    """
+    section = context.section
+    bad = BadRows(section.on_bad_row)
+    documents, bytes_ = Counter[str](), Counter[str]()
+    samples: list[dict[str, Any]] = []
+    with ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer:
+        for source in section.sources:
+            context.events.phase(f"read {source.name}")
+            for document in read_source(source, bad):
+                row = _row(document)
+                writer.add(row, row["bytes"])
+                documents[source.name] += 1
+                bytes_[source.name] += row["bytes"]
+                if len(samples) < _SAMPLES:
+                    samples.append({"source": row["source"], "path": row["path"], "bytes": row["bytes"],
+                                    "excerpt": row["text"][:200]})
+                if documents.total() % _PROGRESS_EVERY == 0:
+                    context.events.progress(documents.total(), 0, "documents", f"{bytes_.total() / 1e6:.0f} MB")
+    if not documents:
+        raise SourceError("the sources hold no document: " + (bad.listed[0] if bad.listed else "all files are empty"))
+    _report(context, documents, bytes_, bad, samples)
+    return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
+                                "bad_rows": float(bad.count)}, headline="documents")
+
+
+def _row(document: Document) -> dict[str, Any]:
+    return {"id": text_id(document.text), "bytes": len(document.text.encode()), **document._asdict()}
+
+
+def _report(context: StageContext[Section], documents: Counter[str], bytes_: Counter[str], bad: BadRows,
+            samples: list[dict[str, Any]]) -> None:
+    write_samples(context.report, samples)
+    megabytes = {name: size / 1e6 for name, size in bytes_.items()}
+    bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
+    rows = [[source.name, licence_of(source) or "not given", documents[source.name], f"{megabytes.get(source.name, 0):.2f}"]
+            for source in context.section.sources]
+    lines = ["Texts as they were found, before any cleaning.", "",
+             markdown_table(["source", "licence", "documents", "MB"], rows), "",
+             f"Rows and files that could not be read and were skipped: **{bad.count}**", ""]
+    lines += [f"- {message}" for message in bad.listed]
+    write_card(context.report, "Raw corpus", lines)

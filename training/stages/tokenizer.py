@@ -1,0 +1,96 @@
+"""Tokenizer: a byte-level BPE trained on the training split, saved as a transformers folder with the chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer
+
+from training.context import StageContext
+from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
+from training.data.chat import CHAT_TEMPLATE
+from training.data.documents import read_split, text_batches
+from training.specs.base import canonical_json
+from training.specs.job import StageResult
+from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
+from training.store import file_entry
+
+Section = TokenizerSection
+_MEASURED_BYTES = 2 * 2**20
+_SAMPLES = 8
+
+
+def run(context: StageContext[TokenizerSection]) -> StageResult:
+    """Train the tokenizer, save it, and report how it splits text."""
+    section = context.section
+    context.events.phase("train the tokenizer")
+    documents = read_split(context.input("corpus").folder / "train", ["id", "text"])
+    texts = (text for batch in text_batches(documents, section.sample_megabytes * 10**6) for text in batch)
+    tokenizer = train_bpe(texts, section.vocabulary, section.min_frequency)
+    path = context.out / TOKENIZER_FILE
+    _save(tokenizer, path.parent)
+
+    context.events.phase("report")
+    plain = load_plain(path)
+    sample = [text for batch in text_batches(documents, _MEASURED_BYTES) for text in batch]
+    counts = frequencies(encode_texts(plain, sample), section.vocabulary)
+    tokens, size = int(counts.sum()), sum(len(text.encode()) for text in sample)
+    metrics = {"vocabulary": float(section.vocabulary), "bytes_per_token_training": size / max(tokens, 1)}
+    _plot(context.report / "tokens.png", token_bytes(plain), counts)
+    _write_samples(context.report / "samples.json", plain, sample)
+    _write_card(context.report / "card.md", plain, counts, metrics)
+    return StageResult(metrics=metrics, headline="bytes_per_token_training",
+                       facts={"tokenizer": file_entry(path).sha256})
+
+
+def _save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the folder that `AutoTokenizer.from_pretrained` reads.
+
+    Written by hand, so that no version of transformers decides its bytes.
+    """
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
+              "clean_up_tokenization_spaces": False,
+              "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n",
+                                                  encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+
+
+def _plot(path: Path, sizes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ordinary = sizes[len(SPECIAL_TOKENS):]
+    left.hist(ordinary, bins=np.arange(1, min(int(ordinary.max()), 24) + 2) - 0.5, color="#4477aa")
+    left.set(xlabel="bytes per token", ylabel="tokens", title="Token length")
+    ranked = np.sort(counts)[::-1]
+    right.loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color="#aa3377")
+    right.set(xlabel="rank", ylabel="occurrences", title="Token frequency (training sample)")
+    figure.savefig(path, dpi=80)
+
+
+def _write_samples(path: Path, tokenizer: Tokenizer, texts: list[str]) -> None:
+    rows = []
+    for text in texts[:_SAMPLES]:
+        excerpt = text[:160]
+        ids = tokenizer.encode(excerpt, add_special_tokens=False).ids
+        rows.append({"text": excerpt, "tokens": len(ids), "bytes_per_token": round(len(excerpt.encode()) / len(ids), 2),
+                     "split": "·".join(tokenizer.decode([index]) for index in ids)})
+    path.write_text(canonical_json(rows), encoding="utf-8")
+
+
+def _write_card(path: Path, tokenizer: Tokenizer, counts: npt.NDArray[np.int64], metrics: dict[str, float]) -> None:
+    longest = np.argsort(-token_bytes(tokenizer)[len(SPECIAL_TOKENS):], kind="stable")[:12] + len(SPECIAL_TOKENS)
+    names = ", ".join(f"`{tokenizer.decode([int(index)])!r}`" for index in longest)
+    path.write_text(
+        f"Byte-level BPE with {len(counts)} tokens: {len(SPECIAL_TOKENS)} special tokens, 256 bytes, "
+        f"{len(counts) - len(SPECIAL_TOKENS) - 256} merges.\n\n"
+        f"- {metrics['bytes_per_token_training']:.2f} bytes per token of training text\n"
+        f"- {int((counts == 0).sum())} tokens do not occur in the sample of {int(counts.sum()):,} tokens\n"
+        f"- special tokens: {', '.join(f'`{token}`' for token in SPECIAL_TOKENS)}\n"
+        f"- longest tokens: {names}\n", encoding="utf-8")
