@@ -1,7 +1,5 @@
 """How every stage is an asset: resolve the inputs, launch the job, report what was made."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

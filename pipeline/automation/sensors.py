@@ -1,7 +1,5 @@
 """Sensors: new source files start the chain; failures and refusals are posted to a webhook."""
 
-from __future__ import annotations
-
 import os
 
 import dagster as dg
@@ -9,6 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from training.data.source_state import source_state
 
 from pipeline.environment import ROOT
+from pipeline.graph import GRAPH
 from pipeline.recipe import LoadedRecipe
 from pipeline.webhook import post
 
@@ -32,10 +31,17 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
     return sources_changed
 
 
-def alert_sensors(recipe: str) -> list[dg.SensorDefinition]:
-    """Sensors that post failed runs and refused artifacts to `$GATEHOUSE_WEBHOOK_URL`; without one they do nothing."""
+def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefinition]:
+    """Sensors that post failed runs and refused artifacts to `$GATEHOUSE_WEBHOOK_URL`; without one they do nothing.
 
-    @dg.run_failure_sensor(name=f"{recipe}_run_failed", monitor_all_code_locations=False,
+    Args:
+        loaded: The recipe whose assets they watch.
+        prefix: Key prefix of its assets.
+    """
+    recipe = loaded.recipe.name
+    keys = {dg.AssetKey([*prefix, asset]) for asset in GRAPH}
+
+    @dg.run_failure_sensor(name=f"{recipe}_run_failed", default_status=dg.DefaultSensorStatus.RUNNING,
                            description=f"Posts failed runs to ${WEBHOOK}.")
     def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         url = os.environ.get(WEBHOOK)
@@ -47,23 +53,32 @@ def alert_sensors(recipe: str) -> list[dg.SensorDefinition]:
         return None
 
     @dg.sensor(name=f"{recipe}_gate_refused", minimum_interval_seconds=30,
+               default_status=dg.DefaultSensorStatus.RUNNING,
                description=f"Posts artifacts that a gate refused to ${WEBHOOK}.")
     def gate_refused(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         url = os.environ.get(WEBHOOK)
-        records = context.instance.event_log_storage.get_event_records(
-            dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION,
-                                  after_cursor=int(context.cursor) if context.cursor else None),
-            limit=1000, ascending=True)
-        if records:
-            context.update_cursor(str(records[-1].storage_id))
+        records = _new_verdicts(context)
         if not url:
             return dg.SkipReason(f"{WEBHOOK} is not set")
-        refused = [event for record in records if (event := record.event_log_entry.dagster_event)
-                   and not event.asset_check_evaluation_data.passed]
-        for event in refused:
-            verdict = event.asset_check_evaluation_data
+        refused = [verdict for verdict in records if verdict.asset_key in keys and not verdict.passed]
+        for verdict in refused:
             post(url, {"event": "gate_refused", "recipe": recipe, "asset": verdict.asset_key.to_user_string(),
                        "gate": verdict.check_name, "reason": verdict.description or ""})
         return dg.SkipReason(f"{len(refused)} refusals posted")
 
     return [run_failed, gate_refused]
+
+
+def _new_verdicts(context: dg.SensorEvaluationContext) -> list[dg.AssetCheckEvaluation]:
+    """Gate verdicts since the cursor, which moves past them; the first look only sets the cursor."""
+    filter_ = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+                                    after_cursor=int(context.cursor) if context.cursor else None)
+    storage = context.instance.event_log_storage
+    records = storage.get_event_records(filter_, limit=1000 if context.cursor else 1, ascending=bool(context.cursor))
+    newest = str(max((record.storage_id for record in records), default=int(context.cursor or 0)))
+    first_look = context.cursor is None
+    context.update_cursor(newest)
+    if first_look:
+        return []
+    return [event.asset_check_evaluation_data for record in records
+            if (event := record.event_log_entry.dagster_event) is not None]

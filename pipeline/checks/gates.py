@@ -1,7 +1,5 @@
 """Gates as blocking asset checks: one evaluation of the asset, one check per gate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

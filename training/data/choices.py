@@ -35,11 +35,11 @@ class WrongAnswers:
                 break
         return found
 
-    def any_length(self, item: Item) -> str | None:
-        """An answer of any domain and length, chosen by the item's digest."""
-        pool = self._pools.get((item.kind, ""), [])
+    def of_kind(self, kind: str, item: Item) -> str | None:
+        """An answer of any domain and length, chosen by the item's digest; None if there is no other one."""
+        pool = self._pools.get((kind, ""), [])
         start = int(fraction("wrong answer", item.id) * len(pool))
-        return next((answer for answer in (*pool[start:start + 2], *pool[:2]) if not _same(answer, item.answer)), None)
+        return next((answer for answer in [*pool[start:], *pool[:start]] if not _same(answer, item.answer)), None)
 
     @staticmethod
     def _nearest(pool: list[str], right: str, count: int) -> list[str]:

@@ -8,11 +8,9 @@ from typing import Any
 
 from training.data.provenance import file_of, group_of, part_path
 from training.data.quiet_daft import F, daft
-from training.data.source_state import matches
 from training.data.tables import fraction
 from training.specs.corpus import CorpusSection
 
-GENERAL = "general"
 TOO_SHORT, FEW_LETTERS, LONG_LINE = "too short", "few letters", "long line"
 EXACT, NEAR = "exact duplicate", "near-duplicate"
 REASONS = (TOO_SHORT, FEW_LETTERS, LONG_LINE, EXACT, NEAR)
@@ -46,7 +44,7 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
     Returns:
         Columns of `corpus` and `reason`, which is null for pieces that pass. `id` is the SHA-256 of the new text.
     """
-    limit, domains = section.max_characters, section.domains
+    limit = section.max_characters
 
     @daft.func(return_dtype=_Type.list(_Type.struct({"id": _Type.string(), "text": _Type.string(),
                                                      "path": _Type.string()})))
@@ -57,8 +55,8 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
                 for number, piece in enumerate(texts, start=1)]
 
     @daft.func(return_dtype=_Type.string())
-    def domain(path: str) -> str:
-        return domain_of(path, domains)
+    def domain(source: str, path: str) -> str:
+        return section.domain_of(source, file_of(path))
 
     text = F.regexp_replace(col("text"), r"\r\n?", "\n")
     piece = col("piece")
@@ -66,13 +64,7 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
              .select(piece.get("id").alias("id"), piece.get("text").alias("text"), "source",
                      piece.get("path").alias("path"), "licence"))
     return frame.with_columns({"bytes": F.length_bytes(col("text")).cast(_Type.int64()),
-                               "domain": domain(col("path")), "reason": _reason(section)})
-
-
-def domain_of(path: str, domains: dict[str, tuple[str, ...]]) -> str:
-    """The first domain, by name, with a glob that matches a document's file; `general` if there is none."""
-    name = file_of(path)
-    return next((domain for domain in sorted(domains) if matches(name, domains[domain])), GENERAL)
+                               "domain": domain(col("source"), col("path")), "reason": _reason(section)})
 
 
 def _reason(section: CorpusSection) -> daft.Expression:

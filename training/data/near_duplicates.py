@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.quiet_daft import F, daft
-from training.errors import RecipeError
 from training.specs.corpus import MinHash
 
 Signatures = npt.NDArray[np.uint32]
@@ -28,13 +27,7 @@ def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
 
     Returns:
         Removed id to the kept id it resembles most.
-
-    Raises:
-        RecipeError: The permutations cannot be divided into the bands.
     """
-    if spec.permutations % spec.bands:
-        raise RecipeError(f"corpus.near_duplicates: {spec.permutations} permutations cannot be divided into "
-                          f"{spec.bands} bands; choose bands that divide permutations")
     signatures = documents.select("id", _signature(spec)).collect()
     rows = spec.permutations // spec.bands
     bands = [F.hash(F.slice(col("signature"), band * rows, (band + 1) * rows), seed=band) for band in range(spec.bands)]

@@ -1,0 +1,1 @@
+"""What evaluation jobs measure, and how."""

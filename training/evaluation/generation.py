@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Set as AbstractSet
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import torch
@@ -184,7 +183,3 @@ def _overruns(loaded: LoadedModel, row: Sequence[int]) -> bool:
     end = next((at for at, token in enumerate(row) if token in loaded.stops), len(row))
     return any(token not in (*loaded.stops, loaded.tokenizer.pad_token_id) for token in row[end:])
 
-
-def finite(value: float) -> bool:
-    """Whether a measured value can be reported."""
-    return math.isfinite(value)

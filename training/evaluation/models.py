@@ -44,7 +44,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        return next(self.model.parameters()).device
 
     @property
     def vocabulary(self) -> int:

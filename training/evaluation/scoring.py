@@ -16,6 +16,8 @@ _LOGITS = 16 * 2**20
 # A model that has learnt a language finds its sentences far likelier than a uniform guess does; an untrained one stays
 # within a few tenths of a nat of that guess.
 LEARNT_NATS = 1.0
+# Scores of the same tokens in two batches differ in the last bits of a float32 sum; what is closer than this is a tie.
+TIE_NATS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -162,4 +164,4 @@ def right_choice(choices: Sequence[Likelihood], answer: int, vocabulary: int) ->
     """
     best = choices[answer].per_token
     return choices[answer].learnt(vocabulary) and all(
-        best > other.per_token for index, other in enumerate(choices) if index != answer)
+        best > other.per_token + TIE_NATS for index, other in enumerate(choices) if index != answer)

@@ -1,0 +1,25 @@
+"""Every test keeps its state in a folder of its own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """What a shell that followed the README would have, with another home."""
+    own = {name: value for name, value in os.environ.items()
+           if not name.startswith(("GATEHOUSE_", "DAGSTER_", "MLFLOW_"))}
+    return {**own, "PATH": f"{BIN}{os.pathsep}{own['PATH']}", "GATEHOUSE_HOME": str(home),
+            "GATEHOUSE_DAGSTER": str(home / "dagster"), "DAGSTER_HOME": str(ROOT),
+            "DAGSTER_MODULE_NAME": "pipeline.definitions", "DAGSTER_DISABLE_TELEMETRY": "1", **extra}
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GATEHOUSE_DAGSTER", str(tmp_path / "home" / "dagster"))

@@ -1,0 +1,174 @@
+"""Dagster's pages of a version and of a gate, and the webhook."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pipeline import webhook
+from pipeline.pages import MAX_PICTURE, check_metadata, materialization_metadata, verdict_table
+from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest
+from training.specs.gates import Gate
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 1000
+LINKS = {"mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2", "mlflow_run_id": "2"}
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(asset="base_model", version="v1", stage="base_model", recipe="tiny", identity="i" * 64,
+                    fingerprint="f" * 64, digest="d" * 64, files={"a": FileEntry(bytes=2_500_000, sha256="0")},
+                    inputs={"tokenizer": InputRecord(asset="tokenizer", version="v0", digest="e" * 64)},
+                    metrics={"loss": 3.25, "tokens": 1000.0}, headline="loss", section={}, seed=0,
+                    versions={"torch": "2.13.0"}, started_at=0.0, seconds=12.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    report = tmp_path / "version" / "report"
+    report.mkdir(parents=True)
+    (report / "loss.png").write_bytes(PNG)
+    (report / "card.md").write_text("# Base model")
+    (report / "samples.json").write_text(json.dumps([
+        {"prompt": "p" * 1000, "tokens": 3, "score": 1, "stopped": True},
+        {"prompt": "q", "tokens": 4, "score": 0.5, "extra": ["x"]}]))
+    return report.parent
+
+
+@pytest.fixture
+def certificate() -> Certificate:
+    verdicts = (Gate(metric="loss_drop", must_be=">=", threshold=1.0).judge(2.0),
+                Gate(metric="choice_accuracy", must_be=">", threshold=0.3).judge(None))
+    return Certificate(asset="base_model", version="v1", artifact_digest="d", suite_digest="s",
+                       evaluator_fingerprint="e", report_digest="r", thresholds_digest="t", verdicts=verdicts,
+                       issued_at=0.0, issued_by="test")
+
+
+def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path) -> None:
+    page = materialization_metadata(manifest, folder, reused=False, store_uri="/store/v1", links=LINKS)
+    assert isinstance(page["loss"], dg.FloatMetadataValue)
+    assert page["loss"].value == 3.25
+    assert page["headline"].value == "loss 3.25"
+    assert page["megabytes"].value == 2.5
+    assert page["mlflow_run"] == dg.MetadataValue.url(LINKS["mlflow_url"])
+    assert page["card"] == dg.MetadataValue.md("# Base model")
+    assert page["reused"].value is False
+
+
+def test_an_event_with_the_page_survives_dagsters_event_log(manifest: Manifest, folder: Path) -> None:
+    page = materialization_metadata(manifest, folder, reused=True, store_uri="s3://bucket/v1")
+
+    @dg.asset
+    def base_model() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(metadata=page)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([base_model], instance=instance)
+        event = instance.get_latest_materialization_event(dg.AssetKey("base_model"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata == page
+
+
+def test_samples_become_a_typed_table_with_short_cells(manifest: Manifest, folder: Path) -> None:
+    samples = materialization_metadata(manifest, folder, reused=False, store_uri="x")["samples"]
+    assert isinstance(samples, dg.TableMetadataValue)
+    assert {column.name: column.type for column in samples.schema.columns} == {
+        "prompt": "string", "tokens": "int", "score": "float", "stopped": "bool", "extra": "string"}
+    assert len(str(samples.records[0].data["prompt"])) == 300
+    assert samples.records[1].data == {"prompt": "q", "tokens": 4, "score": 0.5, "stopped": None, "extra": '["x"]'}
+
+
+def test_pictures_are_inline_until_they_are_too_large(manifest: Manifest, folder: Path) -> None:
+    (folder / "report" / "huge.png").write_bytes(PNG + b"0" * MAX_PICTURE)
+    for index in range(6):
+        (folder / "report" / f"z{index}.png").write_bytes(PNG + b"0" * (MAX_PICTURE - 2000))
+    page = materialization_metadata(manifest, folder, reused=False, store_uri="x")
+    inline = page["picture_loss"]
+    assert isinstance(inline, dg.MarkdownMetadataValue)
+    assert base64.b64decode(str(inline.md_str).split("base64,")[1].rstrip(")")) == PNG
+    assert page["picture_huge"] == dg.MetadataValue.path(str(folder / "report" / "huge.png"))
+    kinds = [type(page[f"picture_z{index}"]) for index in range(6)]
+    assert kinds == [dg.MarkdownMetadataValue] * 4 + [dg.PathMetadataValue] * 2
+
+
+def test_a_version_without_a_report_still_has_a_page(manifest: Manifest, tmp_path: Path) -> None:
+    bare = manifest.model_copy(update={"headline": None, "inputs": {}, "metrics": {}})
+    page = materialization_metadata(bare, tmp_path, reused=False, store_uri="x")
+    assert page["data_version"].value == "d" * 64
+    assert not {"card", "samples", "headline", "inputs"} & set(page)
+
+
+def test_the_gate_table_says_what_was_refused_and_why(certificate: Certificate) -> None:
+    rows = [record.data for record in verdict_table(certificate).records]
+    assert rows[0] == {"metric": "loss_drop", "value": 2.0, "must be": ">=", "threshold": 1.0, "verdict": "passed",
+                       "reason": "loss_drop 2 passes >= 1"}
+    assert (rows[1]["verdict"], rows[1]["value"]) == ("FAILED", None)
+    assert "missing" in str(rows[1]["reason"])
+
+
+def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Certificate, manifest: Manifest,
+                                                                 folder: Path) -> None:
+    first, second = (check_metadata(verdict, certificate, evaluation=manifest, folder=folder, links=LINKS)
+                     for verdict in certificate.verdicts)
+    assert first["value"].value == 2.0
+    assert "value" not in second
+    assert str(second["meaning"].value).startswith("share of four-way")
+    assert {"picture_loss", "samples", "card"} <= set(first)
+    assert not {"picture_loss", "samples", "card"} & set(second)
+    assert second["evaluation_sets_digest"].value == "s"
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    received: list[bytes]
+    status = 200
+
+    def do_POST(self) -> None:
+        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, type[_Receiver]]]:
+    handler = type("Handler", (_Receiver,), {"received": []})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/services/TOKEN?key=SECRET", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_webhook_posts_json(receiver: tuple[str, type[_Receiver]]) -> None:
+    url, handler = receiver
+    assert webhook.post(url, {"text": "gate refused"})
+    assert json.loads(handler.received[0]) == {"text": "gate refused"}
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_webhook_that_fails_is_logged_without_its_secret(receiver: tuple[str, type[_Receiver]], refuse: bool,
+                                                         caplog: pytest.LogCaptureFixture) -> None:
+    url, handler = receiver
+    handler.status = 500
+    if not refuse:
+        url = "http://user:SECRET@127.0.0.1:9/TOKEN"
+    with caplog.at_level(logging.WARNING, logger="gatehouse.webhook"):
+        assert not webhook.post(url, {})
+        assert not webhook.post("file:///etc/TOKEN", {})
+    assert "127.0.0.1" in caplog.text
+    assert "TOKEN" not in caplog.text
+    assert "SECRET" not in caplog.text

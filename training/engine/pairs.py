@@ -1,0 +1,179 @@
+"""Preference pairs: encoding, batches, and the reference model's log-probabilities."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import PreTrainedTokenizerBase
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from training.data.chat import encode_conversations
+from training.data.order import RowOrder
+from training.engine.batches import Batch
+from training.engine.session import Session
+from training.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One encoded pair.
+
+    Attributes:
+        prompt: Token ids up to the opening of the assistant's turn.
+        chosen: Token ids of the better answer and its end of turn.
+        rejected: The same of the worse one.
+    """
+
+    id: str
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of the two conversations."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both conversations."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], context: int,
+                 log: Callable[[str], None]) -> tuple[list[Pair], int]:
+    """Encode pairs by the chat template; pairs longer than the context are left out and counted.
+
+    Raises:
+        RecipeError: No pair fits.
+    """
+    answers = []
+    for side in ("chosen", "rejected"):
+        answers.append(encode_conversations(tokenizer, [[{"role": "user", "content": row["prompt"]},
+                                                         {"role": "assistant", "content": row[side]}]
+                                                        for row in rows]))
+    pairs = []
+    for row, (chosen, chosen_mask), (rejected, rejected_mask) in zip(rows, *answers, strict=True):
+        start = int(np.argmax(chosen_mask))
+        pairs.append(Pair(str(row["id"]), chosen[:start].tolist(), chosen[chosen_mask].tolist(),
+                          rejected[rejected_mask].tolist()))
+    kept = [pair for pair in pairs if pair.longest <= context]
+    if not kept:
+        raise RecipeError(f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
+                          "dpo_model.context")
+    dropped = len(pairs) - len(kept)
+    if dropped:
+        log(f"{dropped} of {len(pairs)} pairs are longer than the context of {context} tokens and are left out")
+    return kept, dropped
+
+
+def micro_batch_pairs(batch_pairs: int, context: int, micro_batch_tokens: int, world_size: int) -> int:
+    """Pairs per rank and forward pass: the most that divide the batch and whose padded tokens stay within the limit.
+
+    Raises:
+        RecipeError: The ranks cannot share the batch evenly.
+    """
+    if batch_pairs % world_size:
+        raise RecipeError(f"batch_pairs {batch_pairs} cannot be divided among {world_size} processes; change "
+                          "batch_pairs in the recipe or processes in launchers.yaml")
+    share = batch_pairs // world_size
+    limit = max(1, micro_batch_tokens // (2 * context))
+    return max(size for size in range(1, share + 1) if share % size == 0 and (size <= limit or size == 1))
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """Batches of pairs, padded to the longest of each micro-batch.
+
+    Attributes:
+        steps: Optimizer steps.
+        reference: float32 [pairs, 2], log-probabilities of chosen and rejected under the reference model.
+    """
+
+    pairs: tuple[Pair, ...]
+    steps: int
+    batch_pairs: int
+    micro_pairs: int
+    world_size: int
+    order: RowOrder
+    pad: int
+    reference: np.ndarray
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step."""
+        return self.batch_pairs // (self.micro_pairs * self.world_size)
+
+    def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
+        """TRL's columns: `input_ids`, `attention_mask`, `completion_mask` [2 x pairs, length], reference [pairs]."""
+        first = step * self.batch_pairs + (micro * self.world_size + rank) * self.micro_pairs
+        return self.collate(self.order.rows(first, self.micro_pairs)[1])
+
+    def tokens_before(self, step: int) -> int:
+        """Tokens of all ranks before a step, padding left out."""
+        lengths = np.array([pair.tokens for pair in self.pairs], np.int64)
+        return int(lengths[self.order.rows(0, step * self.batch_pairs)[1]].sum()) if step else 0
+
+    def longest(self) -> Batch:
+        """A micro-batch of the longest pairs."""
+        by_length = sorted(range(len(self.pairs)), key=lambda number: -self.pairs[number].longest)
+        return self.collate(np.resize(np.array(by_length), self.micro_pairs))
+
+    def collate(self, numbers: np.ndarray) -> Batch:
+        """The batch of the pairs with these numbers."""
+        examples = [{"prompt_ids": self.pairs[number].prompt, "chosen_ids": self.pairs[number].chosen,
+                     "rejected_ids": self.pairs[number].rejected,
+                     "ref_chosen_logps": float(self.reference[number, 0]),
+                     "ref_rejected_logps": float(self.reference[number, 1])} for number in numbers]
+        batch: Batch = DataCollatorForPreference(pad_token_id=self.pad)(examples)
+        return batch
+
+
+def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> np.ndarray:
+    """Log-probabilities of all pairs under the model as it is now, float32 [pairs, 2].
+
+    Pairs are taken in the order of their ids, in batches that do not depend on the training order. What is done is
+    kept in the attempt's folder, so that a job that was stopped goes on from there.
+    """
+    context, where = session.context, session.runtime
+    folder = context.work / "reference"
+    folder.mkdir(exist_ok=True)
+    size, count = batches.micro_pairs, len(batches.pairs)
+    starts = range(0, count, size)
+    context.events.phase("reference log-probabilities")
+    model = trainer.model.to(where.device).eval()
+    for number, start in enumerate(starts):
+        target = folder / f"{start:08d}.npy"
+        if number % where.world_size == where.rank and not target.exists():
+            with torch.no_grad(), torch.autocast(where.device.type, dtype=torch.bfloat16,
+                                                 enabled=session.choice.precision != "fp32"):
+                inputs = trainer._prepare_inputs(batches.collate(np.arange(start, min(start + size, count))))
+                found = trainer.compute_ref_log_probs(model, inputs)
+            _write(target, torch.stack(found, dim=1).float().cpu().numpy())
+        if number % 16 == 0:
+            context.events.progress(start, count, "pairs")
+    context.events.progress(count, count, "pairs")
+    torch.distributed.barrier()
+    return np.concatenate([np.load(folder / f"{start:08d}.npy", allow_pickle=False) for start in starts])
+
+
+def save_reference(path: Path, pairs: Sequence[Pair], reference: np.ndarray) -> None:
+    """Write reference_logprobs.parquet: id, chosen, rejected."""
+    table = pa.table({"id": [pair.id for pair in pairs], "chosen": pa.array(reference[:, 0], pa.float32()),
+                      "rejected": pa.array(reference[:, 1], pa.float32())})
+    pq.write_table(table, path, compression="zstd", write_statistics=False)
+
+
+def _write(target: Path, values: np.ndarray) -> None:
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+    os.replace(partial, target)

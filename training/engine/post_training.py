@@ -1,0 +1,95 @@
+"""TRL's trainers for the stages after pretraining, and reading their data. Importing TRL takes seconds: base_model does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from training.data.order import RowOrder
+from training.data.packing import plan
+from training.data.shards import ArrayTokens
+from training.engine.batches import PackedBatches, Packing, Segment, micro_batch_tokens
+from training.engine.session import Session
+from training.engine.trainer import StepOrdered
+from training.errors import SourceError
+
+
+class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+    """TRL's SFT trainer over our batches."""
+
+
+class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+    """TRL's DPO trainer over our batches, which already hold the reference model's log-probabilities."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset
+
+
+def conversation_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any],
+                         adapter: LoraConfig | None = None) -> ConversationTrainer:
+    """An SFT trainer, with a LoRA adapter where one is given."""
+    # TRL insists on a dataset of its own kind; the batches come from the mixin's loader.
+    placeholder = Dataset.from_dict({"input_ids": [[session.pad]], "labels": [[session.pad]]})
+    arguments = SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, packing=False,
+                          completion_only_loss=False)
+    return ConversationTrainer(model=model, args=arguments, train_dataset=placeholder,
+                               processing_class=session.tokenizer, peft_config=adapter)
+
+
+def preference_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any],
+                       beta: float) -> PreferenceTrainer:
+    """A DPO trainer without a second model in memory."""
+    placeholder = Dataset.from_dict({"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]],
+                                     "rejected_ids": [[session.pad]]})
+    arguments = DPOConfig(**settings, beta=beta, precompute_ref_log_probs=True, max_length=None)
+    return PreferenceTrainer(model=model, args=arguments, train_dataset=placeholder,
+                             processing_class=session.tokenizer)
+
+
+def packed_batches(session: Session, sequences: Sequence[np.ndarray], masks: Sequence[np.ndarray], steps: int,
+                   context: int, batch_tokens: int) -> PackedBatches:
+    """Batches of token sequences that fit into one row each.
+
+    Args:
+        session: The job.
+        sequences: Token ids, int64 [length] each.
+        masks: Which tokens are learned, bool [length] each.
+        steps: Optimizer steps.
+        context: Tokens per row.
+        batch_tokens: Tokens per step.
+    """
+    where = session.runtime
+    micro = micro_batch_tokens(batch_tokens, session.context.execution.micro_batch_tokens, where.world_size, [context])
+    packed = plan(np.array([len(ids) for ids in sequences], np.int64), context)
+    packing = Packing(context, (packed,), RowOrder([packed.rows], [1.0], session.context.seed))
+    return PackedBatches((Segment(0, steps, packing),), ArrayTokens(list(sequences), list(masks)), batch_tokens, micro,
+                         where.world_size, session.pad)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a parquet file in the order of their ids.
+
+    Raises:
+        SourceError: There are none.
+    """
+    found = pq.read_table(path).to_pylist()
+    if not found:
+        raise SourceError(f"{path} has no rows to train on; materialize the asset it belongs to again")
+    return sorted(found, key=lambda row: str(row["id"]))
+
+
+def read_conversations(path: Path) -> list[list[dict[str, str]]]:
+    """Messages of every conversation of a parquet file, in the order of their ids."""
+    return [json.loads(row["messages"]) for row in read_rows(path)]

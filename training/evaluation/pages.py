@@ -1,0 +1,67 @@
+"""What a model's evaluation shows to people: a chart, samples and a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training.data.reports import markdown_table, write_card, write_samples
+from training.evaluation.measuring import Measurement, Sets
+from training.specs.metrics import METRICS
+
+_CONTINUATIONS_SHOWN = 8
+
+
+def write_pages(report: Path, asset: str, metrics: Mapping[str, float], counts: Mapping[str, int],
+                reference: Mapping[str, float], notes: Sequence[str]) -> None:
+    """Write `metrics.png` and `card.md`.
+
+    Args:
+        report: Folder for them.
+        asset: The judged model's asset name.
+        metrics: What was measured.
+        counts: Items behind each metric.
+        reference: The parent's own figures, where it was measured.
+        notes: Sentences for the reader, such as why the folder does not load.
+    """
+    if metrics:
+        _chart(report / "metrics.png", asset, metrics, reference)
+    rows = [(name, f"{metrics[name]:.4g}" if name in metrics else "not measured",
+             f"{reference[name]:.4g}" if name in reference else "", counts.get(name, ""), description)
+            for name, description in METRICS[asset].items()]
+    write_card(report, f"Evaluation of {asset}",
+               [*notes, "", markdown_table(("metric", "value", "parent", "items", "what it is"), rows)])
+
+
+def _chart(path: Path, asset: str, metrics: Mapping[str, float], reference: Mapping[str, float]) -> None:
+    """Shares on one axis, all other figures on another; the parent's are hollow."""
+    groups = {"share": {}, "value": {}}  # type: dict[str, dict[str, float]]
+    for name, value in metrics.items():
+        groups["share" if name.endswith(("_rate", "accuracy", "loads")) else "value"][name] = value
+    groups["value"].pop("heldout_perplexity", None)
+    figure = Figure(figsize=(10, 1.4 + 0.4 * max(map(len, groups.values()))), dpi=80)
+    for axes, (label, values) in zip(figure.subplots(1, 2), groups.items(), strict=True):
+        bars = axes.barh(list(values), list(values.values()), color="#4477aa", label=asset)
+        axes.bar_label(bars, fmt="{:.3g}", padding=3)
+        parents = {name: reference[name] for name in values if name in reference}
+        if parents:
+            axes.scatter(list(parents.values()), list(parents), facecolors="none", edgecolors="#cc6677", zorder=3,
+                         label="parent")
+            axes.legend(fontsize="small")
+        axes.margins(x=0.2)
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+    figure.suptitle(f"{asset} on the evaluation sets")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def write_answers(report: Path, sets: Sets, own: Measurement, parent: Measurement | None) -> None:
+    """Write `samples.json`: the sample prompts' answers beside the parent's, then continuations of held-out text."""
+    rows = [{"prompt": row["prompt"], "answer": own.replies[row["prompt"]].text}
+            | ({"parent": parent.replies[row["prompt"]].text} if parent else {}) for row in sets.samples]
+    rows += [{"prompt": prompt, "answer": completion.text}
+             for prompt, completion in own.continuations[:_CONTINUATIONS_SHOWN]]
+    write_samples(report, rows)

@@ -1,0 +1,78 @@
+"""`adapter_data`: documents and conversations of one domain, with some general conversations against forgetting."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from training.context import StageContext
+from training.data.conversations import excluded_ids, training_items
+from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, fraction, read_rows, write_table
+from training.errors import RecipeError
+from training.specs.corpus import GENERAL
+from training.specs.job import StageResult
+from training.specs.post_training_data import AdapterDataSection as Section
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Gather the domain.
+
+    Raises:
+        RecipeError: The training split holds no document of the domain.
+    """
+    section, corpus = context.section, context.input("corpus").folder
+    exclusions = context.input("evaluation_sets").folder / "exclusions.parquet"
+    context.events.phase("documents")
+    documents = _documents(section.domain, context)
+    context.events.phase("conversations")
+    items = training_items(corpus, exclusions, domain=section.domain)[:section.max_conversations]
+    own = {item.id: item.row() for item in items}
+    general = _general(context, len(own), set(own))
+    rows = sorted([*own.values(), *general], key=lambda row: row["id"])
+    write_table(context.out / "documents.parquet", documents, CORPUS_SCHEMA)
+    write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
+    _report(context, documents, rows)
+    return StageResult(metrics={"documents": float(len(documents)), "conversations": float(len(own)),
+                                "general_conversations": float(len(general)),
+                                "bytes": float(sum(row["bytes"] for row in documents))}, headline="documents")
+
+
+def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, Any]]:
+    excluded = excluded_ids(context.input("evaluation_sets").folder / "exclusions.parquet")
+    found, held_back = [], 0
+    for row in read_rows(context.input("corpus").folder / "train"):
+        if row["domain"] == domain:
+            if row["id"] in excluded:
+                held_back += 1
+            else:
+                found.append(row)
+    if not found:
+        raise RecipeError(f"adapter_data.domain: the training split holds no document of {domain!r} ({held_back} are "
+                          "excluded because they hold evaluation items); widen the globs of that domain in the "
+                          "recipe's sources")
+    return sorted(found, key=lambda row: row["id"])
+
+
+def _general(context: StageContext[Section], own: int, taken: set[str]) -> list[dict[str, str]]:
+    """General conversations, chosen by digest, so that they are `general_share` of all."""
+    share = context.section.general_share
+    rows = [row for row in read_rows(context.input("instruction_data").folder / "train.parquet")
+            if row["domain"] == GENERAL and row["id"] not in taken]
+    rows.sort(key=lambda row: fraction("general", row["id"]))
+    return rows[:round(own * share / (1 - share))]
+
+
+def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
+    domain = context.section.domain
+    messages = [(row, json.loads(row["messages"])) for row in rows[:10]]
+    write_samples(context.report, [{"kind": row["kind"], "domain": row["domain"], "prompt": turns[0]["content"],
+                                    "answer": turns[1]["content"]} for row, turns in messages])
+    table = Counter((row["kind"], row["domain"]) for row in rows)
+    bar_chart(context.report / "kinds.png", {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())},
+              "Conversations by kind and domain", "conversations")
+    size = sum(row["bytes"] for row in documents) / 1e6
+    write_card(context.report, "Adapter data", [
+        f"{len(documents)} documents ({size:.2f} MB) of the domain `{domain}`.", "",
+        markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())])])

@@ -1,0 +1,53 @@
+"""dpo_model: the SFT model after direct preference optimization (Rafailov et al., 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from training.context import StageContext
+from training.data.order import RowOrder
+from training.engine import export, runtime
+from training.engine.pairs import PairBatches, encode_pairs, micro_batch_pairs, reference_logprobs, save_reference
+from training.engine.post_training import preference_trainer, read_rows
+from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
+from training.specs.job import StageResult
+from training.specs.post_training import DpoModelSection as Section
+
+_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
+            ("What does `json.dumps` do?", True))
+
+
+def run(context: StageContext[Section]) -> StageResult | None:
+    """Encode the pairs, score them with the SFT model, train, save."""
+    session = open_session(context, model_type(context.input("sft_model").folder / "model"))
+    batches, dropped = _batches(context, session)
+    model = load_parent(session, "sft_model")
+    converted = convert(session, model)
+    trainer = preference_trainer(model, session, session.arguments(batches), context.section.beta)
+    reference = reference_logprobs(session, trainer, batches)
+    result = fit(session, trainer, replace(batches, reference=reference), converted)
+    result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped)})
+    weights = export.gather_weights(trainer)
+
+    def write() -> None:
+        export.save_weights(context.out / "model", model.config, weights, session)
+        save_reference(context.out / "reference_logprobs.parquet", batches.pairs, reference)
+        export.report(session, result, _PROMPTS, unit="nats per pair")
+
+    export.on_first_rank(session, write)
+    runtime.stop()
+    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
+
+
+def _batches(context: StageContext[Section], session: Session) -> tuple[PairBatches, int]:
+    """The batches, with a reference of zeros until it has been computed, and the number of pairs left out."""
+    section, world_size = context.section, context.world_size
+    context.events.phase("encode pairs")
+    rows = read_rows(context.input("preference_data").folder / "train.parquet")
+    pairs, dropped = encode_pairs(session.tokenizer, rows, section.context, context.events.log)
+    micro = micro_batch_pairs(section.batch_pairs, section.context, context.execution.micro_batch_tokens, world_size)
+    order = RowOrder([len(pairs)], [1.0], context.seed)
+    return PairBatches(tuple(pairs), section.steps, section.batch_pairs, micro, world_size, order, session.pad,
+                       np.zeros((len(pairs), 2), np.float32)), dropped

@@ -1,0 +1,156 @@
+"""`evaluation_sets`: what every model is measured on, and which training documents hold some of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from training.context import StageContext
+from training.data.choices import WrongAnswers
+from training.data.conversations import ID_LENGTH, Item, items_of, unique_by_prompt
+from training.data.overlap import EvaluationItem, OverlapIndex
+from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.safety import read_prompts
+from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
+from training.specs.corpus import GENERAL
+from training.specs.evaluation_sets import EvaluationSetsSection as Section
+from training.specs.job import StageResult
+
+_CHOICES = 4
+Rows = list[dict[str, Any]]
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Take held-out text, make questions and pairs of it, read the written prompts, find what holds them.
+
+    Raises:
+        SourceError: A file of written prompts is malformed.
+    """
+    section, corpus = context.section, context.input("corpus").folder
+    context.events.phase("held-out items")
+    documents = sorted(read_rows(corpus / "heldout"), key=lambda row: row["id"])
+    items = unique_by_prompt(item for document in documents for item in items_of(document))
+    wrong = WrongAnswers(items)
+    questions = _questions(section, items, wrong)
+    preferences = _preferences(section, items, wrong)
+    written = {name: [{"id": _id(name, row["prompt"]), "prompt": row["prompt"], "topic": row["topic"]}
+                      for row in read_prompts(context.files[name], ("prompt", "topic"))]
+               for name in ("harmful", "benign")}
+    sets: dict[str, Rows] = {
+        "text": _text(section, documents),
+        "questions": questions,
+        **written,
+        "preferences": preferences,
+        "samples": [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples],
+    }
+    for name, rows in sets.items():
+        _write_lines(context.out / f"{name}.jsonl", rows)
+    context.events.phase("exclusions")
+    exclusions = _exclusions(context, sets, {item.id: item for item in items})
+    write_table(context.out / "exclusions.parquet", exclusions, EXCLUSION_SCHEMA)
+    metrics = {
+        "text_bytes": float(sum(row["bytes"] for row in sets["text"])),
+        "questions": float(len(questions)),
+        "harmful_prompts": float(len(sets["harmful"])),
+        "benign_prompts": float(len(sets["benign"])),
+        "preference_pairs": float(len(preferences)),
+        "excluded_documents": float(len({row["id"] for row in exclusions})),
+    }
+    _report(context, sets, exclusions)
+    return StageResult(metrics=metrics, headline="questions")
+
+
+def _text(section: Section, documents: Rows) -> Rows:
+    """Whole held-out documents, in the order of ids, while they fit into each domain's share."""
+    room: dict[str, int] = {}
+    rows = []
+    for document in documents:
+        whole = section.text_kilobytes * 1024
+        left = room.setdefault(document["domain"], whole)
+        text = document["text"]
+        if document["bytes"] > left:
+            if left < whole or any(other["domain"] == document["domain"] and other["bytes"] <= whole
+                                   for other in documents):
+                continue
+            text = text.encode()[:left].decode(errors="ignore")  # every document is too long, so the first one is cut
+        size = len(text.encode())
+        room[document["domain"]] -= size
+        rows.append({"id": document["id"], "text": text, "source": document["source"],
+                     "domain": document["domain"], "bytes": size})
+    return rows
+
+
+def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
+    """Four-way questions, the wanted number of every domain, chosen by digest."""
+    asked: dict[str, int] = {}
+    rows = []
+    for item in sorted(items, key=lambda item: fraction("question", item.id)):
+        wanted = section.questions if item.domain == GENERAL else section.domain_questions
+        if asked.get(item.domain, 0) >= wanted:
+            continue
+        others = wrong.similar_in_length(item, _CHOICES - 1)
+        if len(others) < _CHOICES - 1:
+            continue
+        asked[item.domain] = asked.get(item.domain, 0) + 1
+        answer = int(fraction("position", item.id) * _CHOICES)
+        rows.append({"id": item.id, "prompt": item.prompt, "choices": [*others[:answer], item.answer, *others[answer:]],
+                     "answer": answer, "domain": item.domain, "source_id": item.source_id})
+    return sorted(rows, key=lambda row: str(row["id"]))
+
+
+def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
+    rows = []
+    for item in sorted(items, key=lambda item: fraction("preference", item.id)):
+        rejected = wrong.similar_in_length(item, 1)
+        if rejected and len(rows) < section.preferences:
+            rows.append({"id": item.id, "prompt": item.prompt, "chosen": item.answer, "rejected": rejected[0],
+                         "domain": item.domain})
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def _exclusions(context: StageContext[Section], sets: dict[str, Rows], items: Mapping[str, Item]) -> Rows:
+    """Training documents that hold an item, by document and item.
+
+    A row depends on its document and its item alone: changing one item leaves the rows of all others as they were.
+    """
+    wanted = [EvaluationItem(row["id"], "held-out text", row["text"]) for row in sets["text"]]
+    for name, reason in (("questions", "question"), ("preferences", "preference pair")):
+        wanted += [EvaluationItem(row["id"], reason, items[row["id"]].evidence) for row in sets[name]]
+    for name, reason in (("harmful", "harmful prompt"), ("benign", "benign prompt"), ("samples", "sample prompt")):
+        wanted += [EvaluationItem(row["id"], reason, row["prompt"]) for row in sets[name]]
+    index = OverlapIndex(wanted, context.section.ngram, context.section.overlap)
+    found = [exclusion._asdict() for row in read_rows(context.input("corpus").folder / "train", ["id", "text"])
+             for exclusion in index.exclusions(row["id"], row["text"])]
+    return sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
+
+
+def _id(kind: str, text: str) -> str:
+    return text_id(kind, text)[:ID_LENGTH]
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: Rows) -> None:
+    write_samples(context.report, [{"prompt": row["prompt"], "answer": row["choices"][row["answer"]],
+                                    "wrong": row["choices"][(row["answer"] + 1) % _CHOICES], "domain": row["domain"]}
+                                   for row in sets["questions"][:10]])
+    bar_chart(context.report / "sets.png", {name: float(len(rows)) for name, rows in sets.items()},
+              "Items of the evaluation sets", "items")
+    domains = sorted({row["domain"] for row in sets["text"]} | {row["domain"] for row in sets["questions"]})
+    rows = [[domain, sum(row["bytes"] for row in sets["text"] if row["domain"] == domain),
+             *(sum(row["domain"] == domain for row in sets[name]) for name in ("questions", "preferences"))]
+            for domain in domains]
+    reasons = sorted({row["reason"] for row in exclusions})
+    counts = [[reason, len({row["id"] for row in exclusions if row["reason"] == reason})] for reason in reasons]
+    write_card(context.report, "Evaluation sets", [
+        markdown_table(["domain", "bytes of text", "questions", "preference pairs"], rows), "",
+        f"Written prompts: {len(sets['harmful'])} harmful, {len(sets['benign'])} benign look-alikes.", "",
+        "## Training documents that are excluded", "", markdown_table(["because of", "documents"], counts), "",
+        f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
+        f"{context.section.ngram}-grams of words; a shorter item must be held whole, and one of fewer than 6 words "
+        "excludes nothing."])

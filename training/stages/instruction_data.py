@@ -1,0 +1,79 @@
+"""`instruction_data`: conversations from the training documents, and written ones about what to refuse."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from training.context import StageContext
+from training.data.conversations import BENIGN, REFUSAL, Item, training_items
+from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.safety import read_prompts, refusal
+from training.data.tables import CONVERSATION_SCHEMA, write_table
+from training.errors import RecipeError
+from training.specs.corpus import GENERAL
+from training.specs.job import StageResult
+from training.specs.post_training_data import InstructionDataSection as Section
+
+_WRITTEN = "safety"
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Make the conversations.
+
+    Raises:
+        SourceError: A file of written prompts is malformed.
+        RecipeError: The training documents give no conversation.
+    """
+    section = context.section
+    context.events.phase("conversations")
+    items = training_items(context.input("corpus").folder,
+                           context.input("evaluation_sets").folder / "exclusions.parquet",
+                           section.max_answer_characters)
+    if not items:
+        raise RecipeError("instruction_data: the training documents hold neither a public function with a docstring "
+                          "nor a paragraph of several sentences; add sources, or raise max_answer_characters")
+    rows = [item.row() for item in items[:section.max_conversations]] + _written(context)
+    rows.sort(key=lambda row: row["id"])
+    write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
+    kinds = Counter(row["kind"] for row in rows)
+    _report(context, rows, len(items))
+    return StageResult(metrics={"conversations": float(len(rows)), "refusals": float(kinds[REFUSAL]),
+                                **{f"{kind}_conversations": float(count) for kind, count in kinds.items()}},
+                       headline="conversations")
+
+
+def _written(context: StageContext[Section]) -> list[dict[str, str]]:
+    """Rows of the written prompts; each repeat of a harmful one has another refusal."""
+    harmful = read_prompts(context.files["harmful"], ("prompt", "topic"))
+    benign = read_prompts(context.files["benign"], ("prompt", "topic", "answer"))
+    both = {row["prompt"] for row in harmful} & {row["prompt"] for row in benign}
+    if both:
+        raise RecipeError(f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
+                          f"{min(both)!r}; remove it from one")
+    rows = []
+    for repeat in range(context.section.safety_repeats):
+        for row in harmful:
+            answer = refusal(row["prompt"], row["topic"], repeat)
+            rows.append(_item(REFUSAL, row["prompt"], answer).row(repeat))
+        rows += [_item(BENIGN, row["prompt"], row["answer"]).row(repeat) for row in benign]
+    return rows
+
+
+def _item(kind: str, prompt: str, answer: str) -> Item:
+    return Item(kind, prompt, answer, prompt, GENERAL, _WRITTEN)
+
+
+def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:
+    kinds = Counter(row["kind"] for row in rows)
+    samples = [row for kind in kinds for row in [row for row in rows if row["kind"] == kind][:5]]
+    write_samples(context.report, [{"kind": row["kind"], "domain": row["domain"],
+                                    "prompt": json.loads(row["messages"])[0]["content"],
+                                    "answer": json.loads(row["messages"])[1]["content"]} for row in samples])
+    bar_chart(context.report / "kinds.png", {kind: float(count) for kind, count in sorted(kinds.items())},
+              "Conversations by kind", "conversations")
+    table = Counter((row["kind"], row["domain"]) for row in rows)
+    write_card(context.report, "Instruction data", [
+        markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]),
+        "", f"The training documents give {available} conversations; {min(available, context.section.max_conversations)} "
+        f"of them are used, chosen by digest. Written prompts appear {context.section.safety_repeats} times each."])

@@ -1,0 +1,70 @@
+"""lora_model: a LoRA adapter (Hu et al., 2021) on the DPO model for one domain, and the two merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from training.context import StageContext
+from training.data.chat import encode_conversations
+from training.engine import adapter, export, runtime
+from training.engine.batches import PackedBatches, conversations_that_fit
+from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
+from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
+from training.specs.job import StageResult
+from training.specs.post_training import LoraModelSection as Section
+
+_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
+            ("import ", False))
+
+
+def run(context: StageContext[Section]) -> StageResult | None:
+    """Encode documents and conversations of the domain, train the adapter, save it and the merged model."""
+    session = open_session(context, model_type(context.input("dpo_model").folder / "model"))
+    batches, dropped = _batches(context, session)
+    model = load_parent(session, "dpo_model")
+    converted = convert(session, model)
+    trainer = conversation_trainer(model, session, session.arguments(batches),
+                                   adapter.lora_config(context.section, model))
+    trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    result = fit(session, trainer, batches, converted)
+    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped),
+                                                       "trainable_parameters": float(trainable)})
+    weights = export.gather_weights(trainer)
+
+    def write() -> None:
+        adapter.save(context.out / "adapter", trainer.model, weights)
+        merged = adapter.merge(load_parent(session, "dpo_model"), context.out / "adapter")
+        export.save_weights(context.out / "model", merged.config, merged.state_dict(), session)
+        export.report(session, result, _PROMPTS)
+
+    export.on_first_rank(session, write)
+    runtime.stop()
+    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
+
+
+def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:
+    """Rows of documents, which are learned whole, and of conversations, of which the assistant's part is."""
+    section, folder = context.section, context.input("adapter_data").folder
+    context.events.phase("encode documents")
+    conversations = read_conversations(folder / "train.parquet")
+    sequences, masks, dropped = conversations_that_fit(encode_conversations(session.tokenizer, conversations),
+                                                       section.context, context.events.log)
+    for ids in _documents(session):
+        for start in range(0, len(ids), section.context):
+            sequences.append(ids[start:start + section.context])
+            masks.append(np.ones(len(sequences[-1]), np.bool_))
+    return packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens), dropped
+
+
+def _documents(session: Session) -> list[np.ndarray]:
+    """Token ids of every document with its end of text, in the order of their ids."""
+    table = pq.read_table(session.context.input("adapter_data").folder / "documents.parquet", columns=["id", "text"])
+    texts = [row["text"] for row in sorted(table.to_pylist(), key=lambda row: str(row["id"]))]
+    if not texts:
+        return []
+    encoded = session.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    end = session.tokenizer.eos_token_id
+    return [np.array([*ids, end], np.int64) for ids in encoded]

@@ -1,0 +1,87 @@
+"""`preference_data`: pairs of a right and a wrong answer to the prompts of `instruction_data`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+from training.context import StageContext
+from training.data.choices import WrongAnswers
+from training.data.conversations import BENIGN, ID_LENGTH, REFUSAL, Item
+from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.safety import compliance, refusal
+from training.data.tables import PAIR_SCHEMA, fraction, read_rows, text_id, write_table
+from training.errors import RecipeError
+from training.specs.job import StageResult
+from training.specs.post_training_data import PreferenceDataSection as Section
+
+
+def run(context: StageContext[Section]) -> StageResult:
+    """Make the pairs.
+
+    Pairs about safety come first, because they are few; the others fill the rest of `max_pairs`.
+
+    Raises:
+        RecipeError: No pair can be made.
+    """
+    context.events.phase("pairs")
+    items = [_item(row) for row in read_rows(context.input("instruction_data").folder / "train.parquet")]
+    wrong = WrongAnswers(items)
+    refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
+    pairs = {row["id"]: row for item in items if (row := _pair(item, wrong, refusals))}
+    ordered = sorted(pairs.values(), key=lambda row: (row["kind"] not in (REFUSAL, BENIGN), row["id"]))
+    rows = sorted(ordered[:context.section.max_pairs], key=lambda row: row["id"])
+    if not rows:
+        raise RecipeError("preference_data: no conversation has a wrong answer to go with it: all answers are the "
+                          "same; add sources")
+    write_table(context.out / "train.parquet", rows, PAIR_SCHEMA)
+    _report(context, rows, len(pairs))
+    kinds = Counter(row["kind"] for row in rows)
+    return StageResult(metrics={"pairs": float(len(rows)),
+                                **{f"{kind}_pairs": float(count) for kind, count in kinds.items()}}, headline="pairs")
+
+
+def _item(row: dict[str, str]) -> Item:
+    user, assistant = json.loads(row["messages"])
+    return Item(row["kind"], user["content"], assistant["content"], "", row["domain"], row["source_id"])
+
+
+def _pair(item: Item, wrong: WrongAnswers, refusals: list[str]) -> dict[str, str] | None:
+    """The pair of a conversation; copies of one conversation give the same pair."""
+    rejected = _rejected(item, wrong, refusals)
+    if rejected is None or rejected.strip() == item.answer.strip():
+        return None
+    return {"id": text_id(item.prompt, item.answer, rejected)[:ID_LENGTH], "prompt": item.prompt,
+            "chosen": item.answer, "rejected": rejected, "kind": item.kind, "domain": item.domain}
+
+
+def _rejected(item: Item, wrong: WrongAnswers, refusals: list[str]) -> str | None:
+    """What the model should prefer the right answer to.
+
+    Half of the wrong answers are as long as the right one, so that length alone does not tell them apart; the others
+    have any length. A refused prompt gets an answer that complies, a look-alike gets a refusal.
+    """
+    half = fraction("rejected", item.id) < 0.5
+    if item.kind == REFUSAL:
+        benign = wrong.of_kind(BENIGN, item)
+        return benign if half and benign else compliance(item.prompt)
+    if item.kind == BENIGN:
+        return refusals[int(fraction("refused", item.id) * len(refusals))] if refusals else refusal(item.prompt, "that")
+    return next(iter(wrong.similar_in_length(item, 1)), None) if half else wrong.of_kind(item.kind, item)
+
+
+def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:
+    kinds = Counter(row["kind"] for row in rows)
+    write_samples(context.report, [{key: row[key] for key in ("kind", "prompt", "chosen", "rejected")}
+                                   for row in _some_of_each(rows, kinds)])
+    bar_chart(context.report / "kinds.png", {kind: float(count) for kind, count in sorted(kinds.items())},
+              "Preference pairs by kind", "pairs")
+    table = Counter((row["kind"], row["domain"]) for row in rows)
+    write_card(context.report, "Preference data", [
+        markdown_table(["kind", "domain", "pairs"], [[*key, count] for key, count in sorted(table.items())]), "",
+        f"{len(rows)} of {available} possible pairs, those about safety first, the others chosen by digest."])
+
+
+def _some_of_each(rows: list[dict[str, str]], kinds: Iterable[str]) -> list[dict[str, str]]:
+    return [row for kind in sorted(kinds) for row in [row for row in rows if row["kind"] == kind][:5]]

@@ -1,0 +1,46 @@
+"""sft_model: the base model, fine-tuned on conversations; only the assistant's tokens count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from training.context import StageContext
+from training.data.chat import encode_conversations
+from training.engine import export, runtime
+from training.engine.batches import PackedBatches, conversations_that_fit
+from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
+from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
+from training.specs.job import StageResult
+from training.specs.post_training import SftModelSection as Section
+
+_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
+            ("What does `json.dumps` do?", True))
+
+
+def run(context: StageContext[Section]) -> StageResult | None:
+    """Encode and pack the conversations, train, save."""
+    session = open_session(context, model_type(context.input("base_model").folder / "model"))
+    batches, dropped = _batches(context, session)
+    model = load_parent(session, "base_model")
+    converted = convert(session, model)
+    trainer = conversation_trainer(model, session, session.arguments(batches))
+    result = fit(session, trainer, batches, converted)
+    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped)})
+    weights = export.gather_weights(trainer)
+
+    def write() -> None:
+        export.save_weights(context.out / "model", model.config, weights, session)
+        export.report(session, result, _PROMPTS, unit="nats per assistant's token")
+
+    export.on_first_rank(session, write)
+    runtime.stop()
+    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
+
+
+def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:
+    section = context.section
+    context.events.phase("encode conversations")
+    conversations = read_conversations(context.input("instruction_data").folder / "train.parquet")
+    encoded = encode_conversations(session.tokenizer, conversations)
+    sequences, masks, dropped = conversations_that_fit(encoded, section.context, context.events.log)
+    return packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens), dropped
