@@ -23,6 +23,7 @@ _ATTEMPTS = 3
 _SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -64,11 +65,12 @@ class Connection:
                 for name, value in _ENVIRONMENT.items():
                     os.environ.setdefault(name, value)
                 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+                from mlflow import MlflowClient
                 with _one_process(self.uri):
-                    from mlflow import MlflowClient
-                    self._client = MlflowClient(self.uri, self.uri)
+                    client = MlflowClient(self.uri, self.uri)
                     if self.uri.startswith(_SQLITE):
-                        self._client.search_experiments(max_results=1)
+                        client.search_experiments(max_results=1)
+                self._client = client
             return self._client
 
     def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:

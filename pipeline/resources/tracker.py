@@ -237,7 +237,7 @@ class Tracker:
         self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, None)
 
 
-class TrackerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class TrackerResource(dg.ConfigurableResource[Any]):
     """Where metrics and lineage are kept."""
 
     uri: str

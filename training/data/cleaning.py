@@ -46,18 +46,18 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
     """
     limit = section.max_characters
 
-    @daft.func(return_dtype=_Type.list(_Type.struct({"id": _Type.string(), "text": _Type.string(),
-                                                     "path": _Type.string()})))
-    def pieces(text: str, path: str) -> list[dict[str, str]]:
+    def cut_up(text: str, path: str) -> list[dict[str, str]]:
         texts = cut(text, limit)
         return [{"id": hashlib.sha256(piece.encode()).hexdigest(), "text": piece,
                  "path": path if len(texts) == 1 else part_path(path, number)}
                 for number, piece in enumerate(texts, start=1)]
 
-    @daft.func(return_dtype=_Type.string())
-    def domain(source: str, path: str) -> str:
+    def find_domain(source: str, path: str) -> str:
         return section.domain_of(source, file_of(path))
 
+    string = _Type.string()
+    pieces = daft.func(cut_up, return_dtype=_Type.list(_Type.struct({"id": string, "text": string, "path": string})))
+    domain = daft.func(find_domain, return_dtype=string)
     text = F.regexp_replace(col("text"), r"\r\n?", "\n")
     piece = col("piece")
     frame = (raw.select("source", "licence", pieces(text, col("path")).alias("piece")).explode("piece")
@@ -91,22 +91,22 @@ def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
     below `share`. Where that leaves a domain short of `share` of its bytes, as it can in a small one, the limit moves
     up to the next draws; in every domain with two documents or more at least one is held out and at least one is not.
     """
-    @daft.func(return_dtype=_Type.float64())
-    def draw(source: str, path: str) -> float:
-        return fraction(source, group_of(path))
-
-    drawn = frame.with_column("draw", draw(col("source"), col("path"))).collect()
+    drawn = frame.with_column("draw", daft.func(_draw, return_dtype=_Type.float64())(col("source"), col("path"))).collect()
     documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
     limits = {row["domain"]: _limit(documents, row, share)
               for row in documents.groupby("domain").agg(
                   F.max(col("draw")).alias("last"), F.sum(col("bytes")).alias("all"),
                   F.sum(F.when(col("draw") < share, col("bytes")).otherwise(0)).alias("held")).to_pylist()}
 
-    @daft.func(return_dtype=_Type.bool())
-    def held(domain: str, draw: float) -> bool:
+    def is_held(domain: str, draw: float) -> bool:
         return draw < limits[domain]
 
+    held = daft.func(is_held, return_dtype=_Type.bool())
     return drawn.with_column("heldout", held(col("domain"), col("draw"))).exclude("draw")
+
+
+def _draw(source: str, path: str) -> float:
+    return fraction(source, group_of(path))
 
 
 def _limit(documents: daft.DataFrame, domain: dict[str, Any], share: float) -> float:

@@ -19,7 +19,7 @@ TEMPLATES = (
     "I found `{name}` in some code. What is it?",
 )
 _MIN_ANSWER = 20
-_SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*(->|=|:)\s*.*)?$", re.DOTALL)
+_SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*(->|=|:)\s*.*)?$")
 _NOT_PROSE = re.compile(r"^(>>>|\.\. |[-=*#+~]{3,}|\$ |@|:\w)", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"(])")
 _MARKUP = ((re.compile(r":\w+:`~?([^`]+)`"), r"`\1`"), (re.compile(r"``([^`]+)``"), r"`\1`"))
@@ -74,7 +74,10 @@ def _public(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str,
 def clean_docstring(docstring: str, max_characters: int) -> str:
     """The first paragraph of prose as one line without markup; empty if there is none that fits."""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring))[:2]:
-        if _SIGNATURE.match(paragraph) and "\n" not in paragraph.strip():
+        first, _, rest = paragraph.partition("\n")
+        if _SIGNATURE.match(first):  # the calling convention, as in the docstrings of C functions
+            paragraph = rest
+        if not paragraph.strip():
             continue
         if _NOT_PROSE.search(paragraph):
             return ""

@@ -1,7 +1,7 @@
-"""Which training documents hold items of the evaluation sets: the n-gram overlap test of GPT-3 (Brown et al. 2020, C).
+"""Which training documents hold items of the evaluation sets: the overlap test of GPT-3 (Brown et al. 2020, app. C).
 
-Words are hashed to 64 bits and a window of n words to the polynomial of its words' hashes modulo 2**64. With prefix sums
-every window costs one subtraction and one multiplication, whatever n is.
+Words are hashed to 64 bits and a window of n words to the polynomial of its words' hashes modulo 2**64 (Karp and Rabin
+1987). With prefix sums every window costs one subtraction and one multiplication, whatever n is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class OverlapIndex:
             for word in words:
                 if word not in self._words:
                     self._words[word] = _word_hash(word)
-            grams = np.unique(_windows(self._hashed(words), length))
+            grams = _Windows(self._hashed(words)).of(length)
             for gram in grams.tolist():
                 postings[length][gram].append(len(self._items))
             self._items.append(item)
@@ -79,10 +79,10 @@ class OverlapIndex:
 
     def exclusions(self, document_id: str, text: str) -> Iterator[Exclusion]:
         """The items that a document holds, by item id."""
-        hashes = self._hashed(words_of(text))
+        windows = _Windows(self._hashed(words_of(text)))
         shared = Counter[int]()
         for length, wanted in self._grams.items():
-            for gram in np.intersect1d(_windows(hashes, length), wanted).tolist():
+            for gram in np.intersect1d(windows.of(length), wanted, assume_unique=True).tolist():
                 shared.update(self._postings[length][gram])
         for index in sorted(shared):
             share = shared[index] / self._sizes[index]
@@ -103,22 +103,29 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") or 1
 
 
-def _windows(words: Hashes, length: int) -> Hashes:
-    """Hashes of all windows of `length` words without an unknown word."""
-    count = len(words) - length + 1
-    if count < 1:
-        return np.zeros(0, np.uint64)
-    unknown = np.concatenate([[0], np.cumsum(words == 0)])
-    starts = np.flatnonzero(unknown[length:] == unknown[:-length])
-    if not len(starts):
-        return np.zeros(0, np.uint64)
-    powers = _powers(_BASE, len(words))
-    with np.errstate(over="ignore"):
-        prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(words * powers, dtype=np.uint64)])
-        return (prefix[starts + length] - prefix[starts]) * _powers(_INVERSE, len(words))[starts]
+class _Windows:
+    """Hashes of windows of one text's words.
+
+    Args:
+        words: Hash of each word, 0 for an unknown one; shape (words,).
+    """
+
+    def __init__(self, words: Hashes) -> None:
+        self._unknown = np.concatenate([[0], np.cumsum(words == 0)])
+        with np.errstate(over="ignore"):
+            terms = words * _powers(_BASE, len(words))
+            self._prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
+        self._inverse = _powers(_INVERSE, len(words))
+
+    def of(self, length: int) -> Hashes:
+        """Different hashes of the windows of `length` words that hold no unknown word."""
+        starts = np.flatnonzero(self._unknown[length:] == self._unknown[:-length])
+        with np.errstate(over="ignore"):
+            return np.unique((self._prefix[starts + length] - self._prefix[starts]) * self._inverse[starts])
 
 
 def _powers(base: int, count: int) -> Hashes:
+    """1, base, base squared, ... modulo 2**64."""
     factors = np.full(count, base, np.uint64)
-    factors[0] = 1
+    factors[:1] = 1
     return np.cumprod(factors, dtype=np.uint64)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+# Daft reads these while it is imported.
 os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["DAFT_PROGRESS_BAR"] = "0"
 
-import daft  # noqa: E402  Daft reads these variables while it is imported
-from daft import functions as F  # noqa: E402
+import daft
+from daft import functions as F
 
 __all__ = ["F", "daft"]

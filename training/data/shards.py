@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -140,9 +140,9 @@ class TokenShards:
     def __init__(self, folder: Path) -> None:
         self.meta = _read_meta(folder / META)
         train = folder / FOLDER
-        self.offsets: Int64 = _load(train / "offsets.npy", (self.meta.documents + 1,))
-        self.source: npt.NDArray[np.int32] = _load(train / "source.npy", (self.meta.documents,))
-        self.ids: npt.NDArray[np.uint8] = _load(train / "ids.npy", (self.meta.documents, 32))
+        self.offsets: Int64 = _load(train / "offsets.npy", "<i8", (self.meta.documents + 1,))
+        self.source: npt.NDArray[np.int32] = _load(train / "source.npy", "<i4", (self.meta.documents,))
+        self.ids: npt.NDArray[np.uint8] = _load(train / "ids.npy", "|u1", (self.meta.documents, 32))
         self._starts: Int64 = np.concatenate([[0], np.cumsum(self.meta.shards)]).astype(np.int64)
         if not self._starts[-1] == self.offsets[-1] == self.meta.tokens:
             raise InputRefused(f"{folder}: the shards hold {self._starts[-1]} tokens, the offsets {self.offsets[-1]}, "
@@ -218,7 +218,8 @@ def ranges(starts: Int64, lengths: Int64) -> Int64:
     """`arange(starts[i], starts[i] + lengths[i])` for every i, one after the other, int64 [sum of lengths]."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    found: Int64 = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return found
 
 
 def _read_meta(path: Path) -> ShardsMeta:
@@ -228,14 +229,14 @@ def _read_meta(path: Path) -> ShardsMeta:
         raise InputRefused(f"{path} is missing or damaged ({error}); materialize packed_shards again") from error
 
 
-def _load(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+def _load(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     try:
-        array: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputRefused(f"{path} is missing or damaged ({error}); materialize packed_shards again") from error
-    if array.shape != shape:
-        raise InputRefused(f"{path} has the shape {array.shape}, and meta.json says {shape}; materialize packed_shards "
-                           "again")
+    if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
+        raise InputRefused(f"{path} holds {array.dtype} {array.shape}, and it should be {dtype} {shape}; materialize "
+                           "packed_shards again")
     return array
 
 

@@ -19,8 +19,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 COMPRESSIONS = (".gz", ".zst")
 PLAIN_FORMATS = (".txt", ".md", ".py")
 FORMATS = (*PLAIN_FORMATS, ".jsonl", ".parquet")
-_SUFFIXES = tuple(f"{format_}{compression}" for format_ in FORMATS if format_ != ".parquet"
-                  for compression in ("", *COMPRESSIONS)) + (".parquet",)
+_SUFFIXES = (".parquet", *(f"{format_}{compression}" for format_ in (*PLAIN_FORMATS, ".jsonl")
+                           for compression in ("", *COMPRESSIONS)))
 _READABLE = f"{', '.join(FORMATS)} (all but .parquet also with {' or '.join(COMPRESSIONS)})"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Tests are not written to be read; _sysconfigdata and config-* are generated and differ between machines.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def save_weights(folder: Path, config: PreTrainedConfig, weights: Mapping[str, t
     model.tie_weights()
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
-    session.tokenizer.save_pretrained(folder)
+    for file in sorted((session.context.input("tokenizer").folder / "tokenizer").iterdir()):
+        shutil.copyfile(file, folder / file.name)  # as they are: a tokenizer's digest survives
 
 
 def generation_config(session: Session) -> GenerationConfig:

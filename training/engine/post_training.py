@@ -43,7 +43,7 @@ def conversation_trainer(model: PreTrainedModel, session: Session, settings: dic
     # TRL insists on a dataset of its own kind; the batches come from the mixin's loader.
     placeholder = Dataset.from_dict({"input_ids": [[session.pad]], "labels": [[session.pad]]})
     arguments = SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, packing=False,
-                          completion_only_loss=False)
+                          completion_only_loss=False, gradient_checkpointing=False)
     return ConversationTrainer(model=model, args=arguments, train_dataset=placeholder,
                                processing_class=session.tokenizer, peft_config=adapter)
 
@@ -53,7 +53,8 @@ def preference_trainer(model: PreTrainedModel, session: Session, settings: dict[
     """A DPO trainer without a second model in memory."""
     placeholder = Dataset.from_dict({"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]],
                                      "rejected_ids": [[session.pad]]})
-    arguments = DPOConfig(**settings, beta=beta, precompute_ref_log_probs=True, max_length=None)
+    arguments = DPOConfig(**settings, beta=beta, precompute_ref_log_probs=True, max_length=None,
+                          gradient_checkpointing=False)
     return PreferenceTrainer(model=model, args=arguments, train_dataset=placeholder,
                              processing_class=session.tokenizer)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from lmkernels import Choice, LmkernelsError, choose
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,6 +81,7 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
         RecipeError: The recipe asks for a precision, kernel or device that does not run here.
     """
     context.events.phase("set up")
+    _quiet()
     where = runtime.start(context.execution, context.rank, context.world_size, context.seed)
     section: TrainingSection = context.section
     try:
@@ -89,6 +93,13 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
     tokenizer = AutoTokenizer.from_pretrained(context.input("tokenizer").folder / "tokenizer", local_files_only=True)
     deepspeed_config.initialize(where.device)
     return Session(context, section, where, choice, tokenizer)
+
+
+def _quiet() -> None:
+    """Keep library chatter out of the job's log: progress bars, and warnings about what this code does on purpose."""
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated.*", category=FutureWarning)
 
 
 def model_type(folder: Path) -> str:

@@ -68,7 +68,6 @@ def arguments(section: TrainingSection, execution: Execution, runtime: Runtime, 
         "max_grad_norm": optimizer.clip_norm,
         "optim": "adamw_torch_fused" if execution.zero_stage == 0 or runtime.device.type == "cuda" else "adamw_torch",
         "bf16": False,  # DeepSpeed's autocast does it
-        "gradient_checkpointing": False,
         "average_tokens_across_devices": True,
         "ignore_data_skip": True,
         "seed": seed,

@@ -44,7 +44,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return torch.device(self.model.device)
 
     @property
     def vocabulary(self) -> int:

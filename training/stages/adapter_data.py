@@ -70,8 +70,8 @@ def _report(context: StageContext[Section], documents: list[dict[str, Any]], row
     write_samples(context.report, [{"kind": row["kind"], "domain": row["domain"], "prompt": turns[0]["content"],
                                     "answer": turns[1]["content"]} for row, turns in messages])
     table = Counter((row["kind"], row["domain"]) for row in rows)
-    bar_chart(context.report / "kinds.png", {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())},
-              "Conversations by kind and domain", "conversations")
+    bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
+    bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")
     size = sum(row["bytes"] for row in documents) / 1e6
     write_card(context.report, "Adapter data", [
         f"{len(documents)} documents ({size:.2f} MB) of the domain `{domain}`.", "",

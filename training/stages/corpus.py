@@ -121,6 +121,6 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
         markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], rows), "",
         "## Dropped", "", markdown_table(["reason", "documents"], [[reason, counts[reason]] for reason in REASONS]), "",
         f"Near-duplicates are documents whose MinHash signatures ({near.permutations} permutations, {near.ngram}-word "
-        f"shingles, {near.bands} bands) agree in at least {near.threshold:.0%}. They are removed before the split, which "
-        "goes by the digest of a document's source and path, so all pieces of one document lie on one side.", "",
+        f"shingles, {near.bands} bands) agree in at least {near.threshold:.0%}. They are removed before the split, "
+        "which goes by the digest of a document's source and path, so all pieces of one document lie on one side.", "",
         "Examples of what was dropped are in `dropped.jsonl`."])

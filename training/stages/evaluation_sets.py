@@ -101,7 +101,7 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
 
 
 def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
-    rows = []
+    rows: Rows = []
     for item in sorted(items, key=lambda item: fraction("preference", item.id)):
         rejected = wrong.similar_in_length(item, 1)
         if rejected and len(rows) < section.preferences:

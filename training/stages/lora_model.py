@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from training.context import StageContext
+from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.chat import encode_conversations
 from training.engine import adapter, export, runtime
 from training.engine.batches import PackedBatches, conversations_that_fit
@@ -61,10 +62,8 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBa
 
 def _documents(session: Session) -> list[np.ndarray]:
     """Token ids of every document with its end of text, in the order of their ids."""
-    table = pq.read_table(session.context.input("adapter_data").folder / "documents.parquet", columns=["id", "text"])
+    context = session.context
+    table = pq.read_table(context.input("adapter_data").folder / "documents.parquet", columns=["id", "text"])
     texts = [row["text"] for row in sorted(table.to_pylist(), key=lambda row: str(row["id"]))]
-    if not texts:
-        return []
-    encoded = session.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    end = session.tokenizer.eos_token_id
-    return [np.array([*ids, end], np.int64) for ids in encoded]
+    plain = load_plain(context.input("tokenizer").folder / TOKENIZER_FILE)
+    return [np.array([*ids, session.tokenizer.eos_token_id], np.int64) for ids in encode_texts(plain, texts)]

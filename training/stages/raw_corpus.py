@@ -56,8 +56,8 @@ def _report(context: StageContext[Section], documents: Counter[str], bytes_: Cou
     write_samples(context.report, samples)
     megabytes = {name: size / 1e6 for name, size in bytes_.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
-    rows = [[source.name, licence_of(source) or "not given", documents[source.name], f"{megabytes.get(source.name, 0):.2f}"]
-            for source in context.section.sources]
+    rows = [[source.name, licence_of(source) or "not given", documents[source.name],
+             f"{megabytes.get(source.name, 0):.2f}"] for source in context.section.sources]
     lines = ["Texts as they were found, before any cleaning.", "",
              markdown_table(["source", "licence", "documents", "MB"], rows), "",
              f"Rows and files that could not be read and were skipped: **{bad.count}**", ""]

@@ -1,0 +1,198 @@
+"""Small real inputs and real jobs for the tests of the four trainers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.data.byte_bpe import encode_texts, load_plain, train_bpe
+from training.data.chat import CHAT_TEMPLATE
+from training.data.shards import TokenWriter
+from training.events import EVENTS_FILE, EventReader
+from training.fingerprint import fingerprint
+from training.specs.artifacts import Certificate, Manifest, Promotion
+from training.specs.execution import Execution
+from training.specs.gates import Verdict
+from training.specs.job import Input, Job
+from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
+from training.store import Store, file_entry
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "test"
+VOCABULARY = 352
+ARCHITECTURE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+                "tie_word_embeddings": True}
+OPTIMIZER = {"learning_rate": 3e-3, "warmup_steps": 2}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "base_model": {"architecture": ARCHITECTURE, "steps": 8, "batch_tokens": 512, "precision": "fp32",
+                   "optimizer": OPTIMIZER, "curriculum": [{"context": 32, "share": 0.5}, {"context": 64, "share": 0.5}],
+                   "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
+    "sft_model": {"steps": 6, "context": 64, "batch_tokens": 256, "precision": "fp32", "optimizer": OPTIMIZER,
+                  "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
+    "dpo_model": {"steps": 6, "context": 64, "batch_pairs": 4, "precision": "fp32", "optimizer": OPTIMIZER,
+                  "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
+    "lora_model": {"steps": 6, "context": 64, "batch_tokens": 256, "precision": "fp32", "optimizer": OPTIMIZER,
+                   "rank": 2, "dropout": 0.1, "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
+}
+INPUTS = {"base_model": ("packed_shards", "tokenizer"), "sft_model": ("base_model", "instruction_data", "tokenizer"),
+          "dpo_model": ("sft_model", "preference_data", "tokenizer"),
+          "lora_model": ("dpo_model", "adapter_data", "tokenizer")}
+_WORDS = ("path file read write text line join split open close list dict key value return import class self name "
+          "index count size first last next item").split()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a job left behind."""
+
+    code: int
+    output: str
+    attempt: Path
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Events of one kind."""
+        return [event for event in EventReader(self.attempt / EVENTS_FILE).poll() if event["kind"] == kind]
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """Made-up lines of code-like words."""
+    chooser = random.Random(seed)
+    return [" ".join(chooser.choices(_WORDS, k=chooser.randint(3, 14))) for _ in range(count)]
+
+
+def publish(store: Store, asset: str, folder: Path, facts: dict[str, str] | None = None) -> Manifest:
+    """Publish a folder as a version and promote it."""
+    draft = Manifest(asset=asset, version="", stage=asset, recipe=RECIPE, identity=hashlib.sha256(asset.encode())
+                     .hexdigest(), fingerprint="", digest="", files={}, inputs={}, metrics={}, facts=facts or {},
+                     section={}, seed=0, started_at=0.0, seconds=0.0)
+    manifest = store.publish(folder, draft)
+    promote(store, manifest)
+    return manifest
+
+
+def promote(store: Store, manifest: Manifest) -> None:
+    """Certify and promote a version, as its gates would."""
+    verdict = Verdict(name="test", passed=True, value=1.0, must_be=">=", threshold=0.0, reason="made for a test")
+    certificate = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
+                              suite_digest=None, evaluator_fingerprint="", report_digest="", thresholds_digest="",
+                              verdicts=(verdict,), issued_at=0.0, issued_by="test")
+    store.write_certificate(certificate)
+    store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
+                            certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
+
+
+def publish_data(store: Store, work: Path) -> None:
+    """Publish a tokenizer, shards, conversations, pairs and adapter data."""
+    texts = sentences(400, seed=1)
+    tokenizer = train_bpe(texts, VOCABULARY, 2)
+    folder = work / "tokenizer"
+    (folder / "tokenizer").mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
+         "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}))
+    (folder / "tokenizer" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    plain = load_plain(folder / "tokenizer" / "tokenizer.json")
+    digest = file_entry(folder / "tokenizer" / "tokenizer.json").sha256
+    publish(store, "tokenizer", folder, {"tokenizer": digest})
+    with TokenWriter(work / "shards", VOCABULARY, 5000) as writer:
+        for tokens in encode_texts(plain, texts):
+            writer.add(np.append(tokens, plain.token_to_id(END_OF_TEXT)))
+        ids = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts])
+        source = (np.arange(len(texts)) % 2).astype(np.int32)
+        writer.finish(source, ids, ("a", "b"), {"a": 1.0, "b": 2.0}, digest)
+    publish(store, "packed_shards", work / "shards", {"tokenizer": digest})
+    _publish_chat(store, work)
+
+
+def _publish_chat(store: Store, work: Path) -> None:
+    answers = sentences(60, seed=2)
+    conversations = pa.table({"id": [f"c{n:03d}" for n in range(40)], "messages": [json.dumps(
+        [{"role": "user", "content": f"What does {answers[n].split()[0]} do?"},
+         {"role": "assistant", "content": answers[n][:40]}]) for n in range(40)]})
+    for asset in ("instruction_data", "adapter_data"):
+        (work / asset).mkdir()
+        pq.write_table(conversations, work / asset / "train.parquet")
+    pq.write_table(pa.table({"id": [f"d{n:03d}" for n in range(30)], "text": sentences(30, seed=3)}),
+                   work / "adapter_data" / "documents.parquet")
+    long = " ".join(_WORDS * 6)
+    (work / "preference_data").mkdir()
+    pairs = [{"id": f"p{n:03d}", "prompt": f"What does {answers[n].split()[0]} do?", "chosen": answers[n][:30],
+              "rejected": long if n == 5 else answers[n + 20][:30]} for n in range(18)]
+    pq.write_table(pa.Table.from_pylist(pairs), work / "preference_data" / "train.parquet")
+    for asset in ("instruction_data", "adapter_data", "preference_data"):
+        publish(store, asset, work / asset)
+
+
+def make_job(store: Store, asset: str, attempt: Path, section: dict[str, Any] | None = None,
+             execution: Execution | None = None) -> Path:
+    """Write job.json for a training stage over the promoted inputs."""
+    inputs = {}
+    for name in INPUTS[asset]:
+        pointer = store.promotion(name)
+        assert pointer is not None, name
+        inputs[name] = Input(asset=name, version=pointer.version, digest=pointer.digest)
+    merged = SECTIONS[asset] | (section or {})
+    job = Job(stage=asset, asset=asset, recipe=RECIPE, identity=hashlib.sha256(json.dumps(merged).encode()).hexdigest(),
+              fingerprint=fingerprint(f"training.stages.{asset}"), seed=7, section=merged, inputs=inputs,
+              store=store.root, attempt=str(attempt),
+              execution=execution or Execution(device="cpu", threads=1, micro_batch_tokens=256))
+    attempt.mkdir(parents=True, exist_ok=True)
+    path = attempt / "job.json"
+    path.write_text(job.model_dump_json())
+    return path
+
+
+def command(job: Path, processes: int = 1) -> list[str]:
+    """How a launcher starts a job."""
+    if processes == 1:
+        return [sys.executable, "-m", "training.run", str(job)]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
+            "training.run", str(job)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The job's environment."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"} | extra
+
+
+def run(job: Path, processes: int = 1, **extra: str) -> Finished:
+    """Run a job to its end."""
+    done = subprocess.run(command(job, processes), cwd=ROOT, env=environment(**extra), capture_output=True, text=True,
+                          timeout=600, check=False)
+    return Finished(done.returncode, done.stdout + done.stderr, job.parent)
+
+
+def interrupt(job: Path, wait_for: str, number: int, processes: int = 1) -> int:
+    """Run a job and send its group a signal as soon as `wait_for` (a glob in the attempt folder) exists."""
+    with subprocess.Popen(command(job, processes), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        deadline = time.monotonic() + 300
+        while not list(job.parent.glob(wait_for)):
+            assert process.poll() is None and time.monotonic() < deadline, f"no {wait_for} before the job ended"
+            time.sleep(0.002)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        return process.wait()
+
+
+def published(store: Store, attempt: Path) -> Manifest:
+    """The version that a job published."""
+    result = json.loads((attempt / "result.json").read_text())
+    return store.manifest(result["asset"], result["version"])

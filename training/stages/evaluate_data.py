@@ -1,0 +1,89 @@
+"""Evaluation of data: every metric of an artifact, measured again on its finished files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from training.context import StageContext
+from training.errors import RecipeError
+from training.evaluation.measurement import Measurement
+from training.specs.evaluation import EvaluationSection
+from training.specs.job import StageResult
+from training.specs.metrics import METRICS
+
+Section = EvaluationSection
+_Context = StageContext[EvaluationSection]
+
+# Each function imports what it needs: judging a corpus does not wait for transformers.
+
+
+def _raw_corpus(context: _Context) -> Measurement:
+    from training.evaluation.corpora import measure_raw_corpus
+
+    return measure_raw_corpus(context.input("artifact"))
+
+
+def _corpus(context: _Context) -> Measurement:
+    from training.evaluation.corpora import measure_corpus
+
+    return measure_corpus(context.input("artifact"))
+
+
+def _evaluation_sets(context: _Context) -> Measurement:
+    from training.evaluation.corpora import measure_evaluation_sets
+
+    return measure_evaluation_sets(context.input("artifact"))
+
+
+def _tokenizer(context: _Context) -> Measurement:
+    from training.evaluation.tokenizers import measure_tokenizer
+
+    return measure_tokenizer(context.input("artifact"), context.input("corpus"))
+
+
+def _packed_shards(context: _Context) -> Measurement:
+    from training.evaluation.shards import measure_shards
+
+    return measure_shards(context.input("artifact"), context.input("corpus"), context.input("tokenizer"),
+                          context.input("evaluation_sets"))
+
+
+def _instruction_data(context: _Context) -> Measurement:
+    from training.evaluation.conversations import measure_instruction_data
+
+    return measure_instruction_data(context.input("artifact"), context.input("evaluation_sets"))
+
+
+def _preference_data(context: _Context) -> Measurement:
+    from training.evaluation.conversations import measure_preference_data
+
+    return measure_preference_data(context.input("artifact"), context.input("evaluation_sets"))
+
+
+def _adapter_data(context: _Context) -> Measurement:
+    from training.evaluation.conversations import measure_adapter_data
+
+    return measure_adapter_data(context.input("artifact"), context.input("evaluation_sets"))
+
+
+MEASURES: dict[str, Callable[[_Context], Measurement]] = {
+    "raw_corpus": _raw_corpus,
+    "corpus": _corpus,
+    "evaluation_sets": _evaluation_sets,
+    "tokenizer": _tokenizer,
+    "packed_shards": _packed_shards,
+    "instruction_data": _instruction_data,
+    "preference_data": _preference_data,
+    "adapter_data": _adapter_data,
+}
+
+
+def run(context: _Context) -> StageResult:
+    """Measure the artifact and write the report."""
+    asset = context.input("artifact").manifest.asset
+    if asset not in MEASURES:
+        raise RecipeError(f"evaluate_data does not judge {asset}; it judges {', '.join(MEASURES)}")
+    context.events.phase(f"measure {asset}")
+    found = MEASURES[asset](context)
+    found.write(context.out, asset, METRICS[asset])
+    return StageResult(metrics=found.metrics)
