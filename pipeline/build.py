@@ -24,12 +24,11 @@ from pipeline.automation.schedules import everything_job, nightly_schedule
 from pipeline.automation.sensors import alert_sensors, source_sensor
 from pipeline.checks.gates import gate_checks
 from pipeline.environment import tracking_uri
-from pipeline.graph import GRAPH
+from pipeline.graph import DEFAULT_RECIPE, GRAPH
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
 
-DEFAULT_RECIPE = "tiny"
 STAGES = (
     RAW_CORPUS, CORPUS, EVALUATION_SETS, TOKENIZER, PACKED_SHARDS, INSTRUCTION_DATA, PREFERENCE_DATA, ADAPTER_DATA,
     BASE_MODEL, SFT_MODEL, DPO_MODEL, LORA_MODEL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEFAULT_RECIPE = "tiny"
 EXCLUSIONS = "exclusions.parquet"
 
 

@@ -1,4 +1,4 @@
-"""Recipes and launchers: YAML to frozen specs. Every mistake in a file is shown at once, each with its file and line."""
+"""Recipes and launchers: YAML to frozen specs. All mistakes are shown at once, each with its file and line."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
+_LONGEST = 60
 
 _EXPECTED = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -47,7 +48,8 @@ def explain(model: type[BaseModel], detail: ErrorDetails) -> list[tuple[Path, st
     if kind == "string_pattern_mismatch":
         return [(path, f"{_shown(given)} is not allowed: it must match {context['pattern']}")]
     if kind == "too_short":
-        return [(path, f"the list needs at least {context['min_length']} item")]
+        # pydantic counts the items that are right; a list that holds something has errors of its own already.
+        return [] if given else [(path, f"the list needs at least {context['min_length']} item")]
     return [(path, f"{_shown(given)}: {detail['msg']}")]
 
 
@@ -109,4 +111,5 @@ def _shown(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:
         return "nothing"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -132,8 +132,9 @@ def dump_yaml(value: Any) -> str:
     return text
 
 
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]+)*")
+_MAX_DIGITS = 30  # Python refuses to read integers of thousands of digits, and no recipe needs one
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False,
           ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}  # fmt: skip
 
@@ -142,7 +143,7 @@ def _scalar(text: str) -> Any:
     """The value of an unquoted scalar in the core schema of YAML 1.2."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if _INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text) and len(text) <= _MAX_DIGITS:
         return int(text)
     return float(text) if _NUMBER.fullmatch(text) else text
 

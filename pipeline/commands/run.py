@@ -89,25 +89,28 @@ def _upstream(asset: str) -> set[str]:
 
 
 def _failures(result: dg.ExecuteInProcessResult, console: Console) -> int:
+    """Print what went wrong, each thing once; return the exit code."""
     code = EXIT_OK
     for event in result.all_events:
-        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            data = event.step_failure_data
-            failure = data.user_failure_data
-            code = max(code, EXIT_FAULT)
-            if failure is None:
-                console.print(f"{event.step_key} failed:\n{data.error_display_string}", markup=False, highlight=False)
-                continue
-            if EXIT_CODE in failure.metadata:
-                code = max(code, int(str(failure.metadata[EXIT_CODE].value)))
-            console.print(f"{event.step_key}: {failure.description}", markup=False, highlight=False, style="red")
-        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             verdict = event.asset_check_evaluation_data
             if not verdict.passed:
                 code = max(code, EXIT_FAULT)
-                console.print(f"{verdict.asset_key.path[-1]}: {verdict.description}", markup=False, highlight=False,
-                              style="red")
-    return code if not result.success else EXIT_OK
+                _complain(console, f"{verdict.asset_key.path[-1]}: {verdict.description}")
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            failure = data.user_failure_data
+            if failure is not None:
+                code = max(code, int(str(failure.metadata[EXIT_CODE].value)) if EXIT_CODE in failure.metadata else 1)
+                _complain(console, f"{event.step_key}: {failure.description}")
+            elif data.error is None or data.error.cls_name != "DagsterAssetCheckFailedError":
+                code = max(code, EXIT_FAULT)
+                _complain(console, f"{event.step_key} failed:\n{data.error_display_string}")
+    return code
+
+
+def _complain(console: Console, message: str) -> None:
+    console.print(message, markup=False, highlight=False, style="red", soft_wrap=True)
 
 
 def _summary(statuses: list[AssetStatus], display: RunDisplay) -> Table:

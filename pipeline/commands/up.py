@@ -17,8 +17,8 @@ import yaml
 from rich.console import Console
 from training.errors import Busy, GatehouseError
 
-from pipeline.build import DEFAULT_RECIPE
 from pipeline.environment import ROOT, home, tracking_uri
+from pipeline.graph import DEFAULT_RECIPE
 
 _GRACE = 15.0
 _START_SECONDS = 120

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.graph import GRAPH
+from pipeline.graph import DEFAULT_RECIPE, GRAPH
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.gates import Verdict
 from training.store import MANIFEST, Store
 
-DEFAULT_RECIPE = "tiny"
 CANDIDATE, CHAMPION = "candidate", "champion"
 ASSET, VERSION, OUTPUT_DIGEST = "gatehouse.asset", "gatehouse.version", "gatehouse.output_digest"
 DIGEST_LENGTH = 36

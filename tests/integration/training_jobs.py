@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import multiprocessing
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from training.data.chat import CHAT_TEMPLATE
 from training.data.shards import TokenWriter
 from training.events import EVENTS_FILE, EventReader
 from training.fingerprint import fingerprint
+from training.run import main
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.execution import Execution
 from training.specs.gates import Verdict
@@ -31,6 +35,7 @@ from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
 from training.store import Store, file_entry
 
 ROOT = Path(__file__).resolve().parents[2]
+_SERVER = multiprocessing.get_context("forkserver")
 RECIPE = "test"
 VOCABULARY = 352
 ARCHITECTURE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -157,42 +162,77 @@ def make_job(store: Store, asset: str, attempt: Path, section: dict[str, Any] | 
     return path
 
 
-def command(job: Path, processes: int = 1) -> list[str]:
-    """How a launcher starts a job."""
-    if processes == 1:
-        return [sys.executable, "-m", "training.run", str(job)]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
-            "training.run", str(job)]
+def start(job: Path, processes: int = 1) -> list[BaseProcess]:
+    """Start a job's ranks, as a launcher would, in processes forked from one that has imported the stages."""
+    _SERVER.set_forkserver_preload([f"training.stages.{asset}" for asset in INPUTS])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [_SERVER.Process(target=_rank, args=(str(job), rank, processes, port)) for rank in range(processes)]
+    for rank in ranks:
+        rank.start()
+    return ranks
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """The job's environment."""
-    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"} | extra
+def wait(job: Path, ranks: list[BaseProcess]) -> Finished:
+    """Wait for a job's end; a rank that fails takes the others with it."""
+    deadline = time.monotonic() + 300
+    while any(rank.exitcode is None for rank in ranks) and not any(rank.exitcode for rank in ranks):
+        assert time.monotonic() < deadline, "the job does not end"
+        time.sleep(0.02)
+    for rank in ranks:
+        rank.join(10)
+        if rank.exitcode is None:
+            rank.kill()
+            rank.join()
+    codes = [rank.exitcode for rank in ranks if rank.exitcode]
+    return Finished(codes[0] if codes else 0, (job.parent / "output-0.txt").read_text(), job.parent)
 
 
-def run(job: Path, processes: int = 1, **extra: str) -> Finished:
+def run(job: Path, processes: int = 1) -> Finished:
     """Run a job to its end."""
-    done = subprocess.run(command(job, processes), cwd=ROOT, env=environment(**extra), capture_output=True, text=True,
-                          timeout=600, check=False)
-    return Finished(done.returncode, done.stdout + done.stderr, job.parent)
+    return wait(job, start(job, processes))
 
 
-def interrupt(job: Path, wait_for: str, number: int, processes: int = 1) -> int:
-    """Run a job and send its group a signal as soon as `wait_for` (a glob in the attempt folder) exists."""
-    with subprocess.Popen(command(job, processes), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        deadline = time.monotonic() + 300
-        while not list(job.parent.glob(wait_for)):
-            assert process.poll() is None and time.monotonic() < deadline, f"no {wait_for} before the job ended"
-            time.sleep(0.002)
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        return process.wait()
+def kill_at(job: Path, wait_for: str, processes: int = 1, number: int = signal.SIGKILL) -> Finished:
+    """Run a job and send every rank a signal as soon as `wait_for` (a glob in the attempt folder) exists."""
+    ranks = start(job, processes)
+    deadline = time.monotonic() + 300
+    while not list(job.parent.glob(wait_for)):
+        assert all(rank.exitcode is None for rank in ranks) and time.monotonic() < deadline, (
+            f"no {wait_for} before the job ended: {(job.parent / 'output-0.txt').read_text()}")
+        time.sleep(0.001)
+    for rank in ranks:
+        assert rank.pid is not None
+        os.kill(rank.pid, number)
+    return wait(job, ranks)
+
+
+def _rank(job: str, rank: int, processes: int, port: int) -> None:
+    """One rank of a job, with its output in a file."""
+    os.setsid()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+                   "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    output = os.open(Path(job).parent / f"output-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.exit(main([job]))
 
 
 def published(store: Store, attempt: Path) -> Manifest:
     """The version that a job published."""
     result = json.loads((attempt / "result.json").read_text())
     return store.manifest(result["asset"], result["version"])
+
+
+def environment() -> dict[str, str]:
+    """The environment of a job started by its command."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
+
+
+def wait_for_step(job: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a job's events tell of a step."""
+    deadline = time.monotonic() + 120
+    while not any(event["step"] >= step for event in Finished(0, "", job.parent).events("metrics")):
+        assert process.poll() is None and time.monotonic() < deadline, "the job ended before it trained"
+        time.sleep(0.05)

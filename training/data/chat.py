@@ -69,10 +69,10 @@ def encode_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequ
                          add_generation_prompt: bool = False) -> list[tuple[Int64, Bool]]:
     """`encode_conversation` for many at once, with the tokenizer's threads."""
     contents = [plain_content(message["content"]) for messages in conversations for message in messages]
-    backend = tokenizer._tokenizer
-    encoded = iter([np.array(found.ids, np.int64)
-                    for found in backend.encode_batch_fast([*contents, "\n"], add_special_tokens=False)])
-    newline: Int64 = np.array(backend.encode("\n", add_special_tokens=False).ids, np.int64)
+    *contents_ids, newline = (np.array(ids, np.int64) for ids in tokenizer(
+        [*contents, "\n"], add_special_tokens=False, padding=False, truncation=False, return_attention_mask=False,
+        return_token_type_ids=False, verbose=False)["input_ids"])
+    encoded = iter(contents_ids)
     end = np.array([tokenizer.convert_tokens_to_ids(END_OF_TURN)], np.int64)
     opening = {role: np.concatenate([[tokenizer.convert_tokens_to_ids(token)], newline]).astype(np.int64)
                for role, token in ROLES.items()}

@@ -91,7 +91,8 @@ def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
     below `share`. Where that leaves a domain short of `share` of its bytes, as it can in a small one, the limit moves
     up to the next draws; in every domain with two documents or more at least one is held out and at least one is not.
     """
-    drawn = frame.with_column("draw", daft.func(_draw, return_dtype=_Type.float64())(col("source"), col("path"))).collect()
+    draw = daft.func(_draw, return_dtype=_Type.float64())
+    drawn = frame.with_column("draw", draw(col("source"), col("path"))).collect()
     documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
     limits = {row["domain"]: _limit(documents, row, share)
               for row in documents.groupby("domain").agg(

@@ -27,22 +27,19 @@ class EvaluationItem(NamedTuple):
 
     Attributes:
         id: Depends on nothing but the item.
-        reason: Kind of the item, such as `question`.
         text: Its words are looked for in training documents.
     """
 
     id: str
-    reason: str
     text: str
 
 
-class Exclusion(NamedTuple):
-    """A training document that holds an item; `overlap` is the share of the item's n-grams it holds."""
+class Overlap(NamedTuple):
+    """A training document that holds an item; `share` is the part of the item's n-grams that it holds."""
 
-    id: str
+    document: str
     item: str
-    reason: str
-    overlap: float
+    share: float
 
 
 class OverlapIndex:
@@ -77,7 +74,7 @@ class OverlapIndex:
         self._grams = {length: np.sort(np.fromiter(found, np.uint64, len(found)))
                        for length, found in self._postings.items()}
 
-    def exclusions(self, document_id: str, text: str) -> Iterator[Exclusion]:
+    def overlaps(self, document: str, text: str) -> Iterator[Overlap]:
         """The items that a document holds, by item id."""
         windows = _Windows(self._hashed(words_of(text)))
         shared = Counter[int]()
@@ -87,7 +84,7 @@ class OverlapIndex:
         for index in sorted(shared):
             share = shared[index] / self._sizes[index]
             if share >= self._overlap:
-                yield Exclusion(document_id, self._items[index].id, self._items[index].reason, share)
+                yield Overlap(document, self._items[index].id, share)
 
     def _hashed(self, words: list[str]) -> Hashes:
         """Hash of each word; 0 for words that no item holds."""

@@ -15,7 +15,7 @@ from training.evaluation.models import LoadedModel
 _WORD = re.compile(r"[^\W\d_]+")
 _NGRAM = 4
 _DISTINCT = 0.5
-_KNOWN_WORDS = 0.8
+_KNOWN_WORDS = 0.65
 _FEWEST_WORDS = 4
 
 
@@ -24,8 +24,8 @@ class Sampling:
     """Draw the next token from the `top` likeliest ones at a temperature; the seed decides all draws."""
 
     seed: int
-    temperature: float = 0.8
-    top: int = 40
+    temperature: float = 0.6
+    top: int = 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def words(text: str) -> list[str]:
 def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:
     """Whether a continuation of plain text reads like text: the base model's stand-in for a clean answer.
 
-    It holds at least four words, four fifths of them known, no bytes that are not UTF-8, and does not loop. The last
+    It holds at least four words, 65% of them known, no bytes that are not UTF-8, and does not loop. The last
     word is left out where the limit may have cut it. Tokens drawn blindly join to words that nobody ever wrote.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from training.data.safety import is_refusal
 from training.evaluation.generation import readable, words
 from training.evaluation.measuring import Measurement, Sets, stop_prompts
-from training.evaluation.scoring import TIE_NATS, Likelihood, right_choice, total
+from training.evaluation.scoring import TIE_NATS, Likelihood, learnt, right_choice, total
 
 _ENOUGH = 0.5
 
@@ -94,7 +94,9 @@ def _nats_per_token(answers: Iterable[Likelihood]) -> float:
 
 def _continuations(findings: Findings, own: Measurement, sets: Sets) -> None:
     vocabulary = {word for row in sets.texts(general=True) for word in words(row["text"])}
-    right = [readable(completion, vocabulary) for _, completion in own.continuations]
+    whole = total(list(own.general.values()))
+    able = whole.tokens > 0 and learnt(-whole.nats, whole.tokens, own.vocabulary)
+    right = [able and readable(completion, vocabulary) for _, completion in own.continuations]
     findings.items += [{"metric": "clean_stop_rate", "id": f"continuation-{number}", "score": float(right[number]),
                         "prompt": prompt, "answer": completion.text}
                        for number, (prompt, completion) in enumerate(own.continuations)]
@@ -151,18 +153,18 @@ def _against_sft(findings: Findings, own: Measurement, parent: Measurement, sets
     """Preference metrics: the implicit reward of DPO without its factor beta (Rafailov et al., 2023, equation 5)."""
     if not own.pairs or own.pairs.keys() != parent.pairs.keys():
         return
-    won, margins, drops, learnt = [], [], [], []
+    won, margins, drops, able = [], [], [], []
     for key, (chosen, rejected) in own.pairs.items():
         chosen_before, rejected_before = parent.pairs[key]
         margins.append((chosen.nats - chosen_before.nats) - (rejected.nats - rejected_before.nats))
         drops.append((chosen.per_token - rejected.per_token)
                      - (chosen_before.per_token - rejected_before.per_token))
-        learnt.append(chosen.learnt(own.vocabulary))
-        won.append(margins[-1] > TIE_NATS and learnt[-1])
+        able.append(chosen.learnt(own.vocabulary))
+        won.append(margins[-1] > TIE_NATS and able[-1])
         findings.items.append({"metric": "preference_accuracy", "id": key, "score": float(won[-1]),
                                "margin": margins[-1], "per_token": drops[-1]})
     findings.share("preference_accuracy", won)
-    if sum(learnt) >= _ENOUGH * len(learnt):
+    if sum(able) >= _ENOUGH * len(able):
         findings.add("preference_margin", math.fsum(margins) / len(margins), len(margins))
         findings.add("loss_drop", math.fsum(drops) / len(drops), len(drops))
 

@@ -47,7 +47,12 @@ class Likelihood:
 
     def learnt(self, vocabulary: int) -> bool:
         """Whether the tokens are likelier, by a nat each on average, than a uniform guess makes them."""
-        return self.per_token >= LEARNT_NATS - math.log(vocabulary)
+        return learnt(self.nats, self.tokens, vocabulary)
+
+
+def learnt(nats: float, tokens: int, vocabulary: int) -> bool:
+    """Whether tokens of this log-likelihood are likelier, by a nat each on average, than a uniform guess makes them."""
+    return nats / tokens >= LEARNT_NATS - math.log(vocabulary)
 
 
 @torch.inference_mode()

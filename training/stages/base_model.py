@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from training.context import StageContext
 from training.data.shards import TokenShards
 from training.engine import export, runtime
+from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, Segment, micro_batch_tokens, pack, share_steps
 from training.engine.session import Session, convert, fit, open_session
 from training.engine.trainer import pretraining_trainer
-from training.errors import RecipeError
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 
@@ -26,7 +22,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     """Build the model, train it along the curriculum, save it."""
     session = open_session(context, str(context.section.architecture["model_type"]))
     batches = _batches(context, session)
-    model = _model(context, session)
+    model = untrained_model(session, context.section.architecture)
     converted = convert(session, model)
     trainer = pretraining_trainer(model, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
@@ -55,19 +51,3 @@ def _batches(context: StageContext[Section], session: Session) -> PackedBatches:
     segments = tuple(Segment(first, end, packings[phase.context])
                      for phase, (first, end) in zip(section.curriculum, spans, strict=True) if end > first)
     return PackedBatches(segments, shards, section.batch_tokens, micro, context.world_size, session.pad)
-
-
-def _model(context: StageContext[Section], session: Session) -> PreTrainedModel:
-    """The architecture with seeded random weights, the same under every layout."""
-    fields: dict[str, Any] = {"bos_token_id": None, "eos_token_id": session.tokenizer.eos_token_id,
-                              "pad_token_id": session.pad, **context.section.architecture,
-                              "vocab_size": len(session.tokenizer)}
-    try:
-        config = AutoConfig.for_model(**fields)
-        runtime.seed_everything(context.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32,
-                                                 attn_implementation=session.choice.attention)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"base_model.architecture: transformers cannot build this model: {error}") from error
-    assert isinstance(model, PreTrainedModel)
-    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from training.context import StageContext
 from training.data.choices import WrongAnswers
 from training.data.conversations import ID_LENGTH, Item, items_of, unique_by_prompt
-from training.data.overlap import EvaluationItem, OverlapIndex
+from training.data.overlap import EvaluationItem, Overlap, OverlapIndex
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import read_prompts
 from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
@@ -19,6 +20,11 @@ from training.specs.evaluation_sets import EvaluationSetsSection as Section
 from training.specs.job import StageResult
 
 _CHOICES = 4
+# What more training documents hold is boilerplate, such as a licence: it is no use as an item, and excluding all that
+# hold it could empty the corpus.
+_MOST_HOLDERS = 3
+_REASONS = {"text": "held-out text", "questions": "question", "preferences": "preference pair",
+            "harmful": "harmful prompt", "benign": "benign prompt", "samples": "sample prompt"}
 Rows = list[dict[str, Any]]
 
 
@@ -32,54 +38,71 @@ def run(context: StageContext[Section]) -> StageResult:
     context.events.phase("held-out items")
     documents = sorted(read_rows(corpus / "heldout"), key=lambda row: row["id"])
     items = unique_by_prompt(item for document in documents for item in items_of(document))
-    wrong = WrongAnswers(items)
-    questions = _questions(section, items, wrong)
-    preferences = _preferences(section, items, wrong)
     written = {name: [{"id": _id(name, row["prompt"]), "prompt": row["prompt"], "topic": row["topic"]}
                       for row in read_prompts(context.files[name], ("prompt", "topic"))]
                for name in ("harmful", "benign")}
+    samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
+    context.events.phase("overlap with training documents")
+    holders = _holders(context, [
+        *(EvaluationItem(document["id"], document["text"]) for document in documents),
+        *(EvaluationItem(item.id, item.evidence) for item in items),
+        *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples))])
+    rare = [item for item in items if len(holders[item.id]) <= _MOST_HOLDERS]
+    wrong = WrongAnswers(rare)
     sets: dict[str, Rows] = {
-        "text": _text(section, documents),
-        "questions": questions,
+        "text": _text(section, [row for row in documents if len(holders[row["id"]]) <= _MOST_HOLDERS]),
+        "questions": _questions(section, rare, wrong),
         **written,
-        "preferences": preferences,
-        "samples": [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples],
+        "preferences": _preferences(section, rare, wrong),
+        "samples": samples,
     }
     for name, rows in sets.items():
         _write_lines(context.out / f"{name}.jsonl", rows)
-    context.events.phase("exclusions")
-    exclusions = _exclusions(context, sets, {item.id: item for item in items})
+    exclusions = _exclusions(sets, holders)
     write_table(context.out / "exclusions.parquet", exclusions, EXCLUSION_SCHEMA)
     metrics = {
         "text_bytes": float(sum(row["bytes"] for row in sets["text"])),
-        "questions": float(len(questions)),
+        "questions": float(len(sets["questions"])),
         "harmful_prompts": float(len(sets["harmful"])),
         "benign_prompts": float(len(sets["benign"])),
-        "preference_pairs": float(len(preferences)),
+        "preference_pairs": float(len(sets["preferences"])),
         "excluded_documents": float(len({row["id"] for row in exclusions})),
     }
     _report(context, sets, exclusions)
     return StageResult(metrics=metrics, headline="questions")
 
 
+def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dict[str, list[Overlap]]:
+    """For every item the training documents that hold it.
+
+    An overlap depends on its document and its item alone: changing one item leaves those of all others as they were.
+    """
+    index = OverlapIndex(items, context.section.ngram, context.section.overlap)
+    found: dict[str, list[Overlap]] = defaultdict(list)
+    for row in read_rows(context.input("corpus").folder / "train", ["id", "text"]):
+        for overlap in index.overlaps(row["id"], row["text"]):
+            found[overlap.item].append(overlap)
+    return found
+
+
 def _text(section: Section, documents: Rows) -> Rows:
-    """Whole held-out documents, in the order of ids, while they fit into each domain's share."""
-    room: dict[str, int] = {}
-    rows = []
-    for document in documents:
-        whole = section.text_kilobytes * 1024
-        left = room.setdefault(document["domain"], whole)
-        text = document["text"]
-        if document["bytes"] > left:
-            if left < whole or any(other["domain"] == document["domain"] and other["bytes"] <= whole
-                                   for other in documents):
-                continue
-            text = text.encode()[:left].decode(errors="ignore")  # every document is too long, so the first one is cut
-        size = len(text.encode())
-        room[document["domain"]] -= size
-        rows.append({"id": document["id"], "text": text, "source": document["source"],
-                     "domain": document["domain"], "bytes": size})
-    return rows
+    """Whole held-out documents, in the order of ids, while they fit into each domain's share.
+
+    Where not even the shortest document of a domain fits, its beginning is taken.
+    """
+    rows: Rows = []
+    for domain in sorted({document["domain"] for document in documents}):
+        own = [document for document in documents if document["domain"] == domain]
+        left = section.text_kilobytes * 1024
+        shortest = min(own, key=lambda document: int(document["bytes"]))
+        if shortest["bytes"] > left:
+            text = shortest["text"].encode()[:left].decode(errors="ignore")
+            own = [{**shortest, "text": text, "bytes": len(text.encode())}]
+        for document in own:
+            if document["bytes"] <= left:
+                left -= document["bytes"]
+                rows.append({key: document[key] for key in ("id", "text", "source", "domain", "bytes")})
+    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
@@ -110,19 +133,10 @@ def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Ro
     return sorted(rows, key=lambda row: row["id"])
 
 
-def _exclusions(context: StageContext[Section], sets: dict[str, Rows], items: Mapping[str, Item]) -> Rows:
-    """Training documents that hold an item, by document and item.
-
-    A row depends on its document and its item alone: changing one item leaves the rows of all others as they were.
-    """
-    wanted = [EvaluationItem(row["id"], "held-out text", row["text"]) for row in sets["text"]]
-    for name, reason in (("questions", "question"), ("preferences", "preference pair")):
-        wanted += [EvaluationItem(row["id"], reason, items[row["id"]].evidence) for row in sets[name]]
-    for name, reason in (("harmful", "harmful prompt"), ("benign", "benign prompt"), ("samples", "sample prompt")):
-        wanted += [EvaluationItem(row["id"], reason, row["prompt"]) for row in sets[name]]
-    index = OverlapIndex(wanted, context.section.ngram, context.section.overlap)
-    found = [exclusion._asdict() for row in read_rows(context.input("corpus").folder / "train", ["id", "text"])
-             for exclusion in index.exclusions(row["id"], row["text"])]
+def _exclusions(sets: dict[str, Rows], holders: dict[str, list[Overlap]]) -> Rows:
+    """Rows of exclusions.parquet: the training documents that hold an item of a set."""
+    found = [{"id": overlap.document, "item": overlap.item, "reason": _REASONS[name], "overlap": overlap.share}
+             for name, rows in sets.items() for row in rows for overlap in holders[row["id"]]]
     return sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
 
 
@@ -153,4 +167,5 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
         "## Training documents that are excluded", "", markdown_table(["because of", "documents"], counts), "",
         f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
         f"{context.section.ngram}-grams of words; a shorter item must be held whole, and one of fewer than 6 words "
-        "excludes nothing."])
+        "excludes nothing. Held-out texts and questions that more than "
+        f"{_MOST_HOLDERS} training documents hold are boilerplate and were left out of the sets instead."])

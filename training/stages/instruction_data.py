@@ -76,4 +76,5 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
     write_card(context.report, "Instruction data", [
         markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]),
         "", f"The training documents give {available} conversations; "
-        f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. Written prompts appear {context.section.safety_repeats} times each."])
+        f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
+        f"Written prompts appear {context.section.safety_repeats} times each."])

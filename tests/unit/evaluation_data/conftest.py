@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.tokens import parts
+from training.context import InputArtifact
+from training.data.tables import read_rows
+from training.specs.evaluation import EvaluationSection
+from training.stages import evaluate_data
+
+Measure = Callable[..., dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputArtifact]:
+    root = tmp_path_factory.mktemp("built")
+    corpus = parts.corpus_artifact(root / "corpus")
+    general = [row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"]
+    found = {"corpus": corpus, "tokenizer": parts.tokenizer_artifact(root / "tokenizer", corpus),
+             "evaluation_sets": parts.sets_artifact(root / "sets", general[:2])}
+    return {**found, "packed_shards": parts.shards_artifact(root / "shards", found)}
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    """Run the stage on an artifact; the metrics of its report."""
+
+    def run(artifact: InputArtifact, **inputs: InputArtifact) -> dict[str, float]:
+        out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
+        asset = f"{artifact.manifest.asset}.evaluation"
+        result = evaluate_data.run(parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs}))
+        report: dict[str, Any] = json.loads((out / "report.json").read_text())
+        assert report["metrics"] == result.metrics
+        assert set(report["counts"]) == set(result.metrics)
+        return dict(result.metrics)
+
+    return run

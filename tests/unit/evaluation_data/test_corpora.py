@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.evaluation_data.conftest import Measure
+from tests.unit.tokens import parts
+from training.data.tables import EXCLUSION_SCHEMA, RAW_SCHEMA, ShardWriter, write_table
+from training.errors import InputRefused
+from training.evaluation import corpora
+from training.evaluation.similarity import jaccard, most_similar, shingle_sets
+from training.specs.corpus import CorpusSection, MinHash
+from training.specs.metrics import METRICS
+
+_SETS = st.lists(st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.unique(np.array(found, np.uint64))),
+                 max_size=12)
+
+
+@given(_SETS, st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_the_search_finds_what_comparing_all_pairs_finds(sets: list[np.ndarray], threshold: float) -> None:
+    found = most_similar(sets, list(range(len(sets))), sets, threshold)
+    for query, one in enumerate(sets):
+        best = max((jaccard(one, other) for row, other in enumerate(sets) if row != query), default=0.0)
+        assert (found[query].similarity == best) if best >= threshold else (query not in found)
+
+
+def test_shingles_do_not_see_case_punctuation_and_white_space() -> None:
+    one, other, short = shingle_sets(["The (quick) brown fox_jumps!", "the QUICK\nbrown\tfox, jumps", "the quick"], 5)
+    assert one.tolist() == other.tolist()
+    assert len(one) == len(short) == 1
+    assert one != short
+
+
+def _corpus(folder: Path, train: list[str], heldout: list[str], spec: MinHash | None = None) -> object:
+    parts.write_corpus(folder, [parts.row_of(text) for text in train], [parts.row_of(text) for text in heldout])
+    return parts.artifact(folder, "corpus", CorpusSection(near_duplicates=spec or MinHash()))
+
+
+def _changed(text: str) -> str:
+    words = text.split()
+    return " ".join([*words[:60], "other", *words[61:]]).upper()
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return [parts.text_of(number) for number in range(30)]
+
+
+def test_a_clean_corpus_has_no_duplicates_and_no_leaks(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
+    found = measure(_corpus(tmp_path / "c", texts[:25], texts[25:]))
+    assert found == {"documents": 25, "bytes": sum(len(text.encode()) for text in texts[:25]), "heldout_documents": 5,
+                     "duplicate_rate": 0, "heldout_leaks": 0}
+    assert set(found) == set(METRICS["corpus"])
+
+
+@pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
+def test_a_planted_duplicate_is_found(tmp_path: Path, measure: Measure, texts: list[str], change: object) -> None:
+    assert callable(change)
+    found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
+    assert found["duplicate_rate"] == pytest.approx(2 / 25)
+    assert found["heldout_leaks"] == 0
+
+
+@pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
+def test_a_leaked_document_is_found(tmp_path: Path, measure: Measure, texts: list[str], change: object) -> None:
+    assert callable(change)
+    found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[27])], texts[25:]))
+    assert found["heldout_leaks"] == 1
+    assert found["duplicate_rate"] == 0
+
+
+def test_the_threshold_is_the_recipes(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
+    train = [*texts[:24], _changed(texts[0])]
+    strict = measure(_corpus(tmp_path / "c", train, texts[25:], MinHash(threshold=0.99)))
+    assert strict["duplicate_rate"] == 0
+
+
+def _raw(folder: Path, rows: list[dict[str, object]]) -> object:
+    with ShardWriter(folder / "documents", RAW_SCHEMA) as writer:
+        for row in rows:
+            writer.add({name: row[name] for name in RAW_SCHEMA.names}, 1)
+    return parts.artifact(folder, "raw_corpus")
+
+
+def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
+    rows = [parts.row_of(text) for text in texts]
+    rows[3] = rows[3] | {"id": rows[4]["id"]}
+    artifact = _raw(tmp_path / "raw", rows)
+    assert "bad_rows" not in measure(artifact)
+    (tmp_path / "raw" / "skipped.jsonl").write_text("")
+    assert measure(artifact)["bad_rows"] == 1
+    (tmp_path / "raw" / "skipped.jsonl").write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
+    assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2}
+
+
+def _sets(folder: Path, question: dict[str, object]) -> object:
+    folder.mkdir()
+    good = {"id": "q1", "prompt": "What?", "choices": ["a", "b", "c", "d"], "answer": 1}
+    lines = {"text": [{"id": "t", "text": "né"}], "questions": [good, good | {"id": "q2"} | question],
+             "harmful": [{"id": "h", "prompt": "bad"}], "benign": [{"id": "b", "prompt": "good"}],
+             "preferences": [{"id": "p", "prompt": "x", "chosen": "y", "rejected": "z"}]}
+    for name, rows in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = {"id": "d", "item": "q1", "reason": "overlap", "overlap": 0.7}
+    write_table(folder / "exclusions.parquet", [row, row | {"item": "q2"}], EXCLUSION_SCHEMA)
+    return parts.artifact(folder, "evaluation_sets")
+
+
+@pytest.mark.parametrize(("question", "count"), [
+    ({}, 2), ({"answer": 4}, 1), ({"choices": ["a", "b", "c", "c"]}, 1), ({"prompt": " "}, 1), ({"id": "q1"}, 1)])
+def test_only_sound_questions_count(tmp_path: Path, measure: Measure, question: dict[str, object], count: int) -> None:
+    found = measure(_sets(tmp_path / "sets", question))
+    assert found == {"text_bytes": 3, "questions": count, "harmful_prompts": 1, "benign_prompts": 1,
+                     "preference_pairs": 1, "excluded_documents": 1}
+
+
+def test_a_malformed_line_is_named(tmp_path: Path, measure: Measure) -> None:
+    artifact = _sets(tmp_path / "sets", {})
+    (tmp_path / "sets" / "benign.jsonl").write_text('{"id": 1, "prompt": "x"}\n{"id"\n')
+    with pytest.raises(InputRefused, match=r"benign\.jsonl, line 2"):
+        measure(artifact)
+
+
+def test_a_large_corpus_is_searched_for_a_sample_among_all(tmp_path: Path, measure: Measure, texts: list[str],
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = _corpus(tmp_path / "c", [text for text in texts[:12] for text in (text, _changed(text))], texts[25:])
+    monkeypatch.setattr(corpora, "QUERY_BYTES", 5000)
+    assert measure(artifact)["duplicate_rate"] == 1
+    counts = json.loads((tmp_path / "evaluation-0" / "report.json").read_text())["counts"]
+    assert 0 < counts["duplicate_rate"] < 24
+    assert f"{counts['duplicate_rate']} of 24" in (tmp_path / "evaluation-0" / "report" / "card.md").read_text()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, LlamaConfig
+
+from tests.unit.tokens import parts
+from training.context import InputArtifact
+from training.data.chat import encode_conversation, encode_conversations
+from training.errors import RecipeError
+from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
+from training.stages import tokenizer as stage
+from training.store import file_entry
+
+_ROLES = st.sampled_from(["system", "user", "assistant"])
+_PIECES = st.one_of(st.sampled_from([*SPECIAL_TOKENS, "\n", " ", "<|", "|>", "<", "|end|>", "user", "\u3000"]),
+                    st.text(max_size=8))
+_MESSAGES = st.lists(st.fixed_dictionaries({"role": _ROLES, "content": st.lists(_PIECES, max_size=6).map("".join)}),
+                     min_size=1, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tokenizer_folder / "tokenizer")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_folder_loads_with_its_special_tokens_first(tokenizer: Any) -> None:
+    assert len(tokenizer) == parts.VOCABULARY
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (END_OF_TEXT, PAD)
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
+
+
+def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path, corpus: InputArtifact, tokenizer_folder: Path) -> None:
+    again = parts.tokenizer_artifact(tmp_path / "again", corpus)
+    for path in sorted((tokenizer_folder / "tokenizer").iterdir()):
+        assert path.read_bytes() == (again.folder / "tokenizer" / path.name).read_bytes()
+    assert again.manifest.facts["tokenizer"] == _digest(tokenizer_folder / "tokenizer" / "tokenizer.json")
+
+
+def test_saving_beside_a_model_keeps_the_digest(tmp_path: Path, tokenizer: Any, tokenizer_folder: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    LlamaConfig(vocab_size=parts.VOCABULARY).save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path / "twice")
+    wanted = file_entry(tokenizer_folder / "tokenizer" / "tokenizer.json")
+    assert file_entry(tmp_path / "tokenizer.json") == wanted == file_entry(tmp_path / "twice" / "tokenizer.json")
+    assert again.chat_template == tokenizer.chat_template
+
+
+def test_a_corpus_too_small_says_which_vocabulary_it_gives(tmp_path: Path, corpus: InputArtifact) -> None:
+    context = parts.context_of(tmp_path / "out", "tokenizer", TokenizerSection(vocabulary=100_000), {"corpus": corpus})
+    with pytest.raises(RecipeError, match=r"tokenizer\.vocabulary.* it gives (\d+)") as caught:
+        stage.run(context)
+    possible = int(str(caught.value).split("it gives ")[1].split(".")[0])
+    shutil.rmtree(tmp_path / "out")
+    parts.tokenizer_artifact(tmp_path / "out", corpus, vocabulary=possible)
+
+
+def test_the_report_is_complete(tokenizer_folder: Path) -> None:
+    report = tokenizer_folder / "report"
+    assert (report / "tokens.png").stat().st_size < 100_000
+    rows = json.loads((report / "samples.json").read_text())
+    assert rows and rows[0]["split"].replace("·", "") == rows[0]["text"]
+    assert f"{parts.VOCABULARY} tokens" in (report / "card.md").read_text()
+
+
+@given(_MESSAGES, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_fast_encoding_is_the_chat_template(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> None:
+    rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt,
+                                             return_assistant_tokens_mask=True)
+    ids, mask = encode_conversation(tokenizer, messages, add_generation_prompt=prompt)
+    assert ids.tolist() == rendered["input_ids"]
+    assert mask.astype(int).tolist() == rendered["assistant_masks"]
+
+
+@given(_MESSAGES)
+@settings(max_examples=150, deadline=None)
+def test_no_content_opens_or_closes_a_turn(tokenizer: Any, messages: list[dict[str, str]]) -> None:
+    ids, _ = encode_conversation(tokenizer, messages)
+    special = [tokenizer.convert_ids_to_tokens(int(index)) for index in ids if index < len(SPECIAL_TOKENS)]
+    assert special == [name for message in messages for name in (f"<|{message['role']}|>", "<|end|>")]
+
+
+def test_the_mask_covers_exactly_what_the_assistant_says(tokenizer: Any) -> None:
+    messages = [{"role": "user", "content": "What is né?"}, {"role": "assistant", "content": "  A word,\nwith é. "},
+                {"role": "user", "content": "More."}, {"role": "assistant", "content": "No."}]
+    ids, mask = encode_conversation(tokenizer, messages)
+    assert tokenizer.decode(ids[mask]) == "A word,\nwith é.<|end|>No.<|end|>"
+    assert tokenizer.decode(ids).endswith("<|assistant|>\nNo.<|end|>\n")
+
+
+def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Any) -> None:
+    talks = [[{"role": "user", "content": parts.text_of(n, 9)}, {"role": "assistant", "content": parts.text_of(-n, 5)}]
+             for n in range(20)]
+    tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)  # leaves its settings in the tokenizer
+    for talk, (ids, mask) in zip(talks, encode_conversations(tokenizer, talks), strict=True):
+        alone = encode_conversation(tokenizer, talk)
+        assert np.array_equal(ids, alone[0])
+        assert np.array_equal(mask, alone[1])
+        assert len(ids) > 20
+
+
+def test_an_unknown_role_is_refused(tokenizer: Any) -> None:
+    messages = [{"role": "tool", "content": "x"}]
+    with pytest.raises(ValueError, match="unknown role"):
+        encode_conversation(tokenizer, messages)
+    with pytest.raises(Exception, match="unknown role"):
+        tokenizer.apply_chat_template(messages, tokenize=False)
