@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import multiprocessing
+import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,8 +57,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
 INPUTS = {"base_model": ("packed_shards", "tokenizer"), "sft_model": ("base_model", "instruction_data", "tokenizer"),
           "dpo_model": ("sft_model", "preference_data", "tokenizer"),
           "lora_model": ("dpo_model", "adapter_data", "tokenizer")}
-_WORDS = ("path file read write text line join split open close list dict key value return import class self name "
-          "index count size first last next item").split()
+_WORDS = ("path", "file", "read", "write", "text", "line", "join", "split", "open", "close", "list", "dict", "key",
+          "value", "return", "import", "class", "self", "name", "index", "count", "size", "first", "last", "next",
+          "item")
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,11 @@ def publish_data(store: Store, work: Path) -> None:
     plain = load_plain(folder / "tokenizer" / "tokenizer.json")
     digest = file_entry(folder / "tokenizer" / "tokenizer.json").sha256
     publish(store, "tokenizer", folder, {"tokenizer": digest})
+    end = plain.token_to_id(END_OF_TEXT)
+    assert end is not None
     with TokenWriter(work / "shards", VOCABULARY, 5000) as writer:
         for tokens in encode_texts(plain, texts):
-            writer.add(np.append(tokens, plain.token_to_id(END_OF_TEXT)))
+            writer.add(np.append(tokens, end))
         ids = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts])
         source = (np.arange(len(texts)) % 2).astype(np.int32)
         writer.finish(source, ids, ("a", "b"), {"a": 1.0, "b": 2.0}, digest)
@@ -168,7 +172,8 @@ def start(job: Path, processes: int = 1) -> list[BaseProcess]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = [_SERVER.Process(target=_rank, args=(str(job), rank, processes, port)) for rank in range(processes)]
+    ranks: list[BaseProcess] = [_SERVER.Process(target=_rank, args=(str(job), rank, processes, port))
+                                for rank in range(processes)]
     for rank in ranks:
         rank.start()
     return ranks
@@ -199,8 +204,8 @@ def kill_at(job: Path, wait_for: str, processes: int = 1, number: int = signal.S
     ranks = start(job, processes)
     deadline = time.monotonic() + 300
     while not list(job.parent.glob(wait_for)):
-        assert all(rank.exitcode is None for rank in ranks) and time.monotonic() < deadline, (
-            f"no {wait_for} before the job ended: {(job.parent / 'output-0.txt').read_text()}")
+        assert time.monotonic() < deadline, f"no {wait_for} in time"
+        assert all(rank.exitcode is None for rank in ranks), (job.parent / "output-0.txt").read_text()
         time.sleep(0.001)
     for rank in ranks:
         assert rank.pid is not None
@@ -234,5 +239,12 @@ def wait_for_step(job: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Wait until a job's events tell of a step."""
     deadline = time.monotonic() + 120
     while not any(event["step"] >= step for event in Finished(0, "", job.parent).events("metrics")):
-        assert process.poll() is None and time.monotonic() < deadline, "the job ended before it trained"
+        assert process.poll() is None, "the job ended before it trained"
+        assert time.monotonic() < deadline, "the job does not train"
         time.sleep(0.05)
+
+
+def copy_version(store: Store, source: Manifest, asset: str, work: Path) -> Manifest:
+    """Publish one asset's files as another asset's version."""
+    shutil.copytree(store.folder(source.asset, source.version), work, ignore=shutil.ignore_patterns("manifest.json"))
+    return publish(store, asset, work, dict(source.facts))

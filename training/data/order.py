@@ -106,24 +106,29 @@ _permute_compiled = numba.njit(cache=True)(_permute)
 
 
 def _fill(source: Int64, row: Int64, start: int, taken: Int64, sizes: Int64, seed: np.uint64) -> None:
-    """Fill `source` and `row`; `taken` int64 [blocks + 1, sources] counts the rows taken before each block."""
+    """Fill `source` and `row`; `taken` int64 [blocks + 1, sources] counts the rows taken before each block.
+
+    The shuffle of a block decides only which source comes when. Each source's rows stay in the order of its epochs, so
+    an epoch ends exactly where all rows were read; hence a block is always walked from its beginning.
+    """
     first = start // BLOCK
-    for place in range(len(source)):
-        number = start + place
-        block = number // BLOCK
-        key = _mix_compiled(_mix_compiled(seed, np.uint64(_BLOCKS_KEY)), np.uint64(block))
-        slot = _permute_compiled(number % BLOCK, BLOCK, key)
-        at = block - first
-        which = 0
-        while slot >= taken[at + 1, which] - taken[at, which]:
-            slot -= taken[at + 1, which] - taken[at, which]
-            which += 1
-        nth = taken[at, which] + slot
-        epoch = nth // sizes[which]
-        key = _mix_compiled(_mix_compiled(seed, np.uint64(which + 1)), np.uint64(epoch))
-        source[place] = which
-        row[place] = _permute_compiled(nth % sizes[which], sizes[which], key)
+    end = start + len(source)
+    for at in range(len(taken) - 1):
+        key = _mix_compiled(_mix_compiled(seed, np.uint64(_BLOCKS_KEY)), np.uint64(first + at))
+        nth = taken[at].copy()
+        begin = (first + at) * BLOCK
+        for place in range(min(BLOCK, end - begin)):
+            slot = _permute_compiled(place, BLOCK, key)
+            which = 0
+            while slot >= taken[at + 1, which] - taken[at, which]:
+                slot -= taken[at + 1, which] - taken[at, which]
+                which += 1
+            if begin + place >= start:
+                epoch, index = nth[which] // sizes[which], nth[which] % sizes[which]
+                key_of_epoch = _mix_compiled(_mix_compiled(seed, np.uint64(which + 1)), np.uint64(epoch))
+                source[begin + place - start] = which
+                row[begin + place - start] = _permute_compiled(index, sizes[which], key_of_epoch)
+            nth[which] += 1
 
 
 _fill_compiled = numba.njit(cache=True)(_fill)
-

@@ -79,7 +79,9 @@ class OverlapIndex:
         windows = _Windows(self._hashed(words_of(text)))
         shared = Counter[int]()
         for length, wanted in self._grams.items():
-            for gram in np.intersect1d(windows.of(length), wanted, assume_unique=True).tolist():
+            held = windows.of(length)
+            places = np.minimum(np.searchsorted(wanted, held), len(wanted) - 1)
+            for gram in held[wanted[places] == held].tolist():
                 shared.update(self._postings[length][gram])
         for index in sorted(shared):
             share = shared[index] / self._sizes[index]

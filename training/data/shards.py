@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -192,16 +193,16 @@ class ArrayTokens:
         masks: True (or 1) where a token is learned, of the same lengths; None learns all.
     """
 
-    def __init__(self, sequences: list[npt.NDArray[np.integer]],
-                 masks: list[npt.NDArray[np.bool_]] | None = None) -> None:
+    def __init__(self, sequences: Sequence[npt.NDArray[np.integer]],
+                 masks: Sequence[npt.NDArray[np.bool_]] | None = None) -> None:
         self._lengths: Int64 = np.array([len(sequence) for sequence in sequences], np.int64)
         self._offsets: Int64 = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
-        self._tokens: Int64 = (np.concatenate(sequences) if sequences else np.empty(0)).astype(np.int64)
+        self._tokens: Int64 = (np.concatenate(list(sequences)) if len(sequences) else np.empty(0)).astype(np.int64)
         self._mask: Bool | None = None
         if masks is not None:
             if [len(mask) for mask in masks] != self._lengths.tolist():
                 raise ValueError("every mask must be as long as its sequence")
-            self._mask = (np.concatenate(masks) if masks else np.empty(0)).astype(np.bool_)
+            self._mask = (np.concatenate(list(masks)) if len(masks) else np.empty(0)).astype(np.bool_)
 
     @property
     def lengths(self) -> Int64:

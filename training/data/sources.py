@@ -49,13 +49,19 @@ class Document(NamedTuple):
 class BadRows:
     """What happens to a row or file that cannot be read.
 
+    Args:
+        on_bad_row: Stop at the first one, or skip all of them.
+        path: Every skipped row becomes a line of this JSONL file; it is there, empty, when none was skipped.
+
     Attributes:
         count: Rows and files that were skipped.
         listed: The messages of the first hundred.
     """
 
-    def __init__(self, on_bad_row: Literal["fail", "skip"]) -> None:
+    def __init__(self, on_bad_row: Literal["fail", "skip"], path: Path) -> None:
         self._fail = on_bad_row == "fail"
+        self._path = path
+        self._path.write_text("")
         self.count = 0
         self.listed: list[str] = []
 
@@ -68,6 +74,8 @@ class BadRows:
         if self._fail:
             raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
         self.count += 1
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"message": message}) + "\n")
         if len(self.listed) < _LIST_LIMIT:
             self.listed.append(message)
 
@@ -274,24 +282,24 @@ def _dataset(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
 def _stream(source: Source, base: Path) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
     """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
     import datasets  # 1.5 s to import, and most recipes have no dataset
+    import httpx
 
+    failures = (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError, httpx.HTTPError)
     folder = local_dataset(source, base)
     revision = None if folder else pinned_revision(source)
     try:
         stream = datasets.load_dataset(str(folder or source.dataset), source.config, split=source.split,
                                        streaming=True, revision=revision)
-        return _guarded(iter(stream), source), stream.column_names
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except failures as error:
         raise _dataset_error(source, error) from error
 
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            yield from stream
+        except failures as error:
+            raise _dataset_error(source, error) from error
 
-def _guarded(rows: Iterator[dict[str, Any]], source: Source) -> Iterator[dict[str, Any]]:
-    import datasets
-
-    try:
-        yield from rows
-    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise _dataset_error(source, error) from error
+    return rows(), stream.column_names
 
 
 def _dataset_error(source: Source, error: Exception) -> SourceError:

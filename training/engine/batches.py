@@ -11,22 +11,23 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.data.order import RowOrder
-from training.data.packing import PackingPlan, TokenReader, plan, rows
+from training.data.packing import PackingPlan, plan, rows
+from training.data.shards import TokenReader
 from training.errors import RecipeError
 
 Batch = dict[str, torch.Tensor]
 
 
 class Batches(Protocol):
-    """The data of a whole training run.
+    """The data of a whole training run."""
 
-    Attributes:
-        steps: Optimizer steps.
-        accumulation: Micro-batches per rank and step.
-    """
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
 
-    steps: int
-    accumulation: int
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per rank and step."""
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
         """One rank's inputs of one forward pass: tensors of shape [rows, context]."""

@@ -25,7 +25,7 @@ _RENAMED = {"rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejec
 _KEPT = ("loss", "learning_rate", "grad_norm")
 
 
-class Reporter(TrainerCallback):
+class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Turns logs into events, and keeps the rows of report/training.jsonl in the trainer's state.
 
     Args:
@@ -84,7 +84,7 @@ class Reporter(TrainerCallback):
         self._events.progress(step, self._plan.batches.steps, "steps", note=self._note)
 
 
-class Checkpointer(TrainerCallback):
+class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Asks for a checkpoint every so many steps, and for a last one when the job is told to stop."""
 
     def __init__(self, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Write a trained model: a plain transformers folder that is the same bytes whenever it is made from the same weights."""
+"""Write a trained model: a plain transformers folder, the same bytes whenever it is made from the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL's trainers for the stages after pretraining, and reading their data. Importing TRL takes seconds: base_model does not."""
+"""TRL's trainers for the stages after pretraining, and reading their data; base_model does without this import."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from training.engine.trainer import StepOrdered
 from training.errors import SourceError
 
 
-class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
     """TRL's SFT trainer over our batches."""
 
 
-class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
     """TRL's DPO trainer over our batches, which already hold the reference model's log-probabilities."""
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import HashStore
 
 from training.errors import RecipeError
 from training.specs.execution import Execution
@@ -110,7 +111,7 @@ def _deterministic(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module property
 
 
 def _join_process_group(device: torch.device, rank: int, world_size: int) -> None:
@@ -118,6 +119,6 @@ def _join_process_group(device: torch.device, rank: int, world_size: int) -> Non
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if world_size == 1:  # no peer: a store in memory needs no port
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=rank, world_size=1)
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=rank, world_size=1)
     else:
         torch.distributed.init_process_group(backend, rank=rank, world_size=world_size)

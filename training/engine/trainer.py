@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,12 +25,6 @@ from training.specs.optimization import TrainingSection
 
 LOSSES_FILE = "losses.json"
 _STATE_FILE = "trainer_state.json"
-
-if TYPE_CHECKING:
-    _Trainer = Trainer
-else:
-    _Trainer = object
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,14 +78,15 @@ def arguments(section: TrainingSection, execution: Execution, runtime: Runtime, 
     }
 
 
-class StepOrdered(_Trainer):
-    """Mixin, placed before a Trainer class.
+class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
+    """A Trainer, and a mixin before TRL's descendants of it.
 
     Data is a function of the step; every step's loss is kept; checkpoints are published whole. Set `plan` with
     `prepare` before `train`.
     """
 
     plan: Plan
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     losses: list[float]
     _pending: list[torch.Tensor]
     _step_loss: torch.Tensor | None
@@ -195,7 +190,7 @@ class StepOrdered(_Trainer):
         """TRL reports every training run to its authors; Gatehouse does not."""
 
 
-class PretrainingTrainer(StepOrdered, Trainer):  # type: ignore[misc]  # the mixin only poses as a Trainer
+class PretrainingTrainer(StepOrdered):
     """The Trainer of `base_model`."""
 
 

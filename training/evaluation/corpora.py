@@ -19,7 +19,7 @@ from training.evaluation.similarity import Match, Shingles, most_similar, shingl
 from training.specs.corpus import CorpusSection, MinHash
 
 QUERY_BYTES = 64 * 2**20
-SKIPPED = "skipped.jsonl"
+SKIPPED = "report/skipped.jsonl"
 _CHOICES = 4
 
 

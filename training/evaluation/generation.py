@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from training.evaluation.models import LoadedModel
+from training.evaluation.models import LoadedModel, LoadFailed
 
 _WORD = re.compile(r"[^\W\d_]+")
 _NGRAM = 4
@@ -155,19 +155,22 @@ def _completion(loaded: LoadedModel, tokens: Sequence[int]) -> Completion:
 def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) -> str | None:
     """What is wrong with a loaded folder as others will use it, or None.
 
-    The logits must be finite, and transformers' own greedy `generate`, with the folder's generation_config.json to say
-    where to stop, must give the tokens that this module generates.
+    transformers' own greedy `generate`, with the folder's generation_config.json to say where to stop, must give the
+    tokens that this module generates.
 
     Args:
         loaded: The model.
         prompts: A few prompts.
         tokens: How many tokens to generate.
+
+    Raises:
+        LoadFailed: The logits are not finite; nothing can be measured then.
     """
     ids, mask = left_padded(loaded, prompts)
     with torch.inference_mode():
         logits = loaded.model(input_ids=ids, attention_mask=mask).logits
         if not bool(torch.isfinite(logits[mask.bool()]).all()):
-            return "its logits are not finite"
+            raise LoadFailed("its logits are not finite")
         theirs = loaded.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
                                        pad_token_id=loaded.tokenizer.pad_token_id)
     ours = generate(loaded, prompts, tokens, len(prompts))

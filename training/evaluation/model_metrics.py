@@ -9,7 +9,7 @@ from typing import Any
 
 from training.data.safety import is_refusal
 from training.evaluation.generation import readable, words
-from training.evaluation.measuring import Measurement, Sets, stop_prompts
+from training.evaluation.behaviour import Measurement, Sets, stop_prompts
 from training.evaluation.scoring import TIE_NATS, Likelihood, learnt, right_choice, total
 
 _ENOUGH = 0.5
@@ -95,7 +95,7 @@ def _nats_per_token(answers: Iterable[Likelihood]) -> float:
 def _continuations(findings: Findings, own: Measurement, sets: Sets) -> None:
     vocabulary = {word for row in sets.texts(general=True) for word in words(row["text"])}
     whole = total(list(own.general.values()))
-    able = whole.tokens > 0 and learnt(-whole.nats, whole.tokens, own.vocabulary)
+    able = _able(own, whole.nats, whole.tokens)
     right = [able and readable(completion, vocabulary) for _, completion in own.continuations]
     findings.items += [{"metric": "clean_stop_rate", "id": f"continuation-{number}", "score": float(right[number]),
                         "prompt": prompt, "answer": completion.text}
@@ -124,6 +124,14 @@ def _safety(findings: Findings, own: Measurement, sets: Sets) -> None:
         findings.share("over_refusal_rate", clean)
 
 
+def _able(own: Measurement, nats: float, tokens: int) -> bool:
+    """Whether a loss is one of a model that has learnt something.
+
+    A parent may do worse than a uniform guess on what it was never trained for; an untrained model must not win there.
+    """
+    return tokens > 0 and learnt(-nats, tokens, own.vocabulary)
+
+
 def compare(asset: str, findings: Findings, own: Measurement, parent: Measurement | None, sets: Sets) -> None:
     """Add the metrics that set a model against its reference: a uniform guess, or its parent.
 
@@ -145,8 +153,11 @@ def compare(asset: str, findings: Findings, own: Measurement, parent: Measuremen
 
 def _against_base(findings: Findings, own: Measurement, parent: Measurement, sets: Sets) -> None:
     ours, theirs = _general_answers(own, sets), _general_answers(parent, sets)
-    if ours and ours.keys() == theirs.keys():
-        findings.add("loss_drop", _nats_per_token(theirs.values()) - _nats_per_token(ours.values()), len(ours))
+    if not ours or ours.keys() != theirs.keys():
+        return
+    loss = _nats_per_token(ours.values())
+    if _able(own, loss, 1):
+        findings.add("loss_drop", _nats_per_token(theirs.values()) - loss, len(ours))
 
 
 def _against_sft(findings: Findings, own: Measurement, parent: Measurement, sets: Sets) -> None:
@@ -170,10 +181,10 @@ def _against_sft(findings: Findings, own: Measurement, parent: Measurement, sets
 
 
 def _against_dpo(findings: Findings, own: Measurement, parent: Measurement, sets: Sets) -> None:
-    if own.domain and own.domain.keys() == parent.domain.keys():
-        ours, theirs = total(list(own.domain.values())), total(list(parent.domain.values()))
+    ours, theirs = total(list(own.domain.values())), total(list(parent.domain.values()))
+    if own.domain.keys() == parent.domain.keys() and _able(own, ours.nats, ours.tokens):
         findings.add("loss_drop", theirs.nats / theirs.tokens - ours.nats / ours.tokens, len(own.domain))
         findings.add("domain_gain", 1 - ours.nats / theirs.nats, len(own.domain))
-    if own.general and own.general.keys() == parent.general.keys():
-        ours, theirs = total(list(own.general.values())), total(list(parent.general.values()))
+    ours, theirs = total(list(own.general.values())), total(list(parent.general.values()))
+    if own.general.keys() == parent.general.keys() and _able(own, ours.nats, ours.tokens):
         findings.add("general_loss", ours.nats / theirs.nats - 1, len(own.general))

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.data.reports import markdown_table, write_card, write_samples
-from training.evaluation.measuring import Measurement, Sets
+from training.evaluation.behaviour import Measurement, Sets
 from training.specs.metrics import METRICS
 
 _CONTINUATIONS_SHOWN = 8
@@ -37,7 +37,7 @@ def write_pages(report: Path, asset: str, metrics: Mapping[str, float], counts: 
 
 def _chart(path: Path, asset: str, metrics: Mapping[str, float], reference: Mapping[str, float]) -> None:
     """Shares on one axis, all other figures on another; the parent's are hollow."""
-    groups = {"share": {}, "value": {}}  # type: dict[str, dict[str, float]]
+    groups: dict[str, dict[str, float]] = {"share": {}, "value": {}}
     for name, value in metrics.items():
         groups["share" if name.endswith(("_rate", "accuracy", "loads")) else "value"][name] = value
     groups["value"].pop("heldout_perplexity", None)

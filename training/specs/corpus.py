@@ -41,8 +41,8 @@ class CorpusSection(Spec):
                                                 "of `source/path`.")
 
     def domain_of(self, source: str, path: str) -> str:
-        """The domain of a document: the first whose globs match `source/path`, else `general`."""
-        for name, globs in self.domains.items():
+        """The domain of a document: the first, by name, whose globs match `source/path`, else `general`."""
+        for name, globs in sorted(self.domains.items()):
             if any(fnmatchcase(f"{source}/{path}", glob) for glob in globs):
                 return name
         return GENERAL

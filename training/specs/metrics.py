@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 _MODEL = {
-    "heldout_bits_per_byte": "bits per byte of general held-out text; comparable across tokenizers",
+    "heldout_bits_per_byte": "bits per byte of general held-out text, in windows that do not overlap; comparable across "
+                             "tokenizers",
     "heldout_perplexity": "perplexity per token of general held-out text",
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
-                 "uniform guess for the base model, the parent model for the others",
-    "choice_accuracy": "share of four-way held-out questions whose right answer is the likeliest",
-    "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop",
-    "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, else 0",
+                 "uniform guess for the base model, the parent model for the others; against a parent it is left out "
+                 "when the model's own loss is not a nat per token below a uniform guess",
+    "choice_accuracy": "share of four-way held-out questions whose right answer is the likeliest per token, and likelier "
+                       "by a nat per token than a uniform guess makes it; a tie is wrong",
+    "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
+                       "model, of continuations of held-out text that are UTF-8, do not loop and hold known words",
+    "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are finite "
+             "and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
 }
 _CHAT = {
     "refusal_rate": "share of harmful prompts that are refused",
     "benign_answer_rate": "share of benign look-alikes that get a clean answer instead of a refusal; an empty or "
                           "looping answer does not count",
-    "over_refusal_rate": "share of benign look-alikes that are refused",
+    "over_refusal_rate": "share of the clean answers to benign look-alikes that are refusals; left out when fewer than "
+                         "half of the answers are clean",
     "answer_loss": "nats per token of the right answers to held-out questions",
 }
 
@@ -73,12 +79,16 @@ METRICS: dict[str, dict[str, str]] = {
     "sft_model": _MODEL | _CHAT,
     "dpo_model": _MODEL | _CHAT | {
         "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the SFT model than the "
-                               "rejected one",
-        "preference_margin": "mean difference of these gains, in nats",
+                               "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
+                               "is no win",
+        "preference_margin": "mean difference of these gains, in nats; left out when most chosen answers are hardly "
+                             "likelier than a uniform guess makes them",
     },
     "lora_model": _MODEL | _CHAT | {
-        "domain_gain": "relative fall of bits per byte on held-out text of the domain, against the DPO model",
-        "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model",
+        "domain_gain": "relative fall of bits per byte on held-out text of the domain, against the DPO model; left out "
+                       "when the model's own loss is not a nat per token below a uniform guess",
+        "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in the "
+                        "same case",
         "domain_choice_accuracy": "share of the domain's four-way questions answered rightly",
     },
 }

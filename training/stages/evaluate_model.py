@@ -11,7 +11,7 @@ import torch
 from training.context import StageContext
 from training.errors import InputRefused, RecipeError
 from training.evaluation.generation import sound
-from training.evaluation.measuring import OWN, PARENTS, Measurement, Sets, measure, read_sets
+from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
 from training.evaluation.model_metrics import Findings, compare, own_findings
 from training.evaluation.models import LoadedModel, LoadFailed, load
 from training.evaluation.pages import write_answers, write_pages
@@ -29,7 +29,8 @@ _SOUND_TOKENS = 16
 def run(context: Context) -> StageResult | None:
     """Write report.json, items.jsonl and the report's pages.
 
-    A model folder that does not load gives a report with `loads` 0 and nothing else: every gate then fails.
+    A model folder that does not load, or whose logits are not finite, gives a report with `loads` 0 and nothing else:
+    every gate then fails.
 
     Raises:
         InputRefused: The artifact is no model, or the parent or the evaluation sets are not usable.
@@ -47,17 +48,17 @@ def run(context: Context) -> StageResult | None:
     context.events.phase("load")
     try:
         loaded = load(artifact, _device(context))
+        _check_positions(loaded, context.section.context)
+        wrong = _unsound(loaded, sets, context.section)
     except LoadFailed as error:
         return _refused(context, asset, str(error))
-    return _measured(context, asset, sets, loaded)
+    return _measured(context, asset, sets, loaded, wrong)
 
 
-def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel) -> StageResult:
-    _check_positions(loaded, context.section.context)
+def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wrong: str | None) -> StageResult:
     context.events.phase(f"measure {asset}")
     own = measure(loaded, sets, OWN[asset], context.section, context.seed, chat_scoring=asset != "base_model")
-    wrong = _unsound(loaded, sets, context.section)
-    del loaded
+    del loaded  # the parent takes its place in memory
     parent = _parent(context, asset, sets)
     findings = own_findings(own, sets)
     findings.add("loads", 0.0 if wrong else 1.0, 1)

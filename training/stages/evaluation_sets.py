@@ -23,6 +23,7 @@ _CHOICES = 4
 # What more training documents hold is boilerplate, such as a licence: it is no use as an item, and excluding all that
 # hold it could empty the corpus.
 _MOST_HOLDERS = 3
+_SPARE = 4  # candidates for every item that is wanted
 _REASONS = {"text": "held-out text", "questions": "question", "preferences": "preference pair",
             "harmful": "harmful prompt", "benign": "benign prompt", "samples": "sample prompt"}
 Rows = list[dict[str, Any]]
@@ -43,14 +44,15 @@ def run(context: StageContext[Section]) -> StageResult:
                for name in ("harmful", "benign")}
     samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
     context.events.phase("overlap with training documents")
+    candidates, texts = _candidates(section, items), _text(section, documents, _SPARE)
     holders = _holders(context, [
-        *(EvaluationItem(document["id"], document["text"]) for document in documents),
-        *(EvaluationItem(item.id, item.evidence) for item in items),
+        *(EvaluationItem(row["id"], row["text"]) for row in texts),
+        *(EvaluationItem(item.id, item.evidence) for item in candidates),
         *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples))])
-    rare = [item for item in items if len(holders[item.id]) <= _MOST_HOLDERS]
-    wrong = WrongAnswers(rare)
+    rare = [item for item in candidates if len(holders[item.id]) <= _MOST_HOLDERS]
+    wrong = WrongAnswers(items)
     sets: dict[str, Rows] = {
-        "text": _text(section, [row for row in documents if len(holders[row["id"]]) <= _MOST_HOLDERS]),
+        "text": _text(section, [row for row in texts if len(holders[row["id"]]) <= _MOST_HOLDERS]),
         "questions": _questions(section, rare, wrong),
         **written,
         "preferences": _preferences(section, rare, wrong),
@@ -85,21 +87,38 @@ def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dic
     return found
 
 
-def _text(section: Section, documents: Rows) -> Rows:
-    """Whole held-out documents, in the order of ids, while they fit into each domain's share.
+def _candidates(section: Section, items: list[Item]) -> list[Item]:
+    """Enough items of every domain to choose from, so that the overlap test stays small in a large corpus."""
+    chosen: dict[str, Item] = {}
+    for domain in sorted({item.domain for item in items}):
+        own = [item for item in items if item.domain == domain]
+        wanted = section.questions if domain == GENERAL else section.domain_questions
+        for purpose, count in (("question", wanted), ("preference", section.preferences)):
+            chosen.update((item.id, item) for item in _drawn(purpose, own)[:count * _SPARE])
+    return list(chosen.values())
+
+
+def _drawn(purpose: str, items: list[Item]) -> list[Item]:
+    """Items in an order that is a pure function of each one's digest and differs between purposes."""
+    return sorted(items, key=lambda item: fraction(purpose, item.id))
+
+
+def _text(section: Section, documents: Rows, spare: int = 1) -> Rows:
+    """Whole held-out documents, in the order of ids, while they fit into `spare` times each domain's share.
 
     Where not even the shortest document of a domain fits, its beginning is taken.
     """
     rows: Rows = []
     for domain in sorted({document["domain"] for document in documents}):
         own = [document for document in documents if document["domain"] == domain]
-        left = section.text_kilobytes * 1024
+        share = section.text_kilobytes * 1024
         shortest = min(own, key=lambda document: int(document["bytes"]))
-        if shortest["bytes"] > left:
-            text = shortest["text"].encode()[:left].decode(errors="ignore")
+        if shortest["bytes"] > share:
+            text = shortest["text"].encode()[:share].decode(errors="ignore")
             own = [{**shortest, "text": text, "bytes": len(text.encode())}]
+        left = share * spare
         for document in own:
-            if document["bytes"] <= left:
+            if document["bytes"] <= min(left, share):
                 left -= document["bytes"]
                 rows.append({key: document[key] for key in ("id", "text", "source", "domain", "bytes")})
     return sorted(rows, key=lambda row: str(row["id"]))
@@ -109,7 +128,7 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
     """Four-way questions, the wanted number of every domain, chosen by digest."""
     asked: dict[str, int] = {}
     rows = []
-    for item in sorted(items, key=lambda item: fraction("question", item.id)):
+    for item in _drawn("question", items):
         wanted = section.questions if item.domain == GENERAL else section.domain_questions
         if asked.get(item.domain, 0) >= wanted:
             continue
@@ -125,7 +144,7 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
 
 def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
     rows: Rows = []
-    for item in sorted(items, key=lambda item: fraction("preference", item.id)):
+    for item in _drawn("preference", items):
         rejected = wrong.similar_in_length(item, 1)
         if rejected and len(rows) < section.preferences:
             rows.append({"id": item.id, "prompt": item.prompt, "chosen": item.answer, "rejected": rejected[0],

@@ -26,10 +26,12 @@ def run(context: StageContext[Section]) -> StageResult:
         RecipeError: No pair can be made.
     """
     context.events.phase("pairs")
-    items = [_item(row) for row in read_rows(context.input("instruction_data").folder / "train.parquet")]
+    conversations = list(read_rows(context.input("instruction_data").folder / "train.parquet"))
+    items = [_item(row) for row in conversations]
     wrong = WrongAnswers(items)
     refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
-    pairs = {row["id"]: row for item in items if (row := _pair(item, wrong, refusals))}
+    pairs = {pair["id"]: pair for row, item in zip(conversations, items, strict=True)
+             if (pair := _pair(item, row["id"], wrong, refusals))}
     ordered = sorted(pairs.values(), key=lambda row: (row["kind"] not in (REFUSAL, BENIGN), row["id"]))
     rows = sorted(ordered[:context.section.max_pairs], key=lambda row: row["id"])
     if not rows:
@@ -47,27 +49,27 @@ def _item(row: dict[str, str]) -> Item:
     return Item(row["kind"], user["content"], assistant["content"], "", row["domain"], row["source_id"])
 
 
-def _pair(item: Item, wrong: WrongAnswers, refusals: list[str]) -> dict[str, str] | None:
-    """The pair of a conversation; copies of one conversation give the same pair."""
-    rejected = _rejected(item, wrong, refusals)
+def _pair(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> dict[str, str] | None:
+    """The pair of a conversation; `draw` is the conversation's id, which differs between copies of a written one."""
+    rejected = _rejected(item, draw, wrong, refusals)
     if rejected is None or rejected.strip() == item.answer.strip():
         return None
     return {"id": text_id(item.prompt, item.answer, rejected)[:ID_LENGTH], "prompt": item.prompt,
             "chosen": item.answer, "rejected": rejected, "kind": item.kind, "domain": item.domain}
 
 
-def _rejected(item: Item, wrong: WrongAnswers, refusals: list[str]) -> str | None:
+def _rejected(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> str | None:
     """What the model should prefer the right answer to.
 
     Half of the wrong answers are as long as the right one, so that length alone does not tell them apart; the others
     have any length. A refused prompt gets an answer that complies, a look-alike gets a refusal.
     """
-    half = fraction("rejected", item.id) < 0.5
+    half = fraction("rejected", draw) < 0.5
     if item.kind == REFUSAL:
         benign = wrong.of_kind(BENIGN, item)
         return benign if half and benign else compliance(item.prompt)
     if item.kind == BENIGN:
-        return refusals[int(fraction("refused", item.id) * len(refusals))] if refusals else refusal(item.prompt, "that")
+        return refusals[int(fraction("refused", draw) * len(refusals))] if refusals else refusal(item.prompt, "that")
     return next(iter(wrong.similar_in_length(item, 1)), None) if half else wrong.of_kind(item.kind, item)
 
 

@@ -24,7 +24,7 @@ def run(context: StageContext[Section]) -> StageResult:
         SourceError: A source is missing or malformed, or all of them together hold no document.
     """
     section = context.section
-    bad = BadRows(section.on_bad_row)
+    bad = BadRows(section.on_bad_row, context.report / "skipped.jsonl")
     documents, bytes_ = Counter[str](), Counter[str]()
     samples: list[dict[str, Any]] = []
     with ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer:

@@ -89,7 +89,8 @@ def edited(text: str, changes: int, seed: int) -> str:
 
 def test_near_duplicates_go_and_different_texts_stay() -> None:
     texts = [prose(seed) for seed in range(20)]
-    texts += [edited(texts[0], 2, 1), edited(texts[0], 1, 2), texts[1].upper().replace(" ", ", "), edited(texts[2], 60, 3)]
+    texts += [edited(texts[0], 2, 1), edited(texts[0], 1, 2), texts[1].upper().replace(" ", ", "),
+              edited(texts[2], 60, 3)]
     removed = near_duplicates(table(*texts), MinHash())
     ids = [text_id(text) for text in texts]
     family = {ids[0], ids[20], ids[21]}
@@ -99,13 +100,13 @@ def test_near_duplicates_go_and_different_texts_stay() -> None:
 
 def test_near_duplicates_do_not_depend_on_the_order_and_none_remain() -> None:
     base = prose(5)
-    texts = [edited(base, 4, seed) for seed in range(30)] + [prose(seed) for seed in range(10, 20)]
+    texts = [edited(base, 2, seed) for seed in range(30)] + [prose(seed) for seed in range(10, 20)]
     removed = near_duplicates(table(*texts), MinHash())
     shuffled = random.Random(0).sample(texts, len(texts))
     assert near_duplicates(table(*shuffled), MinHash()) == removed
     rest = [text for text in texts if text_id(text) not in removed]
     assert near_duplicates(table(*rest), MinHash()) == {}
-    assert len(removed) > 10
+    assert 10 < len(removed) < 30  # about as similar as the threshold asks, so some pairs are and some are not
 
 
 def test_short_different_texts_are_not_near_duplicates() -> None:
@@ -145,7 +146,7 @@ def test_every_domain_is_held_out_in_its_own_share_of_bytes() -> None:
 
 def test_the_parts_of_a_document_stay_on_one_side() -> None:
     found = split(corpus([f"{number}.txt#part{part}" for number in range(40) for part in (1, 2, 3)]), 0.3)
-    sides = {path.split("#")[0]: set() for path in found}
+    sides: dict[str, set[bool]] = {path.split("#")[0]: set() for path in found}
     for path, held in found.items():
         sides[path.split("#")[0]].add(held)
     assert all(len(side) == 1 for side in sides.values())

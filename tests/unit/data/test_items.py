@@ -83,19 +83,20 @@ def test_docstrings_become_one_line(docstring: str, answer: str) -> None:
     assert clean_docstring(docstring, 60) == answer
 
 
-PROSE = ("The ship left the harbour early in the morning while the town was still asleep. Nobody saw it go except the "
-         "keeper of the old lighthouse. He wrote its name into his book before he went to bed.\n\nShort one.")
+PROSE = ("The ship left the harbour very early in the morning while the whole town was still asleep. Nobody saw it go "
+         "except the keeper of the old lighthouse. He wrote its name into his book.\n\nShort one.")
 
 
 def test_a_continuation_is_the_sentence_that_follows() -> None:
     items = continuation_items(PROSE, 400)
     assert [item.answer for item in items] == ["Nobody saw it go except the keeper of the old lighthouse."]
-    assert items[0].passage.startswith("The ship left") and items[0].passage.endswith("asleep.")
+    assert items[0].passage.startswith("The ship left")
+    assert items[0].passage.endswith("asleep.")
     assert items[0].prompt.startswith("How does this text go on?\n\nThe ship")
 
 
 def test_continuations_do_not_overlap_and_respect_the_limit() -> None:
-    text = " ".join(f"Sentence number {number} of this long paragraph says something that is quite new to everyone here."
+    text = " ".join(f"Sentence number {number} of this long paragraph says something that is quite new to all of us."
                     for number in range(40))
     items = continuation_items(text, 400)
     sentences = [sentence for item in items for sentence in (item.passage + " " + item.answer).split(". ")]
@@ -116,7 +117,7 @@ def items(*answers: str, domain: str = "general", kind: str = DOCSTRING) -> list
 
 def test_wrong_answers_are_near_in_length_and_all_different() -> None:
     pool = items("a" * 10, "b" * 10, "B" * 10 + ".", "c" * 11, "d" * 30, "e" * 90)
-    assert sorted(WrongAnswers(pool).similar_in_length(pool[0], 2)) == ["B" * 10 + ".", "c" * 11]
+    assert sorted(WrongAnswers(pool).similar_in_length(pool[0], 2)) == ["b" * 10, "c" * 11]
     assert len(WrongAnswers(pool).similar_in_length(pool[0], 9)) == 4  # b and B. are the same answer
 
 
@@ -165,7 +166,7 @@ def test_compliance_is_no_refusal() -> None:
     ("[1]", "found list"),
     ('{"prompt": " ", "topic": "b"}', "prompt must be a text that is not empty"),
     ('{"prompt": "a", "topic": 3}', "topic must be a text"),
-    ('{"prompt": "a", "topic": "b"}\n{"prompt": "a", "topic": "c"}', r"p\.jsonl:2: the prompt is the same as in line 1"),
+    ('{"prompt": "a", "topic": "b"}\n{"prompt": "a", "topic": "c"}', r"p\.jsonl:2: .* is the same as in line 1"),
     ("\n", "holds no prompt"),
 ])
 def test_bad_files_of_prompts(tmp_path: Path, content: str, message: str) -> None:
@@ -186,6 +187,7 @@ def test_provenance() -> None:
     assert path == "a/b.jsonl.gz#12#part3"
     assert group_of(path) == "a/b.jsonl.gz#12"
     assert file_of(path) == "a/b.jsonl.gz"
-    assert is_python("a/b.py.zst#part2") and not is_python("a/b.pyi")
+    assert is_python("a/b.py.zst#part2")
+    assert not is_python("a/b.pyi")
     assert [module_of(name) for name in ("a/b.py", "a/__init__.py#part1", "c.py.gz", "__init__.py")] == [
         "a.b", "a", "c", ""]

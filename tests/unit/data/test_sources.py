@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,8 @@ def source(**fields: Any) -> Source:
 
 
 def read(base: Path, bad: BadRows | None = None, **fields: Any) -> list[Document]:
-    return list(read_source(source(**fields), bad or BadRows("fail"), base))
+    with TemporaryDirectory() as folder:
+        return list(read_source(source(**fields), bad or BadRows("fail", Path(folder, "skipped.jsonl")), base))
 
 
 def refusal(base: Path, **fields: Any) -> str:
@@ -152,10 +154,11 @@ def test_bad_files_are_refused_or_skipped(tmp_path: Path, name: str, data: bytes
     found = refusal(tmp_path, path=".")
     assert message in found
     assert "on_bad_row: skip" in found
-    bad = BadRows("skip")
+    bad = BadRows("skip", tmp_path.parent / "skipped.jsonl")
     assert read(tmp_path, bad, path=".")[-1].text == "good"
     assert bad.count == 1
     assert message in bad.listed[0]
+    assert len((tmp_path.parent / "skipped.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(("column", "message"), [

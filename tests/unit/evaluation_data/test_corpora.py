@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
+from training.context import InputArtifact
 from training.data.tables import EXCLUSION_SCHEMA, RAW_SCHEMA, ShardWriter, write_table
 from training.errors import InputRefused
 from training.evaluation import corpora
@@ -37,7 +39,7 @@ def test_shingles_do_not_see_case_punctuation_and_white_space() -> None:
     assert one != short
 
 
-def _corpus(folder: Path, train: list[str], heldout: list[str], spec: MinHash | None = None) -> object:
+def _corpus(folder: Path, train: list[str], heldout: list[str], spec: MinHash | None = None) -> InputArtifact:
     parts.write_corpus(folder, [parts.row_of(text) for text in train], [parts.row_of(text) for text in heldout])
     return parts.artifact(folder, "corpus", CorpusSection(near_duplicates=spec or MinHash()))
 
@@ -60,16 +62,16 @@ def test_a_clean_corpus_has_no_duplicates_and_no_leaks(tmp_path: Path, measure: 
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
-def test_a_planted_duplicate_is_found(tmp_path: Path, measure: Measure, texts: list[str], change: object) -> None:
-    assert callable(change)
+def test_a_planted_duplicate_is_found(tmp_path: Path, measure: Measure, texts: list[str],
+                                      change: Callable[[str], str]) -> None:
     found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
     assert found["duplicate_rate"] == pytest.approx(2 / 25)
     assert found["heldout_leaks"] == 0
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
-def test_a_leaked_document_is_found(tmp_path: Path, measure: Measure, texts: list[str], change: object) -> None:
-    assert callable(change)
+def test_a_leaked_document_is_found(tmp_path: Path, measure: Measure, texts: list[str],
+                                    change: Callable[[str], str]) -> None:
     found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[27])], texts[25:]))
     assert found["heldout_leaks"] == 1
     assert found["duplicate_rate"] == 0
@@ -81,7 +83,7 @@ def test_the_threshold_is_the_recipes(tmp_path: Path, measure: Measure, texts: l
     assert strict["duplicate_rate"] == 0
 
 
-def _raw(folder: Path, rows: list[dict[str, object]]) -> object:
+def _raw(folder: Path, rows: list[dict[str, object]]) -> InputArtifact:
     with ShardWriter(folder / "documents", RAW_SCHEMA) as writer:
         for row in rows:
             writer.add({name: row[name] for name in RAW_SCHEMA.names}, 1)
@@ -93,18 +95,21 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     rows[3] = rows[3] | {"id": rows[4]["id"]}
     artifact = _raw(tmp_path / "raw", rows)
     assert "bad_rows" not in measure(artifact)
-    (tmp_path / "raw" / "skipped.jsonl").write_text("")
+    skipped = tmp_path / "raw" / "report" / "skipped.jsonl"
+    skipped.parent.mkdir(exist_ok=True)
+    skipped.write_text("")
     assert measure(artifact)["bad_rows"] == 1
-    (tmp_path / "raw" / "skipped.jsonl").write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
+    skipped.write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
     assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2}
 
 
-def _sets(folder: Path, question: dict[str, object]) -> object:
+def _sets(folder: Path, question: dict[str, object]) -> InputArtifact:
     folder.mkdir()
-    good = {"id": "q1", "prompt": "What?", "choices": ["a", "b", "c", "d"], "answer": 1}
-    lines = {"text": [{"id": "t", "text": "né"}], "questions": [good, good | {"id": "q2"} | question],
-             "harmful": [{"id": "h", "prompt": "bad"}], "benign": [{"id": "b", "prompt": "good"}],
-             "preferences": [{"id": "p", "prompt": "x", "chosen": "y", "rejected": "z"}]}
+    good: dict[str, object] = {"id": "q1", "prompt": "What?", "choices": ["a", "b", "c", "d"], "answer": 1}
+    lines: dict[str, list[dict[str, object]]] = {
+             "text": [{"id": "t", "text": "né"}], "questions": [good, good | {"id": "q2"} | question],
+        "harmful": [{"id": "h", "prompt": "bad"}], "benign": [{"id": "b", "prompt": "good"}],
+        "preferences": [{"id": "p", "prompt": "x", "chosen": "y", "rejected": "z"}]}
     for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     row = {"id": "d", "item": "q1", "reason": "overlap", "overlap": 0.7}

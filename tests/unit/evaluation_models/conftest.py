@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from training.context import InputArtifact, StageContext
 from training.data.chat import CHAT_TEMPLATE, encode_conversation
 from training.events import EventWriter
@@ -20,7 +22,6 @@ from training.specs.execution import Execution
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
 from training.stages import evaluate_model
 from training.store import file_entry
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 NAMES = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Greta", "Hugo")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -131,7 +132,9 @@ def conversations() -> list[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def chat(tokenizer: PreTrainedTokenizerFast, base: LlamaForCausalLM) -> LlamaForCausalLM:
     """Learnt to answer the questions, to refuse the harmful prompts and to answer the benign ones."""
-    return train(copy_of(base, tokenizer), chat_rows(tokenizer, conversations()), steps=160)
+    rows = chat_rows(tokenizer, conversations())
+    rows += text_rows(tokenizer, [story(random.Random(seed), 12) for seed in range(len(rows) // 3)])
+    return train(copy_of(base, tokenizer), rows, steps=200)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,8 @@ def products(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> 
     output = layer(inputs)
     output.backward(gradient)
     weight_gradient = next(layer.parameters()).grad
-    assert inputs.grad is not None and weight_gradient is not None
+    assert inputs.grad is not None
+    assert weight_gradient is not None
     found = {"output": output.detach(), "grad_input": inputs.grad, "grad_weight": weight_gradient.clone()}
     layer.zero_grad()
     return {name: tensor.float() for name, tensor in found.items()}

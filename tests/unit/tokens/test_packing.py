@@ -116,13 +116,13 @@ def test_loss_and_gradient_of_rows_are_those_of_the_documents(model: LlamaForCau
     _, sequences, batch = _batch([9, 20, 14, 5, 3], 32)
     model.zero_grad()
     loss = model(**batch, use_cache=False).loss
-    loss.backward()
+    torch.autograd.backward(loss)
     packed = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad()
     predicted = sum(len(sequence) - 1 for sequence in sequences)
     alone = sum(model(input_ids=s[None], labels=s[None]).loss * (len(s) - 1) for s in sequences) / predicted
     assert isinstance(alone, torch.Tensor)
-    alone.backward()
+    torch.autograd.backward(alone)
     torch.testing.assert_close(loss, alone, atol=1e-5, rtol=0)
     for name, value in model.named_parameters():
         torch.testing.assert_close(packed[name], value.grad, atol=1e-5, rtol=1e-3)

@@ -72,7 +72,8 @@ def test_the_report_is_complete(tokenizer_folder: Path) -> None:
     report = tokenizer_folder / "report"
     assert (report / "tokens.png").stat().st_size < 100_000
     rows = json.loads((report / "samples.json").read_text())
-    assert rows and rows[0]["split"].replace("·", "") == rows[0]["text"]
+    assert rows
+    assert rows[0]["split"].replace("·", "") == rows[0]["text"]
     assert f"{parts.VOCABULARY} tokens" in (report / "card.md").read_text()
 
 

@@ -1,0 +1,96 @@
+"""Batches are a function of the step, and the same tokens under every layout."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.data.order import RowOrder
+from training.data.packing import plan
+from training.data.shards import ArrayTokens
+from training.engine.batches import (
+    PackedBatches,
+    Packing,
+    Segment,
+    conversations_that_fit,
+    loader,
+    micro_batch_tokens,
+    share_steps,
+)
+from training.errors import RecipeError
+
+
+def batches(micro: int, world_size: int) -> PackedBatches:
+    generator = np.random.default_rng(3)
+    sequences = [generator.integers(5, 90, size) for size in generator.integers(3, 40, 200)]
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    segments = []
+    for first, end, context in ((0, 2, 16), (2, 5, 32)):
+        packed = plan(lengths, context)
+        segments.append(Segment(first, end, Packing(context, (packed,), RowOrder([packed.rows], [1.0], 1))))
+    return PackedBatches(tuple(segments), ArrayTokens(sequences), 256, micro, world_size, 1)
+
+
+def tokens_of_step(source: PackedBatches, step: int) -> torch.Tensor:
+    parts = [source.micro_batch(step, micro, rank)["input_ids"] for micro in range(source.accumulation)
+             for rank in range(source.world_size)]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize(("micro", "world_size"), [(128, 1), (32, 1), (64, 2), (32, 4)])
+def test_a_step_holds_the_same_rows_under_every_layout(micro: int, world_size: int) -> None:
+    whole, divided = batches(256, 1), batches(micro, world_size)
+    assert (whole.accumulation, divided.accumulation) == (1, 256 // micro // world_size)
+    for step in range(5):
+        assert torch.equal(tokens_of_step(whole, step), tokens_of_step(divided, step))
+
+
+def test_the_number_of_rows_follows_the_context() -> None:
+    source = batches(64, 1)
+    assert source.micro_batch(1, 0, 0)["input_ids"].shape == (4, 16)
+    assert source.micro_batch(2, 0, 0)["labels"].shape == (2, 32)
+    assert source.longest()["position_ids"].shape == (2, 32)
+    assert [source.tokens_before(step) for step in (0, 2, 5)] == [0, 512, 1280]
+    assert (source.steps, source.accumulation) == (5, 4)
+
+
+def test_a_loader_starts_at_any_step_and_leaves_random_numbers_alone() -> None:
+    source = batches(128, 1)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    everything = [batch["input_ids"] for batch in loader(source, 0, 0)]
+    late = [batch["input_ids"] for batch in loader(source, 3, 0)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(everything) == 10
+    assert len(late) == 4
+    assert all(torch.equal(one, other) for one, other in zip(everything[6:], late, strict=True))
+
+
+def test_micro_batch_is_the_share_of_a_small_batch() -> None:
+    assert micro_batch_tokens(4096, 8192, 1, [128, 512]) == 4096
+    assert micro_batch_tokens(8192, 8192, 2, [128, 512]) == 4096
+    assert micro_batch_tokens(8192, 2048, 2, [512]) == 2048
+
+
+@pytest.mark.parametrize(("batch", "micro", "world_size", "context", "message"), [
+    (8192, 3072, 1, 512, "cannot be divided"), (8192, 8192, 3, 512, "cannot be divided"),
+    (8192, 256, 1, 512, "whole rows of 512 tokens"), (4, 8192, 8, 2, "cannot be divided")])
+def test_impossible_layouts_name_what_to_change(batch: int, micro: int, world_size: int, context: int,
+                                                message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        micro_batch_tokens(batch, micro, world_size, [context])
+
+
+def test_shares_cover_every_step_once() -> None:
+    assert share_steps(200, [0.5, 0.3, 0.2]) == [(0, 100), (100, 160), (160, 200)]
+    assert share_steps(3, [0.1, 0.1, 0.8]) == [(0, 0), (0, 1), (1, 3)]
+    assert share_steps(7, [1 / 3, 1 / 3, 1 / 3])[-1][1] == 7
+
+
+def test_conversations_longer_than_the_context_are_counted() -> None:
+    encoded = [(np.arange(size), np.ones(size, np.bool_)) for size in (3, 9, 4)]
+    log: list[str] = []
+    sequences, masks, dropped = conversations_that_fit(encoded, 8, log.append)
+    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == ([3, 4], [3, 4], 1)
+    assert "1 of 3 conversations" in log[0]
+    with pytest.raises(RecipeError, match="no conversation fits"):
+        conversations_that_fit(encoded, 2, log.append)
