@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,12 @@ from training.specs.job import EVALUATION_SUFFIX
 _LINE_SECONDS = 10.0
 _MARKS = {"built": "[green]✓[/] built", "reused": "[cyan]=[/] reused", "promoted": "[green]✓[/] gates passed",
           "refused": "[red]✗[/] refused by its gates"}
+
+
+def make_console() -> Console:
+    """A console that does not squeeze tables to 80 columns when its output goes to a file."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
 class RunDisplay:
@@ -85,6 +92,7 @@ class RunDisplay:
                                   note=event["note"])
         elif not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            left = (self._last_line - self._phase_began) * (event["total"] - event["done"]) / max(event["done"], 1e-9)
-            self._console.print(f"  {self._job} {self._phase}: {count}  {event['note']}  ETA {left:.0f} s", markup=False,
+            elapsed = self._last_line - self._phase_began
+            eta = f"  ETA {elapsed * (event['total'] - event['done']) / event['done']:.0f} s" if event["done"] else ""
+            self._console.print(f"  {self._job} {self._phase}: {count}  {event['note']}{eta}", markup=False,
                                 highlight=False)

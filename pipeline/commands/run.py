@@ -15,7 +15,7 @@ from training.store import Store
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
-from pipeline.display import RunDisplay
+from pipeline.display import RunDisplay, make_console
 from pipeline.environment import home, store_root
 from pipeline.graph import GRAPH
 from pipeline.progress import displayed
@@ -31,7 +31,7 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
 
     0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted.
     """
-    console = Console()
+    console = make_console()
     loaded = load_recipe(recipe, overrides)
     instance = dg.DagsterInstance.get()
     started = time.monotonic()
@@ -116,7 +116,7 @@ def _complain(console: Console, message: str) -> None:
 def _summary(statuses: list[AssetStatus], display: RunDisplay) -> Table:
     table = Table()
     for name in ("asset", "version", "", "time", "headline", "gates passed"):
-        table.add_column(name, justify="right" if name in ("time", "gates passed") else "left")
+        table.add_column(name, justify="right" if name in ("time", "gates passed") else "left", no_wrap=True)
     for status in statuses:
         shown = status.latest or status.shown
         assert shown is not None, "an asset that reached a state has a version"

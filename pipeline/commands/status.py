@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-from rich.console import Console
 from rich.table import Table
 
+from pipeline.display import make_console
 from pipeline.environment import home, store_root
 from pipeline.recipe import load_recipe
 from pipeline.status import AssetStatus, survey
@@ -25,7 +25,7 @@ def show_status(recipe: str, overrides: list[str], as_json: bool) -> None:
         table.add_column(name, overflow="fold")
     for status in found:
         table.add_row(*_row(status))
-    Console().print(table)
+    make_console().print(table)
 
 
 def show_plan(recipe: str, overrides: list[str]) -> None:
@@ -36,7 +36,7 @@ def show_plan(recipe: str, overrides: list[str]) -> None:
     for status in _survey(recipe, overrides):
         table.add_row(status.asset, "[green]reuse[/]" if status.fresh else "[yellow]build[/]",
                       status.shown.version if status.fresh and status.shown else status.why)
-    Console().print(table)
+    make_console().print(table)
 
 
 def _survey(recipe: str, overrides: list[str]) -> list[AssetStatus]:

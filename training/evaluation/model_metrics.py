@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.data.safety import is_refusal
-from training.evaluation.generation import readable, words
 from training.evaluation.behaviour import Measurement, Sets, stop_prompts
+from training.evaluation.generation import readable, words
 from training.evaluation.scoring import TIE_NATS, Likelihood, learnt, right_choice, total
 
 _ENOUGH = 0.5

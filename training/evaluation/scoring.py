@@ -13,9 +13,9 @@ from training.evaluation.models import LoadedModel
 
 # Logits of one forward pass in float32: 64 MiB. Larger passes are no faster on a CPU and only cost memory.
 _LOGITS = 16 * 2**20
-# A model that has learnt a language finds its sentences far likelier than a uniform guess does; an untrained one stays
-# within a few tenths of a nat of that guess.
-LEARNT_NATS = 1.0
+# A model that has learnt a language finds its sentences far likelier than a uniform guess does; the mean loss of an
+# untrained one is never better than that guess, and few of its tokens' scores are.
+LEARNT_NATS = 0.5
 # Scores of the same tokens in two batches differ in the last bits of a float32 sum; what is closer than this is a tie.
 TIE_NATS = 1e-5
 
@@ -46,12 +46,12 @@ class Likelihood:
         return self.nats / self.tokens
 
     def learnt(self, vocabulary: int) -> bool:
-        """Whether the tokens are likelier, by a nat each on average, than a uniform guess makes them."""
+        """Whether the tokens are likelier, by half a nat each on average, than a uniform guess makes them."""
         return learnt(self.nats, self.tokens, vocabulary)
 
 
 def learnt(nats: float, tokens: int, vocabulary: int) -> bool:
-    """Whether tokens of this log-likelihood are likelier, by a nat each on average, than a uniform guess makes them."""
+    """Whether tokens of this log-likelihood are likelier, by half a nat each on average, than a uniform guess makes them."""
     return nats / tokens >= LEARNT_NATS - math.log(vocabulary)
 
 

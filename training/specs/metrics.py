@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 _MODEL = {
-    "heldout_bits_per_byte": "bits per byte of general held-out text, in windows that do not overlap; comparable across "
-                             "tokenizers",
+    "heldout_bits_per_byte": "bits per byte of general held-out text, in windows that do not overlap; comparable "
+                             "across tokenizers",
     "heldout_perplexity": "perplexity per token of general held-out text",
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
                  "uniform guess for the base model, the parent model for the others; against a parent it is left out "
-                 "when the model's own loss is not a nat per token below a uniform guess",
-    "choice_accuracy": "share of four-way held-out questions whose right answer is the likeliest per token, and likelier "
-                       "by a nat per token than a uniform guess makes it; a tie is wrong",
+                 "when the model's own loss is not half a nat per token below a uniform guess",
+    "choice_accuracy": "share of four-way held-out questions whose right answer is the likeliest per token, and "
+                       "likelier by half a nat per token than a uniform guess makes it; a tie is wrong",
     "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
                        "model, of continuations of held-out text that are UTF-8, do not loop and hold known words",
     "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are finite "
@@ -86,9 +86,9 @@ METRICS: dict[str, dict[str, str]] = {
     },
     "lora_model": _MODEL | _CHAT | {
         "domain_gain": "relative fall of bits per byte on held-out text of the domain, against the DPO model; left out "
-                       "when the model's own loss is not a nat per token below a uniform guess",
-        "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in the "
-                        "same case",
+                       "when the model's own loss is not half a nat per token below a uniform guess",
+        "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in "
+                        "the same case",
         "domain_choice_accuracy": "share of the domain's four-way questions answered rightly",
     },
 }

@@ -10,8 +10,8 @@ import torch
 
 from training.context import StageContext
 from training.errors import InputRefused, RecipeError
-from training.evaluation.generation import sound
 from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
+from training.evaluation.generation import sound
 from training.evaluation.model_metrics import Findings, compare, own_findings
 from training.evaluation.models import LoadedModel, LoadFailed, load
 from training.evaluation.pages import write_answers, write_pages
