@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import dagster as dg
-from training.errors import RecipeError
 
 from pipeline.assets.adapter_data import ADAPTER_DATA
 from pipeline.assets.base_model import BASE_MODEL
@@ -18,8 +17,8 @@ from pipeline.assets.packed_shards import PACKED_SHARDS
 from pipeline.assets.preference_data import PREFERENCE_DATA
 from pipeline.assets.raw_corpus import RAW_CORPUS
 from pipeline.assets.sft_model import SFT_MODEL
-from pipeline.assets.tokenizer import TOKENIZER
 from pipeline.assets.stage import stage_asset
+from pipeline.assets.tokenizer import TOKENIZER
 from pipeline.automation.schedules import everything_job, nightly_schedule
 from pipeline.automation.sensors import alert_sensors, source_sensor
 from pipeline.checks.gates import gate_checks
@@ -28,6 +27,7 @@ from pipeline.graph import DEFAULT_RECIPE, GRAPH
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
+from training.errors import RecipeError
 
 STAGES = (
     RAW_CORPUS, CORPUS, EVALUATION_SETS, TOKENIZER, PACKED_SHARDS, INSTRUCTION_DATA, PREFERENCE_DATA, ADAPTER_DATA,

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.errors import StoreError
-from training.specs.artifacts import Certificate, Manifest
-from training.specs.execution import Launcher
-from training.store import Store
-
 from pipeline import progress
 from pipeline.checks.judge import certify, settle
 from pipeline.locks import building
 from pipeline.planner import Plan, plan_asset, plan_evaluation
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import Listener, LocalLauncher
-from pipeline.resources.tracker import MetricsFollower, Tracker
+from pipeline.resources.metrics_follower import MetricsFollower
+from pipeline.resources.tracker import Tracker
+from training.errors import StoreError
+from training.specs.artifacts import Certificate, Manifest
+from training.specs.execution import Launcher
+from training.store import Store
 
 LAST = "last_materialization"
 _KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json"}
@@ -128,7 +128,8 @@ class Builder:
         LocalLauncher(self.launcher, forward_output=not progress.is_displayed()).launch(job, listen)
         manifest = self.store.find(plan.asset, plan.identity)
         if manifest is None or manifest.version in before:
-            raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store {self.store.root}")
+            raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store "
+                             f"{self.store.root}")
         _clean(Path(job.attempt))
         return manifest
 

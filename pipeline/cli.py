@@ -6,19 +6,20 @@ import sys
 from typing import Annotated
 
 import typer
-from training.errors import GatehouseError
 
 from pipeline.environment import prepare
+from training.errors import GatehouseError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
-                  help="Gatehouse trains language models as a graph of assets, with a promotion gate after every stage.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
+    help="Gatehouse trains language models as a graph of assets, with a promotion gate after every stage.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(recipe_app, name="recipe")
 
 Recipe = Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
                                      help="Name of a recipe in assets_config/, or a path to one.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
-                                                     help="Override one value, such as `base_model.steps=200`. Repeatable.")]
+Overrides = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="KEY=VALUE", help="Override one value, such as `base_model.steps=200`. Repeatable.")]
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from training.specs.job import EVALUATION_SUFFIX
 
 _LINE_SECONDS = 10.0

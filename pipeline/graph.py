@@ -1,4 +1,4 @@
-"""The graph: every asset, what it is made from, and what judges it. No Dagster here: `plan` and `status` read it too."""
+"""The graph: every asset, what it is made from, and what judges it. No Dagster here: the planner reads it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.environment import ROOT
+from pipeline.graph import GRAPH
+from pipeline.recipe import LoadedRecipe
 from training.data.source_state import source_state
 from training.errors import InputRefused
 from training.fingerprint import fingerprint
@@ -14,10 +17,6 @@ from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
 from training.specs.raw_corpus import RawCorpusSection
 from training.store import Store, file_entry
-
-from pipeline.environment import ROOT
-from pipeline.graph import GRAPH
-from pipeline.recipe import LoadedRecipe
 
 ARTIFACT = "artifact"
 
@@ -52,7 +51,8 @@ class Plan:
 
 def code_version(asset: str, loaded: LoadedRecipe) -> str:
     """Digest of an asset's recipe section and code, for Dagster's staleness."""
-    return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, fingerprint(_module(GRAPH[asset].stage))])[:12]
+    code = fingerprint(_module(GRAPH[asset].stage))
+    return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, code])[:12]
 
 
 def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:

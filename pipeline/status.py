@@ -6,15 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from training.errors import InputRefused
-from training.specs.artifacts import Certificate, Manifest
-from training.specs.base import digest_of
-from training.store import Store
-
 from pipeline.builder import LAST
+from pipeline.checks.judge import thresholds_digest
 from pipeline.graph import GRAPH
 from pipeline.planner import Plan, plan_asset
 from pipeline.recipe import LoadedRecipe
+from training.errors import InputRefused
+from training.specs.artifacts import Certificate, Manifest
+from training.store import Store
+
 
 @dataclass(frozen=True)
 class AssetStatus:
@@ -100,7 +100,7 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
     if not certificate.passed:
         refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed]
         return f"its gate refused it: {'; '.join(refused)}"
-    if certificate.thresholds_digest != digest_of([gate.model_dump(mode="json") for gate in loaded.recipe.gates[asset]]):
+    if certificate.thresholds_digest != thresholds_digest(loaded.recipe.gates[asset]):
         return "its gates have changed since it was judged"
     return ""
 

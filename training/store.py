@@ -179,7 +179,8 @@ class Store:
             raise InputRefused(self.explain_unpromoted(asset, wanted=version))
         if (certificate.asset, certificate.version, certificate.artifact_digest) != (asset, version, digest):
             raise InputRefused(f"{asset} {version}: its certificate belongs to {certificate.asset} "
-                               f"{certificate.version} with digest {certificate.artifact_digest[:12]}, not {digest[:12]}")
+                               f"{certificate.version} with digest {certificate.artifact_digest[:12]}, not "
+                               f"{digest[:12]}")
         return certificate
 
     def explain_unpromoted(self, asset: str, wanted: str | None = None) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 from pydantic import Field
-from training.errors import UserError
 
 from pipeline.builder import Builder
 from pipeline.environment import work
@@ -18,6 +17,7 @@ from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import JobFailed, Listener
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
+from training.errors import UserError
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"

@@ -4,12 +4,12 @@ import os
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from training.data.source_state import source_state
 
 from pipeline.environment import ROOT
 from pipeline.graph import GRAPH
 from pipeline.recipe import LoadedRecipe
 from pipeline.webhook import post
+from training.data.source_state import source_state
 
 WEBHOOK = "GATEHOUSE_WEBHOOK_URL"
 

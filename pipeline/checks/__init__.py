@@ -1,0 +1,1 @@
+"""Gates: measure once per version, judge, certify, promote."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import dagster as dg
-from training.specs.metrics import METRICS
 
 from pipeline.assets.stage import GPU_POOL, clear_errors, log_milestones, make_builder
 from pipeline.graph import GRAPH
@@ -11,6 +10,7 @@ from pipeline.pages import check_metadata
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
+from training.specs.metrics import METRICS
 
 
 def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetChecksDefinition:

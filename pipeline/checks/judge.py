@@ -15,7 +15,8 @@ from training.store import Store, file_entry
 REPORT_FILE = "report.json"
 
 
-def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], store: Store, issued_by: str) -> Certificate:
+def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], store: Store,
+            issued_by: str) -> Certificate:
     """Judge a version by its evaluation and keep the certificate; equal evidence keeps the earlier one.
 
     Raises:
@@ -32,7 +33,7 @@ def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], sto
         asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
         suite_digest=suite.digest if suite else None, evaluator_fingerprint=evaluation.fingerprint,
         report_digest=file_entry(folder / REPORT_FILE).sha256,
-        thresholds_digest=digest_of([gate.model_dump(mode="json") for gate in gates]),
+        thresholds_digest=thresholds_digest(gates),
         verdicts=tuple(gate.judge(_number(metrics.get(gate.metric))) for gate in gates),
         issued_at=time.time(), issued_by=issued_by)
     earlier = store.certificate(manifest.asset, manifest.version)
@@ -58,6 +59,11 @@ def settle(certificate: Certificate, store: Store, by: str) -> bool:
     if pointer is not None and pointer.version == certificate.version:
         store.withdraw(certificate.asset)
     return False
+
+
+def thresholds_digest(gates: Sequence[Gate]) -> str:
+    """Digest of an asset's gates."""
+    return digest_of([gate.model_dump(mode="json") for gate in gates])
 
 
 def _number(value: object) -> float | None:

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 
-from training.store import Store
-
 from pipeline.environment import ROOT, home, store_root, variables
 from pipeline.planner import promoted_input
 from pipeline.recipe import load_recipe
+from training.store import Store
 
 
 def talk(recipe: str, asset: str, question: str) -> int:

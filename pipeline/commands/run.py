@@ -10,8 +10,6 @@ from typing import Any
 import dagster as dg
 from rich.console import Console
 from rich.table import Table
-from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
-from training.store import Store
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
@@ -21,6 +19,8 @@ from pipeline.graph import GRAPH
 from pipeline.progress import displayed
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.status import AssetStatus, survey
+from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
+from training.store import Store
 
 INTERRUPTED = 130
 _QUESTIONS = 3

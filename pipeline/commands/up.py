@@ -15,10 +15,10 @@ from types import FrameType
 
 import yaml
 from rich.console import Console
-from training.errors import Busy, GatehouseError
 
 from pipeline.environment import ROOT, home, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
+from training.errors import Busy, GatehouseError
 
 _GRACE = 15.0
 _START_SECONDS = 120

@@ -1,0 +1,1 @@
+"""What runs use: launchers, the store, the MLflow tracker."""

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import ROOT, variables
 from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, UserError
 from training.events import EVENTS_FILE, EventReader
 from training.specs.execution import Launcher
 from training.specs.job import Job
-
-from pipeline.environment import ROOT, variables
 
 JOB_FILE = "job.json"
 OUTPUT_FILE = "output.log"

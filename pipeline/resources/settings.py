@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 from pydantic import Field
-from training.errors import RecipeError
-from training.specs.execution import Launcher
-from training.store import Store
 
 from pipeline.environment import home, store_root
 from pipeline.recipe import LoadedRecipe, load_launchers, load_recipe
+from training.errors import RecipeError
+from training.specs.execution import Launcher
+from training.store import Store
 
 
 class RecipeResource(dg.ConfigurableResource[LoadedRecipe]):

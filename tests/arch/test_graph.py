@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+
 from pipeline.build import build_definitions
 
 SNAPSHOT = Path(__file__).with_name("graph.txt")

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 from pipeline.graph import GRAPH
-from training.store import Store
-
 from tests.e2e.conftest import Chain
+from training.store import Store
 
 
 def test_every_asset_is_promoted_by_gates_that_measured_it(chain: Chain) -> None:

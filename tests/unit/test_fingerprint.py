@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from training import fingerprint as module
 from training.fingerprint import FingerprintError, fingerprint
 
@@ -22,7 +23,8 @@ def take() -> str:
 
 def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
     before = take()
-    (package / "a.py").write_text('# why\n"""Other."""\nfrom pkg.b import f\ndef g():\n    # because\n    return (f())\n')
+    other = '# why\n"""Other."""\nfrom pkg.b import f\ndef g():\n    # because\n    return (f())\n'
+    (package / "a.py").write_text(other)
     assert take() == before
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+
 from training.specs.artifacts import Certificate
 from training.specs.gates import Gate
 

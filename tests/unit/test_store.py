@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from training.errors import InputRefused, StoreError
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.gates import Gate

@@ -1,0 +1,1 @@
+"""From sources to token rows: reading, cleaning, packing, the order of data."""

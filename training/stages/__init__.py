@@ -1,0 +1,1 @@
+"""One module a stage, all of one shape: `Section` and `run(context)`."""
