@@ -138,9 +138,14 @@ class Builder:
         state = f"{certificate.digest}:{promoted}"
         if links.get("tracked_judgement") == state:
             return
+        if "mlflow_run_id" not in links:  # tracking was down when the version was built
+            late = self.tracker.publish(None, manifest, self.store.folder(manifest.asset, manifest.version), self.store)
+            self.tracker.finish(late.get("mlflow_run_id"))
+            links |= late
+            self.store.write_links(manifest.asset, manifest.version, late)
         folder = self.store.folder(evaluation.asset, evaluation.version)
-        self.tracker.judged(manifest, links, certificate, folder, promoted)
-        self.store.write_links(manifest.asset, manifest.version, {"tracked_judgement": state})
+        if self.tracker.judged(manifest, links, certificate, folder, promoted):
+            self.store.write_links(manifest.asset, manifest.version, {"tracked_judgement": state})
 
 
 class _Tracked:

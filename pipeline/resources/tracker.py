@@ -125,6 +125,7 @@ class Tracker:
             if (folder / REPORT).is_dir():
                 client.log_artifacts(target, str(folder / REPORT), "report")
             client.log_artifact(target, str(folder / MANIFEST))
+            records.log(client, target, tags={"mlflow.note.content": self._note(manifest, store)})
             return links
 
         nothing: dict[str, str] = {}
@@ -134,16 +135,20 @@ class Tracker:
         return links
 
     def judged(self, manifest: Manifest, links: Mapping[str, str], certificate: Certificate,
-               evaluation_folder: Path | None, promoted: bool) -> None:
-        """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`."""
+               evaluation_folder: Path | None, promoted: bool) -> bool:
+        """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`.
+
+        Returns:
+            True when all of it was recorded.
+        """
         run_id = links.get("mlflow_run_id")
         if run_id is None:
-            return
+            return False
         tags = {"gatehouse.gates": "passed" if certificate.passed else "failed",
                 "gatehouse.promoted": str(promoted).lower(), "gatehouse.certificate": certificate.digest}
         tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
 
-        def call(client: Any) -> None:
+        def call(client: Any) -> bool:
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
             table = json.dumps([{"path": "gates.json", "type": "table"}])
             records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table})
@@ -153,8 +158,9 @@ class Tracker:
                 for key, value in tags.items():
                     client.set_model_version_tag(name, version, key, value)
                 records.point_champion(client, name, version, certificate.passed and promoted)
+            return True
 
-        self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, None)
+        return self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, False)
 
     def finish(self, run_id: str | None) -> None:
         """Mark a run as finished."""
@@ -213,8 +219,20 @@ class Tracker:
         tags = {"gatehouse.dagster_run_id": dagster_run_id}
         if self._dagster_url:
             page = f"{self._dagster_url}/runs/{dagster_run_id}"
-            tags |= {"gatehouse.dagster_url": page, "mlflow.note.content": f"[Dagster run]({page})"}
+            tags |= {"gatehouse.dagster_url": page}
         return tags
+
+    def _note(self, manifest: Manifest, store: Store) -> str:
+        """The run's description: what the version was made from, each a link to its own run, and the Dagster run."""
+        lines = []
+        for record in manifest.inputs.values():
+            page = store.links(record.asset, record.version).get("mlflow_url")
+            name = f"{record.asset} {record.version}"
+            lines.append(f"- {f'[{name}]({page})' if page else name}, content `{record.digest[:12]}`")
+        made_from = "\n".join(["Made from", "", *lines]) if lines else "Made from the recipe's sources."
+        dagster_run = manifest.labels.get("dagster_run_id")
+        link = f"\n\n[Dagster run]({self._dagster_url}/runs/{dagster_run})" if dagster_run and self._dagster_url else ""
+        return made_from + link
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         store_uri = store.uri(manifest.asset, manifest.version)

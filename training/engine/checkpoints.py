@@ -105,11 +105,6 @@ class CheckpointFolder:
             self._log(f"checkpoint {folder.name} is skipped: {reason}")
         return None
 
-    def clear(self) -> None:
-        """Remove all checkpoints; the finished artifact has been written."""
-        if self._root.exists():
-            shutil.rmtree(self._root)
-
     def _folders(self) -> list[Path]:
         """Newest first."""
         return sorted((path for path in self._root.glob(f"{_PREFIX}*") if path.is_dir()), reverse=True)

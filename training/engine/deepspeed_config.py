@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from training.specs.execution import Execution
 from training.specs.optimization import TrainingSection
@@ -58,6 +59,23 @@ def initialize(device: torch.device) -> None:
     if device.type == "cpu":
         deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def undivided(configuration: Any) -> Iterator[None]:
+    """Use a model before DeepSpeed has it.
+
+    TRL and transformers take every weight for a fragment as soon as a ZeRO 3 configuration exists; before training
+    starts, all of them are whole.
+
+    Args:
+        configuration: `hf_deepspeed_config` of the training arguments.
+    """
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(configuration)
 
 
 @contextmanager

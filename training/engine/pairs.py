@@ -18,6 +18,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from training.data.chat import encode_conversations
 from training.data.order import RowOrder
 from training.engine.batches import Batch
+from training.engine.deepspeed_config import undivided
 from training.engine.session import Session
 from training.errors import RecipeError
 
@@ -153,8 +154,7 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
     for number, start in enumerate(starts):
         target = folder / f"{start:08d}.npy"
         if number % where.world_size == where.rank and not target.exists():
-            with torch.no_grad(), torch.autocast(where.device.type, dtype=torch.bfloat16,
-                                                 enabled=session.choice.precision != "fp32"):
+            with torch.no_grad(), session.autocast(), undivided(trainer.args.hf_deepspeed_config):
                 inputs = trainer._prepare_inputs(batches.collate(np.arange(start, min(start + size, count))))
                 found = trainer.compute_ref_log_probs(model, inputs)
             _write(target, torch.stack(found, dim=1).float().cpu().numpy())

@@ -48,6 +48,10 @@ class Session:
         return arguments(self.section, self.context.execution, self.runtime, batches, self.context.seed,
                          self.context.work)
 
+    def autocast(self) -> torch.autocast:
+        """What DeepSpeed does around the forward pass, for passes outside of it."""
+        return torch.autocast(self.runtime.device.type, dtype=torch.bfloat16, enabled=self.choice.precision != "fp32")
+
     def facts(self) -> dict[str, str]:
         """What was chosen and why, and the tokenizer's digest."""
         tokenizer = self.context.input("tokenizer").folder / "tokenizer" / "tokenizer.json"
@@ -175,10 +179,10 @@ def dry_run(trainer: StepOrdered, session: Session) -> None:
     devices = [where.device] if where.device.type == "cuda" else []
     trainer.current_gradient_accumulation_steps = trainer.plan.batches.accumulation
     model.train()
-    with torch.random.fork_rng(devices), torch.autocast(where.device.type, dtype=torch.bfloat16,
-                                                        enabled=session.choice.precision != "fp32"):
-        loss = trainer.compute_loss(model, batch)
-    loss.backward()
+    with deepspeed_config.undivided(trainer.args.hf_deepspeed_config), torch.random.fork_rng(devices):
+        with session.autocast():
+            loss = trainer.compute_loss(model, batch)
+        loss.backward()
     model.zero_grad(set_to_none=True)
     if hasattr(trainer, "_metrics"):  # TRL counts every call of compute_loss
         trainer._metrics["train"].clear()

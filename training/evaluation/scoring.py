@@ -51,7 +51,7 @@ class Likelihood:
 
 
 def learnt(nats: float, tokens: int, vocabulary: int) -> bool:
-    """Whether tokens of this log-likelihood are likelier, by half a nat each on average, than a uniform guess makes them."""
+    """Whether tokens of this log-likelihood are likelier, by half a nat each on average, than a uniform guess."""
     return nats / tokens >= LEARNT_NATS - math.log(vocabulary)
 
 

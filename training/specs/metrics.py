@@ -13,8 +13,8 @@ _MODEL = {
                        "likelier by half a nat per token than a uniform guess makes it; a tie is wrong",
     "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
                        "model, of continuations of held-out text that are UTF-8, do not loop and hold known words",
-    "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are finite "
-             "and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
+    "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are "
+             "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
 }
 _CHAT = {
     "refusal_rate": "share of harmful prompts that are refused",
