@@ -17,6 +17,7 @@ class Node:
         inputs: Upstream asset to the part of it that decides the result; None means all of it.
         files: Fields of the recipe section that name files beside the recipe.
         evaluator: Module under `training.stages` that measures it.
+        headline: The measured metric that sums it up.
         judged_with: Upstream assets that the evaluator reads beside the artifact.
         group: Group on the graph page.
     """
@@ -24,32 +25,50 @@ class Node:
     stage: str
     inputs: dict[str, str | None]
     evaluator: str
+    headline: str
     judged_with: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     group: str = "data"
     uses_gpu: bool = False
 
 
+_WRITTEN = ("harmful", "benign")
+
 GRAPH: dict[str, Node] = {
-    "raw_corpus": Node("raw_corpus", {}, "evaluate_data"),
-    "corpus": Node("corpus", {"raw_corpus": None}, "evaluate_data"),
-    "evaluation_sets": Node("evaluation_sets", {"corpus": None}, "evaluate_data", files=("harmful", "benign"),
-                            group="evaluation"),
-    "tokenizer": Node("tokenizer", {"corpus": None}, "evaluate_data", ("corpus",)),
-    "packed_shards": Node("packed_shards", {"corpus": None, "tokenizer": None, "evaluation_sets": EXCLUSIONS},
-                          "evaluate_data", ("corpus", "tokenizer", "evaluation_sets")),
-    "instruction_data": Node("instruction_data", {"corpus": None, "evaluation_sets": EXCLUSIONS}, "evaluate_data",
-                             ("evaluation_sets",), files=("harmful", "benign"), group="post_training_data"),
-    "preference_data": Node("preference_data", {"instruction_data": None}, "evaluate_data", ("evaluation_sets",),
-                            group="post_training_data"),
-    "adapter_data": Node("adapter_data", {"corpus": None, "instruction_data": None, "evaluation_sets": EXCLUSIONS},
-                         "evaluate_data", ("evaluation_sets",), group="post_training_data"),
-    "base_model": Node("base_model", {"packed_shards": None, "tokenizer": None}, "evaluate_model",
-                       ("evaluation_sets",), group="models", uses_gpu=True),
-    "sft_model": Node("sft_model", {"base_model": None, "instruction_data": None, "tokenizer": None},
-                      "evaluate_model", ("base_model", "evaluation_sets"), group="models", uses_gpu=True),
-    "dpo_model": Node("dpo_model", {"sft_model": None, "preference_data": None, "tokenizer": None},
-                      "evaluate_model", ("sft_model", "evaluation_sets"), group="models", uses_gpu=True),
-    "lora_model": Node("lora_model", {"dpo_model": None, "adapter_data": None, "tokenizer": None},
-                       "evaluate_model", ("dpo_model", "evaluation_sets"), group="models", uses_gpu=True),
+    "raw_corpus": Node("raw_corpus", inputs={}, evaluator="evaluate_data", headline="documents"),
+    "corpus": Node("corpus", inputs={"raw_corpus": None}, evaluator="evaluate_data", headline="documents"),
+    "evaluation_sets": Node(
+        "evaluation_sets", inputs={"corpus": None}, files=_WRITTEN, evaluator="evaluate_data", headline="questions",
+        group="evaluation"),
+    "tokenizer": Node(
+        "tokenizer", inputs={"corpus": None}, evaluator="evaluate_data", judged_with=("corpus",),
+        headline="bytes_per_token"),
+    "packed_shards": Node(
+        "packed_shards", inputs={"corpus": None, "tokenizer": None, "evaluation_sets": EXCLUSIONS},
+        evaluator="evaluate_data", judged_with=("corpus", "tokenizer", "evaluation_sets"), headline="tokens"),
+    "instruction_data": Node(
+        "instruction_data", inputs={"corpus": None, "evaluation_sets": EXCLUSIONS}, files=_WRITTEN,
+        evaluator="evaluate_data", judged_with=("evaluation_sets",), headline="conversations",
+        group="post_training_data"),
+    "preference_data": Node(
+        "preference_data", inputs={"instruction_data": None}, evaluator="evaluate_data",
+        judged_with=("evaluation_sets",), headline="pairs", group="post_training_data"),
+    "adapter_data": Node(
+        "adapter_data", inputs={"corpus": None, "instruction_data": None, "evaluation_sets": EXCLUSIONS},
+        evaluator="evaluate_data", judged_with=("evaluation_sets",), headline="documents",
+        group="post_training_data"),
+    "base_model": Node(
+        "base_model", inputs={"packed_shards": None, "tokenizer": None}, evaluator="evaluate_model",
+        judged_with=("evaluation_sets",), headline="heldout_perplexity", group="models", uses_gpu=True),
+    "sft_model": Node(
+        "sft_model", inputs={"base_model": None, "instruction_data": None, "tokenizer": None},
+        evaluator="evaluate_model", judged_with=("base_model", "evaluation_sets"), headline="choice_accuracy",
+        group="models", uses_gpu=True),
+    "dpo_model": Node(
+        "dpo_model", inputs={"sft_model": None, "preference_data": None, "tokenizer": None},
+        evaluator="evaluate_model", judged_with=("sft_model", "evaluation_sets"), headline="preference_accuracy",
+        group="models", uses_gpu=True),
+    "lora_model": Node(
+        "lora_model", inputs={"dpo_model": None, "adapter_data": None, "tokenizer": None}, evaluator="evaluate_model",
+        judged_with=("dpo_model", "evaluation_sets"), headline="domain_gain", group="models", uses_gpu=True),
 }

@@ -36,6 +36,15 @@ class AssetStatus:
     links: dict[str, str]
     path: str
 
+    def headline(self) -> str:
+        """The measured metric that sums the asset up, with its value; the builder's own count before it is judged."""
+        metric = GRAPH[self.asset].headline
+        measured = {verdict.name: verdict.value for verdict in self.certificate.verdicts} if self.certificate else {}
+        value = measured.get(metric)
+        if value is None and self.shown is not None:
+            value = self.shown.metrics.get(metric)
+        return "" if value is None else f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
+
     def as_json(self) -> dict[str, Any]:
         """The object that `gatehouse status --json` lists."""
         shown = self.shown

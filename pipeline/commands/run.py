@@ -121,9 +121,8 @@ def _summary(statuses: list[AssetStatus], display: RunDisplay) -> Table:
         shown = status.latest or status.shown
         assert shown is not None, "an asset that reached a state has a version"
         verdicts = status.certificate.verdicts if status.certificate else ()
-        headline = f"{shown.headline} {shown.metrics[shown.headline]:.5g}" if shown.headline in shown.metrics else ""
         table.add_row(status.asset, shown.version, display.states[status.asset],
-                      f"{display.seconds.get(status.asset, 0.0):.1f} s", headline,
+                      f"{display.seconds.get(status.asset, 0.0):.1f} s", status.headline(),
                       f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
     return table
 

@@ -51,10 +51,9 @@ def _row(status: AssetStatus) -> tuple[str, ...]:
     verdicts = status.certificate.verdicts if status.certificate else ()
     passed = sum(verdict.passed for verdict in verdicts)
     colour = "green" if verdicts and passed == len(verdicts) else "red"
-    headline = f"{shown.headline} {shown.metrics[shown.headline]:.4g}" if shown.headline in shown.metrics else "-"
     return (status.asset, shown.version if status.promoted else "-", status.latest.version if status.latest else "-",
             "[green]fresh[/]" if status.fresh else f"[yellow]{status.why}[/]",
-            f"[{colour}]{passed}/{len(verdicts)}[/]", headline,
+            f"[{colour}]{passed}/{len(verdicts)}[/]", status.headline(),
             age(time.time() - shown.started_at - shown.seconds), size(shown.bytes))
 
 
