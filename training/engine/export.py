@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from training.data.chat import encode_conversation
 from training.engine import card
@@ -23,8 +24,13 @@ Prompt = tuple[str, bool]  # text, and whether it is asked in chat
 
 
 def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
-    """The fp32 weights as a state dict on every rank that holds them whole; every rank must call it."""
+    """The fp32 weights as a state dict on every rank that holds them whole; every rank must call it.
+
+    Training is over then: models that are built afterwards are not divided among the ranks by ZeRO 3 any more, for
+    which rank 0 would wait for the others in vain.
+    """
     state: Mapping[str, torch.Tensor] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    unset_hf_deepspeed_config()
     return {name: value.detach().cpu() for name, value in (state or {}).items()}
 
 
