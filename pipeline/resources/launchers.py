@@ -120,8 +120,7 @@ def _environment() -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, **variables(), "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
             "GATEHOUSE_SUPERVISED": "1",
-            # Threads that spin while they wait make a job five times slower once anything else runs on its cores.
-            "OMP_WAIT_POLICY": "passive",
+            "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000",
             "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
