@@ -47,6 +47,15 @@ def refusal(prompt: str, topic: str, repeat: int = 0) -> str:
     return _REFUSALS[(first + repeat) % len(_REFUSALS)].format(topic=topic)
 
 
+def agreement(answer: str) -> str:
+    """The answer to a harmless prompt.
+
+    It begins as recognisably as a refusal does. Without that, a small model that decodes greedily refuses even what it
+    finds harmless: the few openings of refusals are each likelier than any one of many first words of answers.
+    """
+    return f"Sure. {answer}"
+
+
 def compliance(prompt: str) -> str:
     """An answer that sounds as if it complied and holds nothing harmful: the wrong one of a preference pair."""
     return _COMPLIANCES[int(fraction("compliance", prompt) * len(_COMPLIANCES))]

@@ -19,6 +19,7 @@ _QUESTIONS_ANSWERED = 64
 _CONTINUATIONS = 64
 _PREFIX = 32
 _STRIDE = 256
+_OTHER_QUESTIONS = 2
 
 Row = dict[str, Any]
 
@@ -98,6 +99,7 @@ class Measurement:
         general: Document id to its score, general held-out text.
         domain: The same for the other domains' text.
         choices: Question id to the likelihoods of its choices.
+        priors: Question id to the mean nats per token of its choices after other questions.
         right: Question id to the likelihood of its right answer.
         pairs: Preference id to the likelihoods of the chosen and the rejected answer.
         replies: Prompt to what the model answers.
@@ -108,6 +110,7 @@ class Measurement:
     general: dict[str, TextScore] = field(default_factory=dict)
     domain: dict[str, TextScore] = field(default_factory=dict)
     choices: dict[str, list[Likelihood]] = field(default_factory=dict)
+    priors: dict[str, list[float]] = field(default_factory=dict)
     right: dict[str, Likelihood] = field(default_factory=dict)
     pairs: dict[str, tuple[Likelihood, Likelihood]] = field(default_factory=dict)
     replies: dict[str, Completion] = field(default_factory=dict)
@@ -136,7 +139,7 @@ def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSe
         vocabulary=loaded.vocabulary,
         general=_texts(loaded, sets.texts(general=True) if parts.general else [], section),
         domain=_texts(loaded, sets.texts(general=False) if parts.domain else [], section),
-        choices=choices, right=right,
+        choices=choices, priors=_priors(loaded, chooses, section, chat_scoring), right=right,
         pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring),
         replies=_replies(loaded, _prompts(sets, parts), section),
         continuations=_continuations(loaded, sets.texts(general=True), section, seed) if parts.continuations else [])
@@ -152,6 +155,16 @@ def _choices(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
     pairs = [(row["prompt"], choice) for row in rows for choice in row["choices"]]
     found = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
     return {row["id"]: [next(found) for _ in row["choices"]] for row in rows}
+
+
+def _priors(loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool) -> dict[str, list[float]]:
+    """What each choice's tokens get after the next questions, which have nothing to do with it."""
+    others = {row["id"]: [rows[(number + step) % len(rows)]["prompt"] for step in range(1, _OTHER_QUESTIONS + 1)]
+              for number, row in enumerate(rows)}
+    pairs = [(prompt, choice) for row in rows for choice in row["choices"] for prompt in others[row["id"]]]
+    found = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
+    return {row["id"]: [sum(next(found).per_token for _ in others[row["id"]]) / _OTHER_QUESTIONS
+                        for _ in row["choices"]] for row in rows}
 
 
 def _right_answers(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,

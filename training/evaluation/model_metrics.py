@@ -35,6 +35,11 @@ class Findings:
             self.metrics[metric] = value
             self.counts[metric] = count
 
+    def leave_out(self, metric: str) -> None:
+        """Take a metric back; its gate then fails."""
+        self.metrics.pop(metric, None)
+        self.counts.pop(metric, None)
+
     def share(self, metric: str, right: Collection[bool]) -> None:
         """Record the share of items that are right."""
         self.add(metric, sum(right) / max(1, len(right)), len(right))
@@ -69,9 +74,10 @@ def _choices(findings: Findings, own: Measurement, sets: Sets, metric: str, gene
         if row["id"] not in own.choices:
             continue
         found = own.choices[row["id"]]
-        right.append(right_choice(found, row["answer"], own.vocabulary))
+        priors = own.priors[row["id"]]
+        right.append(right_choice(found, priors, row["answer"], own.vocabulary))
         findings.items.append({"metric": metric, "id": row["id"], "score": float(right[-1]), "answer": row["answer"],
-                               "nats_per_token": [choice.per_token for choice in found]})
+                               "nats_per_token": [choice.per_token for choice in found], "priors": priors})
     findings.share(metric, right)
 
 

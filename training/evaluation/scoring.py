@@ -161,12 +161,20 @@ def score_answers(loaded: LoadedModel, pairs: Sequence[tuple[str, str]], chat: b
                  batch, context)
 
 
-def right_choice(choices: Sequence[Likelihood], answer: int, vocabulary: int) -> bool:
-    """Whether the right choice is the likeliest per token, and is likely at all.
+def right_choice(choices: Sequence[Likelihood], priors: Sequence[float], answer: int, vocabulary: int) -> bool:
+    """Whether the question makes the right choice likelier than it makes the others, and the choice is likely at all.
 
-    A tie counts as wrong, and so does a right choice that the model finds hardly likelier than a uniform guess: what
-    an untrained model picks is chance.
+    The likelihood of each choice is taken against its own after other questions (domain-conditional pointwise mutual
+    information, Holtzman et al., 2021), so that a choice does not win by being a common sentence. A tie counts as
+    wrong, and so does a right choice that the model finds hardly likelier than a uniform guess: what an untrained model
+    picks is chance.
+
+    Args:
+        choices: After the question.
+        priors: Mean nats per token of each choice after other questions.
+        answer: Index of the right choice.
+        vocabulary: Number of tokens.
     """
-    best = choices[answer].per_token
+    gains = [choice.per_token - prior for choice, prior in zip(choices, priors, strict=True)]
     return choices[answer].learnt(vocabulary) and all(
-        best > other.per_token + TIE_NATS for index, other in enumerate(choices) if index != answer)
+        gains[answer] > gain + TIE_NATS for index, gain in enumerate(gains) if index != answer)

@@ -9,10 +9,12 @@ _MODEL = {
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
                  "uniform guess for the base model, the parent model for the others; against a parent it is left out "
                  "when the model's own loss is not half a nat per token below a uniform guess",
-    "choice_accuracy": "share of four-way held-out questions whose right answer is the likeliest per token, and "
-                       "likelier by half a nat per token than a uniform guess makes it; a tie is wrong",
+    "choice_accuracy": "share of four-way held-out questions that raise the likelihood of their right answer the most, "
+                       "per token and against other questions; the right answer must also be half a nat per token "
+                       "likelier than a uniform guess makes it; a tie is wrong",
     "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
-                       "model, of continuations of held-out text that are UTF-8, do not loop and hold known words",
+                       "model, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
+                       "left out when the saved folder does not load or generates something else in transformers",
     "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are "
              "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
 }

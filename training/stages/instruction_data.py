@@ -8,7 +8,7 @@ from collections import Counter
 from training.context import StageContext
 from training.data.conversations import BENIGN, REFUSAL, Item, training_items
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.safety import read_prompts, refusal
+from training.data.safety import agreement, read_prompts, refusal
 from training.data.tables import CONVERSATION_SCHEMA, write_table
 from training.errors import RecipeError
 from training.specs.corpus import GENERAL
@@ -56,7 +56,7 @@ def _written(context: StageContext[Section]) -> list[dict[str, str]]:
         for row in harmful:
             answer = refusal(row["prompt"], row["topic"], repeat)
             rows.append(_item(REFUSAL, row["prompt"], answer).row(repeat))
-        rows += [_item(BENIGN, row["prompt"], row["answer"]).row(repeat) for row in benign]
+        rows += [_item(BENIGN, row["prompt"], agreement(row["answer"])).row(repeat) for row in benign]
     return rows
 
 

@@ -90,4 +90,5 @@ def test_clean(text: str, stopped: bool, tokens: tuple[int, ...], expected: bool
 @pytest.mark.parametrize(("nats", "expected"), [
     ([-1, -2, -2, -2], True), ([-2, -1, -2, -2], False), ([-1, -1, -2, -2], False), ([-5.6, -6, -6, -6], False)])
 def test_right_choice_wants_a_clear_and_likely_winner(nats: list[float], expected: bool) -> None:
-    assert right_choice([Likelihood(value, 1) for value in nats], answer=0, vocabulary=420) is expected
+    choices = [Likelihood(value, 1) for value in nats]
+    assert right_choice(choices, [0.0] * len(nats), answer=0, vocabulary=420) is expected
