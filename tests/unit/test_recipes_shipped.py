@@ -18,7 +18,7 @@ from training.specs.metrics import METRICS
 from training.specs.recipe import Recipe
 
 PARAMETERS = {
-    "tiny": (1.9e6, 2.1e6), "smoke": (0.1e6, 0.2e6), "125m": (1.15e8, 1.35e8), "1b": (1.0e9, 1.2e9),
+    "tiny": (1.0e6, 1.1e6), "smoke": (0.1e6, 0.2e6), "125m": (1.15e8, 1.35e8), "1b": (1.0e9, 1.2e9),
     "7b": (6.6e9, 6.8e9),
 }  # fmt: skip
 ZERO_IS_FINE = {"preference_margin", "domain_gain"}

@@ -18,9 +18,9 @@ from training.specs.post_training_data import PreferenceDataSection as Section
 
 
 def run(context: StageContext[Section]) -> StageResult:
-    """Make the pairs.
+    """Make the pairs, one a prompt.
 
-    Pairs about safety come first, because they are few; the others fill the rest of `max_pairs`.
+    Pairs about safety take at most half of `max_pairs`, so that they crowd out nothing else; the others fill the rest.
 
     Raises:
         RecipeError: No pair can be made.
@@ -30,10 +30,11 @@ def run(context: StageContext[Section]) -> StageResult:
     items = [_item(row) for row in conversations]
     wrong = WrongAnswers(items)
     refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
-    pairs = {pair["id"]: pair for row, item in zip(conversations, items, strict=True)
-             if (pair := _pair(item, row["id"], wrong, refusals))}
-    ordered = sorted(pairs.values(), key=lambda row: (row["kind"] not in (REFUSAL, BENIGN), row["id"]))
-    rows = sorted(ordered[:context.section.max_pairs], key=lambda row: row["id"])
+    pairs: dict[str, dict[str, str]] = {}
+    for row, item in zip(conversations, items, strict=True):
+        if item.prompt not in pairs and (pair := _pair(item, row["id"], wrong, refusals)):
+            pairs[item.prompt] = pair
+    rows = _chosen(list(pairs.values()), context.section.max_pairs)
     if not rows:
         raise RecipeError("preference_data: no conversation has a wrong answer to go with it: all answers are the "
                           "same; add sources")
@@ -42,6 +43,14 @@ def run(context: StageContext[Section]) -> StageResult:
     kinds = Counter(row["kind"] for row in rows)
     return StageResult(metrics={"pairs": float(len(rows)),
                                 **{f"{kind}_pairs": float(count) for kind, count in kinds.items()}}, headline="pairs")
+
+
+def _chosen(pairs: list[dict[str, str]], most: int) -> list[dict[str, str]]:
+    """Up to `most` pairs by digest, at most half of them about safety."""
+    by_id = sorted(pairs, key=lambda row: row["id"])
+    safety = [row for row in by_id if row["kind"] in (REFUSAL, BENIGN)][:most // 2]
+    others = [row for row in by_id if row["kind"] not in (REFUSAL, BENIGN)][:most - len(safety)]
+    return sorted([*safety, *others], key=lambda row: row["id"])
 
 
 def _item(row: dict[str, str]) -> Item:
@@ -82,7 +91,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
     table = Counter((row["kind"], row["domain"]) for row in rows)
     write_card(context.report, "Preference data", [
         markdown_table(["kind", "domain", "pairs"], [[*key, count] for key, count in sorted(table.items())]), "",
-        f"{len(rows)} of {available} possible pairs, those about safety first, the others chosen by digest."])
+        f"{len(rows)} of {available} possible pairs, chosen by digest; at most half are about safety."])
 
 
 def _some_of_each(rows: list[dict[str, str]], kinds: Iterable[str]) -> list[dict[str, str]]:

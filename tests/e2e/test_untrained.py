@@ -1,0 +1,61 @@
+"""A model with random weights, in place of each real one, fails every gate of its asset."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.checks.judge import certify, settle
+from pipeline.planner import plan_evaluation
+from pipeline.recipe import load_recipe
+from pipeline.resources.launchers import LocalLauncher
+from tests.e2e.conftest import Chain
+from training.errors import InputRefused
+from training.specs.artifacts import Manifest
+from training.specs.execution import Launcher
+from training.store import MANIFEST, Store
+
+
+@pytest.fixture(scope="module")
+def store(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A copy of the smoke chain's store, to do harm in."""
+    folder = tmp_path_factory.mktemp("untrained")
+    shutil.copytree(chain.home / "store", folder / "store")
+    return Store(str(folder / "store"), "smoke")
+
+
+def with_random_weights(real: Manifest, store: Store, folder: Path) -> Manifest:
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+    shutil.copytree(store.folder(real.asset, real.version), folder)
+    (folder / MANIFEST).unlink()
+    set_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "model"))
+    model.generation_config = model.generation_config.from_pretrained(folder / "model")
+    model.save_pretrained(folder / "model")
+    return store.publish(folder, real.model_copy(update={"identity": "0" * 64}))
+
+
+@pytest.mark.parametrize("asset", ["base_model", "sft_model", "dpo_model", "lora_model"])
+def test_every_gate_refuses_random_weights(asset: str, store: Store, tmp_path: Path) -> None:
+    real = store.latest(asset)
+    assert real is not None
+    untrained = with_random_weights(real, store, tmp_path / "model")
+    loaded = load_recipe("smoke")
+    plan = plan_evaluation(untrained, loaded, store)
+    job = plan.job(store, tmp_path / "work", Launcher().execution(plan.asset), {})
+    LocalLauncher(Launcher()).launch(job, lambda events: None)
+    evaluation = store.find(plan.asset, plan.identity)
+    assert evaluation is not None
+    metrics = json.loads((store.folder(plan.asset, evaluation.version) / "report.json").read_text())["metrics"]
+    for recipe in ("tiny", "smoke"):
+        for gate in load_recipe(recipe).recipe.gates[asset]:
+            assert not gate.judge(metrics.get(gate.metric)).passed, (recipe, gate, metrics)
+
+    before = store.promotion(asset)
+    certificate = certify(untrained, evaluation, loaded.recipe.gates[asset], store, "test")
+    assert settle(certificate, store, "test") is False
+    assert store.promotion(asset) == before, "what was promoted before stays"
+    with pytest.raises(InputRefused, match="not promoted"):
+        store.require_promoted(asset, untrained.version, untrained.digest)
