@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import textwrap
 import time
 from typing import Any
 
@@ -24,6 +25,7 @@ from training.store import Store
 
 INTERRUPTED = 130
 _QUESTIONS = 3
+_CELL = 160
 
 
 def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bool) -> int:
@@ -135,8 +137,13 @@ def _answers(store: Store, console: Console) -> None:
     for name in ("question", "base model", "final model"):
         table.add_column(name, overflow="fold", ratio=1)
     for prompt in list(after)[:_QUESTIONS]:
-        table.add_row(*(text.strip() for text in (prompt, before.get(prompt, ""), after[prompt])))
+        table.add_row(*(shortened(text) for text in (prompt, before.get(prompt, ""), after[prompt])))
     console.print(table)
+
+
+def shortened(text: str) -> str:
+    """A text on one line, cut to what a table's cell can show."""
+    return textwrap.shorten(text, _CELL, placeholder=" …")
 
 
 def _samples(store: Store, asset: str) -> dict[str, str]:

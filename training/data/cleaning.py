@@ -90,8 +90,11 @@ def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
     A whole document, with all its pieces, is held out if a number drawn from the digest of its source and path lies
     below `share`. Where that leaves a domain short of `share` of its bytes, as it can in a small one, the limit moves
     up to the next draws; in every domain with two documents or more at least one is held out and at least one is not.
+    A corpus that is one single document has its pieces drawn one by one.
     """
-    draw = daft.func(_draw, return_dtype=_Type.float64())
+    whole = daft.func(group_of, return_dtype=_Type.string())
+    single = frame.select(whole(col("path")), col("source")).distinct().limit(2).count_rows() == 1
+    draw = daft.func(_draw_piece if single else _draw, return_dtype=_Type.float64())
     drawn = frame.with_column("draw", draw(col("source"), col("path"))).collect()
     documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
     limits = {row["domain"]: _limit(documents, row, share)
@@ -108,6 +111,10 @@ def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
 
 def _draw(source: str, path: str) -> float:
     return fraction(source, group_of(path))
+
+
+def _draw_piece(source: str, path: str) -> float:
+    return fraction(source, path)
 
 
 def _limit(documents: daft.DataFrame, domain: dict[str, Any], share: float) -> float:

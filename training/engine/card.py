@@ -30,7 +30,7 @@ def write(session: Session, result: Fit) -> str:
     lines += ["", "## Training", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
               if name in result.metrics]
-    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "layout", "tokenizer")]
+    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "tokenizer")]
     lines += [f"| seed | {context.seed} |", "", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)
 

@@ -185,3 +185,11 @@ def test_overlaps_do_not_depend_on_other_items() -> None:
 def test_texts_without_known_words(text: str) -> None:
     assert overlaps({"a": prose(1, 30)}, text) == {}
     assert overlaps({}, text) == {}
+
+
+def test_one_single_document_is_split_by_its_pieces() -> None:
+    texts = [f"piece number {number} of one long story" for number in range(30)]
+    frame = daft.from_pydict({"id": texts, "source": ["s"] * 30, "domain": ["general"] * 30, "bytes": [40] * 30,
+                              "path": [f"story.txt#part{number}" for number in range(1, 31)]})
+    held = mark_heldout(frame, 0.1).to_pydict()["heldout"]
+    assert 0 < sum(held) < 15

@@ -210,7 +210,10 @@ def test_caps_are_kept(code: tuple[Pipeline, dict[str, Path]]) -> None:
     capped = pipeline.run("instruction_data", {"max_conversations": 10}, ("corpus", "evaluation_sets"), files)
     assert Counter(row["kind"] for row in rows(capped / "train.parquet"))["docstring"] == 10
     pairs = rows(pipeline.run("preference_data", {"max_pairs": 20}, ("instruction_data",)) / "train.parquet")
-    assert Counter(row["kind"] for row in pairs) == {"refusal": 8, "benign": 8, "docstring": 4}
+    kinds = Counter(row["kind"] for row in pairs)
+    assert kinds["refusal"] + kinds["benign"] == 10, "safety takes at most half"
+    assert kinds["docstring"] == 10
+    assert len({row["prompt"] for row in pairs}) == 20, "one pair a prompt"
     pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), files)
 
 
