@@ -114,8 +114,8 @@ def recipe_schema() -> None:
 
 def main() -> None:
     """Entry point: a GatehouseError is one message and its exit code."""
-    prepare()
     try:
+        prepare()
         app()
     except GatehouseError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,13 +26,17 @@ def make_console() -> Console:
 class RunDisplay:
     """Shows one bar per job with its phase, count, note and ETA, and a line for every state an asset reaches.
 
+    Errors are not shown here: the run that they end reports them, each once.
+
     Attributes:
         states: Asset to the last of `built` and `reused`.
+        versions: Asset to the version that was built or reused.
         seconds: Asset to the wall-clock time of its job and its evaluation.
     """
 
     def __init__(self, console: Console) -> None:
         self.states: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self._console = console
         self._progress = Progress(
@@ -63,17 +67,17 @@ class RunDisplay:
         self._last = now
         for event in events:
             if event["kind"] == "state":
-                self._state(name, event["state"])
+                self._state(name, event["state"], event["version"])
             elif event["kind"] == "phase":
                 self._begin(asset, event["name"])
             elif event["kind"] == "progress":
                 self._advance(event)
-            elif event["kind"] == "log" and event["level"] in ("warning", "error"):
+            elif event["kind"] == "log" and event["level"] == "warning":
                 self._console.print(f"  {asset}: {event['message']}", markup=False)
 
-    def _state(self, asset: str, state: str) -> None:
+    def _state(self, asset: str, state: str, version: str) -> None:
         if state in ("built", "reused"):
-            self.states[asset] = state
+            self.states[asset], self.versions[asset] = state, version
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

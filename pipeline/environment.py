@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
+
+from training.errors import StoreError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,13 +55,25 @@ def variables() -> dict[str, str]:
 
 
 def prepare() -> None:
-    """Set the variables in this process and make the folders they name."""
+    """Set the variables in this process and make the folders they name.
+
+    Raises:
+        StoreError: The home is not a folder that can be written.
+    """
     os.environ.update(variables())
-    for folder in (home() / "dagster", home() / "mlflow", work()):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (home() / "dagster", home() / "mlflow", work()):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}; all state is kept in {home()}, so set GATEHOUSE_HOME to "
+                         "a folder that can be written") from error
 
 
 if __name__ == "__main__":
-    prepare()
+    try:
+        prepare()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     for name, value in variables().items():
         print(f"export {name}={shlex.quote(value)}")

@@ -11,7 +11,7 @@ from pipeline.checks.judge import thresholds_digest
 from pipeline.graph import GRAPH
 from pipeline.planner import Plan, plan_asset
 from pipeline.recipe import LoadedRecipe
-from training.errors import InputRefused
+from training.errors import UserError
 from training.specs.artifacts import Certificate, Manifest
 from training.store import Store
 
@@ -37,13 +37,8 @@ class AssetStatus:
     path: str
 
     def headline(self) -> str:
-        """The measured metric that sums the asset up, with its value; the builder's own count before it is judged."""
-        metric = GRAPH[self.asset].headline
-        measured = {verdict.name: verdict.value for verdict in self.certificate.verdicts} if self.certificate else {}
-        value = measured.get(metric)
-        if value is None and self.shown is not None:
-            value = self.shown.metrics.get(metric)
-        return "" if value is None else f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
+        """The measured metric that sums the asset up, with its value."""
+        return headline(self.shown, self.certificate) if self.shown else ""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `gatehouse status --json` lists."""
@@ -68,6 +63,16 @@ class AssetStatus:
             "age_seconds": time.time() - shown.started_at - shown.seconds if shown else None,
             "path": self.path,
         }
+
+
+def headline(manifest: Manifest, certificate: Certificate | None) -> str:
+    """The metric that sums a version up, with its value: as measured, or the builder's own count before that."""
+    metric = GRAPH[manifest.asset].headline
+    measured = {verdict.name: verdict.value for verdict in certificate.verdicts} if certificate else {}
+    value = measured.get(metric)
+    if value is None:
+        value = manifest.metrics.get(metric)
+    return "" if value is None else f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
 
 
 def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
@@ -99,7 +104,7 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
         return f"upstream is not fresh: {', '.join(stale)}"
     try:
         plan = plan_asset(asset, loaded, store)
-    except InputRefused as error:
+    except UserError as error:
         return str(error)
     if plan.identity != shown.identity:
         return explain_change(plan, shown)

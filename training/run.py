@@ -56,10 +56,12 @@ def load_job(path: Path) -> Job:
     try:
         return Job.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from error
+        raise RecipeError(f"{path}: {error.strerror}; give the path of a job.json") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecipeError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        key = "".join(f"{part}: " for part in first["loc"])
+        raise RecipeError(f"{path}: {key}{first['msg']}; this is no job, materialize its asset again to have it "
+                          "written anew") from error
 
 
 def run_job(job: Job) -> int:

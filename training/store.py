@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from training.errors import InputRefused, StoreError
 from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, content_digest
 from training.specs.base import Spec
+from training.specs.job import EVALUATION_SUFFIX
 
 MANIFEST = "manifest.json"
 _Record = TypeVar("_Record", bound=Spec)
@@ -100,13 +101,16 @@ class Store:
 
     def links(self, asset: str, version: str) -> dict[str, str]:
         """Where a version is shown: `mlflow_run_id`, `dagster_run_id` and the like."""
-        data = self._read_bytes(self._base / asset / "links" / f"{version}.json")
-        return dict(json.loads(data)) if data else {}
+        path = self._base / asset / "links" / f"{version}.json"
+        data = self._read_bytes(path)
+        try:
+            return dict(json.loads(data)) if data else {}
+        except (ValueError, TypeError) as error:
+            raise self._damaged(path, str(error)) from error
 
     def uri(self, asset: str, version: str) -> str:
         """Address of a version's folder, for people."""
-        path = str(self._base / asset / "versions" / version)
-        return path if self.is_local else str(self._fs.unstrip_protocol(path))
+        return self._address(self._base / asset / "versions" / version)
 
     def folder(self, asset: str, version: str) -> Path:
         """A local folder with a version's files; a remote version is copied to the cache first.
@@ -288,7 +292,15 @@ class Store:
         try:
             return record.model_validate_json(data)
         except ValidationError as error:
-            raise StoreError(f"{path} is damaged: {error.errors()[0]['msg']}; {_REBUILD}") from error
+            raise self._damaged(path, error.errors()[0]["msg"]) from error
+
+    def _damaged(self, path: PurePosixPath, reason: str) -> StoreError:
+        """For a file whose loss costs nothing but a job: what it says is found again by materializing its asset."""
+        asset = path.relative_to(self._base).parts[0].removesuffix(EVALUATION_SUFFIX)
+        return StoreError(f"{self._address(path)} is damaged: {reason}; delete this file and materialize {asset} again")
+
+    def _address(self, path: PurePosixPath) -> str:
+        return str(path) if self.is_local else str(self._fs.unstrip_protocol(str(path)))
 
     def _read_bytes(self, path: PurePosixPath) -> bytes | None:
         with self._errors(str(path)):

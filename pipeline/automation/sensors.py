@@ -10,6 +10,7 @@ from pipeline.graph import GRAPH
 from pipeline.recipe import LoadedRecipe
 from pipeline.webhook import post
 from training.data.source_state import source_state
+from training.errors import SourceError
 
 WEBHOOK = "GATEHOUSE_WEBHOOK_URL"
 
@@ -20,7 +21,10 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
     @dg.sensor(name=job.name.replace("everything", "sources_changed"), job=job, minimum_interval_seconds=60,
                description="Starts the chain when a source file of the corpus is added, changed or removed.")
     def sources_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        state = source_state(loaded.recipe.sources, ROOT)
+        try:
+            state = source_state(loaded.recipe.sources, ROOT)
+        except SourceError as error:
+            return dg.SkipReason(str(error))
         if context.cursor == state:
             return dg.SkipReason("The source files are as they were.")
         if context.cursor is None:

@@ -19,7 +19,8 @@ from pipeline.environment import home, store_root
 from pipeline.graph import GRAPH
 from pipeline.progress import displayed
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.status import AssetStatus, survey
+from pipeline.recipe_messages import nearest
+from pipeline.status import headline
 from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
 from training.store import Store
 
@@ -44,10 +45,10 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             console.print("Interrupted. Nothing that was published is lost; the same command goes on where it stopped.")
             return INTERRUPTED
-    code = _failures(result, console)
+    code = _failures(result, console, key_prefix(loaded))
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
-    statuses = [status for status in survey(loaded, store) if status.asset in display.states]
-    console.print(_summary(statuses, display))
+    if display.states:
+        console.print(_summary(store, display))
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
     if code == EXIT_OK:
         _answers(store, console)
@@ -76,10 +77,11 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
 def _selected(select: str, prefix: list[str]) -> list[str]:
     if select == "*":
         return list(GRAPH)
-    names = select.split(",")
-    unknown = [name for name in names if name.strip("+*") not in GRAPH]
-    if unknown:
-        raise RecipeError(f"there is no asset {', '.join(unknown)}; the assets are {', '.join(GRAPH)}")
+    names = [name.strip() for name in select.split(",")]
+    for name in names:
+        if name.removeprefix("+") not in GRAPH:
+            raise RecipeError(f"--select {select}: there is no asset {name!r}{nearest(name, GRAPH)}; the assets are "
+                              f"{', '.join(GRAPH)}, and +name takes what is upstream too")
     chosen: set[str] = set()
     for name in names:
         chosen |= _upstream(name[1:]) if name.startswith("+") else {name}
@@ -90,7 +92,7 @@ def _upstream(asset: str) -> set[str]:
     return {asset}.union(*(_upstream(name) for name in GRAPH[asset].inputs))
 
 
-def _failures(result: dg.ExecuteInProcessResult, console: Console) -> int:
+def _failures(result: dg.ExecuteInProcessResult, console: Console, prefix: list[str]) -> int:
     """Print what went wrong, each thing once; return the exit code."""
     code = EXIT_OK
     for event in result.all_events:
@@ -101,13 +103,14 @@ def _failures(result: dg.ExecuteInProcessResult, console: Console) -> int:
                 _complain(console, f"{verdict.asset_key.path[-1]}: {verdict.description}")
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
+            step = str(event.step_key).removeprefix("_".join([*prefix, ""])).removeprefix("_")
             failure = data.user_failure_data
             if failure is not None:
                 code = max(code, int(str(failure.metadata[EXIT_CODE].value)) if EXIT_CODE in failure.metadata else 1)
-                _complain(console, f"{event.step_key}: {failure.description}")
+                _complain(console, f"{step}: {failure.description}")
             elif data.error is None or data.error.cls_name != "DagsterAssetCheckFailedError":
                 code = max(code, EXIT_FAULT)
-                _complain(console, f"{event.step_key} failed:\n{data.error_display_string}")
+                _complain(console, f"{step} failed:\n{data.error_display_string}")
     return code
 
 
@@ -115,16 +118,16 @@ def _complain(console: Console, message: str) -> None:
     console.print(message, markup=False, highlight=False, style="red", soft_wrap=True)
 
 
-def _summary(statuses: list[AssetStatus], display: RunDisplay) -> Table:
+def _summary(store: Store, display: RunDisplay) -> Table:
     table = Table()
     for name in ("asset", "version", "", "time", "headline", "gates passed"):
         table.add_column(name, justify="right" if name in ("time", "gates passed") else "left", no_wrap=True)
-    for status in statuses:
-        shown = status.latest or status.shown
-        assert shown is not None, "an asset that reached a state has a version"
-        verdicts = status.certificate.verdicts if status.certificate else ()
-        table.add_row(status.asset, shown.version, display.states[status.asset],
-                      f"{display.seconds.get(status.asset, 0.0):.1f} s", status.headline(),
+    for asset in (asset for asset in GRAPH if asset in display.states):
+        version = display.versions[asset]
+        certificate = store.certificate(asset, version)
+        verdicts = certificate.verdicts if certificate else ()
+        table.add_row(asset, version, display.states[asset], f"{display.seconds.get(asset, 0.0):.1f} s",
+                      headline(store.manifest(asset, version), certificate),
                       f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
     return table
 

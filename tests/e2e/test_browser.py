@@ -1,12 +1,15 @@
 """The UI as its user sees it: the graph, one click on Materialize, a run that succeeds, nothing left behind."""
 
+import json
 import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -53,19 +56,67 @@ def test_materialize_from_the_asset_page(chain: Chain, dagster_url: str, tmp_pat
         expect(page.get_by_text("base_model").first).to_be_visible(timeout=60_000)
         page.goto(f"{dagster_url}/assets/smoke/tokenizer")
         expect(page.get_by_text("byte-level BPE", exact=False).first).to_be_visible(timeout=60_000)
-        before = page.request.post(f"{dagster_url}/graphql", data={"query": RUNS}).json()
+        known = set(runs(dagster_url))
         page.get_by_role("button", name=re.compile("Materialize")).first.click()
-        deadline = time.monotonic() + 120
-        run = None
-        while time.monotonic() < deadline and run is None:
-            runs = page.request.post(f"{dagster_url}/graphql", data={"query": RUNS}).json()["data"]["runsOrError"]
-            known = {old["runId"] for old in before["data"]["runsOrError"]["results"]}
-            run = next((new for new in runs["results"] if new["runId"] not in known
-                        and new["status"] in ("SUCCESS", "FAILURE")), None)
-            time.sleep(1)
+        wait_for("a new run", lambda: set(runs(dagster_url)) > known, 60)
+        run = (set(runs(dagster_url)) - known).pop()
+        wait_for("the run to end", lambda: runs(dagster_url)[run] in ("SUCCESS", "FAILURE"), 120)
         page.screenshot(path=tmp_path / "asset.png")
         browser.close()
-    assert run is not None and run["status"] == "SUCCESS"
+    assert runs(dagster_url)[run] == "SUCCESS"
+
+
+def runs(url: str) -> dict[str, str]:
+    """Run id to status."""
+    return {run["runId"]: run["status"] for run in ask(url, RUNS)["runsOrError"]["results"]}
 
 
 RUNS = "{ runsOrError(limit: 10) { ... on Runs { results { runId status } } } }"
+
+LAUNCH = """
+mutation($config: RunConfigData!) { launchRun(executionParams: {
+  selector: {repositoryName: "__repository__", repositoryLocationName: "smoke", jobName: "__ASSET_JOB",
+             assetSelection: [{path: ["smoke", "base_model"]}], assetCheckSelection: []},
+  runConfigData: $config, mode: "default"}) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
+"""
+TERMINATE = "mutation($run: String!) { terminateRun(runId: $run) { __typename } }"
+STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+
+
+def test_cancelling_a_run_ends_its_job(chain: Chain, dagster_url: str) -> None:
+    config = {"resources": {"recipe": {"config": {"name": "smoke", "overrides": ["base_model.steps=5000"]}}}}
+    launched = ask(dagster_url, LAUNCH, config=config)["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    run = launched["run"]["runId"]
+    wait_for("the job to train", lambda: jobs(chain, "base_model") != [], 90)
+    family = jobs(chain, "base_model")
+    ask(dagster_url, TERMINATE, run=run)
+    wait_for("the run to be cancelled", lambda: ask(dagster_url, STATUS, run=run)["runOrError"]["status"] == "CANCELED",
+             60)
+    wait_for("every process of the job to end", lambda: jobs(chain, "base_model") == [], 30)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    assert chain.status()["base_model"]["promoted"], "what was published before stays"
+
+
+def jobs(chain: Chain, asset: str) -> list[psutil.Process]:
+    """Processes of an asset's job in this home, supervisor and ranks."""
+    mark = str(chain.home / "work" / "smoke" / asset) + "/"
+    return [process for process in psutil.process_iter(["cmdline"])
+            if any(mark in part for part in process.info["cmdline"] or [])]
+
+
+def ask(url: str, query: str, **variables: object) -> dict[str, Any]:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        answer = json.load(reply)
+    assert "errors" not in answer, answer["errors"]
+    return dict(answer["data"])
+
+
+def wait_for(what: str, done: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.3)

@@ -105,7 +105,7 @@ def _parent(context: Context, asset: str, sets: Sets) -> Measurement | None:
 
 
 def _refused(context: Context, asset: str, reason: str) -> StageResult:
-    context.events.log(reason, level="error")
+    context.events.log(reason, level="warning")
     findings = Findings()
     findings.add("loads", 0.0, 1)
     return _write(context, asset, findings, {}, [f"The model folder does not load: {reason}."])

@@ -40,8 +40,9 @@ def run(context: StageContext[Section]) -> StageResult:
                                     "excerpt": row["text"][:200]})
                 if documents.total() % _PROGRESS_EVERY == 0:
                     context.events.progress(documents.total(), 0, "documents", f"{bytes_.total() / 1e6:.0f} MB")
-    if not documents:
-        raise SourceError("the sources hold no document: " + (bad.listed[0] if bad.listed else "all files are empty"))
+    if not bytes_.total():
+        raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
+                          + (bad.listed[0] if bad.listed else "all files are empty; correct their paths in the recipe"))
     _report(context, documents, bytes_, bad, samples)
     return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
                                 "bad_rows": float(bad.count)}, headline="documents")
