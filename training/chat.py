@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import training.engine  # noqa: F401  # it must be loaded before torch: it quiets what torchao and torch warn of
 
 _MAX_NEW_TOKENS = 128
 
 
 def main(arguments: list[str]) -> int:
     """Load a plain transformers folder and answer greedily."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.disable_progress_bar()
     folder = arguments[0]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
