@@ -46,7 +46,8 @@ class Plan:
         attempt = work / self.recipe / self.asset / self.identity[:16]
         return Job(stage=self.stage, asset=self.asset, recipe=self.recipe, identity=self.identity,
                    fingerprint=self.fingerprint, seed=self.seed, section=self.section, inputs=self.inputs,
-                   files=self.files, store=store.root, attempt=str(attempt), execution=execution, labels=labels)
+                   files=self.files, store=store.root, cache=str(store.cache) if store.cache else None,
+                   attempt=str(attempt), execution=execution, labels=labels)
 
 
 def code_version(asset: str, loaded: LoadedRecipe) -> str:

@@ -105,7 +105,7 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
                            f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
     events.phase("verify inputs")
     attempt = Path(job.attempt)
-    store = Store(job.store, job.recipe, cache=attempt.parent.parent / "cache")
+    store = _store(job)
     inputs = {name: _verified(store, job, name, wanted) for name, wanted in job.inputs.items()}
     _one_tokenizer(job, inputs)
     for name, file in job.files.items():
@@ -150,7 +150,11 @@ def _publish(job: Job, context: StageContext[Any], result: StageResult, started:
                      headline=result.headline, facts=result.facts, section=job.section, seed=job.seed,
                      versions=library_versions(), labels=job.labels, started_at=started,
                      seconds=time.time() - started)
-    return Store(job.store, job.recipe).publish(context.out, draft)
+    return _store(job).publish(context.out, draft)
+
+
+def _store(job: Job) -> Store:
+    return Store(job.store, job.recipe, cache=Path(job.cache) if job.cache else None)
 
 
 def library_versions() -> dict[str, str]:

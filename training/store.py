@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-import fsspec
 from pydantic import ValidationError
 
 from training.errors import InputRefused, StoreError
 from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, content_digest
 from training.specs.base import Spec
 from training.specs.job import EVALUATION_SUFFIX
+from training.storage import Storage, fsync, relative_files, write_durably
 
 MANIFEST = "manifest.json"
 _Record = TypeVar("_Record", bound=Spec)
@@ -44,28 +42,26 @@ class Store:
         root: A local folder or a URL that fsspec understands.
         recipe: Name of the recipe; different recipes never share versions.
         cache: Local folder for copies of remote versions; unused for a local root.
+
+    Raises:
+        StoreError: The root is a URL of a kind that cannot be opened.
     """
 
     def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
-        self.root = root
+        self._storage = Storage(root)
+        self.root = self._storage.root
+        self.is_local = self._storage.is_local
         self.recipe = recipe
-        self._fs, path = fsspec.core.url_to_fs(root)
-        self._base = PurePosixPath(path) / recipe
-        self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
-        self._cache = cache
+        self.cache = cache
+        self._base = self._storage.base / recipe
 
     # Reading
 
     def versions(self, asset: str) -> list[str]:
         """Published versions of an asset, oldest first."""
-        folder = str(self._base / asset / "versions")
-        with self._errors(folder):
-            self._fs.invalidate_cache()
-            if not self._fs.exists(folder):
-                return []
-            names = [PurePosixPath(path).name for path in self._fs.ls(folder, detail=False)]
-            return sorted(name for name in names if not name.startswith(".")
-                          and self._fs.exists(f"{folder}/{name}/{MANIFEST}"))
+        folder = self._base / asset / "versions"
+        return sorted(name for name in self._storage.names(folder) if not name.startswith(".")
+                      and self._storage.exists(folder / name / MANIFEST))
 
     def manifest(self, asset: str, version: str) -> Manifest:
         """The manifest of one version.
@@ -102,7 +98,7 @@ class Store:
     def links(self, asset: str, version: str) -> dict[str, str]:
         """Where a version is shown: `mlflow_run_id`, `dagster_run_id` and the like."""
         path = self._base / asset / "links" / f"{version}.json"
-        data = self._read_bytes(path)
+        data = self._storage.read(path)
         try:
             return dict(json.loads(data)) if data else {}
         except (ValueError, TypeError) as error:
@@ -110,7 +106,7 @@ class Store:
 
     def uri(self, asset: str, version: str) -> str:
         """Address of a version's folder, for people."""
-        return self._address(self._base / asset / "versions" / version)
+        return self._storage.address(self._base / asset / "versions" / version)
 
     def folder(self, asset: str, version: str) -> Path:
         """A local folder with a version's files; a remote version is copied to the cache first.
@@ -121,21 +117,23 @@ class Store:
         source = self._base / asset / "versions" / version
         if self.is_local:
             return Path(source)
-        if self._cache is None:
-            raise StoreError(f"{self.root} is remote and no local cache folder was configured")
         manifest = self.manifest(asset, version)
-        target = self._cache / self.recipe / asset / f"{version}-{manifest.digest[:12]}"
+        target = self._copy(manifest)
         if not target.exists():
             partial = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-            with self._errors(str(source)):
-                for name in [*manifest.files, MANIFEST]:
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    self._fs.get_file(str(source / name), str(partial / name))
             try:
-                partial.rename(target)
-            except OSError:  # another process copied it first
-                shutil.rmtree(partial)
+                for name in [*manifest.files, MANIFEST]:
+                    self._storage.download(source / name, partial / name)
+                with suppress(OSError):  # another process copied it first
+                    partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
         return target
+
+    def _copy(self, manifest: Manifest) -> Path:
+        if self.cache is None:
+            raise StoreError(f"{self.root} is remote and no local cache folder was configured")
+        return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
 
     def verified_folder(self, asset: str, version: str, digest: str) -> Path:
         """As `folder`, after reading every byte and comparing it with the manifest and the expected content digest.
@@ -145,17 +143,18 @@ class Store:
         """
         manifest = self.manifest(asset, version)
         folder = self.folder(asset, version)
+        repair = _REBUILD if self.is_local else f"delete {folder} to have it copied again, or {_REBUILD}"
         for name, entry in manifest.files.items():
             path = folder / name
             if not path.is_file():
-                raise InputRefused(f"{asset} {version}: the file {name} is missing from {folder}; {_REBUILD}")
+                raise InputRefused(f"{asset} {version}: the file {name} is missing from {folder}; {repair}")
             if file_entry(path) != entry:
                 raise InputRefused(f"{asset} {version}: the file {name} has changed since it was published "
-                                   f"({folder}); {_REBUILD}")
-        extra = set(_relative_files(folder)) - set(manifest.files) - {MANIFEST}
+                                   f"({folder}); {repair}")
+        extra = set(relative_files(folder)) - set(manifest.files) - {MANIFEST}
         if extra:
             raise InputRefused(f"{asset} {version}: {', '.join(sorted(extra))} was added after publishing ({folder}); "
-                               f"{_REBUILD}")
+                               f"{repair}")
         if content_digest(manifest.files) != manifest.digest or manifest.digest != digest:
             raise InputRefused(f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
                                f"{digest[:12]} as expected; {_REBUILD}")
@@ -213,23 +212,28 @@ class Store:
         Raises:
             StoreError: No room, no permission, or no connection. Nothing that was published before is touched.
         """
-        files = {name: file_entry(source / name) for name in sorted(_relative_files(source)) if name != MANIFEST}
+        files = {name: file_entry(source / name) for name in sorted(relative_files(source)) if name != MANIFEST}
         if not files:
             raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        version = f"{stamp}-{manifest.identity[:8]}"
-        for attempt in range(2, 1000):
-            if not self._fs.exists(str(self._base / manifest.asset / "versions" / version)):
-                break
-            version = f"{stamp}-{manifest.identity[:8]}-{attempt}"
+        version = self._free_version(manifest)
         whole = manifest.model_copy(update={"version": version, "files": files, "digest": content_digest(files)})
         target = self._base / manifest.asset / "versions" / version
-        with self._errors(str(target)):
+        with self._storage.errors(target):
             if self.is_local:
                 self._publish_local(source, Path(target), whole)
             else:
                 self._publish_remote(source, target, whole)
         return whole
+
+    def _free_version(self, manifest: Manifest) -> str:
+        folder = self._base / manifest.asset / "versions"
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        version = f"{stamp}-{manifest.identity[:8]}"
+        for attempt in range(2, 1000):
+            if not self._storage.exists(folder / version):
+                break
+            version = f"{stamp}-{manifest.identity[:8]}-{attempt}"
+        return version
 
     def _publish_local(self, source: Path, target: Path, manifest: Manifest) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,22 +244,28 @@ class Store:
             shutil.copytree(source, staged)
             shutil.rmtree(source)
         for name in manifest.files:
-            _fsync(staged / name)
-        _write_durably(staged / MANIFEST, _dump(manifest))
+            fsync(staged / name)
+        write_durably(staged / MANIFEST, _dump(manifest))
         for folder in {staged, *((staged / name).parent for name in manifest.files)}:
-            _fsync(folder)
+            fsync(folder)
         staged.rename(target)
-        _fsync(target.parent)
+        fsync(target.parent)
 
     def _publish_remote(self, source: Path, target: PurePosixPath, manifest: Manifest) -> None:
         for name in manifest.files:
-            self._fs.put_file(str(source / name), str(target / name))
-        self._fs.pipe_file(str(target / MANIFEST), _dump(manifest))
-        shutil.rmtree(source)
+            self._storage.upload(source / name, target / name)
+        self._storage.write(target / MANIFEST, _dump(manifest))
+        if self.cache is not None:  # whoever reads it next on this machine need not fetch it
+            copy = self._copy(manifest)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            (source / MANIFEST).write_bytes(_dump(manifest))
+            with suppress(OSError):  # another filesystem
+                source.rename(copy)
+        shutil.rmtree(source, ignore_errors=True)
 
     def write_certificate(self, certificate: Certificate) -> None:
         """Keep a judgement; it replaces the version's earlier one."""
-        self._write(self._base / certificate.asset / "certificates" / f"{certificate.version}.json",
+        self._storage.write(self._base / certificate.asset / "certificates" / f"{certificate.version}.json",
                     _dump(certificate))
 
     def promote(self, promotion: Promotion) -> None:
@@ -269,24 +279,21 @@ class Store:
         if (certificate is None or not certificate.passed or certificate.digest != promotion.certificate_digest
                 or not certificate.artifact_digest == promotion.digest == manifest.digest):
             raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version))
-        self._write(self._base / promotion.asset / "promoted.json", _dump(promotion))
+        self._storage.write(self._base / promotion.asset / "promoted.json", _dump(promotion))
 
     def withdraw(self, asset: str) -> None:
         """Remove an asset's promotion pointer."""
-        path = str(self._base / asset / "promoted.json")
-        with self._errors(path):
-            if self._fs.exists(path):
-                self._fs.rm_file(path)
+        self._storage.remove(self._base / asset / "promoted.json")
 
     def write_links(self, asset: str, version: str, links: dict[str, str]) -> None:
         """Add to where a version is shown."""
         merged = self.links(asset, version) | links
-        self._write(self._base / asset / "links" / f"{version}.json", json.dumps(merged, indent=1).encode())
+        self._storage.write(self._base / asset / "links" / f"{version}.json", json.dumps(merged, indent=1).encode())
 
-    # Bytes
+    # Records
 
     def _read(self, path: PurePosixPath, record: type[_Record]) -> _Record | None:
-        data = self._read_bytes(path)
+        data = self._storage.read(path)
         if data is None:
             return None
         try:
@@ -297,46 +304,8 @@ class Store:
     def _damaged(self, path: PurePosixPath, reason: str) -> StoreError:
         """For a file whose loss costs nothing but a job: what it says is found again by materializing its asset."""
         asset = path.relative_to(self._base).parts[0].removesuffix(EVALUATION_SUFFIX)
-        return StoreError(f"{self._address(path)} is damaged: {reason}; delete this file and materialize {asset} again")
-
-    def _address(self, path: PurePosixPath) -> str:
-        return str(path) if self.is_local else str(self._fs.unstrip_protocol(str(path)))
-
-    def _read_bytes(self, path: PurePosixPath) -> bytes | None:
-        with self._errors(str(path)):
-            try:
-                self._fs.invalidate_cache()
-                return bytes(self._fs.cat_file(str(path)))
-            except FileNotFoundError:
-                return None
-
-    def _write(self, path: PurePosixPath, data: bytes) -> None:
-        with self._errors(str(path)):
-            if not self.is_local:
-                self._fs.pipe_file(str(path), data)
-                return
-            local = Path(path)
-            local.parent.mkdir(parents=True, exist_ok=True)
-            temporary = local.with_name(f".{local.name}-{uuid.uuid4().hex[:8]}")
-            try:
-                _write_durably(temporary, data)
-                os.replace(temporary, local)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _fsync(local.parent)
-
-    @contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError):
-            raise
-        except PermissionError as error:
-            raise StoreError(f"no permission for {path} in the store {self.root}; what was published before is "
-                             "untouched") from error
-        except OSError as error:
-            raise StoreError(f"the store {self.root} failed at {path}: {error.strerror or error}; what was published "
-                             "before is untouched") from error
+        return StoreError(f"{self._storage.address(path)} is damaged: {reason}; delete this file and materialize "
+                          f"{asset} again")
 
 
 _REBUILD = "materialize it again with force to replace it"
@@ -348,25 +317,6 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _relative_files(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-
 def _dump(record: Spec) -> bytes:
     value: Any = record.model_dump(mode="json")
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -182,6 +182,26 @@ def test_a_store_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
         publish(Store(str(tmp_path / "store"), "r"), tmp_path / "a")
 
 
+def test_a_relative_root_is_the_same_folder_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("store", "r").root == str(tmp_path / "store")
+
+
+def test_a_url_of_an_unknown_kind_is_one_clear_error() -> None:
+    with pytest.raises(StoreError, match="set GATEHOUSE_STORE to a folder or to a URL"):
+        Store("nothing://x", "r")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_damaged_links_are_one_clear_error(store: Store, tmp_path: Path, content: str) -> None:
+    published = publish(store, tmp_path / "a")
+    store.write_links("corpus", published.version, {"a": "1"})
+    path = tmp_path / "store" / "r" / "corpus" / "links" / f"{published.version}.json"
+    path.write_text(content)
+    with pytest.raises(StoreError, match="delete this file and materialize corpus again"):
+        store.links("corpus", published.version)
+
+
 def test_links_are_added_up(store: Store, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "a")
     store.write_links("corpus", published.version, {"a": "1"})

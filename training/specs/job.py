@@ -42,6 +42,7 @@ class Job(Spec):
     inputs: dict[str, Input] = {}
     files: dict[str, FileInput] = {}
     store: str = Field(description="Root of the store: a local path or s3://...")
+    cache: str | None = Field(None, description="Folder for copies of a remote store's versions.")
     attempt: str = Field(description="This job's own folder: events, log, checkpoints, output.")
     execution: Execution = Execution()
     labels: dict[str, str] = {}
