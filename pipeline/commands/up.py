@@ -38,8 +38,8 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
     os.environ.update(GATEHOUSE_DAGSTER_URL=urls["dagster"], GATEHOUSE_MLFLOW_URL=urls["mlflow"])
     logs = home() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: it may be inherited as ignored
+        signal.signal(number, _stop)
     processes = {}
     try:
         processes["mlflow"] = _start(_mlflow(mlflow_port), logs / "mlflow.log")

@@ -53,7 +53,7 @@ def test_materialize_from_the_asset_page(chain: Chain, dagster_url: str, tmp_pat
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(f"{dagster_url}/asset-groups")
-        expect(page.get_by_text("base_model").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("post_training_data").first).to_be_visible(timeout=60_000)
         page.goto(f"{dagster_url}/assets/smoke/tokenizer")
         expect(page.get_by_text("byte-level BPE", exact=False).first).to_be_visible(timeout=60_000)
         known = set(runs(dagster_url))

@@ -73,7 +73,7 @@ def test_the_final_model_is_a_plain_transformers_folder(chain: Chain) -> None:
 
 def test_a_changed_threshold_judges_again_and_trains_nothing(chain: Chain) -> None:
     before = chain.status()["base_model"]
-    done = chain.command("gatehouse", "run", "--select", "base_model", "--set", "gates.base_model.1.threshold=99")
+    done = chain.command("gatehouse", "run", "--select", "base_model", "--set", "gates.base_model.0.threshold=99")
     assert done.returncode == 1, done.stdout
     assert "loss_drop" in done.stdout and ">= 99" in done.stdout
     refused = chain.status()["base_model"]

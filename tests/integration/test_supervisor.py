@@ -21,7 +21,8 @@ time.sleep(600)
 """
 
 OWNER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", sys.argv[1],
                             sys.argv[2]], stdin=subprocess.PIPE, start_new_session=True)
 print(process.pid, flush=True)
