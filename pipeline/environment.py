@@ -45,6 +45,7 @@ def variables() -> dict[str, str]:
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -41,7 +41,10 @@ def dagster_url(chain: Chain) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    try:
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
     left = [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert left == []
 
