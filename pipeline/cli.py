@@ -44,8 +44,8 @@ def run(
 
 @app.command()
 def up(
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="Show this recipe beside tiny. "
-                                                     "Repeatable.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(
+        "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="Show this recipe beside tiny. Repeatable.")] = None,
     port: Annotated[int, typer.Option(help="Dagster's port on 127.0.0.1.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="MLflow's port on 127.0.0.1.")] = 5000,
 ) -> None:

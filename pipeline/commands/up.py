@@ -82,8 +82,9 @@ def _dagster(recipes: list[str], port: int) -> list[str]:
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     supervised = [sys.executable, "-m", "training.supervisor", str(_GRACE), *command]
-    # dagster dev takes a module from this variable instead of the workspace.
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_MODULE_NAME"}
+    # The workspace says which recipes there are; these variables would put another one in tiny's place.
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")}
     with log.open("wb") as output:
         return subprocess.Popen(supervised, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output,
                                 start_new_session=True, env=environment)
