@@ -62,7 +62,7 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
     definitions = build_definitions(recipe)
     prefix = key_prefix(loaded)
     job = definitions.resolve_implicit_global_asset_job_def()
-    chosen = _selected(select, prefix)
+    chosen = _selected(select)
     config: dict[str, Any] = {
         "resources": {"recipe": {"config": {"name": recipe, "overrides": overrides}},
                       "launcher": {"config": {"name": launcher}}},
@@ -74,7 +74,7 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
                                   asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen])
 
 
-def _selected(select: str, prefix: list[str]) -> list[str]:
+def _selected(select: str) -> list[str]:
     if select == "*":
         return list(GRAPH)
     names = [name.strip() for name in select.split(",")]
