@@ -223,16 +223,19 @@ class Tracker:
         return tags
 
     def _note(self, manifest: Manifest, store: Store) -> str:
-        """The run's description: what the version was made from, each a link to its own run, and the Dagster run."""
-        lines = []
+        """The run's description, on one line because MLflow folds longer ones: what it was made from, and by which run.
+
+        Each input is a link to its own run, so that the lineage can be clicked back to the sources.
+        """
+        parents = []
         for record in manifest.inputs.values():
             page = store.links(record.asset, record.version).get("mlflow_url")
-            name = f"{record.asset} {record.version}"
-            lines.append(f"- {f'[{name}]({page})' if page else name}, content `{record.digest[:12]}`")
-        made_from = "\n".join(["Made from", "", *lines]) if lines else "Made from the recipe's sources."
+            parents.append(f"[{record.asset}]({page})" if page else record.asset)
+        note = f"Made from {' · '.join(parents) if parents else 'the sources of the recipe'}"
         dagster_run = manifest.labels.get("dagster_run_id")
-        link = f"\n\n[Dagster run]({self._dagster_url}/runs/{dagster_run})" if dagster_run and self._dagster_url else ""
-        return made_from + link
+        if dagster_run and self._dagster_url:
+            note += f" by this [Dagster run]({self._dagster_url}/runs/{dagster_run})"
+        return note
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         store_uri = store.uri(manifest.asset, manifest.version)
