@@ -1,5 +1,7 @@
 # A GPU job's image: everything `python -m training.run job.json` needs, and no orchestrator.
-FROM nvcr.io/nvidia/pytorch:26.03-py3
+# Any image with Python 3.12 and torch 2.11 for CUDA: docker build --build-arg BASE=... -f docker/trainer.Dockerfile .
+ARG BASE
+FROM ${BASE}
 
 WORKDIR /gatehouse
 COPY pyproject.toml LICENSE README.md ./
