@@ -74,6 +74,15 @@ def test_accumulation_does_not_change_a_masked_loss(store: Store, tmp_path: Path
     assert values(pieces) == pytest.approx(values(whole), rel=1e-5)
 
 
+def test_accumulation_does_not_change_the_chosen_answers_loss(store: Store, tmp_path: Path) -> None:
+    """Micro-batches hold different numbers of chosen tokens; without the weight the loss is that of DPO alone."""
+    section = {"steps": 3, "sft_weight": 1.0}
+    _, whole, _ = train(store, "dpo_model", tmp_path / "whole", section, micro=4096)
+    _, pieces, _ = train(store, "dpo_model", tmp_path / "pieces", section, micro=64)
+    assert values(pieces) == pytest.approx(values(whole), rel=1e-5)
+    assert values(whole)[0] > math.log(2) + 1
+
+
 def test_loss_curve_is_the_known_one(store: Store, tmp_path: Path) -> None:
     """Set GATEHOUSE_UPDATE_GOLDEN=1 to record a new curve after a change that is meant to change it."""
     manifest, rows, folder = train(store, "base_model", tmp_path / "attempt", {"steps": 12}, micro=512)

@@ -22,6 +22,8 @@ from training.engine.deepspeed_config import undivided
 from training.engine.session import Session
 from training.errors import RecipeError
 
+CHOSEN_SHARE = "chosen_share"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -114,14 +116,23 @@ class PairBatches:
         return self.batch_pairs // (self.micro_pairs * self.world_size)
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
-        """TRL's columns: `input_ids`, `attention_mask`, `completion_mask` [2 x pairs, length], reference [pairs]."""
-        first = step * self.batch_pairs + (micro * self.world_size + rank) * self.micro_pairs
-        return self.collate(self.order.rows(first, self.micro_pairs)[1])
+        """TRL's columns: `input_ids`, `attention_mask`, `completion_mask` [2 x pairs, length], reference [pairs].
+
+        With them the number of chosen tokens over its mean among the step's micro-batches, float64 [].
+        """
+        whole = self.order.rows(step * self.batch_pairs, self.batch_pairs)[1]
+        first = (micro * self.world_size + rank) * self.micro_pairs
+        own = whole[first:first + self.micro_pairs]
+        chosen, mean = self._chosen(own), self._chosen(whole) * self.micro_pairs / self.batch_pairs
+        return self.collate(own) | {CHOSEN_SHARE: torch.tensor(chosen / mean, dtype=torch.float64)}
 
     def tokens_before(self, step: int) -> int:
         """Tokens of all ranks before a step, padding left out."""
         lengths = np.array([pair.tokens for pair in self.pairs], np.int64)
         return int(lengths[self.order.rows(0, step * self.batch_pairs)[1]].sum()) if step else 0
+
+    def _chosen(self, numbers: np.ndarray) -> int:
+        return sum(len(self.pairs[number].chosen) for number in numbers)
 
     def longest(self) -> Batch:
         """A micro-batch of the longest pairs."""

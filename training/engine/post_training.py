@@ -18,6 +18,7 @@ from training.data.order import RowOrder
 from training.data.packing import plan
 from training.data.shards import ArrayTokens
 from training.engine.batches import PackedBatches, Packing, Segment, micro_batch_tokens
+from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.errors import SourceError
@@ -28,13 +29,26 @@ class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # TRL
 
 
 class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # TRL is untyped
-    """TRL's DPO trainer over our batches, which already hold the reference model's log-probabilities."""
+    """TRL's DPO trainer over our batches, which already hold the reference model's log-probabilities.
+
+    Attributes:
+        sft_weight: Weight of the chosen answers' negative log-likelihood.
+    """
+
+    sft_weight = 0.0
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL takes the mean over a micro-batch's chosen tokens; weighted by their share it is one over the batch."""
+        share = inputs.pop(CHOSEN_SHARE, None)
+        if self.sft_weight:
+            self.loss_weights = [1.0, self.sft_weight * (1.0 if share is None else float(share))]
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def conversation_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any],
@@ -48,15 +62,18 @@ def conversation_trainer(model: PreTrainedModel, session: Session, settings: dic
                                processing_class=session.tokenizer, peft_config=adapter)
 
 
-def preference_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any],
-                       beta: float) -> PreferenceTrainer:
+def preference_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any], beta: float,
+                       sft_weight: float) -> PreferenceTrainer:
     """A DPO trainer without a second model in memory."""
+    losses: dict[str, Any] = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
     placeholder = Dataset.from_dict({"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]],
                                      "rejected_ids": [[session.pad]]})
     arguments = DPOConfig(**settings, beta=beta, precompute_ref_log_probs=True, max_length=None,
-                          gradient_checkpointing=False)
-    return PreferenceTrainer(model=model, args=arguments, train_dataset=placeholder,
-                             processing_class=session.tokenizer)
+                          gradient_checkpointing=False, **losses)
+    trainer = PreferenceTrainer(model=model, args=arguments, train_dataset=placeholder,
+                                processing_class=session.tokenizer)
+    trainer.sft_weight = sft_weight
+    return trainer
 
 
 def packed_batches(session: Session, sequences: Sequence[np.ndarray], masks: Sequence[np.ndarray], steps: int,

@@ -22,6 +22,10 @@ class DpoModelSection(TrainingSection):
     context: int = Field(512, gt=0)
     batch_pairs: int = Field(16, gt=0)
     beta: float = Field(0.1, gt=0)
+    sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answers' own mean negative log-likelihood "
+                              "beside the DPO loss (Pang et al., Iterative Reasoning Preference Optimization, 2024). "
+                              "The DPO loss alone also falls while chosen answers become less likely, as long as "
+                              "rejected ones fall faster.")
 
 
 class LoraModelSection(TrainingSection):

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.context import StageContext
 from training.data.shards import TokenShards
-from training.engine import export, runtime
+from training.engine import export, probe, runtime
 from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, Segment, micro_batch_tokens, pack, share_steps
 from training.engine.session import Session, convert, fit, open_session
@@ -26,10 +26,12 @@ def run(context: StageContext[Section]) -> StageResult | None:
     converted = convert(session, model)
     trainer = pretraining_trainer(model, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
+    taken = probe.take(session, trainer)
     weights = export.gather_weights(trainer)
 
     def write() -> None:
         export.save_weights(context.out / "model", model.config, weights, session)
+        probe.save(context.out, taken)
         export.report(session, result, _PROMPTS, [(part.first, f"{part.packing.context} tokens")
                                                   for part in batches.segments])
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.context import StageContext
 from training.data.order import RowOrder
-from training.engine import export, runtime
+from training.engine import export, probe, runtime
 from training.engine.pairs import PairBatches, encode_pairs, micro_batch_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
@@ -25,14 +25,17 @@ def run(context: StageContext[Section]) -> StageResult | None:
     batches, dropped = _batches(context, session)
     model = load_parent(session, "sft_model")
     converted = convert(session, model)
-    trainer = preference_trainer(model, session, session.arguments(batches), context.section.beta)
+    trainer = preference_trainer(model, session, session.arguments(batches), context.section.beta,
+                                 context.section.sft_weight)
     reference = reference_logprobs(session, trainer, batches)
     result = fit(session, trainer, replace(batches, reference=reference), converted)
     result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped)})
+    taken = probe.take(session, trainer)
     weights = export.gather_weights(trainer)
 
     def write() -> None:
         export.save_weights(context.out / "model", model.config, weights, session)
+        probe.save(context.out, taken)
         save_reference(context.out / "reference_logprobs.parquet", batches.pairs, reference)
         export.report(session, result, _PROMPTS, unit="nats per pair")
 

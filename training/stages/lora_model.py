@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.chat import encode_conversations
-from training.engine import adapter, export, runtime
+from training.engine import adapter, export, probe, runtime
 from training.engine.batches import PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
@@ -33,12 +33,14 @@ def run(context: StageContext[Section]) -> StageResult | None:
     result = fit(session, trainer, batches, converted)
     result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped),
                                                        "trainable_parameters": float(trainable)})
+    taken = probe.take(session, trainer)
     weights = export.gather_weights(trainer)
 
     def write() -> None:
         adapter.save(context.out / "adapter", trainer.model, weights)
         merged = adapter.merge(load_parent(session, "dpo_model"), context.out / "adapter")
         export.save_weights(context.out / "model", merged.config, merged.state_dict(), session)
+        probe.save(context.out, taken)
         export.report(session, result, _PROMPTS)
 
     export.on_first_rank(session, write)

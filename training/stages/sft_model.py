@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from training.context import StageContext
 from training.data.chat import encode_conversations
-from training.engine import export, runtime
+from training.engine import export, probe, runtime
 from training.engine.batches import PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
@@ -26,10 +26,12 @@ def run(context: StageContext[Section]) -> StageResult | None:
     trainer = conversation_trainer(model, session, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
     result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped)})
+    taken = probe.take(session, trainer)
     weights = export.gather_weights(trainer)
 
     def write() -> None:
         export.save_weights(context.out / "model", model.config, weights, session)
+        probe.save(context.out, taken)
         export.report(session, result, _PROMPTS, unit="nats per assistant's token")
 
     export.on_first_rank(session, write)
