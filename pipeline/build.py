@@ -20,7 +20,7 @@ from pipeline.assets.sft_model import SFT_MODEL
 from pipeline.assets.stage import stage_asset
 from pipeline.assets.tokenizer import TOKENIZER
 from pipeline.automation.schedules import everything_job, nightly_schedule
-from pipeline.automation.sensors import alert_sensors, source_sensor
+from pipeline.automation.sensors import alert_sensors, dead_runs_sensor, source_sensor
 from pipeline.checks.gates import gate_checks
 from pipeline.environment import tracking_uri
 from pipeline.graph import DEFAULT_RECIPE, GRAPH
@@ -57,7 +57,7 @@ def build_definitions(recipe: str = "") -> dg.Definitions:
         asset_checks=[gate_checks(asset, loaded, prefix) for asset in GRAPH],
         jobs=[job],
         schedules=[nightly_schedule(loaded, job)],
-        sensors=[source_sensor(loaded, job), *alert_sensors(loaded, prefix)],
+        sensors=[source_sensor(loaded, job), *alert_sensors(loaded, prefix), dead_runs_sensor(loaded)],
         executor=dg.in_process_executor,
         resources={
             "recipe": RecipeResource(name=name),

@@ -30,6 +30,11 @@ def work() -> Path:
     return home() / "work"
 
 
+def runs() -> Path:
+    """Folder of the locks that running Dagster runs hold."""
+    return home() / "runs"
+
+
 def tracking_uri() -> str:
     """MLflow's tracking store: `$MLFLOW_TRACKING_URI`, by default SQLite in the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"

@@ -1,4 +1,4 @@
-"""One builder per asset at a time."""
+"""Locks that the kernel releases when their process ends, however it ends: one builder per asset, one per run."""
 
 from __future__ import annotations
 
@@ -35,6 +35,39 @@ def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
         yield
+    finally:
+        os.close(descriptor)
+
+
+_runs: dict[Path, int] = {}
+
+
+def mark_alive(runs: Path, run_id: str) -> None:
+    """Hold the run's lock until this process ends.
+
+    Args:
+        runs: Folder of such locks.
+        run_id: Dagster's.
+    """
+    path = runs / f"{run_id}.lock"
+    if path not in _runs:
+        runs.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _runs[path] = descriptor
+
+
+def is_dead(runs: Path, run_id: str) -> bool:
+    """Whether a run once marked itself alive and no process does so now."""
+    try:
+        descriptor = os.open(runs / f"{run_id}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
     finally:
         os.close(descriptor)
 

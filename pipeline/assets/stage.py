@@ -9,8 +9,9 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline.builder import Builder
-from pipeline.environment import work
+from pipeline.environment import runs, work
 from pipeline.graph import GRAPH
+from pipeline.locks import mark_alive
 from pipeline.pages import materialization_metadata
 from pipeline.planner import code_version
 from pipeline.recipe import LoadedRecipe
@@ -74,6 +75,7 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
 def make_builder(run_id: str, recipe: RecipeResource, store: StoreResource, launcher: LauncherResource,
                  tracker: TrackerResource) -> Builder:
     """The builder of one Dagster run."""
+    mark_alive(runs(), run_id)
     loaded = recipe.load()
     return Builder(loaded=loaded, store=store.open(loaded.recipe.name), launcher=launcher.choose(loaded),
                    tracker=tracker.tracker(loaded.recipe.name), work=work(), owner=f"run {run_id[:8]}",

@@ -5,8 +5,9 @@ import os
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from pipeline.environment import ROOT
+from pipeline.environment import ROOT, runs
 from pipeline.graph import GRAPH
+from pipeline.reaper import reap
 from pipeline.recipe import LoadedRecipe
 from pipeline.webhook import post
 from training.data.source_state import source_state
@@ -71,6 +72,19 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
         return dg.SkipReason(f"{len(refused)} refusals posted")
 
     return [run_failed, gate_refused]
+
+
+def dead_runs_sensor(loaded: LoadedRecipe) -> dg.SensorDefinition:
+    """Marks runs as failed whose process is gone, so that the queue does not wait for them."""
+
+    @dg.sensor(name=f"{loaded.recipe.name}_dead_runs", minimum_interval_seconds=60,
+               default_status=dg.DefaultSensorStatus.RUNNING,
+               description="Marks runs as failed whose process was killed, so that nothing waits for them.")
+    def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        ended = reap(context.instance, runs())
+        return dg.SkipReason(f"marked as failed: {', '.join(ended)}" if ended else "every unfinished run is alive")
+
+    return dead_runs
 
 
 def _new_verdicts(context: dg.SensorEvaluationContext) -> list[dg.AssetCheckEvaluation]:

@@ -15,9 +15,10 @@ from rich.table import Table
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
 from pipeline.display import RunDisplay, make_console
-from pipeline.environment import home, store_root
+from pipeline.environment import home, runs, store_root
 from pipeline.graph import GRAPH
 from pipeline.progress import displayed
+from pipeline.reaper import reap
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_messages import nearest
 from pipeline.status import headline
@@ -37,6 +38,8 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
     console = make_console()
     loaded = load_recipe(recipe, overrides)
     instance = dg.DagsterInstance.get()
+    for run_id in reap(instance, runs()):
+        console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
     started = time.monotonic()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     with RunDisplay(console) as display, displayed(display):

@@ -13,11 +13,13 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
+import dagster as dg
 import yaml
 from rich.console import Console
 
-from pipeline.environment import ROOT, home, tracking_uri
+from pipeline.environment import ROOT, home, runs, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
+from pipeline.reaper import reap
 from training.errors import Busy, GatehouseError
 
 _GRACE = 15.0
@@ -34,6 +36,8 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
     console = Console()
     for port, option in ((dagster_port, "--port"), (mlflow_port, "--mlflow-port")):
         _require_free(port, option)
+    for run_id in reap(dg.DagsterInstance.get(), runs()):
+        console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
     urls = {"dagster": f"http://127.0.0.1:{dagster_port}", "mlflow": f"http://127.0.0.1:{mlflow_port}"}
     os.environ.update(GATEHOUSE_DAGSTER_URL=urls["dagster"], GATEHOUSE_MLFLOW_URL=urls["mlflow"])
     logs = home() / "logs"
