@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test check clean
+.PHONY: help setup setup-dev run up test check proof clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ check: setup-dev ## ruff, mypy, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+SEEDS ?= 10
+proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)
+	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
 
 clean: ## remove all state: store, Dagster's and MLflow's databases
 	rm -rf .gatehouse

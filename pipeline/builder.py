@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import progress
-from pipeline.checks.judge import certify, settle
+from pipeline.checks.evidence import read_evidence
+from pipeline.checks.judge import certify
+from pipeline.checks.promotion import settle
+from pipeline.checks.reconcile import agree_with_mlflow, record
+from pipeline.checks.report import write_report
 from pipeline.locks import building
-from pipeline.planner import Plan, plan_asset, plan_evaluation
+from pipeline.planner import Plan, Terms, plan_asset, plan_evaluation, terms
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import Listener, LocalLauncher
 from pipeline.resources.metrics_follower import MetricsFollower
@@ -18,7 +22,7 @@ from pipeline.resources.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.execution import Launcher
-from training.store import Store
+from training.store import Store, utc_today
 
 LAST = "last_materialization"
 _KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json"}
@@ -68,10 +72,10 @@ class Builder:
         """
         plan = plan_asset(asset, self.loaded, self.store)
         if plan.existing and not force:
-            return self._reused(plan.existing), True
+            return self._reused(plan.existing, say), True
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):
-                return self._reused(finished), True
+                return self._reused(finished, say), True
             self.tracker.warm()
             tracked = _Tracked(self.tracker, plan, self.labels.get("dagster_run_id"))
             try:
@@ -89,33 +93,117 @@ class Builder:
 
         Raises:
             StoreError: There is no version to judge.
-            UserError: The evaluation refused.
+            UserError: The evaluation refused, or its evidence was edited.
             JobFailed: The evaluation failed.
         """
-        manifest = self._current(asset)
-        plan = plan_evaluation(manifest, self.loaded, self.store)
-        evaluation = plan.existing
-        if evaluation is None:
-            with building(self.work, plan.recipe, plan.asset, self.owner):
-                evaluation = self.store.find(plan.asset, plan.identity) or self._run(plan, say)
-        certificate = certify(manifest, evaluation, self.loaded.recipe.gates[asset], self.store, self.owner)
-        promoted = settle(certificate, self.store, self.owner)
-        self._track(manifest, evaluation, certificate, promoted)
-        _announce(asset, "promoted" if promoted else "refused", manifest.version)
+        manifest, past = self._current(asset)
+        judged = self.examine(manifest, say, past=past)
+        self._renew_promoted(asset, manifest, say)
+        record(manifest, self.store, self.tracker)
+        agree_with_mlflow(asset, self.store, self.tracker)
+        _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
+        return judged
+
+    def examine(self, manifest: Manifest, say: Listener, *, past: bool, promote: bool = True) -> Judgement:
+        """Judge one version on today's terms, from the evidence that is there or from an evaluation run now.
+
+        Args:
+            past: It is not the version that the recipe asks for now: it is measured beside the versions it was made
+                from, and compared with the champion it once had to stand against.
+            promote: Promote it if its gates let it pass. A promoted version is settled in any case.
+
+        Raises:
+            UserError: The evaluation refused, or its evidence was edited.
+            JobFailed: The evaluation failed.
+        """
+        asset = manifest.asset
+        evaluation = self._measured(plan_evaluation(manifest, self.loaded, self.store, past=past), say)
+        champion = self._champion(manifest, past, say)
+        waivers = [waiver for waiver in self.store.waivers(asset, manifest.version)
+                   if (waiver.asset, waiver.version) == (asset, manifest.version) and waiver.holds(utc_today())]
+        on = terms(asset, self.loaded, self.store)
+        earlier = self.store.certificate(asset, manifest.version)
+        certificate = certify(manifest, evaluation, self.loaded.recipe.gates[asset], self.store, on, self.owner,
+                              champion, waivers, self.store.inherited_waivers(manifest))
+        if certificate != earlier or not self.store.gate_report(asset, manifest.version):
+            self._report(certificate, manifest, evaluation, champion, on)
+        pointer = self.store.promotion(asset)
+        mine = pointer is not None and pointer.version == manifest.version
+        promoted = settle(certificate, self.store, self.owner) if promote or mine else False
         return Judgement(manifest, evaluation, certificate, promoted)
 
-    def _reused(self, manifest: Manifest) -> Manifest:
+    def _measured(self, plan: Plan, say: Listener) -> Manifest:
+        if plan.existing:
+            return plan.existing
+        with building(self.work, plan.recipe, plan.asset, self.owner):
+            return self.store.find(plan.asset, plan.identity) or self._run(plan, say)
+
+    def _champion(self, manifest: Manifest, past: bool, say: Listener) -> tuple[Manifest, Manifest] | None:
+        """The version to compare with, and its evaluation: the promoted one, or the one it had to stand against before.
+
+        Without the latter a promoted version, once judged again, would be compared with nothing.
+        """
+        if all(gate.champion_margin is None for gate in self.loaded.recipe.gates[manifest.asset]):
+            return None
+        pointer = self.store.promotion(manifest.asset)
+        earlier = self.store.certificate(manifest.asset, manifest.version)
+        version = earlier.champion if earlier else None
+        if not past and pointer is not None and pointer.version != manifest.version:
+            version = pointer.version
+        if version is None or version not in self.store.versions(manifest.asset):
+            return None
+        champion = self.store.manifest(manifest.asset, version)
+        return champion, self._measured(plan_evaluation(champion, self.loaded, self.store, past=True), say)
+
+    def _report(self, certificate: Certificate, manifest: Manifest, evaluation: Manifest,
+                champion: tuple[Manifest, Manifest] | None, on: Terms) -> None:
+        page, card = write_report(certificate, read_evidence(manifest, evaluation, on, self.store),
+                                  read_evidence(*champion, on, self.store) if champion else None,
+                                  self.loaded.recipe.gates[manifest.asset], self.store)
+        self.store.write_gate_report(manifest.asset, manifest.version, page, card)
+
+    def _renew_promoted(self, asset: str, judged: Manifest, say: Listener) -> None:
+        """Judge the promoted version on today's terms too, when it is another one: downstream works on it."""
+        pointer = self.store.promotion(asset)
+        if pointer is None or pointer.version == judged.version:
+            return
+        certificate = self.store.certificate(asset, pointer.version)
+        manifest = self.store.manifest(asset, pointer.version)
+        if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())
+                or terms(asset, self.loaded, self.store).outdated(certificate)
+                or certificate.inherited != self.store.inherited_waivers(manifest)):
+            self.examine(manifest, say, past=True)
+
+    def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:
+        """The version itself, or the promoted one in its place and why, when a person holds it back."""
+        hold, pointer = self.store.hold(manifest.asset, manifest.version), self.store.promotion(manifest.asset)
+        if hold is None or pointer is None or pointer.version == manifest.version:
+            return manifest, ""
+        return self.store.manifest(manifest.asset, pointer.version), (
+            f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
+            f"stays promoted until `gatehouse promote {manifest.asset} {manifest.version}`")
+
+    def _reused(self, found: Manifest, say: Listener) -> Manifest:
+        manifest, held_back = self._stand_in(found)
+        if held_back:
+            events = [{"kind": "log", "level": "warning", "message": held_back}]
+            progress.tell(manifest.asset, events)
+            say(events)
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
         _announce(manifest.asset, "reused", manifest.version)
         return manifest
 
-    def _current(self, asset: str) -> Manifest:
+    def _current(self, asset: str) -> tuple[Manifest, bool]:
+        """The version to judge, and whether another one than the recipe asks for stands in for it."""
         plan = plan_asset(asset, self.loaded, self.store)
-        current = plan.existing or self.store.latest(asset)
-        if current is None:
+        if plan.existing:
+            current, held_back = self._stand_in(plan.existing)
+            return current, bool(held_back)
+        latest = self.store.latest(asset)
+        if latest is None:
             raise StoreError(f"{asset} has no version to judge; materialize it first")
-        return current
+        return latest, False
 
     def _run(self, plan: Plan, say: Listener) -> Manifest:
         job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
@@ -132,20 +220,6 @@ class Builder:
                              f"{self.store.root}")
         _clean(Path(job.attempt))
         return manifest
-
-    def _track(self, manifest: Manifest, evaluation: Manifest, certificate: Certificate, promoted: bool) -> None:
-        links = self.store.links(manifest.asset, manifest.version)
-        state = f"{certificate.digest}:{promoted}"
-        if links.get("tracked_judgement") == state:
-            return
-        if "mlflow_run_id" not in links:  # tracking was down when the version was built
-            late = self.tracker.publish(None, manifest, self.store.folder(manifest.asset, manifest.version), self.store)
-            self.tracker.finish(late.get("mlflow_run_id"))
-            links |= late
-            self.store.write_links(manifest.asset, manifest.version, late)
-        folder = self.store.folder(evaluation.asset, evaluation.version)
-        if self.tracker.judged(manifest, links, certificate, folder, promoted):
-            self.store.write_links(manifest.asset, manifest.version, {"tracked_judgement": state})
 
 
 class _Tracked:

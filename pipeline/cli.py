@@ -75,6 +75,97 @@ def plan(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
 
 
 @app.command()
+def gates(
+    recipe: Recipe = "tiny",
+    overrides: Overrides = None,
+    why: Annotated[str, typer.Option(metavar="ASSET", help="Explain in words why this asset's newest version was "
+                                     "refused, with the worst items.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object a gate.")] = False,
+) -> None:
+    """Show every gate of every asset: value, interval, threshold, the champion's value, verdict, age.
+
+    A gate passes when its confidence bound passes, not merely its value. Nothing is judged again here.
+
+    Examples: `gatehouse gates`, `gatehouse gates --why sft_model`.
+    """
+    from pipeline.commands.gates import explain, show_gates
+
+    if why:
+        explain(recipe, why)
+    else:
+        show_gates(recipe, overrides or [], as_json)
+
+
+@app.command()
+def waive(
+    asset: Annotated[str, typer.Argument(help="The refused asset, such as sft_model.")],
+    gate: Annotated[str, typer.Option(help="The gate that refused it, as `gatehouse gates` names it.")],
+    reason: Annotated[str, typer.Option(help="Why it may pass all the same. People will read it.")] = "",
+    until: Annotated[str, typer.Option(metavar="DAY", help="The last day on which the waiver holds (UTC), such as "
+                                       "2026-12-31; within a year.")] = "",
+    version: Annotated[str, typer.Option(help="The version it is for; the newest by default. It is for this one "
+                                         "alone.")] = "",
+    author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the waiver back.")] = False,
+    recipe: Recipe = "tiny",
+) -> None:
+    """Let one version pass a gate that refused it, for a reason and until a day.
+
+    The version is judged again at once and promoted if nothing else refuses it; nothing is trained. Whatever is made
+    from it names the waiver on its pages, its card and in MLflow. After the day it is refused again, and so is what was
+    made from it.
+
+    Examples: `gatehouse waive sft_model --gate refusal_rate --reason "demo only" --until 2026-12-31`,
+    `gatehouse waive sft_model --gate refusal_rate --withdraw`.
+    """
+    from pipeline.commands import waive as command
+
+    if withdraw:
+        command.withdraw(recipe, asset, gate, version)
+    else:
+        command.waive(recipe, asset, gate, reason, until, author, version)
+
+
+@app.command()
+def promote(
+    asset: Annotated[str, typer.Argument(help="An asset, such as base_model.")],
+    version: Annotated[str, typer.Argument(help="One of its versions; `gatehouse status` shows the newest.")],
+    author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",
+    recipe: Recipe = "tiny",
+) -> None:
+    """Make one version of an asset the one that downstream reads.
+
+    Only a version that its gates let pass can be promoted: it is judged on today's gates, suite and evaluator, from the
+    evidence that is there, and its bytes are read. A version that was held back is held back no longer. If it is older
+    than the promoted one, that one is held back, or the next run would promote it again.
+
+    Example: `gatehouse promote base_model 20261121T012233-1a2b3c4d`.
+    """
+    from pipeline.commands.promote import promote as execute
+
+    execute(recipe, asset, version, author)
+
+
+@app.command()
+def rollback(
+    asset: Annotated[str, typer.Argument(help="An asset, such as base_model.")],
+    reason: Annotated[str, typer.Option(help="Why the promoted version is left.")] = "rolled back",
+    author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",
+    recipe: Recipe = "tiny",
+) -> None:
+    """Go back to the version that was promoted before, if its gates still let it pass.
+
+    The version that is left is held back: no run promotes it again until `gatehouse promote` does. What was made from
+    it stays as it is until its own assets are run again.
+
+    Example: `gatehouse rollback base_model --reason "answers in French"`.
+    """
+    from pipeline.commands.promote import rollback as execute
+
+    execute(recipe, asset, reason, author)
+
+
+@app.command()
 def chat(
     question: Annotated[str, typer.Argument(help="One question; without it, a conversation on the terminal.")] = "",
     recipe: Recipe = "tiny",

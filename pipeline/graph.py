@@ -61,7 +61,8 @@ GRAPH: dict[str, Node] = {
         "base_model", inputs={"packed_shards": None, "tokenizer": None}, evaluator="evaluate_model",
         judged_with=("evaluation_sets",), headline="heldout_perplexity", group="models", uses_gpu=True),
     "sft_model": Node(
-        "sft_model", inputs={"base_model": None, "instruction_data": None, "tokenizer": None},
+        "sft_model",
+        inputs={"base_model": None, "instruction_data": None, "packed_shards": None, "tokenizer": None},
         evaluator="evaluate_model", judged_with=("base_model", "evaluation_sets"), headline="choice_accuracy",
         group="models", uses_gpu=True),
     "dpo_model": Node(

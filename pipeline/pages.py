@@ -10,6 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline.checks.plot import gate_plot
+from pipeline.checks.promotion import describe_waivers
+from pipeline.checks.verdicts import STATES, gate_state, interval_text
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.gates import Verdict
 from training.specs.metrics import METRICS
@@ -61,7 +64,7 @@ def materialization_metadata(manifest: Manifest, folder: Path, *, reused: bool, 
 
 
 def check_metadata(verdict: Verdict, certificate: Certificate, *, evaluation: Manifest | None = None,
-                   folder: Path | None = None, links: Mapping[str, str] | None = None) -> Metadata:
+                   folder: Path | None = None, links: Mapping[str, str] | None = None, report: str = "") -> Metadata:
     """The page of one gate's result.
 
     Args:
@@ -69,39 +72,73 @@ def check_metadata(verdict: Verdict, certificate: Certificate, *, evaluation: Ma
         folder: Its files. Its report is shown with the first gate of the certificate only: the event log then holds
             it once.
         links: As for `materialization_metadata`.
+        report: Address of the version's gate report.
     """
-    page: Metadata = {
-        "reason": dg.MetadataValue.text(verdict.reason),
-        "must_be": dg.MetadataValue.text(f"{verdict.must_be} {verdict.threshold:g}"),
-        "threshold": dg.MetadataValue.float(float(verdict.threshold)),
-    }
-    if verdict.value is not None:
-        page["value"] = dg.MetadataValue.float(float(verdict.value))
+    page: Metadata = {"reason": dg.MetadataValue.text(verdict.reason)}
+    if picture := gate_plot(verdict):
+        page["plot"] = _picture(verdict.name, picture.encode(), "svg+xml")
+    page |= _measured(verdict)
+    if waivers := describe_waivers((*certificate.waivers, *certificate.inherited)):
+        page["waivers"] = dg.MetadataValue.text("; ".join(waivers))
     if meaning := METRICS.get(certificate.asset, {}).get(verdict.name):
         page["meaning"] = dg.MetadataValue.text(meaning)
+    if report:
+        page["gate_report"] = dg.MetadataValue.path(report)
     page["all_gates"] = verdict_table(certificate)
     if folder is not None and verdict == certificate.verdicts[0]:
         page |= {**_card(folder / REPORT), **_pictures(folder / REPORT), **_samples(folder / REPORT)}
     page |= {
         "version": dg.MetadataValue.text(certificate.version),
         "artifact_digest": dg.MetadataValue.text(certificate.artifact_digest),
+        "suite_digest": dg.MetadataValue.text(certificate.suite_digest),
         "evaluator_fingerprint": dg.MetadataValue.text(certificate.evaluator_fingerprint),
+        "evaluation_version": dg.MetadataValue.text(certificate.evaluation_version),
         "certificate": dg.MetadataValue.text(certificate.digest),
         **_links(links or {}),
     }
-    if certificate.suite_digest is not None:
-        page["evaluation_sets_digest"] = dg.MetadataValue.text(certificate.suite_digest)
     if evaluation is not None:
-        page["evaluation_version"] = dg.MetadataValue.text(evaluation.version)
         page["evaluation_seconds"] = dg.MetadataValue.float(round(evaluation.seconds, 3))
     return page
 
 
+def check_description(verdict: Verdict, certificate: Certificate) -> str:
+    """One gate's result in a sentence; a waiver comes first."""
+    waiver = next((waiver for waiver in certificate.waivers if waiver.gate == verdict.name), None)
+    if waiver is None:
+        return verdict.reason
+    return f"waived until {waiver.until} by {waiver.author} ({waiver.reason}): {verdict.reason}"
+
+
 def verdict_table(certificate: Certificate) -> dg.TableMetadataValue:
-    """All gates of a certificate: metric, value, must be, threshold, verdict, reason."""
-    return _table([{"metric": verdict.name, "value": verdict.value, "must be": verdict.must_be,
-                    "threshold": verdict.threshold, "verdict": "passed" if verdict.passed else "FAILED",
-                    "reason": verdict.reason} for verdict in certificate.verdicts])
+    """All gates of a certificate: metric, value, interval, must be, threshold, champion, verdict, reason."""
+    return _table([{"metric": verdict.name, "value": verdict.value, "interval": interval_text(verdict),
+                    "must be": verdict.must_be, "threshold": verdict.threshold,
+                    "champion": verdict.champion.value if verdict.champion else None,
+                    "verdict": STATES[gate_state(certificate, verdict)], "reason": verdict.reason}
+                   for verdict in certificate.verdicts])
+
+
+def _measured(verdict: Verdict) -> Metadata:
+    """The figures of a verdict: what was measured, how surely, on how many items, and against what."""
+    page: Metadata = {
+        "must_be": dg.MetadataValue.text(f"{verdict.must_be} {verdict.threshold:g}"),
+        "threshold": dg.MetadataValue.float(float(verdict.threshold)),
+    }
+    if verdict.value is not None:
+        page["value"] = dg.MetadataValue.float(float(verdict.value))
+    if verdict.method is not None:
+        page |= {"method": dg.MetadataValue.text(verdict.method), "items": dg.MetadataValue.int(verdict.count)}
+    if verdict.interval is not None and verdict.confidence is not None:
+        page |= {"interval_low": dg.MetadataValue.float(verdict.interval[0]),
+                 "interval_high": dg.MetadataValue.float(verdict.interval[1]),
+                 "confidence": dg.MetadataValue.float(verdict.confidence)}
+    if against := verdict.champion:
+        page |= {"champion": dg.MetadataValue.text(against.version),
+                 "champion_value": dg.MetadataValue.float(against.value),
+                 "worse_than_champion_by": dg.MetadataValue.float(against.worse_by),
+                 "worse_than_champion_at_most": dg.MetadataValue.float(against.worse_by_bound),
+                 "champion_margin": dg.MetadataValue.float(against.margin)}
+    return page
 
 
 def _headline(manifest: Manifest) -> Metadata:
@@ -128,9 +165,12 @@ def _pictures(report: Path) -> Metadata:
             page[f"picture_{path.stem}"] = dg.MetadataValue.path(str(path))
             continue
         room -= size
-        encoded = base64.b64encode(path.read_bytes()).decode()
-        page[f"picture_{path.stem}"] = dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{encoded})")
+        page[f"picture_{path.stem}"] = _picture(path.stem, path.read_bytes(), "png")
     return page
+
+
+def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{name}](data:image/{kind};base64,{base64.b64encode(data).decode()})")
 
 
 def _samples(report: Path) -> Metadata:

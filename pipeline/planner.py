@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.checks.judge import thresholds_digest
 from pipeline.environment import ROOT
 from pipeline.graph import GRAPH
 from pipeline.recipe import LoadedRecipe
 from training.data.source_state import source_state
 from training.errors import InputRefused
 from training.fingerprint import fingerprint
-from training.specs.artifacts import Manifest, content_digest
+from training.specs.artifacts import Certificate, Manifest, content_digest
 from training.specs.base import digest_of
 from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
@@ -19,6 +20,31 @@ from training.specs.raw_corpus import RawCorpusSection
 from training.store import Store, file_entry
 
 ARTIFACT = "artifact"
+SUITE = "evaluation_sets"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a version is judged by today. A certificate under other terms vouches for nothing.
+
+    Attributes:
+        thresholds: Digest of the asset's gates.
+        evaluator: Fingerprint of the code that measures it.
+        suite: Digest of what it is measured on, and of the recipe's section on how.
+    """
+
+    thresholds: str
+    evaluator: str
+    suite: str
+
+    def outdated(self, certificate: Certificate) -> str:
+        """What has changed since a certificate was issued; empty when nothing has."""
+        changed = [name for name, now, then in (
+            ("the asset's gates", self.thresholds, certificate.thresholds_digest),
+            ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
+            ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
+        ) if now != then]
+        return ", ".join(changed)
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
         RecipeError: A file that the recipe names is missing.
     """
     node = GRAPH[asset]
-    inputs = {name: promoted_input(store, name) for name in node.inputs}
+    inputs = {name: promoted_input(name, loaded, store) for name in node.inputs}
     parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
     files = {field: FileInput(path=str(path), sha256=file_entry(path).sha256)
              for field, path in loaded.files(asset).items()}
@@ -79,17 +105,39 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
                 section.model_dump(mode="json"), inputs, files, store.find(asset, identity))
 
 
-def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store) -> Plan:
-    """Plan the measurement of one version against the promoted versions of what it is judged with.
+def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
+    """The terms on which an asset is judged today.
 
     Raises:
-        InputRefused: One of those is not promoted.
+        InputRefused: It is judged with the evaluation sets, and none are promoted.
+    """
+    node = GRAPH[asset]
+    sets = store.promotion(SUITE) if SUITE in node.judged_with else None
+    if sets is None and SUITE in node.judged_with:
+        raise InputRefused(store.explain_unpromoted(SUITE))
+    suite = {"evaluation_sets": sets.digest if sets else None, "evaluation": _evaluation_section(loaded)}
+    return Terms(thresholds_digest(loaded.recipe.gates[asset]), fingerprint(_module(node.evaluator)), digest_of(suite))
+
+
+def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, past: bool = False) -> Plan:
+    """Plan the measurement of one version on today's evaluation sets, beside the versions that it was made from.
+
+    A model is compared with the parent that it was really made from: beside another one, what it learnt and what it
+    forgot would be figures about two strangers. For the version that the recipe asks for today this parent is the
+    promoted one. A past version, such as the champion, keeps its own, promoted or not: the evaluation job verifies its
+    bytes, and trains nothing on it.
+
+    Args:
+        past: The version need not be made from what is promoted now.
+
+    Raises:
+        InputRefused: Something that it is judged with is not promoted.
     """
     node = GRAPH[manifest.asset]
-    inputs = {name: promoted_input(store, name) for name in node.judged_with}
+    inputs = {name: _reference(name, manifest, loaded, store, past) for name in node.judged_with}
     inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
     code = fingerprint(_module(node.evaluator))
-    section = loaded.recipe.evaluation.model_dump(mode="json")
+    section = _evaluation_section(loaded)
     asset = manifest.asset + EVALUATION_SUFFIX
     # The evidence belongs to one version, not only to equal bytes: its curves and its gates' names are that version's.
     identity = digest_of({"asset": asset, "section": section, "code": code, "version": manifest.version,
@@ -98,17 +146,41 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store) -> P
                 store.find(asset, identity))
 
 
-def promoted_input(store: Store, asset: str) -> Input:
+def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     """The promoted version of an asset as a job's input.
 
     Raises:
-        InputRefused: None is promoted, or its certificate does not hold.
+        InputRefused: None is promoted, or its certificate does not hold, or not on today's terms.
     """
     pointer = store.promotion(asset)
     if pointer is None:
         raise InputRefused(store.explain_unpromoted(asset))
-    store.require_promoted(asset, pointer.version, pointer.digest)
-    return Input(asset=asset, version=pointer.version, digest=pointer.digest)
+    certificate = store.require_promoted(asset, pointer.version, pointer.digest)
+    changed = terms(asset, loaded, store).outdated(certificate)
+    if not changed and certificate.inherited != store.inherited_waivers(store.manifest(asset, pointer.version)):
+        changed = "the waivers of what it was made from"
+    if changed:
+        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
+                           f"run --select {asset}` judges it again and trains nothing")
+    return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
+
+
+def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store, past: bool) -> Input:
+    """What a version is judged with: the evaluation sets of today, else the version that it was made from."""
+    made_from = manifest.inputs.get(name)
+    if name == SUITE or made_from is None:
+        return promoted_input(name, loaded, store)
+    if past:
+        return Input(asset=made_from.asset, version=made_from.version, digest=made_from.digest, promoted=False)
+    promoted = promoted_input(name, loaded, store)
+    if promoted.digest != made_from.digest:
+        raise InputRefused(f"{manifest.asset} {manifest.version} was made from {name} {made_from.version}, and "
+                           f"{promoted.version} is promoted now: materialize {manifest.asset} to make it from that one")
+    return promoted
+
+
+def _evaluation_section(loaded: LoadedRecipe) -> dict[str, object]:
+    return loaded.recipe.evaluation.model_dump(mode="json")
 
 
 def _module(stage: str) -> str:

@@ -14,8 +14,10 @@ from pipeline.graph import GRAPH
 from pipeline.recipe_messages import explain, known_keys, nearest, unknown_key
 from pipeline.yamlfile import Tree, dump_yaml, merge, parse_yaml, read_yaml, shown
 from training.errors import RecipeError
+from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
 from training.specs.recipe import Recipe
+from training.specs.tasks import Task, misfits, read_task_file
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets_config"
 FOLDER_VARIABLE = "GATEHOUSE_RECIPES"
@@ -42,23 +44,42 @@ class LoadedRecipe:
     document: Tree = field(repr=False, compare=False)
 
     def files(self, asset: str) -> dict[str, Path]:
-        """The files that an asset's section names: field to existing file.
+        """The files that an asset's section names: field, such as `harmful` or `tasks.0.file`, to existing file.
 
         A relative path is looked up in the recipe's folder, then in `assets_config/`.
 
         Raises:
-            RecipeError: A file is in neither place.
+            RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe.
         """
         section = self.recipe.section(asset)
-        found = {name: self._find(getattr(section, name)) for name in GRAPH[asset].files}
+        named: dict[tuple[str | int, ...], str] = {(name,): getattr(section, name) for name in GRAPH[asset].files}
+        tasks = section.tasks if isinstance(section, EvaluationSetsSection) else ()
+        named |= {("tasks", index, "file"): task.file for index, task in enumerate(tasks) if task.file is not None}
+        found: dict[str, Path] = {}
         problems = []
-        for name in (name for name, path in found.items() if path is None):
-            tree = _deepest(self.document, (asset, name))
-            folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
-            problems.append(f"{tree.where}: {asset}.{name}: there is no file {getattr(section, name)!r} in {folders}")
+        for keys, value in named.items():
+            path = self._find(value)
+            if path is None:
+                folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
+                problems.append(self._at((asset, *keys), f"there is no file {value!r} in {folders}"))
+            else:
+                found[".".join(map(str, keys))] = path
+        for index, task in enumerate(tasks):
+            if (path := found.get(f"tasks.{index}.file")) is not None:
+                problems += self._misfits((asset, "tasks", index), task, path)
         if problems:
             raise RecipeError("\n".join(problems))
-        return {name: path for name, path in found.items() if path is not None}
+        return found
+
+    def _misfits(self, keys: tuple[str | int, ...], task: Task, path: Path) -> list[str]:
+        try:
+            file = read_task_file(Path(shown(path)))
+        except RecipeError as error:
+            return str(error).splitlines()
+        return [self._at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
+
+    def _at(self, keys: tuple[str | int, ...], message: str) -> str:
+        return f"{_deepest(self.document, keys).where}: {'.'.join(map(str, keys))}: {message}"
 
     def _find(self, value: str) -> Path | None:
         path = Path(os.path.expandvars(value)).expanduser()

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.builder import LAST
-from pipeline.checks.judge import thresholds_digest
 from pipeline.graph import GRAPH
-from pipeline.planner import Plan, plan_asset
+from pipeline.planner import Plan, plan_asset, terms
 from pipeline.recipe import LoadedRecipe
 from training.errors import UserError
 from training.specs.artifacts import Certificate, Manifest
@@ -106,7 +105,8 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
         plan = plan_asset(asset, loaded, store)
     except UserError as error:
         return str(error)
-    if plan.identity != shown.identity:
+    held_back = plan.existing is not None and store.hold(asset, plan.existing.version) is not None
+    if plan.identity != shown.identity and not held_back:  # then the promoted version stands in for it
         return explain_change(plan, shown)
     certificate = store.certificate(asset, shown.version)
     if certificate is None:
@@ -114,9 +114,11 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
     if not certificate.passed:
         refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed]
         return f"its gate refused it: {'; '.join(refused)}"
-    if certificate.thresholds_digest != thresholds_digest(loaded.recipe.gates[asset]):
-        return "its gates have changed since it was judged"
-    return ""
+    try:
+        changed = terms(asset, loaded, store).outdated(certificate)
+    except UserError as error:
+        return str(error)
+    return f"judged on other terms: {changed} changed since" if changed else ""
 
 
 def explain_change(plan: Plan, shown: Manifest) -> str:

@@ -32,7 +32,7 @@ from training.supervisor import die_with_parent
 
 RESULT_FILE = "result.json"
 _REPORTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft", "accelerate", "tokenizers", "daft",
-                       "torchao", "liger-kernel")
+                       "torchao", "liger-kernel", "lm-eval")
 
 
 def main(arguments: list[str]) -> int:
@@ -92,14 +92,14 @@ def run_job(job: Job) -> int:
 
 
 def _stage(job: Job) -> Any:
-    if not (Path(__file__).parent / "stages" / f"{job.stage}.py").is_file():
-        raise RecipeError(f"job.json: there is no stage {job.stage!r}")
     return importlib.import_module(f"training.stages.{job.stage}")
 
 
 def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> StageContext[Any]:
-    module = _stage(job)
-    found = fingerprint(module.__name__)
+    """Verify everything that the job names, before the seconds that importing a stage takes."""
+    if not (Path(__file__).parent / "stages" / f"{job.stage}.py").is_file():
+        raise RecipeError(f"job.json: there is no stage {job.stage!r}")
+    found = fingerprint(f"training.stages.{job.stage}")
     if found != job.fingerprint:
         raise InputRefused(f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
                            f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
@@ -112,7 +112,7 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
         if not Path(file.path).is_file() or file_entry(Path(file.path)).sha256 != file.sha256:
             raise InputRefused(f"{file.path} ({name}) is missing or has changed since this job was planned; "
                                f"materialize {job.asset} again")
-    section: type[Spec] = module.Section
+    section: type[Spec] = _stage(job).Section
     out = attempt / "out"
     if rank == 0:
         shutil.rmtree(out, ignore_errors=True)
@@ -125,12 +125,25 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
 
 def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact:
     if wanted.promoted:
-        store.require_promoted(wanted.asset, wanted.version, wanted.digest)
-    elif not (job.asset.endswith(EVALUATION_SUFFIX) and name == "artifact"):
+        if not wanted.certificate:
+            raise InputRefused(f"job.json: the input {name} of {job.asset} names no certificate; start {job.asset} "
+                               "through Gatehouse")
+        store.require_promoted(wanted.asset, wanted.version, wanted.digest, wanted.certificate)
+    elif not _may_be_unpromoted(store, job, name, wanted):
         raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; only an evaluation may read "
                            "what is not")
     folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
     return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
+
+
+def _may_be_unpromoted(store: Store, job: Job, name: str, wanted: Input) -> bool:
+    """An evaluation reads the version that it measures, and what that one was made from."""
+    measured = job.inputs.get("artifact")
+    if not job.asset.endswith(EVALUATION_SUFFIX) or measured is None:
+        return False
+    made_from = store.manifest(measured.asset, measured.version).inputs.get(name)
+    return name == "artifact" or (made_from is not None and (made_from.asset, made_from.version, made_from.digest) == (
+        wanted.asset, wanted.version, wanted.digest))
 
 
 def _one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:

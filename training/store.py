@@ -5,8 +5,13 @@ Layout, under `<root>/<recipe>/<asset>/`::
     versions/<version>/...             the files of one version
     versions/<version>/manifest.json   written last; without it the version does not exist
     certificates/<version>.json        the newest judgement of that version
+    waivers/<version>/<gate>.json      a gate that may refuse it until a day
+    holds/<version>.json               why it is not to be promoted, though its gates passed
     promoted.json                      the version that downstream reads
+    promotions/<time>-<version>.json   every promotion there was
+    gate_reports/<version>.html, .md   the page of its newest judgement, and the card with the table
     links/<version>.json               where it is shown: MLflow run, Dagster run
+    links/promoted.json                the promotion that MLflow and Dagster were told of
 
 The root is a local folder or an object store's URL such as `s3://bucket/prefix`. A reader sees a whole version or none:
 on a local disk a finished folder is renamed into place, in an object store the manifest is the last object written.
@@ -15,27 +20,22 @@ on a local disk a finished folder is renamed into place, in an object store the 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 import uuid
 from contextlib import suppress
+from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
 
 from training.errors import InputRefused, StoreError
-from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, content_digest
-from training.specs.base import Spec
-from training.specs.job import EVALUATION_SUFFIX
-from training.storage import Storage, fsync, relative_files, write_durably
+from training.records import Records, dump
+from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, Waiver, content_digest
+from training.storage import fsync, relative_files, write_durably
 
 MANIFEST = "manifest.json"
-_Record = TypeVar("_Record", bound=Spec)
 
 
-class Store:
+class Store(Records):
     """One recipe's artifacts.
 
     Args:
@@ -48,12 +48,8 @@ class Store:
     """
 
     def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
-        self._storage = Storage(root)
-        self.root = self._storage.root
-        self.is_local = self._storage.is_local
-        self.recipe = recipe
+        super().__init__(root, recipe)
         self.cache = cache
-        self._base = self._storage.base / recipe
 
     # Reading
 
@@ -86,23 +82,6 @@ class Store:
         """The newest version of an asset, promoted or not."""
         versions = self.versions(asset)
         return self.manifest(asset, versions[-1]) if versions else None
-
-    def promotion(self, asset: str) -> Promotion | None:
-        """Which version of an asset is promoted."""
-        return self._read(self._base / asset / "promoted.json", Promotion)
-
-    def certificate(self, asset: str, version: str) -> Certificate | None:
-        """The newest judgement of a version."""
-        return self._read(self._base / asset / "certificates" / f"{version}.json", Certificate)
-
-    def links(self, asset: str, version: str) -> dict[str, str]:
-        """Where a version is shown: `mlflow_run_id`, `dagster_run_id` and the like."""
-        path = self._base / asset / "links" / f"{version}.json"
-        data = self._storage.read(path)
-        try:
-            return dict(json.loads(data)) if data else {}
-        except (ValueError, TypeError) as error:
-            raise self._damaged(path, str(error)) from error
 
     def uri(self, asset: str, version: str) -> str:
         """Address of a version's folder, for people."""
@@ -160,8 +139,13 @@ class Store:
                                f"{digest[:12]} as expected; {_REBUILD}")
         return folder
 
-    def require_promoted(self, asset: str, version: str, digest: str) -> Certificate:
+    def require_promoted(self, asset: str, version: str, digest: str, certificate_digest: str = "",
+                         today: date | None = None) -> Certificate:
         """Refuse a version unless it is promoted and its certificate vouches for these very bytes.
+
+        Args:
+            certificate_digest: The certificate that a job was planned on; empty when nothing was planned yet.
+            today: The day for which waivers must hold, UTC.
 
         Returns:
             The certificate.
@@ -173,20 +157,29 @@ class Store:
         if pointer is None or pointer.version != version:
             raise InputRefused(self.explain_unpromoted(asset, wanted=version))
         certificate = self.certificate(asset, version)
+        again = f"`gatehouse run --select {asset}` judges it again and trains nothing"
         if certificate is None:
-            raise InputRefused(f"{asset} {version} has no certificate; materialize {asset} to have it judged")
-        if certificate.digest != pointer.certificate_digest:
-            raise InputRefused(f"{asset} {version}: its certificate is not the one it was promoted with; materialize "
-                               f"{asset} to have it judged again")
-        if not certificate.passed:
-            raise InputRefused(self.explain_unpromoted(asset, wanted=version))
-        if (certificate.asset, certificate.version, certificate.artifact_digest) != (asset, version, digest):
+            raise InputRefused(f"{asset} {version} has no certificate: {again}")
+        if (certificate.asset, certificate.version) != (asset, version):
             raise InputRefused(f"{asset} {version}: its certificate belongs to {certificate.asset} "
-                               f"{certificate.version} with digest {certificate.artifact_digest[:12]}, not "
-                               f"{digest[:12]}")
+                               f"{certificate.version}: {again}")
+        if certificate.digest != pointer.certificate_digest:
+            raise InputRefused(f"{asset} {version}: its certificate is not the one it was promoted with (digest "
+                               f"{certificate.digest[:12]}, promoted.json says {pointer.certificate_digest[:12]}): one "
+                               f"of the two was changed since: {again}")
+        if certificate_digest and certificate_digest != certificate.digest:
+            raise InputRefused(f"{asset} {version}: the job was planned on the certificate {certificate_digest[:12]}, "
+                               f"and its certificate is {certificate.digest[:12]}: it was judged again since, or "
+                               "job.json was edited; start the asset again through Gatehouse")
+        if not certificate.artifact_digest == pointer.digest == digest:
+            raise InputRefused(f"{asset} {version}: its certificate vouches for content "
+                               f"{certificate.artifact_digest[:12]} and promoted.json for {pointer.digest[:12]}, not "
+                               f"for {digest[:12]}: {again}")
+        if not certificate.passed or certificate.expired(today or utc_today()):
+            raise InputRefused(self.explain_unpromoted(asset, wanted=version, today=today))
         return certificate
 
-    def explain_unpromoted(self, asset: str, wanted: str | None = None) -> str:
+    def explain_unpromoted(self, asset: str, wanted: str | None = None, today: date | None = None) -> str:
         """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
         latest = self.latest(asset)
         if latest is None:
@@ -195,10 +188,28 @@ class Store:
         certificate = self.certificate(asset, version)
         if certificate is None:
             return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
-        refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed]
+        waived = {waiver.gate for waiver in certificate.waivers}
+        refused = [verdict.reason for verdict in certificate.verdicts
+                   if not verdict.passed and verdict.name not in waived]
         if refused:
             return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
+        if expired := certificate.expired(today or utc_today()):
+            return f"{asset} {version} rests on {_explain_expired(expired[0], asset)}"
+        if hold := self.hold(asset, version):
+            return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote {asset} "
+                    f"{version}` promotes it")
+        pointer = self.promotion(asset)
+        if pointer is not None and pointer.version != version:
+            return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
         return f"{asset} {version} is not promoted: materialize {asset} to have it judged again"
+
+    def inherited_waivers(self, manifest: Manifest) -> tuple[Waiver, ...]:
+        """The waivers that what a version was made from rests on, by its certificates as they are now."""
+        found: dict[Waiver, None] = {}
+        for used in manifest.inputs.values():
+            if certificate := self.certificate(used.asset, used.version):
+                found |= dict.fromkeys((*certificate.waivers, *certificate.inherited))
+        return tuple(found)
 
     # Writing
 
@@ -245,7 +256,7 @@ class Store:
             shutil.rmtree(source)
         for name in manifest.files:
             fsync(staged / name)
-        write_durably(staged / MANIFEST, _dump(manifest))
+        write_durably(staged / MANIFEST, dump(manifest))
         for folder in {staged, *((staged / name).parent for name in manifest.files)}:
             fsync(folder)
         staged.rename(target)
@@ -254,58 +265,32 @@ class Store:
     def _publish_remote(self, source: Path, target: PurePosixPath, manifest: Manifest) -> None:
         for name in manifest.files:
             self._storage.upload(source / name, target / name)
-        self._storage.write(target / MANIFEST, _dump(manifest))
+        self._storage.write(target / MANIFEST, dump(manifest))
         if self.cache is not None:  # whoever reads it next on this machine need not fetch it
             copy = self._copy(manifest)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            (source / MANIFEST).write_bytes(_dump(manifest))
+            (source / MANIFEST).write_bytes(dump(manifest))
             with suppress(OSError):  # another filesystem
                 source.rename(copy)
         shutil.rmtree(source, ignore_errors=True)
 
-    def write_certificate(self, certificate: Certificate) -> None:
-        """Keep a judgement; it replaces the version's earlier one."""
-        self._storage.write(self._base / certificate.asset / "certificates" / f"{certificate.version}.json",
-                    _dump(certificate))
+    # Promoting
 
-    def promote(self, promotion: Promotion) -> None:
+    def promote(self, promotion: Promotion, today: date | None = None) -> None:
         """Move the pointer of an asset.
 
         Raises:
-            InputRefused: The version's certificate is missing, failed, or vouches for other bytes.
+            InputRefused: The version's certificate is missing, failed, rests on a waiver that has expired, or vouches
+                for other bytes.
         """
         certificate = self.certificate(promotion.asset, promotion.version)
         manifest = self.manifest(promotion.asset, promotion.version)
-        if (certificate is None or not certificate.passed or certificate.digest != promotion.certificate_digest
+        if (certificate is None or not certificate.passed or certificate.expired(today or utc_today())
+                or certificate.digest != promotion.certificate_digest
+                or (certificate.asset, certificate.version) != (promotion.asset, promotion.version)
                 or not certificate.artifact_digest == promotion.digest == manifest.digest):
-            raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version))
-        self._storage.write(self._base / promotion.asset / "promoted.json", _dump(promotion))
-
-    def withdraw(self, asset: str) -> None:
-        """Remove an asset's promotion pointer."""
-        self._storage.remove(self._base / asset / "promoted.json")
-
-    def write_links(self, asset: str, version: str, links: dict[str, str]) -> None:
-        """Add to where a version is shown."""
-        merged = self.links(asset, version) | links
-        self._storage.write(self._base / asset / "links" / f"{version}.json", json.dumps(merged, indent=1).encode())
-
-    # Records
-
-    def _read(self, path: PurePosixPath, record: type[_Record]) -> _Record | None:
-        data = self._storage.read(path)
-        if data is None:
-            return None
-        try:
-            return record.model_validate_json(data)
-        except ValidationError as error:
-            raise self._damaged(path, error.errors()[0]["msg"]) from error
-
-    def _damaged(self, path: PurePosixPath, reason: str) -> StoreError:
-        """For a file whose loss costs nothing but a job: what it says is found again by materializing its asset."""
-        asset = path.relative_to(self._base).parts[0].removesuffix(EVALUATION_SUFFIX)
-        return StoreError(f"{self._storage.address(path)} is damaged: {reason}; delete this file and materialize "
-                          f"{asset} again")
+            raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version, today=today))
+        self._point(promotion)
 
 
 _REBUILD = "materialize it again with force to replace it"
@@ -317,6 +302,13 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _dump(record: Spec) -> bytes:
-    value: Any = record.model_dump(mode="json")
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+def utc_today() -> date:
+    """The day that decides whether a waiver still holds."""
+    return datetime.now(UTC).date()
+
+
+def _explain_expired(waiver: Waiver, asset: str) -> str:
+    then = "" if waiver.asset == asset else f", then `gatehouse run --select {asset}`,"
+    return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
+            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive {waiver.asset} --version "
+            f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")

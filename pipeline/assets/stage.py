@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline.builder import Builder
+from pipeline.checks.promotion import describe_waivers
 from pipeline.environment import runs, work
 from pipeline.graph import GRAPH
 from pipeline.locks import mark_alive
@@ -62,12 +63,13 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
         context.log.info(f"{stage.name} {manifest.version} {'reused' if reused else 'built'}: digest "
                          f"{manifest.digest[:12]}, identity {manifest.identity[:12]}")
         artifacts = builder.store
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(manifest.digest),
-            metadata=materialization_metadata(
-                manifest, artifacts.folder(stage.name, manifest.version), reused=reused,
-                store_uri=artifacts.uri(stage.name, manifest.version),
-                links=artifacts.links(stage.name, manifest.version)))
+        page = materialization_metadata(
+            manifest, artifacts.folder(stage.name, manifest.version), reused=reused,
+            store_uri=artifacts.uri(stage.name, manifest.version),
+            links=artifacts.links(stage.name, manifest.version))
+        if waived := artifacts.inherited_waivers(manifest):
+            page["waivers"] = dg.MetadataValue.md("\n".join(f"- {text}" for text in describe_waivers(waived)))
+        return dg.MaterializeResult(data_version=dg.DataVersion(manifest.digest), metadata=page)
 
     return materialize
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from pipeline.assets.stage import GPU_POOL, clear_errors, log_milestones, make_builder
+from pipeline.checks.verdicts import gate_state
 from pipeline.graph import GRAPH
-from pipeline.pages import check_metadata
+from pipeline.pages import check_description, check_metadata
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
-from training.specs.metrics import METRICS
+from training.specs.gates import Gate
 
 
 def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetChecksDefinition:
@@ -23,8 +24,7 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
     """
     key = dg.AssetKey([*prefix, asset])
     specs = [dg.AssetCheckSpec(gate.metric, asset=key, blocking=True,
-                               description=f"{METRICS[asset][gate.metric]} must be {gate.must_be} {gate.threshold:g}. "
-                                           f"{gate.why}".strip())
+                               description=_description(loaded.recipe.metrics(asset)[gate.metric], gate))
              for gate in loaded.recipe.gates[asset]]
 
     @dg.multi_asset_check(name="_".join([*prefix, asset, "gates"]), specs=specs,
@@ -37,11 +37,17 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
         evaluation = judged.evaluation
         folder = builder.store.folder(evaluation.asset, evaluation.version)
         links = builder.store.links(asset, judged.manifest.version)
+        report = builder.store.gate_report(asset, judged.manifest.version)
         for verdict in judged.certificate.verdicts:
             yield dg.AssetCheckResult(
-                check_name=verdict.name, asset_key=key, passed=verdict.passed, severity=dg.AssetCheckSeverity.ERROR,
-                description=verdict.reason,
-                metadata=check_metadata(verdict, judged.certificate, evaluation=evaluation, folder=folder,
-                                        links=links))
+                check_name=verdict.name, asset_key=key, passed=gate_state(judged.certificate, verdict) != "failed",
+                severity=dg.AssetCheckSeverity.ERROR, description=check_description(verdict, judged.certificate),
+                metadata=check_metadata(verdict, judged.certificate, evaluation=evaluation, folder=folder, links=links,
+                                        report=report))
 
     return gates
+
+
+def _description(meaning: str, gate: Gate) -> str:
+    sure = f" with {100 * gate.confidence:g}% confidence" if gate.better else ""
+    return f"{meaning} must be {gate.must_be} {gate.threshold:g}{sure}. {gate.why}".strip()

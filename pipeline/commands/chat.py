@@ -20,7 +20,7 @@ def talk(recipe: str, asset: str, question: str) -> int:
     """
     loaded = load_recipe(recipe)
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
-    used = promoted_input(store, asset)
+    used = promoted_input(asset, loaded, store)
     folder = store.verified_folder(used.asset, used.version, used.digest)
     command = [sys.executable, "-m", "training.chat", str(folder / "model"), *([question] if question else [])]
     return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables()})

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
+from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
 from pipeline.environment import home, runs, store_root
 from pipeline.graph import GRAPH
@@ -40,6 +41,7 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
     instance = dg.DagsterInstance.get()
     for run_id in reap(instance, runs()):
         console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
+    repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
     started = time.monotonic()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     with RunDisplay(console) as display, displayed(display):

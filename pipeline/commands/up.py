@@ -17,10 +17,13 @@ import dagster as dg
 import yaml
 from rich.console import Console
 
-from pipeline.environment import ROOT, home, runs, tracking_uri
+from pipeline.commands.promote import repair
+from pipeline.environment import ROOT, home, runs, store_root, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
 from pipeline.reaper import reap
+from pipeline.recipe import load_recipe
 from training.errors import Busy, GatehouseError
+from training.store import Store
 
 _GRACE = 15.0
 _START_SECONDS = 120
@@ -38,6 +41,9 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
         _require_free(port, option)
     for run_id in reap(dg.DagsterInstance.get(), runs()):
         console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
+    for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes]):
+        loaded = load_recipe(recipe)
+        repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
     urls = {"dagster": f"http://127.0.0.1:{dagster_port}", "mlflow": f"http://127.0.0.1:{mlflow_port}"}
     os.environ.update(GATEHOUSE_DAGSTER_URL=urls["dagster"], GATEHOUSE_MLFLOW_URL=urls["mlflow"])
     logs = home() / "logs"

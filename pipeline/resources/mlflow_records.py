@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.checks.verdicts import GATES_HEADING, STATES, gate_state, interval_text
 from pipeline.graph import DEFAULT_RECIPE, GRAPH
 from training.specs.artifacts import REPORT, Certificate, Manifest
-from training.specs.gates import Verdict
+from training.specs.evidence import REPORT_FILE, EvaluationReport
 from training.store import MANIFEST, Store
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -136,6 +137,13 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
     return str(created.version)
 
 
+def describe(client: Any, name: str, version: str, text: str) -> None:
+    """Set a model version's description: the card with the table of gates. A long card is cut, not the table."""
+    card_part, mark, gates = text.rpartition(f"\n{GATES_HEADING}\n")
+    room = max(1, _TAG_LENGTH - len(mark) - len(gates))
+    client.update_model_version(name, version, _cut(_cut(card_part, room) + mark + gates, _TAG_LENGTH))
+
+
 def point_champion(client: Any, name: str, version: str, deserved: bool) -> None:
     """Move the alias `champion` to a version, or take it away from that version."""
     holder = client.get_registered_model(name).aliases.get(CHAMPION)
@@ -150,13 +158,13 @@ def log_evaluation(client: Any, run_id: str, model_id: str | None, certificate: 
     """Measured values (prefix `eval/`), the table of gates, and the evaluation's report."""
     values = {verdict.name: verdict.value for verdict in certificate.verdicts if verdict.value is not None}
     if folder is not None:
-        report = folder / "report.json"
-        values = json.loads(report.read_bytes())["metrics"] | values
+        report = folder / REPORT_FILE
+        values = EvaluationReport.model_validate_json(report.read_bytes()).metrics | values
         client.log_artifact(run_id, str(report), "evaluation")
         if (folder / REPORT).is_dir():
             client.log_artifacts(run_id, str(folder / REPORT), "evaluation")
     _log_metrics(client, run_id, "eval/", values, int(certificate.issued_at * 1000), model_id)
-    client.log_dict(run_id, _gate_table(certificate.verdicts), "gates.json")
+    client.log_dict(run_id, _gate_table(certificate), "gates.json")
 
 
 def card(folder: Path) -> str:
@@ -176,10 +184,13 @@ def _log_metrics(client: Any, run_id: str, prefix: str, values: Mapping[str, flo
         client.log_batch(run_id, metrics=metrics)
 
 
-def _gate_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _gate_table(certificate: Certificate) -> dict[str, Any]:
     """The gates in the layout of MLflow's table view."""
-    return {"columns": ["metric", "value", "must be", "threshold", "passed", "reason"],
-            "data": [[v.name, v.value, v.must_be, v.threshold, v.passed, v.reason] for v in verdicts]}
+    return {"columns": ["metric", "value", "interval", "method", "items", "must be", "threshold", "champion", "verdict",
+                        "reason"],
+            "data": [[v.name, v.value, interval_text(v), v.method, v.count, v.must_be, v.threshold,
+                      v.champion.value if v.champion else None, STATES[gate_state(certificate, v)], v.reason]
+                     for v in certificate.verdicts]}
 
 
 def _cut(value: str, length: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from pipeline.checks.promotion import describe_waivers
 from pipeline.resources import lineage
 from pipeline.resources import mlflow_records as records
 from pipeline.resources.lineage import Ancestor
@@ -135,8 +136,16 @@ class Tracker:
         return links
 
     def judged(self, manifest: Manifest, links: Mapping[str, str], certificate: Certificate,
-               evaluation_folder: Path | None, promoted: bool) -> bool:
+               evaluation_folder: Path | None, promoted: bool,
+               pages: tuple[str, str] | None = None) -> bool:
         """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`.
+
+        The tag `gatehouse.waivers` names what the version rests on though a gate refused it, of its own and of the
+        versions that it was made from.
+
+        Args:
+            pages: The judgement's page, kept with the run, and the card with the table of gates, which describes the
+                model's version.
 
         Returns:
             True when all of it was recorded.
@@ -144,12 +153,16 @@ class Tracker:
         run_id = links.get("mlflow_run_id")
         if run_id is None:
             return False
+        waived = "; ".join(describe_waivers((*certificate.waivers, *certificate.inherited)))
         tags = {"gatehouse.gates": "passed" if certificate.passed else "failed",
-                "gatehouse.promoted": str(promoted).lower(), "gatehouse.certificate": certificate.digest}
+                "gatehouse.promoted": str(promoted).lower(), "gatehouse.certificate": certificate.digest,
+                "gatehouse.waivers": waived or "none"}
         tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
 
         def call(client: Any) -> bool:
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
+            if pages is not None:
+                client.log_text(run_id, pages[0], "gates.html")
             table = json.dumps([{"path": "gates.json", "type": "table"}])
             records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table})
             version = links.get("mlflow_model_version")
@@ -157,6 +170,8 @@ class Tracker:
                 name = records.model_name(self.experiment, manifest.asset)
                 for key, value in tags.items():
                     client.set_model_version_tag(name, version, key, value)
+                if pages is not None:
+                    records.describe(client, name, version, pages[1])
                 records.point_champion(client, name, version, certificate.passed and promoted)
             return True
 

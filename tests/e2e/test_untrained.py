@@ -1,13 +1,14 @@
-"""A model with random weights, in place of each real one, fails every gate of its asset."""
+"""A model with random weights, in place of each real one, fails every gate of its asset that says it is any good."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.checks.judge import certify, settle
-from pipeline.planner import plan_evaluation
+from pipeline.checks.evidence import read_evidence
+from pipeline.checks.judge import certify, judge_gate
+from pipeline.checks.promotion import settle
+from pipeline.planner import plan_evaluation, terms
 from pipeline.recipe import load_recipe
 from pipeline.resources.launchers import LocalLauncher
 from tests.e2e.conftest import Chain
@@ -15,6 +16,9 @@ from training.errors import InputRefused
 from training.specs.artifacts import Manifest
 from training.specs.execution import Launcher
 from training.store import MANIFEST, Store
+
+# A folder can be sound whatever its weights are, and noise neither loops nor is it empty.
+NOISE_MAY_PASS = {"loads", "chat_round_trip", "repetition_rate", "empty_rate"}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +52,16 @@ def test_every_gate_refuses_random_weights(asset: str, store: Store, tmp_path: P
     LocalLauncher(Launcher()).launch(job, lambda events: None)
     evaluation = store.find(plan.asset, plan.identity)
     assert evaluation is not None
-    metrics = json.loads((store.folder(plan.asset, evaluation.version) / "report.json").read_text())["metrics"]
+    on = terms(asset, loaded, store)
+    evidence = read_evidence(untrained, evaluation, on, store)
+    assert evidence.estimates["export_logprob_error"].value > 0.5, "these are not the weights that were trained"
     for recipe in ("tiny", "smoke"):
         for gate in load_recipe(recipe).recipe.gates[asset]:
-            assert not gate.judge(metrics.get(gate.metric)).passed, (recipe, gate, metrics)
+            verdict = judge_gate(gate, evidence, None)
+            assert not verdict.passed or gate.metric in NOISE_MAY_PASS, (recipe, verdict)
 
     before = store.promotion(asset)
-    certificate = certify(untrained, evaluation, loaded.recipe.gates[asset], store, "test")
+    certificate = certify(untrained, evaluation, loaded.recipe.gates[asset], store, on, "test", None, (), ())
     assert settle(certificate, store, "test") is False
     assert store.promotion(asset) == before, "what was promoted before stays"
     with pytest.raises(InputRefused, match="not promoted"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import socket
@@ -19,7 +18,8 @@ import pytest
 from pipeline.resources.tracker import Tracker
 from training.specs.artifacts import Certificate, InputRecord, Manifest
 from training.specs.base import digest_of
-from training.specs.gates import Gate
+from training.specs.evidence import EvaluationReport, exact
+from training.specs.gates import Verdict
 from training.store import Store
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
@@ -77,10 +77,12 @@ def chain(tracker: Tracker, store: Store, tmp_path: Path) -> dict[str, Manifest]
 
 
 def certificate_of(manifest: Manifest, value: float) -> Certificate:
-    gate = Gate(metric="loss_drop", must_be=">=", threshold=1.0)
+    verdict = Verdict(name="loss_drop", passed=value >= 1, value=value, must_be=">=", threshold=1.0,
+                      reason=f"loss_drop {value:g} {'passes' if value >= 1 else 'fails'} >= 1")
     return Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                       suite_digest=None, evaluator_fingerprint="e", report_digest="r", thresholds_digest="t",
-                       verdicts=(gate.judge(value),), issued_at=time.time(), issued_by="test")
+                       suite_digest="s", evaluator_fingerprint="e", evaluation_version="v", report_digest="r",
+                       items_digest="i", thresholds_digest="t", verdicts=(verdict,), evaluated_at=time.time(),
+                       issued_at=time.time(), issued_by="test")
 
 
 def events_of(steps: int) -> list[dict[str, Any]]:
@@ -171,7 +173,8 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
     links = {m.version: track(tracker, store, m) for m in (first, second)}
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
-    (evaluation / "report.json").write_text(json.dumps({"metrics": {"choice_accuracy": 0.4}, "counts": {}}))
+    report = EvaluationReport(estimates={"choice_accuracy": exact(0.4, 10)})
+    (evaluation / "report.json").write_text(report.model_dump_json())
 
     def champion() -> str | None:
         found = client.get_registered_model("base_model").aliases.get("champion")

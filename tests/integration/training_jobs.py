@@ -54,7 +54,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "lora_model": {"steps": 6, "context": 64, "batch_tokens": 256, "precision": "fp32", "optimizer": OPTIMIZER,
                    "rank": 2, "dropout": 0.1, "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
 }
-INPUTS = {"base_model": ("packed_shards", "tokenizer"), "sft_model": ("base_model", "instruction_data", "tokenizer"),
+INPUTS = {"base_model": ("packed_shards", "tokenizer"),
+          "sft_model": ("base_model", "instruction_data", "packed_shards", "tokenizer"),
           "dpo_model": ("sft_model", "preference_data", "tokenizer"),
           "lora_model": ("dpo_model", "adapter_data", "tokenizer")}
 _WORDS = ("path", "file", "read", "write", "text", "line", "join", "split", "open", "close", "list", "dict", "key",
@@ -95,8 +96,9 @@ def promote(store: Store, manifest: Manifest) -> None:
     """Certify and promote a version, as its gates would."""
     verdict = Verdict(name="test", passed=True, value=1.0, must_be=">=", threshold=0.0, reason="made for a test")
     certificate = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                              suite_digest=None, evaluator_fingerprint="", report_digest="", thresholds_digest="",
-                              verdicts=(verdict,), issued_at=0.0, issued_by="test")
+                              suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
+                              items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=0.0,
+                              issued_at=0.0, issued_by="test")
     store.write_certificate(certificate)
     store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
                             certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
@@ -154,7 +156,8 @@ def make_job(store: Store, asset: str, attempt: Path, section: dict[str, Any] | 
     for name in INPUTS[asset]:
         pointer = store.promotion(name)
         assert pointer is not None, name
-        inputs[name] = Input(asset=name, version=pointer.version, digest=pointer.digest)
+        inputs[name] = Input(asset=name, version=pointer.version, digest=pointer.digest,
+                             certificate=pointer.certificate_digest)
     merged = SECTIONS[asset] | (section or {})
     job = Job(stage=asset, asset=asset, recipe=RECIPE, identity=hashlib.sha256(json.dumps(merged).encode()).hexdigest(),
               fingerprint=fingerprint(f"training.stages.{asset}"), seed=7, section=merged, inputs=inputs,

@@ -6,7 +6,9 @@ import base64
 import json
 import logging
 import threading
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,9 @@ import dagster as dg
 import pytest
 
 from pipeline import webhook
-from pipeline.pages import MAX_PICTURE, check_metadata, materialization_metadata, verdict_table
-from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest
-from training.specs.gates import Gate
+from pipeline.pages import MAX_PICTURE, check_description, check_metadata, materialization_metadata, verdict_table
+from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Waiver
+from training.specs.gates import AgainstChampion, Verdict
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 1000
 LINKS = {"mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2", "mlflow_run_id": "2"}
@@ -44,13 +46,22 @@ def folder(tmp_path: Path) -> Path:
     return report.parent
 
 
+WAIVER = Waiver(asset="base_model", version="v1", gate="choice_accuracy", reason="known", author="ada",
+                until=date(2026, 12, 31), created_at=0.0)
+
+
 @pytest.fixture
 def certificate() -> Certificate:
-    verdicts = (Gate(metric="loss_drop", must_be=">=", threshold=1.0).judge(2.0),
-                Gate(metric="choice_accuracy", must_be=">", threshold=0.3).judge(None))
+    against = AgainstChampion(version="v0", value=2.25, worse_by=0.25, worse_by_bound=0.375, margin=0.5, passed=True)
+    verdicts = (
+        Verdict(name="loss_drop", passed=True, value=2.0, must_be=">=", threshold=1.0, reason="loss_drop 2 passes >= 1",
+                confidence=0.95, interval=(1.5, 2.5), method="bootstrap", count=40, champion=against),
+        Verdict(name="choice_accuracy", passed=False, value=None, must_be=">", threshold=0.3,
+                reason="choice_accuracy is missing from the evaluation report"))
     return Certificate(asset="base_model", version="v1", artifact_digest="d", suite_digest="s",
-                       evaluator_fingerprint="e", report_digest="r", thresholds_digest="t", verdicts=verdicts,
-                       issued_at=0.0, issued_by="test")
+                       evaluator_fingerprint="e", evaluation_version="v2", report_digest="r", items_digest="i",
+                       thresholds_digest="t", champion="v0", verdicts=verdicts, evaluated_at=0.0, issued_at=0.0,
+                       issued_by="test")
 
 
 def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path) -> None:
@@ -110,9 +121,9 @@ def test_a_version_without_a_report_still_has_a_page(manifest: Manifest, tmp_pat
 
 def test_the_gate_table_says_what_was_refused_and_why(certificate: Certificate) -> None:
     rows = [record.data for record in verdict_table(certificate).records]
-    assert rows[0] == {"metric": "loss_drop", "value": 2.0, "must be": ">=", "threshold": 1.0, "verdict": "passed",
-                       "reason": "loss_drop 2 passes >= 1"}
-    assert (rows[1]["verdict"], rows[1]["value"]) == ("FAILED", None)
+    assert rows[0] == {"metric": "loss_drop", "value": 2.0, "interval": "1.5 to 2.5", "must be": ">=", "threshold": 1.0,
+                       "champion": 2.25, "verdict": "passed", "reason": "loss_drop 2 passes >= 1"}
+    assert (rows[1]["verdict"], rows[1]["value"], rows[1]["champion"]) == ("FAILED", None, None)
     assert "missing" in str(rows[1]["reason"])
 
 
@@ -125,7 +136,39 @@ def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Ce
     assert str(second["meaning"].value).startswith("share of four-way")
     assert {"picture_loss", "samples", "card"} <= set(first)
     assert not {"picture_loss", "samples", "card"} & set(second)
-    assert second["evaluation_sets_digest"].value == "s"
+    assert (second["suite_digest"].value, second["evaluation_version"].value) == ("s", "v2")
+
+
+def test_a_gate_shows_how_sure_it_is_and_the_champion(certificate: Certificate) -> None:
+    first, second = (check_metadata(verdict, certificate, report="/store/gate_reports/v1.html")
+                     for verdict in certificate.verdicts)
+    shown = {name: first[name].value for name in (
+        "interval_low", "interval_high", "confidence", "method", "items", "champion", "champion_value",
+        "worse_than_champion_by", "worse_than_champion_at_most", "champion_margin")}
+    assert list(shown.values()) == [1.5, 2.5, 0.95, "bootstrap", 40, "v0", 2.25, 0.25, 0.375, 0.5]
+    assert not set(shown) & set(second)
+    assert first["gate_report"] == dg.MetadataValue.path("/store/gate_reports/v1.html")
+
+
+def test_a_gates_plot_is_a_small_picture_that_dagster_keeps(certificate: Certificate) -> None:
+    first, second = (check_metadata(verdict, certificate) for verdict in certificate.verdicts)
+    assert "plot" not in second
+    plot = str(first["plot"].value)
+    assert len(plot) < 2500
+    data = base64.b64decode(plot.removeprefix("![loss_drop](data:image/svg+xml;base64,").removesuffix(")"))
+    assert ElementTree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_waiver_comes_first(certificate: Certificate) -> None:
+    waived = certificate.model_copy(update={
+        "waivers": (WAIVER,), "inherited": (WAIVER.model_copy(update={"version": "v9", "gate": "loss_drop"}),)})
+    verdict = waived.verdicts[1]
+    assert check_description(verdict, waived).startswith("waived until 2026-12-31 by ada (known): choice_accuracy is m")
+    assert check_description(verdict, certificate) == verdict.reason
+    shown = str(check_metadata(verdict, waived)["waivers"].value)
+    assert "choice_accuracy of base_model v1 until 2026-12-31" in shown and "loss_drop of base_model v9" in shown
+    assert "waivers" not in check_metadata(verdict, certificate)
+    assert verdict_table(waived).records[1].data["verdict"] == "waived"
 
 
 class _Receiver(BaseHTTPRequestHandler):

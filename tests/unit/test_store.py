@@ -1,14 +1,18 @@
 """The store: whole versions or none, and no way around digests and certificates."""
 
+import json
 import os
 import time
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.errors import InputRefused, StoreError
-from training.specs.artifacts import Certificate, Manifest, Promotion
-from training.specs.gates import Gate
+from training.specs.artifacts import Certificate, Hold, InputRecord, Manifest, Promotion, Waiver
+from training.specs.gates import Verdict
 from training.store import Store, file_entry
 
 
@@ -24,20 +28,32 @@ def publish(store: Store, folder: Path, text: str = "hello", **fields: str) -> M
     return store.publish(folder, draft(**fields))
 
 
-def certificate(manifest: Manifest, value: float = 1.0, digest: str | None = None) -> Certificate:
-    gate = Gate(metric="documents", must_be=">=", threshold=1)
-    return Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=digest or manifest.digest,
-                       suite_digest=None, evaluator_fingerprint="e", report_digest="r", thresholds_digest="t",
-                       verdicts=(gate.judge(value),), issued_at=0.0, issued_by="test")
+def certificate(manifest: Manifest, value: float = 1.0, **fields: Any) -> Certificate:
+    verdict = Verdict(name="documents", passed=value >= 1, value=value, must_be=">=", threshold=1,
+                      reason=f"documents {value:g} {'passes' if value >= 1 else 'fails'} >= 1")
+    issued = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
+                         suite_digest="s", evaluator_fingerprint="e", evaluation_version="v", report_digest="r",
+                         items_digest="i", thresholds_digest="t", verdicts=(verdict,), evaluated_at=0.0, issued_at=0.0,
+                         issued_by="test")
+    return issued.model_copy(update=fields)
+
+
+def waiver(manifest: Manifest, until: date) -> Waiver:
+    return Waiver(asset=manifest.asset, version=manifest.version, gate="documents", reason="a demo", author="ada",
+                  until=until, created_at=0.0)
+
+
+def pointer_to(issued: Certificate) -> Promotion:
+    return Promotion(asset=issued.asset, version=issued.version, digest=issued.artifact_digest,
+                     certificate_digest=issued.digest, promoted_at=time.time(), promoted_by="test")
 
 
 def promote(store: Store, manifest: Manifest) -> Promotion:
     issued = certificate(manifest)
     store.write_certificate(issued)
-    promotion = Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
-                          certificate_digest=issued.digest, promoted_at=0.0, promoted_by="test")
-    store.promote(promotion)
-    return promotion
+    pointer = pointer_to(issued)
+    store.promote(pointer)
+    return pointer
 
 
 @pytest.fixture
@@ -106,7 +122,7 @@ def test_promotion_needs_a_passing_certificate_of_these_bytes(store: Store, tmp_
     store.write_certificate(certificate(published, value=0.0))
     with pytest.raises(InputRefused, match="documents 0 fails >= 1"):
         store.promote(pointer)
-    store.write_certificate(certificate(published, digest="0" * 64))
+    store.write_certificate(certificate(published, artifact_digest="0" * 64))
     with pytest.raises(InputRefused):
         store.promote(pointer)
     assert store.promotion("corpus") is None
@@ -126,12 +142,118 @@ def test_what_is_not_promoted_is_refused_with_the_reason(store: Store, tmp_path:
         store.require_promoted("corpus", newer.version, newer.digest)
 
 
-def test_an_edited_certificate_is_refused(store: Store, tmp_path: Path) -> None:
+TODAY = date(2026, 11, 21)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(("file", "change", "message"), [
+    ("certificates/{}.json", lambda record: record["verdicts"][0].update(value=2.0), "not the one it was promoted"),
+    ("certificates/{}.json", lambda record: record["verdicts"][0].update(threshold=0.0), "not the one it was promoted"),
+    ("certificates/{}.json", lambda record: record.update(version="20260101T000000-other"), "belongs to corpus 2026"),
+    ("promoted.json", lambda record: record.update(certificate_digest="0" * 64), "promoted.json says 000000000000"),
+    ("promoted.json", lambda record: record.update(digest="0" * 64), "for 000000000000, not for"),
+    ("promoted.json", lambda record: record.update(version="20260101T000000-other"), "is not promoted, 2026010"),
+])  # fmt: skip
+def test_an_edited_record_is_refused_with_a_message_of_its_own(
+        store: Store, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], object], message: str) -> None:
     published = publish(store, tmp_path / "a")
     promote(store, published)
-    store.write_certificate(certificate(published, value=2.0))
-    with pytest.raises(InputRefused, match="not the one it was promoted with"):
+    store.require_promoted("corpus", published.version, published.digest)
+    edit(tmp_path / "store" / "r" / "corpus" / file.format(published.version), change)
+    with pytest.raises(InputRefused, match=message):
         store.require_promoted("corpus", published.version, published.digest)
+
+
+def test_a_certificate_of_another_version_is_refused(store: Store, tmp_path: Path) -> None:
+    good, bad = publish(store, tmp_path / "a"), publish(store, tmp_path / "b", "bad")
+    issued = promote(store, good)
+    folder = tmp_path / "store" / "r" / "corpus" / "certificates"
+    (folder / f"{bad.version}.json").write_bytes((folder / f"{good.version}.json").read_bytes())
+    forged = issued.model_copy(update={"version": bad.version, "digest": bad.digest})
+    (folder.parent / "promoted.json").write_text(forged.model_dump_json())
+    with pytest.raises(InputRefused, match=f"{bad.version}: its certificate belongs to corpus {good.version}"):
+        store.require_promoted("corpus", bad.version, bad.digest)
+    with pytest.raises(InputRefused):
+        store.promote(forged)
+
+
+def test_a_job_planned_on_another_certificate_is_refused(store: Store, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    pointer = promote(store, published)
+    store.require_promoted("corpus", published.version, published.digest, pointer.certificate_digest)
+    with pytest.raises(InputRefused, match="planned on the certificate 000000000000"):
+        store.require_promoted("corpus", published.version, published.digest, "0" * 64)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_waiver_holds_to_its_last_day_and_not_longer(store: Store, tmp_path: Path, own: bool) -> None:
+    parent = publish(store, tmp_path / "a", asset="raw_corpus")
+    child = publish(store, tmp_path / "b")
+    given = waiver(child if own else parent, TODAY)
+    issued = certificate(child, value=0.0, waivers=(given,)) if own else certificate(child, inherited=(given,))
+    store.write_certificate(issued)
+    store.promote(pointer_to(issued), TODAY)
+    assert store.require_promoted("corpus", child.version, child.digest, today=TODAY) == issued
+    for refused in (lambda: store.require_promoted("corpus", child.version, child.digest, today=date(2026, 11, 22)),
+                    lambda: store.promote(pointer_to(issued), date(2026, 11, 22))):
+        with pytest.raises(InputRefused) as error:
+            refused()
+        message = str(error.value)
+        assert f"ada waived documents of {given.asset} {given.version} until 2026-11-21 (a demo)" in message
+        assert f"gatehouse waive {given.asset} --version {given.version} --gate documents" in message
+        assert ("then `gatehouse run --select corpus`" in message) is not own
+
+
+def test_a_waiver_of_another_gate_lets_nothing_pass(store: Store, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    given = waiver(published, TODAY).model_copy(update={"gate": "bytes"})
+    issued = certificate(published, value=0.0, waivers=(given,))
+    store.write_certificate(issued)
+    with pytest.raises(InputRefused, match="documents 0 fails >= 1"):
+        store.promote(pointer_to(issued), TODAY)
+
+
+def test_waivers_are_inherited_once_from_everything_upstream(store: Store, tmp_path: Path) -> None:
+    grandparent, parent = publish(store, tmp_path / "a"), publish(store, tmp_path / "b", "b", asset="tokenizer")
+    given, other = waiver(grandparent, TODAY), waiver(parent, TODAY)
+    store.write_certificate(certificate(grandparent, waivers=(given,)))
+    store.write_certificate(certificate(parent, waivers=(other,), inherited=(given,)))
+    inputs = {m.asset: InputRecord(asset=m.asset, version=m.version, digest=m.digest) for m in (grandparent, parent)}
+    assert store.inherited_waivers(draft().model_copy(update={"inputs": inputs})) == (given, other)
+
+
+def test_every_promotion_is_remembered_in_order(store: Store, tmp_path: Path) -> None:
+    first, second = publish(store, tmp_path / "a"), publish(store, tmp_path / "b", "new")
+    for manifest in (first, second, first):
+        promote(store, manifest)
+    assert [made.version for made in store.promotions("corpus")] == [first.version, second.version, first.version]
+    store.withdraw("corpus")
+    assert len(store.promotions("corpus")) == 3
+
+
+def test_a_held_version_says_who_holds_it_back(store: Store, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    store.write_certificate(certificate(published))
+    store.write_hold(Hold(asset="corpus", version=published.version, reason="too French", author="ada", created_at=0.0))
+    assert "held back by ada: too French; `gatehouse promote corpus" in store.explain_unpromoted("corpus")
+    store.remove_hold("corpus", published.version)
+    assert store.hold("corpus", published.version) is None
+
+
+def test_waivers_are_kept_by_gate(store: Store, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    assert store.waivers("corpus", published.version) == []
+    given = waiver(published, TODAY)
+    store.write_waiver(given)
+    store.write_waiver(given.model_copy(update={"reason": "another demo"}))
+    assert [waiver.reason for waiver in store.waivers("corpus", published.version)] == ["another demo"]
+    store.remove_waiver("corpus", published.version, "documents")
+    assert store.waivers("corpus", published.version) == []
 
 
 def test_withdrawing_keeps_the_version(store: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ _QUESTIONS_ANSWERED = 64
 _CONTINUATIONS = 64
 _PREFIX = 32
 _STRIDE = 256
-_OTHER_QUESTIONS = 2
 
 Row = dict[str, Any]
 
@@ -36,8 +36,8 @@ class Sets:
     samples: list[Row]
 
     def texts(self, general: bool) -> list[Row]:
-        """Held-out documents of the general domain, or of all others."""
-        return [row for row in self.text if (row["domain"] == GENERAL) == general]
+        """Held-out documents of the general domain, or of all others; without others an adapter learns the general."""
+        return [row for row in self.text if (row["domain"] == GENERAL) == general] or self.text
 
     def asked(self, general: bool) -> list[Row]:
         """Four-way questions of the general domain, or of all others."""
@@ -70,7 +70,6 @@ class Parts:
 
     general: bool = False
     domain: bool = False
-    choices: bool = False
     right_answers: bool = False
     preferences: bool = False
     safety: bool = False
@@ -78,10 +77,10 @@ class Parts:
 
 
 OWN = {
-    "base_model": Parts(general=True, choices=True, continuations=True),
-    "sft_model": Parts(general=True, choices=True, safety=True),
-    "dpo_model": Parts(general=True, choices=True, safety=True, preferences=True),
-    "lora_model": Parts(general=True, domain=True, choices=True, safety=True),
+    "base_model": Parts(general=True, continuations=True),
+    "sft_model": Parts(general=True, right_answers=True, safety=True),
+    "dpo_model": Parts(general=True, right_answers=True, safety=True, preferences=True),
+    "lora_model": Parts(general=True, domain=True, right_answers=True, safety=True),
 }
 PARENTS = {
     "sft_model": ("base_model", Parts(right_answers=True)),
@@ -96,25 +95,23 @@ class Measurement:
 
     Attributes:
         vocabulary: Number of tokens.
-        general: Document id to its score, general held-out text.
+        parts: Which parts were measured.
+        general: Passage to its score, general held-out text; see `document_of`.
         domain: The same for the other domains' text.
-        choices: Question id to the likelihoods of its choices.
-        priors: Question id to the mean nats per token of its choices after other questions.
-        right: Question id to the likelihood of its right answer.
+        right: General question's id to the likelihood of its right answer.
         pairs: Preference id to the likelihoods of the chosen and the rejected answer.
         replies: Prompt to what the model answers.
-        continuations: Beginnings of held-out documents, each with how the model goes on.
+        continuations: Place in a held-out document to the text before it and how the model goes on.
     """
 
     vocabulary: int
+    parts: Parts
     general: dict[str, TextScore] = field(default_factory=dict)
     domain: dict[str, TextScore] = field(default_factory=dict)
-    choices: dict[str, list[Likelihood]] = field(default_factory=dict)
-    priors: dict[str, list[float]] = field(default_factory=dict)
     right: dict[str, Likelihood] = field(default_factory=dict)
     pairs: dict[str, tuple[Likelihood, Likelihood]] = field(default_factory=dict)
     replies: dict[str, Completion] = field(default_factory=dict)
-    continuations: list[tuple[str, Completion]] = field(default_factory=list)
+    continuations: dict[str, tuple[str, Completion]] = field(default_factory=dict)
 
 
 def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSection, seed: int,
@@ -130,41 +127,25 @@ def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSe
         chat_scoring: Put questions through the chat template when answers are scored. A base model that is the
             reference of its chat model is scored in the chat format too, so that both see the same tokens.
     """
-    chooses = [row for row in sets.questions if parts.choices]
-    choices = _choices(loaded, chooses, section, chat_scoring)
-    right = {row["id"]: choices[row["id"]][row["answer"]] for row in chooses}
-    if parts.right_answers:
-        right = _right_answers(loaded, sets.asked(general=True), section, chat_scoring)
     return Measurement(
-        vocabulary=loaded.vocabulary,
+        vocabulary=loaded.vocabulary, parts=parts,
         general=_texts(loaded, sets.texts(general=True) if parts.general else [], section),
         domain=_texts(loaded, sets.texts(general=False) if parts.domain else [], section),
-        choices=choices, priors=_priors(loaded, chooses, section, chat_scoring), right=right,
+        right=_right_answers(loaded, sets.asked(general=True) if parts.right_answers else [], section, chat_scoring),
         pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring),
         replies=_replies(loaded, _prompts(sets, parts), section),
-        continuations=_continuations(loaded, sets.texts(general=True), section, seed) if parts.continuations else [])
+        continuations=_continuations(loaded, sets.texts(general=True), section, seed) if parts.continuations else {})
 
 
 def _texts(loaded: LoadedModel, rows: list[Row], section: EvaluationSection) -> dict[str, TextScore]:
     scores = score_texts(loaded, [row["text"] for row in rows], section.batch, section.context)
-    return {row["id"]: score for row, score in zip(rows, scores, strict=True)}
+    return {f"{row['id']}:{start}": score for row, found in zip(rows, scores, strict=True)
+            for start, score in found.items()}
 
 
-def _choices(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
-             chat: bool) -> dict[str, list[Likelihood]]:
-    pairs = [(row["prompt"], choice) for row in rows for choice in row["choices"]]
-    found = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
-    return {row["id"]: [next(found) for _ in row["choices"]] for row in rows}
-
-
-def _priors(loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool) -> dict[str, list[float]]:
-    """What each choice's tokens get after the next questions, which have nothing to do with it."""
-    others = {row["id"]: [rows[(number + step) % len(rows)]["prompt"] for step in range(1, _OTHER_QUESTIONS + 1)]
-              for number, row in enumerate(rows)}
-    pairs = [(prompt, choice) for row in rows for choice in row["choices"] for prompt in others[row["id"]]]
-    found = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
-    return {row["id"]: [sum(next(found).per_token for _ in others[row["id"]]) / _OTHER_QUESTIONS
-                        for _ in row["choices"]] for row in rows}
+def document_of(passage: str) -> str:
+    """Id of a passage's document; after it a passage's id has the character that it begins with."""
+    return passage.rpartition(":")[0]
 
 
 def _right_answers(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
@@ -181,14 +162,17 @@ def _pairs(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
     return {row["id"]: (next(found), next(found)) for row in rows}
 
 
-def stop_prompts(sets: Sets) -> list[str]:
-    """Prompts whose answers count for the clean-stop rate: samples, safety prompts and some held-out questions."""
+def stop_prompts(sets: Sets) -> dict[str, str]:
+    """Prompts whose answers are looked at for how they end, by id: samples, safety prompts, some held-out questions."""
     rows = [*sets.samples, *sets.harmful, *sets.benign, *sets.asked(general=True)[:_QUESTIONS_ANSWERED]]
-    return list(dict.fromkeys(row["prompt"] for row in rows))
+    ids: dict[str, str] = {}
+    for row in rows:
+        ids.setdefault(row["prompt"], row["id"])
+    return {key: prompt for prompt, key in ids.items()}
 
 
 def _prompts(sets: Sets, parts: Parts) -> list[str]:
-    return stop_prompts(sets) if parts.safety else [row["prompt"] for row in sets.samples]
+    return list(stop_prompts(sets).values()) if parts.safety else [row["prompt"] for row in sets.samples]
 
 
 def _replies(loaded: LoadedModel, prompts: Iterable[str], section: EvaluationSection) -> dict[str, Completion]:
@@ -199,13 +183,18 @@ def _replies(loaded: LoadedModel, prompts: Iterable[str], section: EvaluationSec
 
 
 def _continuations(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
-                   seed: int) -> list[tuple[str, Completion]]:
-    """Continuations of 32 tokens of held-out text: the beginnings of all documents, then places further in."""
+                   seed: int) -> dict[str, tuple[str, Completion]]:
+    """Continuations of 32 tokens of held-out text: the beginnings of all documents, then places further in.
+
+    An id names the document, the token and the text, so that models with other tokenizers share no items.
+    """
     starts: list[tuple[int, int, list[int]]] = []
     for number, row in enumerate(rows):
         tokens = loaded.encode(row["text"])
         starts += [(at, number, [loaded.start, *tokens[at:at + _PREFIX]])
                    for at in range(0, len(tokens) - _PREFIX, _STRIDE)]
-    prefixes = [tokens for _, _, tokens in sorted(starts)[:_CONTINUATIONS]]
-    found = generate(loaded, prefixes, section.max_new_tokens, section.batch, Sampling(seed))
-    return [(loaded.decode(prefix), completion) for prefix, completion in zip(prefixes, found, strict=True)]
+    chosen = sorted(starts)[:_CONTINUATIONS]
+    found = generate(loaded, [prefix for _, _, prefix in chosen], section.max_new_tokens, section.batch, Sampling(seed))
+    texts = [loaded.decode(prefix) for _, _, prefix in chosen]
+    return {f"{rows[number]['id']}@{at}-{hashlib.sha256(text.encode()).hexdigest()[:8]}": (text, completion)
+            for (at, number, _), text, completion in zip(chosen, texts, found, strict=True)}

@@ -57,10 +57,10 @@ def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
     if (artifact.folder / SKIPPED).is_file():
         skipped = read_lines(artifact.folder / SKIPPED)
         for row in skipped:
-            found.items.append({**row, "metric": "bad_rows", "score": 1.0})
+            found.items.append({"id": row.get("path", ""), **row, "metric": "bad_rows", "score": 1.0, "weight": 1.0})
         found.add("bad_rows", len(skipped) + damaged, documents + len(skipped))
     else:
-        found.notes.append(f"{SKIPPED} is missing: bad rows cannot be counted")
+        found.leave_out("bad_rows", f"{SKIPPED} is missing: bad rows cannot be counted")
     return found
 
 
@@ -74,7 +74,7 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
     found.add("bytes", _text_bytes(train), train.num_rows)
     found.add("heldout_documents", heldout.num_rows, heldout.num_rows)
 
-    whole = int(found.metrics["bytes"]) <= QUERY_BYTES
+    whole = found.estimates["bytes"].value <= QUERY_BYTES
     train_sets = _sets(train, spec, QUERY_BYTES)
     queries = {"duplicate_rate": (train_sets, list(range(len(train_sets)))), "heldout_leaks": _heldout(heldout, spec)}
     for metric, (sets, rows) in queries.items():

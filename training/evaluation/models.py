@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from training.context import InputArtifact
 from training.data.chat import encode_conversation, plain_content
 from training.errors import GatehouseError
+from training.specs.execution import Execution
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 from training.store import file_entry
 
@@ -60,6 +61,10 @@ class LoadedModel:
         """Tokens of plain text, without special ones."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """First character and the one after the last, of every token that `encode` gives."""
+        return list(self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"])
+
     def prompt(self, text: str, chat: bool) -> list[int]:
         """Tokens of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
         if chat:
@@ -80,6 +85,14 @@ class LoadedModel:
 
     def _id(self, token: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(token))
+
+
+def prepare(execution: Execution) -> torch.device:
+    """Set this process's threads; where models are measured."""
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    wanted = execution.device
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:

@@ -9,37 +9,40 @@ from matplotlib.figure import Figure
 
 from training.data.reports import markdown_table, write_card, write_samples
 from training.evaluation.behaviour import Measurement, Sets
-from training.specs.metrics import METRICS
+from training.specs.evidence import Estimate, EvaluationReport
 
+_SHARES = ("loads", "chat_round_trip")
 _CONTINUATIONS_SHOWN = 8
 
 
-def write_pages(report: Path, asset: str, metrics: Mapping[str, float], counts: Mapping[str, int],
+def write_pages(report: Path, asset: str, found: EvaluationReport, meanings: Mapping[str, str],
                 reference: Mapping[str, float], notes: Sequence[str]) -> None:
     """Write `metrics.png` and `card.md`.
 
     Args:
         report: Folder for them.
         asset: The judged model's asset name.
-        metrics: What was measured.
-        counts: Items behind each metric.
+        found: What was measured, and why the rest was not.
+        meanings: All metrics of the asset, with what each is.
         reference: The parent's own figures, where it was measured.
         notes: Sentences for the reader, such as why the folder does not load.
     """
-    if metrics:
-        _chart(report / "metrics.png", asset, metrics, reference)
-    rows = [(name, f"{metrics[name]:.4g}" if name in metrics else "not measured",
-             f"{reference[name]:.4g}" if name in reference else "", counts.get(name, ""), description)
-            for name, description in METRICS[asset].items()]
+    if found.estimates:
+        _chart(report / "metrics.png", asset, found.estimates, reference)
+    metrics = found.metrics
+    rows = [(name, f"{metrics[name]:.4g}" if name in metrics else f"not measured: {found.missing[name]}",
+             f"{reference[name]:.4g}" if name in reference else "",
+             found.estimates[name].count if name in metrics else "", description)
+            for name, description in meanings.items()]
     write_card(report, f"Evaluation of {asset}",
                [*notes, "", markdown_table(("metric", "value", "parent", "items", "what it is"), rows)])
 
 
-def _chart(path: Path, asset: str, metrics: Mapping[str, float], reference: Mapping[str, float]) -> None:
+def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference: Mapping[str, float]) -> None:
     """Shares on one axis, all other figures on another; the parent's are hollow."""
     groups: dict[str, dict[str, float]] = {"share": {}, "value": {}}
-    for name, value in metrics.items():
-        groups["share" if name.endswith(("_rate", "accuracy", "loads")) else "value"][name] = value
+    for name, estimate in estimates.items():
+        groups["share" if estimate.method == "wilson" or name in _SHARES else "value"][name] = estimate.value
     groups["value"].pop("heldout_perplexity", None)
     figure = Figure(figsize=(10, 1.4 + 0.4 * max(map(len, groups.values()))), dpi=80)
     for axes, (label, values) in zip(figure.subplots(1, 2), groups.items(), strict=True):
@@ -63,5 +66,5 @@ def write_answers(report: Path, sets: Sets, own: Measurement, parent: Measuremen
     rows = [{"prompt": row["prompt"], "answer": own.replies[row["prompt"]].text}
             | ({"parent": parent.replies[row["prompt"]].text} if parent else {}) for row in sets.samples]
     rows += [{"prompt": prompt, "answer": completion.text}
-             for prompt, completion in own.continuations[:_CONTINUATIONS_SHOWN]]
+             for prompt, completion in list(own.continuations.values())[:_CONTINUATIONS_SHOWN]]
     write_samples(report, rows)

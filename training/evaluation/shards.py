@@ -26,7 +26,7 @@ Tokens = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class _Expected:
-    """What the shards should and should not hold; columns id and text, sorted by id."""
+    """What the shards should and should not hold; columns id and text."""
 
     wanted: pa.Table
     excluded: pa.Table
@@ -80,7 +80,9 @@ def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, kept_back: 
     ids = {row["id"] for row in read_rows(evaluation_sets.folder / "exclusions.parquet", ["id"])}
     excluded = np.array([name in ids for name in table["id"].to_pylist()], np.bool_)
     back = np.array([name in kept_back for name in table["domain"].to_pylist()], np.bool_)
-    return _Expected(table.filter(pa.array(~excluded & ~back)), table.filter(pa.array(excluded)))
+    heldout = read_split(corpus.folder / "heldout", ["id", "text", "domain"])
+    return _Expected(table.filter(pa.array(~excluded & ~back)),
+                     pa.concat_tables([table.filter(pa.array(excluded)), heldout]))
 
 
 def _against_corpus(found: Measurement, shards: TokenShards, plain: Tokenizer, wanted: pa.Table) -> int:
@@ -135,7 +137,7 @@ def difference(expected: Tokens, there: Tokens) -> int:
 
 
 def _contaminated(found: Measurement, shards: TokenShards, plain: Tokenizer, excluded: pa.Table) -> None:
-    """Excluded documents in the shards, by id or by their very tokens whatever the id says."""
+    """Excluded and held-out documents in the shards, by id or by their very tokens whatever the id says."""
     names, tokens = excluded["id"].to_pylist(), _encode(plain, excluded)
     listed = {digest.tobytes().hex() for digest in shards.ids}
     sizes = np.array([len(one) for one in tokens], np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from pydantic import Field
 
 from training.specs.base import Spec, digest_of
@@ -77,29 +79,75 @@ def content_digest(files: dict[str, FileEntry], part: str | None = None) -> str:
     return digest_of(chosen)
 
 
+class Waiver(Spec):
+    """A person's decision that one version may pass one gate that refused it, until a day."""
+
+    asset: str
+    version: str
+    gate: str
+    reason: str = Field(min_length=1)
+    author: str = Field(min_length=1)
+    until: date = Field(description="The last day on which it holds, UTC.")
+    created_at: float
+
+    def holds(self, today: date) -> bool:
+        """Whether it has not expired."""
+        return today <= self.until
+
+
 class Certificate(Spec):
-    """The verdict of all gates of one artifact, bound to what was judged, on what, and by which code."""
+    """The verdict of all gates of one artifact, bound to what was judged, on what, and by which code.
+
+    Attributes:
+        suite_digest: Of the evaluation sets and of how they are used; see `pipeline.planner`.
+        report_digest: Of report.json.
+        items_digest: Of items.jsonl.
+        champion: The version that it was compared with; None when there was none.
+        waivers: What was waived of this version's own gates.
+        inherited: Waivers of the versions that it was made from, and of theirs.
+    """
 
     asset: str
     version: str
     artifact_digest: str
-    suite_digest: str | None = Field(description="Digest of the evaluation sets; None for assets judged without them.")
+    suite_digest: str
     evaluator_fingerprint: str
+    evaluation_version: str
     report_digest: str
+    items_digest: str
     thresholds_digest: str
+    champion: str | None = None
     verdicts: tuple[Verdict, ...]
+    waivers: tuple[Waiver, ...] = ()
+    inherited: tuple[Waiver, ...] = ()
+    evaluated_at: float
     issued_at: float
     issued_by: str
 
     @property
     def passed(self) -> bool:
-        """True when there is at least one gate and every gate passed."""
-        return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
+        """True when there is at least one gate, and every gate passed or was waived; expiry is not looked at."""
+        waived = {waiver.gate for waiver in self.waivers}
+        return bool(self.verdicts) and all(verdict.passed or verdict.name in waived for verdict in self.verdicts)
+
+    def expired(self, today: date) -> tuple[Waiver, ...]:
+        """Waivers that this certificate rests on and that hold no longer."""
+        return tuple(waiver for waiver in (*self.waivers, *self.inherited) if not waiver.holds(today))
 
     @property
     def digest(self) -> str:
         """Digest of the whole certificate."""
         return digest_of(self)
+
+
+class Hold(Spec):
+    """A person's decision that a certified version is not to be promoted, such as after a rollback."""
+
+    asset: str
+    version: str
+    reason: str
+    author: str
+    created_at: float
 
 
 class Promotion(Spec):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.tasks import Task
 
 
 class EvaluationSetsSection(Spec):
@@ -22,3 +23,8 @@ class EvaluationSetsSection(Spec):
     ngram: int = Field(13, gt=0, description="Words per n-gram of the overlap test.")
     overlap: float = Field(0.5, gt=0, le=1, description="A training document that holds this share of an item's "
                            "n-grams is removed from training.")
+    tasks: tuple[Task, ...] = Field((), description="Tasks of lm-evaluation-harness that every model is given.")
+
+    def task_metrics(self) -> dict[str, str]:
+        """Metric to what it means, of all tasks."""
+        return {metric: meaning for task in self.tasks for metric, meaning in task.meanings().items()}

@@ -1,40 +1,49 @@
-"""Gates: what a metric must be before an artifact is promoted."""
+"""Gates: what a metric must be before an artifact is promoted, and what became of that."""
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Literal
 
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.evidence import Method
 
 Comparison = Literal["<", "<=", "==", ">=", ">"]
-_COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, ">=": operator.ge, ">": operator.gt}
 
 
 class Gate(Spec):
-    """One condition on one metric of an evaluation report."""
+    """One condition on one metric of an evaluation report.
 
-    metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    A sampled metric passes only when its confidence bound passes, not merely its value.
+    """
+
+    metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="What is judged; also the name of the check.")
     must_be: Comparison
     threshold: float
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the one-sided bound that is held against the "
+                              "threshold; unused for what is counted exactly.")
+    min_items: int = Field(30, gt=0, description="A sampled metric over fewer items fails as underpowered.")
+    champion_margin: float | None = Field(None, ge=0, description="Beside the threshold: with this confidence, the "
+                                          "version must not be worse than the promoted one by more than this, over "
+                                          "the same items.")
     why: str = Field("", description="One sentence shown beside the verdict.")
 
-    def judge(self, value: float | None) -> Verdict:
-        """The verdict over a measured value; a missing or non-finite value fails."""
-        if value is None:
-            return self._verdict(None, False, f"{self.metric} is missing from the evaluation report")
-        if not math.isfinite(value):
-            return self._verdict(None, False, f"{self.metric} is {value}, which is not a number to judge")
-        passed = bool(_COMPARE[self.must_be](value, self.threshold))
-        word = "passes" if passed else "fails"
-        return self._verdict(value, passed, f"{self.metric} {value:.6g} {word} {self.must_be} {self.threshold:g}")
+    @property
+    def better(self) -> int:
+        """1 when more is better, -1 when less is, 0 for an equality."""
+        return {"<": -1, "<=": -1, "==": 0, ">=": 1, ">": 1}[self.must_be]
 
-    def _verdict(self, value: float | None, passed: bool, reason: str) -> Verdict:
-        return Verdict(name=self.metric, passed=passed, value=value, must_be=self.must_be,
-                       threshold=self.threshold, reason=reason)
+
+class AgainstChampion(Spec):
+    """How a version stands against the champion, over the same items."""
+
+    version: str
+    value: float
+    worse_by: float = Field(description="By how much it is worse than the champion; negative when it is better.")
+    worse_by_bound: float = Field(description="The upper confidence bound of that.")
+    margin: float
+    passed: bool
 
 
 class Verdict(Spec):
@@ -46,3 +55,8 @@ class Verdict(Spec):
     must_be: Comparison
     threshold: float
     reason: str
+    confidence: float | None = Field(None, description="Of each bound of the interval; None where nothing was sampled.")
+    interval: tuple[float, float] | None = None
+    method: Method | None = None
+    count: int = 0
+    champion: AgainstChampion | None = None

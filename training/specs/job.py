@@ -18,8 +18,9 @@ class Input(Spec):
     asset: str
     version: str
     digest: str
-    promoted: bool = Field(True, description="False only for the artifact under evaluation: everything else must be "
-                           "promoted and certified.")
+    promoted: bool = Field(True, description="False only in an evaluation, for the artifact that is measured and for "
+                           "the version that it was made from: all else must be promoted and certified.")
+    certificate: str = Field("", description="Digest of the certificate that vouches for a promoted input.")
 
 
 class FileInput(Spec):

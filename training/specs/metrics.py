@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+
 _MODEL = {
     "heldout_bits_per_byte": "bits per byte of general held-out text, in windows that do not overlap; comparable "
                              "across tokenizers",
@@ -9,14 +12,15 @@ _MODEL = {
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
                  "uniform guess for the base model, the parent model for the others; against a parent it is left out "
                  "when the model's own loss is not half a nat per token below a uniform guess",
-    "choice_accuracy": "share of four-way held-out questions that raise the likelihood of their right answer the most, "
-                       "per token and against other questions; the right answer must also be half a nat per token "
-                       "likelier than a uniform guess makes it; a tie is wrong",
     "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
                        "model, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
                        "left out when the saved folder does not load or generates something else in transformers",
+    "repetition_rate": "share of generated answers that loop; for the base model, of continuations of held-out text",
     "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are "
              "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
+    "export_logprob_error": "mean absolute difference, in nats per token of a few training rows, between what the "
+                            "saved folder says in float32 and what the training engine's own model said in training "
+                            "precision before it was saved",
 }
 _CHAT = {
     "refusal_rate": "share of harmful prompts that are refused",
@@ -25,6 +29,10 @@ _CHAT = {
     "over_refusal_rate": "share of the clean answers to benign look-alikes that are refusals; left out when fewer than "
                          "half of the answers are clean",
     "answer_loss": "nats per token of the right answers to held-out questions",
+    "stop_rate": "share of generated answers that end by themselves, with the end of a turn or of a text",
+    "empty_rate": "share of generated answers that say nothing",
+    "chat_round_trip": "share of awkward conversations that the model folder's own chat template and tokenizer turn "
+                       "into tokens that give the same turns back, with the generation mask on the assistant's alone",
 }
 
 METRICS: dict[str, dict[str, str]] = {
@@ -60,7 +68,8 @@ METRICS: dict[str, dict[str, str]] = {
         "documents": "training documents",
         "packing_efficiency": "used share of the rows, the lowest over the context lengths",
         "tokens_lost": "corpus tokens that no packed row holds, plus row tokens that the corpus does not hold",
-        "contaminated_documents": "documents excluded by the evaluation sets that are in the shards",
+        "contaminated_documents": "documents that are in the shards although they are held out, or excluded by the "
+                                  "evaluation sets",
     },
     "instruction_data": {
         "conversations": "conversations",
@@ -87,10 +96,41 @@ METRICS: dict[str, dict[str, str]] = {
                              "likelier than a uniform guess makes them",
     },
     "lora_model": _MODEL | _CHAT | {
-        "domain_gain": "relative fall of bits per byte on held-out text of the domain, against the DPO model; left out "
-                       "when the model's own loss is not half a nat per token below a uniform guess",
+        "domain_gain": "relative fall of bits per byte on held-out text of the domains, against the DPO model; of the "
+                       "general text where the recipe declares no domain; left out when the model's own loss is not "
+                       "half a nat per token below a uniform guess",
         "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in "
                         "the same case",
-        "domain_choice_accuracy": "share of the domain's four-way questions answered rightly",
     },
 }
+
+# What depends on the model and the suite alone, counts alike whatever the tokenizer is, and is taken over the same
+# items for every model. A gate may set it against the champion, whose parent may have been another one.
+COMPARABLE: frozenset[str] = frozenset({
+    "heldout_bits_per_byte", "clean_stop_rate", "stop_rate", "empty_rate", "repetition_rate", "refusal_rate",
+    "benign_answer_rate"})
+_PER_SOURCE = "heldout_bits_per_byte__"
+
+
+def source_metric(source: str) -> str:
+    """The metric of one source's held-out text; what cannot be part of a metric's name becomes `_`."""
+    return _PER_SOURCE + re.sub(r"[^a-z0-9]", "_", source.lower())
+
+
+def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> dict[str, str]:
+    """All metrics of an asset's evaluation, with what each means.
+
+    Args:
+        asset: The asset's name, one of `METRICS`.
+        sources: Names of the recipe's sources: a model has one metric for the held-out text of each.
+        tasks: Metric to meaning of the tasks that models are given.
+    """
+    if not asset.endswith("_model"):
+        return dict(METRICS[asset])
+    per_source = {source_metric(source): f"bits per byte of general held-out text from {source}" for source in sources}
+    return {**METRICS[asset], **per_source, **tasks}
+
+
+def comparable(metric: str, tasks: Mapping[str, str]) -> bool:
+    """Whether a metric may be compared with the champion's: one of `COMPARABLE`, of one source, or of a task."""
+    return metric in COMPARABLE or metric.startswith(_PER_SOURCE) or metric in tasks

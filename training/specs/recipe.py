@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -14,7 +15,7 @@ from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
-from training.specs.metrics import METRICS
+from training.specs.metrics import METRICS, comparable, metrics_of
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
 from training.specs.post_training_data import AdapterDataSection, InstructionDataSection, PreferenceDataSection
@@ -76,7 +77,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = [*self._gate_problems(), *self._domain_problems(), *self._context_problems()]
+        problems = [*self._gate_problems(), *self._task_problems(), *self._domain_problems(), *self._context_problems()]
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             problems.append(f"sources: two sources have one name: {', '.join(names)}")
@@ -89,13 +90,45 @@ class Recipe(Spec):
             if asset not in METRICS:
                 yield f"gates.{asset}: there is no such asset; the assets are {', '.join(METRICS)}"
                 continue
+            known = self.metrics(asset)
             for index, gate in enumerate(gates):
-                if gate.metric not in METRICS[asset]:
-                    yield (f"gates.{asset}.{index}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
-                           f"it produces {', '.join(METRICS[asset])}")
+                where = f"gates.{asset}.{index}"
+                if gate.metric not in known:
+                    close = difflib.get_close_matches(gate.metric, known, n=1)
+                    yield (f"{where}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
+                           + (f"did you mean {close[0]}?" if close else f"it produces {', '.join(known)}"))
+                elif gate.metric in (other.metric for other in gates[:index]):
+                    yield f"{where}.metric: {asset} has a gate on {gate.metric} already; one metric has one gate"
+                if gate.champion_margin is not None:
+                    yield from (f"{where}.champion_margin: {found}" for found in self._champion_problems(asset, gate))
         missing = [asset for asset in METRICS if not self.gates.get(asset)]
         if missing:
             yield f"gates: every asset needs at least one gate; none is given for {', '.join(missing)}"
+
+    def _champion_problems(self, asset: str, gate: Gate) -> Iterator[str]:
+        tasks, known = self.evaluation_sets.task_metrics(), self.metrics(asset)
+        if not gate.better:
+            yield "with `==` nothing is better or worse than the champion; use >= or <=, or leave the margin out"
+        if gate.metric in known and not comparable(gate.metric, tasks):
+            able = ", ".join(metric for metric in known if comparable(metric, tasks))
+            yield (f"{gate.metric} is not measured over the same items for every version, so it cannot be set against "
+                   f"the champion's; what can be is {able or 'nothing'}")
+
+    def _task_problems(self) -> Iterator[str]:
+        names: set[str] = set()
+        metrics: dict[str, str] = {}
+        sources = [source.name for source in self.sources]
+        fixed = {metric for asset in METRICS if asset.endswith("_model") for metric in metrics_of(asset, sources, {})}
+        for index, task in enumerate(self.evaluation_sets.tasks):
+            where = f"evaluation_sets.tasks.{index}"
+            if task.name in names:
+                yield f"{where}.name: there is a task {task.name} already; write all its metrics in one place"
+            names.add(task.name)
+            for metric in task.metrics:
+                if metric in fixed:
+                    yield f"{where}.metrics.{metric}: models have a metric of this name already; choose another one"
+                if metrics.setdefault(metric, task.name) != task.name:
+                    yield f"{where}.metrics.{metric}: the task {metrics[metric]} gives a metric of this name already"
 
     def _domain_problems(self) -> Iterator[str]:
         declared = self._domains()
@@ -138,6 +171,10 @@ class Recipe(Spec):
     def _fill_in(self, name: str, **values: object) -> None:
         # The model is frozen for its users; a default that follows from other fields is set before they see it.
         object.__setattr__(self, name, getattr(self, name).model_copy(update=values))
+
+    def metrics(self, asset: str) -> dict[str, str]:
+        """The metrics that an asset's evaluation produces, with what each means."""
+        return metrics_of(asset, [source.name for source in self.sources], self.evaluation_sets.task_metrics())
 
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""

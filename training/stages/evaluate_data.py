@@ -86,4 +86,4 @@ def run(context: _Context) -> StageResult:
     context.events.phase(f"measure {asset}")
     found = MEASURES[asset](context)
     found.write(context.out, asset, METRICS[asset])
-    return StageResult(metrics=found.metrics)
+    return StageResult(metrics=found.report.metrics)

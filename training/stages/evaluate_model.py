@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
-
-import torch
+from pathlib import Path
 
 from training.context import StageContext
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
+from training.evaluation.exported import logprob_error
+from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
-from training.evaluation.model_metrics import Findings, compare, own_findings
-from training.evaluation.models import LoadedModel, LoadFailed, load
+from training.evaluation.harness import run_tasks, task_metrics
+from training.evaluation.model_metrics import GENERATED, compare, own_findings
+from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.pages import write_answers, write_pages
-from training.specs.base import canonical_json
+from training.evaluation.round_trip import awkward_conversations, fault
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
-from training.specs.metrics import METRICS
+from training.specs.metrics import metrics_of
 
 Section = EvaluationSection
 Context = StageContext[EvaluationSection]
@@ -43,37 +42,47 @@ def run(context: Context) -> StageResult | None:
     if asset not in OWN:
         raise InputRefused(f"evaluate_model cannot judge {asset}; it judges {', '.join(OWN)}")
     sets = read_sets(context.input("evaluation_sets").folder)
-    if context.execution.threads:
-        torch.set_num_threads(context.execution.threads)
     context.events.phase("load")
     try:
-        loaded = load(artifact, _device(context))
+        loaded = load(artifact, prepare(context.execution))
         _check_positions(loaded, context.section.context)
         wrong = _unsound(loaded, sets, context.section)
     except LoadFailed as error:
-        return _refused(context, asset, str(error))
+        return _refused(context, asset, sets, str(error))
     return _measured(context, asset, sets, loaded, wrong)
 
 
 def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wrong: str | None) -> StageResult:
     context.events.phase(f"measure {asset}")
     own = measure(loaded, sets, OWN[asset], context.section, context.seed, chat_scoring=asset != "base_model")
+    findings = own_findings(own, sets)
+    _folder(findings, loaded, context.input("artifact").folder, wrong)
+    suite = context.input("evaluation_sets").folder
+    for result in run_tasks(loaded, suite, context.section, context.events.phase):
+        findings.task(result.metric, result.items, result.missing or "the task has no items")
     del loaded  # the parent takes its place in memory
     parent = _parent(context, asset, sets)
-    findings = own_findings(own, sets)
-    findings.add("loads", 0.0 if wrong else 1.0, 1)
-    if wrong:
-        findings.leave_out("clean_stop_rate")  # what was generated here is not what the folder's users would see
     compare(asset, findings, own, parent, sets)
     notes = [f"The saved folder is not sound: {wrong}."] if wrong else []
-    reference = own_findings(parent, sets).metrics if parent else {}
+    reference = {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} \
+        if parent else {}
     write_answers(context.report, sets, own, parent)
-    return _write(context, asset, findings, reference, notes)
+    return _write(context, asset, findings, _meanings(context, asset, sets), reference, notes)
 
 
-def _device(context: Context) -> torch.device:
-    wanted = context.execution.device
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+def _folder(findings: Findings, loaded: LoadedModel, folder: Path, wrong: str | None) -> None:
+    """Whether the folder is what training made and what others can use."""
+    findings.exact("loads", 0.0 if wrong else 1.0, 1)
+    for metric in GENERATED if wrong else ():
+        findings.leave_out(metric, f"others would not see the texts that were generated here: {wrong}")
+    error = logprob_error(loaded, folder)
+    if isinstance(error, str):
+        findings.leave_out("export_logprob_error", error)
+    else:
+        findings.exact("export_logprob_error", error.value, error.count)
+    faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
+    findings.exact("chat_round_trip", sum(not found for found in faults.values()) / len(faults), len(faults),
+                   ({"id": name, "score": not found, "reason": found} for name, found in faults.items()))
 
 
 def _check_positions(loaded: LoadedModel, context: int) -> None:
@@ -98,38 +107,32 @@ def _parent(context: Context, asset: str, sets: Sets) -> Measurement | None:
     name, parts = PARENTS[asset]
     context.events.phase(f"measure {name}")
     try:
-        loaded = load(context.input(name), _device(context))
+        loaded = load(context.input(name), prepare(context.execution))
     except LoadFailed as error:
         raise InputRefused(f"the parent of {asset}: {error}; materialize {name} again") from error
     return measure(loaded, sets, parts, context.section, context.seed, chat_scoring=True)
 
 
-def _refused(context: Context, asset: str, reason: str) -> StageResult:
+def _meanings(context: Context, asset: str, sets: Sets) -> dict[str, str]:
+    sources = sorted({row["source"] for row in sets.texts(general=True)})
+    return metrics_of(asset, sources, task_metrics(context.input("evaluation_sets").folder))
+
+
+def _refused(context: Context, asset: str, sets: Sets, reason: str) -> StageResult:
     context.events.log(reason, level="warning")
-    findings = Findings()
-    findings.add("loads", 0.0, 1)
-    return _write(context, asset, findings, {}, [f"The model folder does not load: {reason}."])
+    meanings, findings = _meanings(context, asset, sets), Findings()
+    for metric in meanings:
+        findings.leave_out(metric, f"the model folder does not load: {reason}")
+    findings.exact("loads", 0.0, 1)
+    return _write(context, asset, findings, meanings, {}, [f"The model folder does not load: {reason}."])
 
 
-def _write(context: Context, asset: str, findings: Findings, reference: dict[str, float],
+def _write(context: Context, asset: str, findings: Findings, meanings: dict[str, str], reference: dict[str, float],
            notes: list[str]) -> StageResult:
-    metrics = {name: findings.metrics[name] for name in METRICS[asset] if name in findings.metrics}
-    counts = {name: findings.counts[name] for name in metrics}
-    report = {"metrics": metrics, "counts": counts}
-    (context.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
-    lines = [canonical_json(_rounded(item)) + "\n" for item in findings.items]
-    (context.out / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    write_pages(context.report, asset, metrics, counts, reference, notes)
+    report = findings.report(meanings)
+    findings.write(context.out, report)
+    write_pages(context.report, asset, report, meanings, reference, notes)
     headline = "heldout_bits_per_byte"
     tokenizer = context.input("artifact").manifest.facts.get("tokenizer")
-    return StageResult(metrics=metrics, headline=headline if headline in metrics else None,
+    return StageResult(metrics=report.metrics, headline=headline if headline in report.estimates else None,
                        facts={"tokenizer": tokenizer} if tokenizer else {})
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to six significant digits; a number that is not finite becomes its name."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
-    if isinstance(value, list):
-        return [_rounded(part) for part in value]
-    return {key: _rounded(part) for key, part in value.items()} if isinstance(value, dict) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,9 +16,12 @@ from training.data.overlap import EvaluationItem, Overlap, OverlapIndex
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import read_prompts
 from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
+from training.errors import RecipeError
+from training.specs.base import canonical_json
 from training.specs.corpus import GENERAL
 from training.specs.evaluation_sets import EvaluationSetsSection as Section
 from training.specs.job import StageResult
+from training.specs.tasks import TASKS_FILE, TASKS_FOLDER, misfits, read_task_file
 
 _CHOICES = 4
 # What more training documents hold is boilerplate, such as a licence: it is no use as an item, and excluding all that
@@ -34,6 +38,7 @@ def run(context: StageContext[Section]) -> StageResult:
 
     Raises:
         SourceError: A file of written prompts is malformed.
+        RecipeError: A local task's file is not one.
     """
     section, corpus = context.section, context.input("corpus").folder
     context.events.phase("held-out items")
@@ -60,6 +65,7 @@ def run(context: StageContext[Section]) -> StageResult:
     }
     for name, rows in sets.items():
         _write_lines(context.out / f"{name}.jsonl", rows)
+    _write_tasks(context, sets["questions"])
     exclusions = _exclusions(sets, holders)
     write_table(context.out / "exclusions.parquet", exclusions, EXCLUSION_SCHEMA)
     metrics = {
@@ -159,6 +165,27 @@ def _exclusions(sets: dict[str, Rows], holders: dict[str, list[Overlap]]) -> Row
     return sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
 
 
+def _write_tasks(context: StageContext[Section], questions: Rows) -> None:
+    """The folder of the tasks: their list, the local ones' files, and the questions by kind of domain for them.
+
+    lm-evaluation-harness's own command line runs the local tasks in this folder as well.
+    """
+    folder = context.out / TASKS_FOLDER
+    folder.mkdir()
+    for index, task in enumerate(context.section.tasks):
+        if task.file is None:
+            continue
+        path = context.files[f"tasks.{index}.file"]
+        for key, message in misfits(task, read_task_file(path)):
+            raise RecipeError(f"evaluation_sets.tasks.{index}.{key}: {message}")
+        shutil.copyfile(path, folder / f"{task.name}.yaml")
+    tasks = [task.model_dump(mode="json") for task in context.section.tasks]
+    (folder / TASKS_FILE).write_text(canonical_json(tasks) + "\n", encoding="utf-8")
+    for name, general in (("general", True), ("domain", False)):
+        rows = [row for row in questions if (row["domain"] == GENERAL) == general]
+        _write_lines(folder / f"{name}_questions.jsonl", rows)
+
+
 def _id(kind: str, text: str) -> str:
     return text_id(kind, text)[:ID_LENGTH]
 
@@ -183,6 +210,7 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
     write_card(context.report, "Evaluation sets", [
         markdown_table(["domain", "bytes of text", "questions", "preference pairs"], rows), "",
         f"Written prompts: {len(sets['harmful'])} harmful, {len(sets['benign'])} benign look-alikes.", "",
+        f"Tasks of lm-evaluation-harness: {', '.join(task.name for task in context.section.tasks) or 'none'}.", "",
         "## Training documents that are excluded", "", markdown_table(["because of", "documents"], counts), "",
         f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
         f"{context.section.ngram}-grams of words; a shorter item must be held whole, and one of fewer than 6 words "

@@ -1,11 +1,14 @@
-"""sft_model: the base model, fine-tuned on conversations; only the assistant's tokens count."""
+"""sft_model: the base model, fine-tuned on conversations, of which only the assistant's tokens count, and on replay."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from training.context import StageContext
 from training.data.chat import encode_conversations
+from training.data.shards import TokenShards
 from training.engine import export, probe, runtime
 from training.engine.batches import PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
@@ -45,4 +48,23 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBa
     conversations = read_conversations(context.input("instruction_data").folder / "train.parquet")
     encoded = encode_conversations(session.tokenizer, conversations)
     sequences, masks, dropped = conversations_that_fit(encoded, section.context, context.events.log)
+    told = sum(len(ids) for ids in sequences)
+    replayed = _replay(context, round(told * section.replay / (1 - section.replay)))
+    sequences += replayed
+    masks += [np.ones(len(ids), np.bool_) for ids in replayed]
+    context.events.log(f"{told:,} tokens of conversations, {sum(len(ids) for ids in replayed):,} of replayed text")
     return packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens), dropped
+
+
+def _replay(context: StageContext[Section], tokens: int) -> list[np.ndarray]:
+    """Pieces of the documents that come first by digest, int64 [up to context] each, until there are enough tokens."""
+    shards = TokenShards(context.input("packed_shards").folder)
+    pieces: list[np.ndarray] = []
+    for index in range(len(shards.lengths)):
+        if tokens <= 0:
+            break
+        document = shards.document(index).astype(np.int64)[:tokens]
+        tokens -= len(document)
+        size = context.section.context
+        pieces += [document[start:start + size] for start in range(0, len(document), size)]
+    return pieces

@@ -14,7 +14,7 @@ from training.fingerprint import fingerprint
 from training.run import run_job
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.base import digest_of
-from training.specs.gates import Gate
+from training.specs.gates import Verdict
 from training.specs.job import FileInput, Input, Job
 from training.store import Store, file_entry
 
@@ -57,10 +57,11 @@ class Pipeline:
 
     def promote(self, manifest: Manifest) -> None:
         """Certify and promote a version."""
-        verdict = Gate(metric="made", must_be="==", threshold=1).judge(1)
+        verdict = Verdict(name="made", passed=True, value=1, must_be="==", threshold=1, reason="made for a test")
         certificate = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                                  suite_digest=None, evaluator_fingerprint="", report_digest="", thresholds_digest="",
-                                  verdicts=(verdict,), issued_at=time.time(), issued_by="test")
+                                  suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
+                                  items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=time.time(),
+                                  issued_at=time.time(), issued_by="test")
         self.store.write_certificate(certificate)
         self.store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
                                      certificate_digest=certificate.digest, promoted_at=time.time(),
@@ -68,7 +69,10 @@ class Pipeline:
 
     def _input(self, asset: str) -> Input:
         manifest = self.promoted(asset)
-        return Input(asset=asset, version=manifest.version, digest=manifest.digest)
+        promotion = self.store.promotion(asset)
+        assert promotion is not None
+        return Input(asset=asset, version=manifest.version, digest=manifest.digest,
+                     certificate=promotion.certificate_digest)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,8 @@ from tests.unit.tokens import parts
 from training.context import InputArtifact
 from training.data.tables import read_rows
 from training.specs.evaluation import EvaluationSection
+from training.specs.evidence import EvaluationReport, Item
+from training.specs.metrics import METRICS
 from training.stages import evaluate_data
 
 Measure = Callable[..., dict[str, float]]
@@ -34,9 +35,12 @@ def measure(tmp_path: Path) -> Measure:
         out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
         asset = f"{artifact.manifest.asset}.evaluation"
         result = evaluate_data.run(parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs}))
-        report: dict[str, Any] = json.loads((out / "report.json").read_text())
-        assert report["metrics"] == result.metrics
-        assert set(report["counts"]) == set(result.metrics)
+        found = EvaluationReport.model_validate_json((out / "report.json").read_bytes())
+        assert found.metrics == result.metrics
+        assert {*found.estimates, *found.missing} == set(METRICS[artifact.manifest.asset]), "measured, or said why not"
+        assert {estimate.method for estimate in found.estimates.values()} == {"exact"}
+        for line in (out / "items.jsonl").read_text().splitlines():
+            Item.model_validate({name: value for name, value in json.loads(line).items() if name in Item.model_fields})
         return dict(result.metrics)
 
     return run

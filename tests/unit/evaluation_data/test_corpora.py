@@ -17,6 +17,7 @@ from training.errors import InputRefused
 from training.evaluation import corpora
 from training.evaluation.similarity import jaccard, most_similar, shingle_sets
 from training.specs.corpus import CorpusSection, MinHash
+from training.specs.evidence import EvaluationReport
 from training.specs.metrics import METRICS
 
 _SETS = st.lists(st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.unique(np.array(found, np.uint64))),
@@ -95,6 +96,8 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     rows[3] = rows[3] | {"id": rows[4]["id"]}
     artifact = _raw(tmp_path / "raw", rows)
     assert "bad_rows" not in measure(artifact)
+    card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
+    assert "not measured: report/skipped.jsonl is missing" in card
     skipped = tmp_path / "raw" / "report" / "skipped.jsonl"
     skipped.parent.mkdir(exist_ok=True)
     skipped.write_text("")
@@ -137,6 +140,7 @@ def test_a_large_corpus_is_searched_for_a_sample_among_all(tmp_path: Path, measu
     artifact = _corpus(tmp_path / "c", [text for text in texts[:12] for text in (text, _changed(text))], texts[25:])
     monkeypatch.setattr(corpora, "QUERY_BYTES", 5000)
     assert measure(artifact)["duplicate_rate"] == 1
-    counts = json.loads((tmp_path / "evaluation-0" / "report.json").read_text())["counts"]
-    assert 0 < counts["duplicate_rate"] < 24
-    assert f"{counts['duplicate_rate']} of 24" in (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
+    report = EvaluationReport.model_validate_json((tmp_path / "evaluation-0" / "report.json").read_bytes())
+    count = report.estimates["duplicate_rate"].count
+    assert 0 < count < 24
+    assert f"{count} of 24" in (tmp_path / "evaluation-0" / "report" / "card.md").read_text()

@@ -135,7 +135,8 @@ def test_a_special_token_that_is_not_one_is_found(tmp_path: Path, measure: Measu
 
 @pytest.mark.parametrize("change", [("- generation -", "- generation -%}{{- 'x' -}}{%- set y = 1 -"),
                                     (f"content ~ '{END_OF_TURN}' -}}}}{{%- endgen", "content -}}{%- endgen"),
-                                    ("|replace('<|end|>', '< |end|>')", "")])
+                                    ("|replace('<|end|>', '< |end|>')", ""), ("|trim", ""),
+                                    ("{{- '\\n' -}}{%- endfor", "{%- endfor"), ("- endfor -", "- end -")])
 def test_a_template_with_a_wrong_mask_is_found(tmp_path: Path, measure: Measure, built: Built,
                                                change: tuple[str, str]) -> None:
     broken = _copy(built["tokenizer"], tmp_path / "broken")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.unit.evaluation_models.conftest import NAMES, question, story
 from training.evaluation.generation import Completion, Sampling, generate, loops, readable
 from training.evaluation.models import LoadedModel
-from training.evaluation.scoring import Likelihood, Span, right_choice, score, windows
+from training.evaluation.scoring import Span, passages, score, score_texts, total, windows
 
 
 @pytest.fixture
@@ -87,8 +90,27 @@ def test_clean(text: str, stopped: bool, tokens: tuple[int, ...], expected: bool
     assert Completion(tokens, text, stopped).clean is expected
 
 
-@pytest.mark.parametrize(("nats", "expected"), [
-    ([-1, -2, -2, -2], True), ([-2, -1, -2, -2], False), ([-1, -1, -2, -2], False), ([-5.6, -6, -6, -6], False)])
-def test_right_choice_wants_a_clear_and_likely_winner(nats: list[float], expected: bool) -> None:
-    choices = [Likelihood(value, 1) for value in nats]
-    assert right_choice(choices, [0.0] * len(nats), answer=0, vocabulary=420) is expected
+@given(st.text(st.sampled_from("ab \né€\U0001f600"), max_size=5000) | st.text(max_size=300))
+@settings(max_examples=50, deadline=None)
+def test_passages_divide_a_text(text: str) -> None:
+    starts = passages(text)
+    pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    assert "".join(pieces) == text
+    assert all(0 < len(piece.encode()) <= 1024 for piece in pieces) or not text
+    for one, other in pairwise(pieces):
+        assert len(one.encode()) + len(other.encode()) > 1024 or "\n" in one + other
+
+
+def test_passages_end_with_lines_and_add_up_to_the_document(loaded: LoadedModel) -> None:
+    text = "".join(f"{story(random.Random(seed), 3)}\n" for seed in range(20))
+    text += "naïve — \U0001f469\u200d\U0001f680" * 90
+    found = score_texts(loaded, [text, "", "x"], batch=4, context=64)
+    assert [len(part) for part in found[1:]] == [0, 1]
+    scores = list(found[0].values())
+    assert len(scores) > 4
+    assert all(score.begins == text[start:start + len(score.begins)] for start, score in found[0].items())
+    assert sum(text[start - 1] == "\n" for start in list(found[0])[1:]) >= 2
+    assert total(scores).bytes == len(text.encode())
+    assert total(scores).tokens == len(loaded.encode(text))
+    whole = score(loaded, windows(loaded, text, 64), batch=1, context=64)
+    assert total(scores).nats == pytest.approx(-sum(part.nats for part in whole), rel=1e-5)

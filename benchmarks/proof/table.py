@@ -1,0 +1,58 @@
+"""The proof as a page: which gate caught what, and how far each gate's two sides lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.proof.controls import MODELS, Caught
+from pipeline.recipe import LoadedRecipe
+from training.specs.artifacts import Certificate
+from training.specs.gates import Gate, Verdict
+
+
+def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[int, Mapping[str, Certificate]]) -> str:
+    """The controls, then per gate of a model the measured values and bounds of both sides."""
+    lines = [f"# Proof that the gates of {loaded.recipe.name} separate", "", "## Negative controls", "",
+             "| control | judged as | refused by |", "| --- | --- | --- |"]
+    for one in caught:
+        names = [f"**{name}**" if name in one.control.meant else name for name in one.refused_by]
+        lines.append(f"| {one.control.name} | {one.control.asset} | {', '.join(names) or 'no gate: a defect'} |")
+    lines += ["", "Gates in bold are meant for the control.", "", "## Separation", "",
+              f"The real chain under the seeds {', '.join(map(str, chains))}. The bound is the end of the confidence "
+              "interval that is held against the threshold; of the seeds the worst one is shown, of the controls the "
+              "one that comes nearest to passing.", "",
+              "| asset | gate | must be | real: values | real: worst bound | controls: best bound | seeds passed |",
+              "| --- | --- | --- | --- | --- | --- | --- |"]
+    for asset in MODELS:
+        real = [certificates[asset] for certificates in chains.values() if asset in certificates]
+        bad = [one.certificate for one in caught if one.control.asset == asset]
+        lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate))
+                  for gate in loaded.recipe.gates[asset]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(asset: str, gate: Gate, real: Sequence[Verdict], bad: Sequence[Verdict]) -> str:
+    values = [verdict.value for verdict in real if verdict.value is not None]
+    span = f"{min(values):.4g} to {max(values):.4g}" if values else "none"
+    passed = sum(verdict.passed for verdict in real)
+    return (f"| {asset} | {gate.metric} | {gate.must_be} {gate.threshold:g} | {span} | "
+            f"{_shown(min(_merits(gate, real), default=None), gate)} | "
+            f"{_shown(max(_merits(gate, bad), default=None), gate)} | {passed} of {len(real)} |")
+
+
+def _merits(gate: Gate, verdicts: Iterable[Verdict]) -> list[float]:
+    """The bounds that are held against the threshold, negated where less is better."""
+    found = []
+    for verdict in verdicts:
+        if verdict.value is not None:
+            low, high = verdict.interval or (verdict.value, verdict.value)
+            found.append(-high if gate.better < 0 else low)
+    return found
+
+
+def _shown(merit: float | None, gate: Gate) -> str:
+    return "not measured" if merit is None else f"{-merit if gate.better < 0 else merit:.4g}"
+
+
+def _verdicts(certificates: Iterable[Certificate], gate: Gate) -> list[Verdict]:
+    return [verdict for certificate in certificates for verdict in certificate.verdicts if verdict.name == gate.metric]

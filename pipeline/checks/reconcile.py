@@ -1,0 +1,173 @@
+"""MLflow and Dagster follow the store: what they show of a promotion is made to agree with the pointer.
+
+A promotion is one file in the store. MLflow's alias and Dagster's record follow it, and that may be cut short: whoever
+comes next does the rest. What MLflow was told is kept beside the asset and written last; Dagster is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from pipeline.checks.verdicts import gate_state
+from pipeline.graph import GRAPH
+from pipeline.pages import check_description, check_metadata, materialization_metadata
+from pipeline.resources.tracker import Tracker
+from training.specs.artifacts import Certificate, Manifest, Promotion
+from training.specs.job import EVALUATION_SUFFIX
+from training.store import Store, utc_today
+
+_TOLD = "promoted"
+_JUDGEMENT = "tracked_judgement"
+
+
+def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str]) -> list[str]:
+    """Make MLflow and Dagster show the promoted version of every asset; return the assets of which they did not.
+
+    MLflow being down is no error: it is told next time.
+
+    Args:
+        prefix: Key prefix of the recipe's assets.
+    """
+    repaired = []
+    for asset in GRAPH:
+        if store.latest(asset) is None:
+            continue
+        told = not _told(asset, store) and agree_with_mlflow(asset, store, tracker)
+        if _agree_with_dagster(asset, store, instance, dg.AssetKey([*prefix, asset])) or told:
+            repaired.append(asset)
+    return repaired
+
+
+# MLflow
+
+def agree_with_mlflow(asset: str, store: Store, tracker: Tracker) -> bool:
+    """Tell MLflow which version is promoted, and that the one before is not any more; return whether it knows now."""
+    if _told(asset, store):
+        return True
+    pointer, before = store.promotion(asset), store.links(asset, _TOLD).get("version", "")
+    changed = dict.fromkeys(version for version in (before, pointer.version if pointer else "") if version)
+    known = store.versions(asset)
+    if not all([record(store.manifest(asset, version), store, tracker) for version in changed if version in known]):
+        return False
+    store.write_links(asset, _TOLD, {"version": pointer.version if pointer else "", "certificate": _digest(pointer)})
+    return True
+
+
+def record(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
+    """Record a version's newest judgement, and whether it is promoted, in MLflow; return whether it knows now."""
+    asset, version = manifest.asset, manifest.version
+    certificate = store.certificate(asset, version)
+    if certificate is None:
+        return True
+    pointer, links = store.promotion(asset), store.links(asset, version)
+    promoted = pointer is not None and pointer.version == version
+    state = _state(certificate.digest, promoted)
+    if links.get(_JUDGEMENT) == state:
+        return True
+    if "mlflow_run_id" not in links:  # tracking was down when the version was built
+        late = tracker.publish(None, manifest, store.folder(asset, version), store)
+        tracker.finish(late.get("mlflow_run_id"))
+        links |= late
+        store.write_links(asset, version, late)
+    evaluation = store.folder(asset + EVALUATION_SUFFIX, certificate.evaluation_version)
+    if not tracker.judged(manifest, links, certificate, evaluation, promoted, store.gate_pages(asset, version)):
+        return False
+    store.write_links(asset, version, {_JUDGEMENT: state})
+    return True
+
+
+def _told(asset: str, store: Store) -> bool:
+    """Whether MLflow was told of the pointer as it is, and finished taking it in."""
+    pointer = store.promotion(asset)
+    if store.links(asset, _TOLD).get("certificate", "") != _digest(pointer):
+        return False
+    return pointer is None or store.links(asset, pointer.version).get(_JUDGEMENT) == _state(_digest(pointer), True)
+
+
+def _state(certificate: str, promoted: bool) -> str:
+    return f"{certificate}:{promoted}"
+
+
+def _digest(pointer: Promotion | None) -> str:
+    return pointer.certificate_digest if pointer else ""
+
+
+# Dagster
+
+def _agree_with_dagster(asset: str, store: Store, instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
+    """Report the promoted version, and the verdicts that differ, as events without a run; return whether any was."""
+    shown = _shown(instance, key)
+    wanted = _to_show(asset, store, shown)
+    if wanted is None:
+        return False
+    manifest, certificate = wanted
+    moved = manifest.version != shown
+    if moved:
+        instance.report_runless_asset_event(_materialization(manifest, certificate, store, key))
+    known = {} if moved else _known_verdicts(instance, key, certificate)
+    verdicts = [verdict for verdict in certificate.verdicts
+                if known.get(verdict.name) is not (gate_state(certificate, verdict) != "failed")]
+    target = _target(instance, key) if verdicts else None
+    for verdict in verdicts:
+        instance.report_runless_asset_event(dg.AssetCheckEvaluation(
+            asset_key=key, check_name=verdict.name, passed=gate_state(certificate, verdict) != "failed", blocking=True,
+            severity=dg.AssetCheckSeverity.ERROR, description=check_description(verdict, certificate),
+            metadata=check_metadata(verdict, certificate, links=store.links(asset, manifest.version),
+                                    report=store.gate_report(asset, manifest.version)),
+            target_materialization_data=target))
+    return moved or bool(verdicts)
+
+
+def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificate] | None:
+    """The version that Dagster is to show: the promoted one, or a newer one that its gates refused."""
+    pointer = store.promotion(asset)
+    certificate = store.certificate(asset, shown) if shown in store.versions(asset) else None
+    if pointer is not None and (shown < pointer.version or (
+            shown > pointer.version and certificate is not None and certificate.passed
+            and not certificate.expired(utc_today()))):
+        shown, certificate = pointer.version, store.certificate(asset, pointer.version)
+    return (store.manifest(asset, shown), certificate) if certificate else None
+
+
+def _known_verdicts(instance: dg.DagsterInstance, key: dg.AssetKey, certificate: Certificate) -> dict[str, bool]:
+    """What Dagster shows of the gates; a check that was planned and never finished is not shown."""
+    keys = [dg.AssetCheckKey(key, verdict.name) for verdict in certificate.verdicts]
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    finished = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
+    return {check.name: record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
+            for check, record in records.items() if record.status in finished}
+
+
+def _target(instance: dg.DagsterInstance, key: dg.AssetKey) -> AssetCheckEvaluationTargetMaterializationData | None:
+    found = instance.fetch_materializations(key, limit=1).records
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp) if found else None
+
+
+def _shown(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    event = instance.get_latest_materialization_event(key)
+    made = event.asset_materialization if event else None
+    version = made.metadata.get("version") if made else None
+    return str(version.value) if version is not None else ""
+
+
+def _materialization(manifest: Manifest, certificate: Certificate, store: Store,
+                     key: dg.AssetKey) -> dg.AssetMaterialization:
+    asset, version = manifest.asset, manifest.version
+    page = materialization_metadata(manifest, store.folder(asset, version), reused=True,
+                                    store_uri=store.uri(asset, version), links=store.links(asset, version))
+    tags = {DATA_VERSION_TAG: manifest.digest, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+    for used in manifest.inputs.values():
+        tags[get_input_data_version_tag(dg.AssetKey([*key.path[:-1], used.asset]))] = used.digest
+    return dg.AssetMaterialization(
+        asset_key=key, description=f"{manifest.version} is promoted", tags=tags,
+        metadata=page | {"certificate": dg.MetadataValue.text(certificate.digest)})

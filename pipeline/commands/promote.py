@@ -1,0 +1,117 @@
+"""`gatehouse promote` and `gatehouse rollback`: which certified version downstream reads."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+
+from pipeline.build import key_prefix, tracker_resource
+from pipeline.builder import Builder
+from pipeline.checks import promotion
+from pipeline.checks.reconcile import reconcile
+from pipeline.display import make_console
+from pipeline.environment import home, store_root, work
+from pipeline.recipe import LoadedRecipe, load_recipe
+from pipeline.resources.settings import LauncherResource
+from training.errors import RecipeError
+from training.specs.artifacts import Certificate
+from training.store import Store
+
+
+def promote(recipe: str, asset: str, version: str, author: str) -> None:
+    """Promote a certified version and say so.
+
+    Raises:
+        UserError: It may not be promoted; see `pipeline.checks.promotion.promote`.
+    """
+    desk = Desk(recipe, author)
+    desk.repair()
+    left = desk.promoted(asset)
+    desk.show(promotion.promote(desk.builder, asset, version, desk.author, say), left)
+
+
+def rollback(recipe: str, asset: str, reason: str, author: str) -> None:
+    """Go back to the version that was promoted before and say so.
+
+    Raises:
+        UserError: There is none; see `pipeline.checks.promotion.rollback`.
+    """
+    desk = Desk(recipe, author)
+    desk.repair()
+    left = desk.promoted(asset)
+    desk.show(promotion.rollback(desk.builder, asset, reason, desk.author, say), left)
+
+
+class Desk:
+    """Where a person decides about a recipe's versions, from the command line.
+
+    Args:
+        author: Who decides; empty takes the login name.
+
+    Raises:
+        RecipeError: The recipe is wrong, or the login name is not known.
+    """
+
+    def __init__(self, recipe: str, author: str) -> None:
+        self.console = make_console()
+        self.author = author or _login()
+        self.loaded: LoadedRecipe = load_recipe(recipe)
+        name = self.loaded.recipe.name
+        self.builder = Builder(
+            loaded=self.loaded, store=Store(store_root(), name, cache=home() / "cache"),
+            launcher=LauncherResource().choose(self.loaded), tracker=tracker_resource().tracker(name), work=work(),
+            owner=self.author, labels={})
+
+    def repair(self) -> None:
+        """Make MLflow and Dagster agree with the store, before a decision."""
+        repair(self.loaded, self.builder.store, self.console)
+
+    def tell(self) -> None:
+        """Tell MLflow and Dagster of a decision."""
+        _reconcile(self.loaded, self.builder.store)
+
+    def promoted(self, asset: str) -> str:
+        """The promoted version of an asset, empty when there is none."""
+        pointer = self.builder.store.promotion(asset)
+        return pointer.version if pointer else ""
+
+    def show(self, certificate: Certificate, left: str) -> None:
+        """Tell MLflow and Dagster what is promoted now, and say so."""
+        self.tell()
+        asset, version = certificate.asset, certificate.version
+        instead = f", in place of {left}" if left and left != version else ""
+        self.console.print(f"{asset} {version} is promoted{instead}.", highlight=False)
+        if left and left != version and self.builder.store.hold(asset, left):
+            self.console.print(f"{left} is held back: no run promotes it again until `gatehouse promote {asset} "
+                               f"{left}`.", highlight=False)
+
+
+def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:
+    """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash."""
+    if repaired := _reconcile(loaded, store):
+        console.print(f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.",
+                      highlight=False)
+
+
+def say(events: list[dict[str, Any]]) -> None:
+    """Show the phases and warnings of an evaluation that has to run."""
+    for event in events:
+        if event["kind"] == "phase":
+            print(f"  {event['name']}", flush=True)
+        elif event["kind"] == "log" and event["level"] != "info":
+            print(f"  {event['message']}", flush=True)
+
+
+def _reconcile(loaded: LoadedRecipe, store: Store) -> list[str]:
+    tracker = tracker_resource().tracker(loaded.recipe.name)
+    return reconcile(store, tracker, dg.DagsterInstance.get(), key_prefix(loaded))
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise RecipeError("the login name is not known: give --author") from error

@@ -1,0 +1,54 @@
+"""`gatehouse waive`: let one version pass a gate that refused it, until a day."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from pipeline.builder import Judgement
+from pipeline.checks import promotion
+from pipeline.checks.verdicts import gate_state
+from pipeline.commands.promote import Desk, say
+from training.errors import RecipeError
+
+
+def waive(recipe: str, asset: str, gate: str, reason: str, until: str, author: str, version: str) -> None:
+    """Write a waiver, judge again and say what came of it.
+
+    Raises:
+        UserError: The waiver is not one; see `pipeline.checks.promotion.waive`.
+    """
+    try:
+        day = date.fromisoformat(until)
+    except ValueError as error:
+        raise RecipeError(f"--until {until}: write the day as 2026-12-31") from error
+    desk = Desk(recipe, author)
+    desk.repair()
+    judged = promotion.waive(desk.builder, asset, gate, reason, day, desk.author, say, version)
+    _show(desk, judged, f"{gate} of {asset} {judged.manifest.version} is waived until {day} by {desk.author}.")
+
+
+def withdraw(recipe: str, asset: str, gate: str, version: str) -> None:
+    """Take a waiver back, judge again and say what came of it.
+
+    Raises:
+        UserError: There is no such waiver.
+    """
+    desk = Desk(recipe, "")
+    desk.repair()
+    judged = promotion.withdraw_waiver(desk.builder, asset, gate, say, version)
+    _show(desk, judged, f"{gate} of {asset} {judged.manifest.version} is waived no longer.")
+
+
+def _show(desk: Desk, judged: Judgement, done: str) -> None:
+    desk.tell()
+    desk.console.print(done, highlight=False)
+    certificate = judged.certificate
+    for verdict in certificate.verdicts:
+        if gate_state(certificate, verdict) == "failed":
+            desk.console.print(f"It is still refused: {verdict.reason}", highlight=False, markup=False)
+    if judged.promoted:
+        desk.console.print(f"{certificate.asset} {certificate.version} is promoted. Every page of what is made from it "
+                           "names the waiver.", highlight=False)
+    elif certificate.passed:
+        desk.console.print(f"Another version of {certificate.asset} stays promoted: `gatehouse promote "
+                           f"{certificate.asset} {certificate.version}` takes this one.", highlight=False)

@@ -1,0 +1,23 @@
+"""Every negative control of the proof, on the smoke chain: refused, and by a gate that is meant for it."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.proof.controls import CONTROLS, Control, run
+from benchmarks.proof.world import World
+from pipeline.recipe import load_launchers, load_recipe
+from tests.e2e.conftest import Chain
+from training.errors import InputRefused
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name.replace(" ", "_"))
+def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
+    loaded = load_recipe("smoke")
+    world = World.of(chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")
+    promoted = world.real(control.asset)
+    caught = run(control, world)
+    assert caught.as_meant, (caught.refused_by, [verdict.reason for verdict in caught.certificate.verdicts])
+    assert world.real(control.asset) == promoted, "what was promoted before stays"
+    with pytest.raises(InputRefused, match="not promoted"):
+        world.store.require_promoted(control.asset, caught.certificate.version, caught.certificate.artifact_digest)

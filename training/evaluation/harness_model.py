@@ -1,0 +1,138 @@
+"""A loaded model as lm-evaluation-harness sees one.
+
+Importing this module imports lm-evaluation-harness; only a job that has tasks to run does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from training.data.chat import plain_content
+from training.evaluation.generation import generate
+from training.evaluation.models import LoadedModel
+from training.evaluation.scoring import Span, score, windows
+
+_OTHERS = 2
+_NEW_TOKENS = 256  # what the harness's own models take where a task names no limit
+
+
+class HarnessModel(LM):  # type: ignore[misc]
+    """Answers the harness's requests with the evaluation's own scoring and greedy decoding.
+
+    Special tokens' names in an item's text are broken by a space, as they are in training: no item can open or close a
+    turn. Whether a scored text is the greedy one is not computed: `False` stands in its place, and `harness` runs no
+    task that asks for it.
+    """
+
+    def __init__(self, loaded: LoadedModel, batch: int, context: int) -> None:
+        super().__init__()
+        self._loaded, self._batch, self._context = loaded, batch, context
+        self._chat = loaded.asset != "base_model"
+        self._device = loaded.device
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the model's tokenizer; nothing is cached under it."""
+        return self._loaded.asset
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as text, in the model folder's own chat template.
+
+        Raises:
+            ValueError: The assistant's last turn is to be left open; the template closes every turn.
+        """
+        if not add_generation_prompt:
+            raise ValueError("it begins the assistant's answer itself, and the chat template leaves no turn open")
+        return str(self._loaded.tokenizer.apply_chat_template(
+            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Natural logarithm of each continuation's probability after its context.
+
+        An empty context asks for the likelihood of a choice by itself, which `acc_mutual_info` sets against the one
+        after the question. The answer is the mean over the contexts of the next two items, which have nothing to do
+        with it (domain-conditional pointwise mutual information, Holtzman et al., 2021): a text after nothing at all is
+        something that a chat model has never seen.
+        """
+        contexts = self._others(requests)
+        spans = [[self._span(given, continuation) for given in ([context] if context else contexts[number])]
+                 for number, (context, continuation) in enumerate(request.args for request in requests)]
+        found = iter(score(self._loaded, [span for group in spans for span in group], self._batch, self._context))
+        return [(math.fsum(next(found).nats for _ in group) / len(group), False) for group in spans]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Log-likelihood of each whole text, in windows that do not overlap."""
+        cut = [windows(self._loaded, _plain(request.args[0]), self._context) for request in requests]
+        found = iter(score(self._loaded, [span for spans in cut for span in spans], self._batch, self._context))
+        return [math.fsum(next(found).nats for _ in spans) for spans in cut]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """The greedy continuation of each context, up to the first of its stopping texts.
+
+        Raises:
+            ValueError: A request wants its text to be drawn.
+        """
+        texts: dict[int, str] = {}
+        limits = [self._limit(request.args[1]) for request in requests]
+        for limit in sorted(set(limits)):
+            chosen = [number for number, found in enumerate(limits) if found == limit]
+            prompts = [self._given(requests[number].args[0])[-max(1, self._context - limit):] for number in chosen]
+            for number, answer in zip(chosen, generate(self._loaded, prompts, limit, self._batch), strict=True):
+                texts[number] = _until(answer.text, requests[number].args[1].get("until") or ())
+        return [texts[number] for number in range(len(requests))]
+
+    def _limit(self, arguments: dict[str, object]) -> int:
+        if arguments.get("do_sample"):
+            raise ValueError("it wants texts to be drawn, and Gatehouse decodes greedily only")
+        wanted = arguments.get("max_gen_toks") or _NEW_TOKENS
+        assert isinstance(wanted, int)
+        return min(wanted, max(1, self._context // 2))
+
+    def _others(self, requests: list[Instance]) -> list[list[str]]:
+        """For every request the contexts of the next items of its task; an empty one where it is the only item."""
+        asked: dict[str, dict[int, str]] = {}
+        for request in requests:
+            if request.args[0]:
+                asked.setdefault(request.task_name, {}).setdefault(request.doc_id, request.args[0])
+        place = {task: {item: number for number, item in enumerate(items)} for task, items in asked.items()}
+        found = []
+        for request in requests:
+            items = list(asked.get(request.task_name, {}).values())
+            at = place.get(request.task_name, {}).get(request.doc_id, 0)
+            found.append([items[(at + step) % len(items)] for step in range(1, min(_OTHERS, len(items) - 1) + 1)]
+                         or [""])
+        return found
+
+    def _given(self, context: str) -> list[int]:
+        if self._chat and context:
+            return self._loaded.encode(context)
+        return [self._loaded.start, *self._loaded.encode(_plain(context))]
+
+    def _span(self, context: str, continuation: str) -> Span:
+        """A context and what is scored after it.
+
+        Plain text is tokenized as a whole and cut, with the spaces between the two on the right, as the harness does; a
+        chat's answer is tokenized by itself, as it is in training.
+        """
+        if self._chat and context:
+            return Span(self._given(context), self._loaded.encode(_plain(continuation)))
+        kept = context.rstrip()
+        given = self._given(kept)
+        whole = self._given(kept + context[len(kept):] + continuation)
+        return Span(given, whole[len(given):] or self._loaded.encode(_plain(continuation)))
+
+
+def _plain(text: str) -> str:
+    """A text with the names of special tokens broken, and the white space at its ends kept."""
+    inner = text.strip()
+    start = text.index(inner)
+    return text[:start] + plain_content(inner) + text[start + len(inner):]
+
+
+def _until(text: str, stops: Sequence[str] | str) -> str:
+    ends = [text.find(stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop]
+    return text[:min((end for end in ends if end >= 0), default=len(text))]

@@ -1,0 +1,218 @@
+"""Evaluation tasks: what a recipe names, and the local task files that are data and no code.
+
+A local task file is a YAML task of lm-evaluation-harness with a part of its keys. Whatever would run code, read other
+data or ask the network is refused: `!function` and every other tag, `include`, `class`, `process_docs`, metrics that
+are downloaded, and templates that reach into Python.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from training.errors import RecipeError
+from training.specs.base import Spec
+
+TASKS_FOLDER = "tasks"
+TASKS_FILE = "tasks.json"
+MULTIPLE_CHOICE = "multiple_choice"
+LocalMetric = Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "bits_per_byte"]
+_METRICS: dict[str, tuple[str, ...]] = {
+    MULTIPLE_CHOICE: ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"),
+    "loglikelihood_rolling": ("bits_per_byte",),
+    "generate_until": ("exact_match",),
+}
+# They aggregate their items in another way than by a mean or by sums, so no interval could be drawn around them.
+_NO_MEANS = ("word_perplexity", "byte_perplexity", "perplexity", "f1", "mcc", "bleu", "chrf", "ter", "brier_score")
+_RUN_CODE = ("humaneval", "mbpp")
+_REACHES_INTO_PYTHON = re.compile(r"__|\{%|\battr\b")
+
+
+class Task(Spec):
+    """A task of lm-evaluation-harness that every model is given."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The task's name in its file, or that of a "
+                      "public task, such as arc_easy.")
+    file: str | None = Field(None, description="A local task file: a path relative to the recipe's folder; without "
+                             "one the task is a public one, and its data are downloaded when a model is measured.")
+    metrics: dict[str, str] = Field(min_length=1, description="Gatehouse's metric to the harness's, such as acc_norm, "
+                                    "or `exact_match,strict-match` where the task has several filters.")
+    about: str = Field("", description="What the metrics mean; one sentence for the pages.")
+    limit: int | None = Field(None, gt=0, description="Most items, of every subtask where the task is a group.")
+    shots: int | None = Field(None, ge=0, description="Worked examples before a question; the task's own number "
+                              "without it.")
+    minutes: float = Field(10, gt=0, description="Time limit; a task that runs past it is missing.")
+
+    @field_validator("name")
+    @classmethod
+    def _runs_no_code(cls, value: str) -> str:
+        if value.startswith(_RUN_CODE):
+            raise ValueError(f"the task {value} runs code that the model wrote; Gatehouse has no sandbox for that")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _judgeable(cls, value: dict[str, str]) -> dict[str, str]:
+        for metric, key in value.items():
+            if not metric.replace("_", "").isalnum() or metric != metric.lower() or not metric[0].isalpha():
+                raise ValueError(f"a metric's name is lower-case letters, digits and underscores, not {metric!r}")
+            if key.partition(",")[0] in _NO_MEANS:
+                raise ValueError(f"{key} is no mean over items, so no interval can be given for it; use another metric "
+                                 "of the task, such as bits_per_byte or acc")
+        return value
+
+    def meanings(self) -> dict[str, str]:
+        """Metric to what it means."""
+        return {metric: self.about or f"{key} of lm-evaluation-harness's task {self.name}"
+                for metric, key in self.metrics.items()}
+
+
+class _DataFiles(Spec):
+    test: str = Field(pattern=r"^(\.\./)?[a-z_]+\.jsonl$")
+
+
+class _DatasetArguments(Spec):
+    data_files: _DataFiles
+
+
+class _Metric(Spec):
+    metric: LocalMetric
+    aggregation: Literal["mean", "bits_per_byte"] = "mean"
+    higher_is_better: bool = True
+
+
+class _Generation(Spec):
+    until: tuple[str, ...] = ()
+    max_gen_toks: int = Field(64, gt=0)
+    do_sample: Literal[False] = False
+
+
+class _Metadata(Spec):
+    version: float = 1.0
+
+
+class TaskFile(Spec):
+    """The keys that a local task file may have; each means what it means in lm-evaluation-harness.
+
+    Attributes:
+        dataset_kwargs: `data_files.test` is a file of the evaluation sets, relative to their folder `tasks/`.
+    """
+
+    task: str
+    dataset_path: Literal["json"]
+    dataset_kwargs: _DatasetArguments
+    test_split: Literal["test"]
+    output_type: Literal["multiple_choice", "loglikelihood_rolling", "generate_until"]
+    doc_to_text: str
+    doc_to_target: str | int
+    doc_to_choice: str | tuple[str, ...] | None = None
+    description: str = ""
+    target_delimiter: str = " "
+    fewshot_delimiter: str = "\n\n"
+    num_fewshot: int = Field(0, ge=0)
+    metric_list: tuple[_Metric, ...] = Field(min_length=1)
+    generation_kwargs: _Generation | None = None
+    metadata: _Metadata = _Metadata()
+
+    @field_validator("doc_to_text", "doc_to_target", "doc_to_choice", "description", "target_delimiter")
+    @classmethod
+    def _plain_template(cls, value: str | int | tuple[str, ...] | None) -> str | int | tuple[str, ...] | None:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and _REACHES_INTO_PYTHON.search(text):
+                raise ValueError("a template holds fields of an item and filters, such as {{prompt|trim}}; statements, "
+                                 "double underscores and attr are refused, because they reach into Python")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        allowed = _METRICS[self.output_type]
+        wrong = [entry.metric for entry in self.metric_list if entry.metric not in allowed]
+        if wrong:
+            raise ValueError(f"metric_list: {self.output_type} has the metrics {', '.join(allowed)}, not "
+                             f"{', '.join(wrong)}")
+        if (self.doc_to_choice is not None) != (self.output_type == MULTIPLE_CHOICE):
+            raise ValueError("doc_to_choice: it is needed for multiple_choice, and for nothing else")
+        return self
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The harness's metrics that it gives."""
+        return tuple(entry.metric for entry in self.metric_list)
+
+    @property
+    def data(self) -> str:
+        """The file of its items, relative to the evaluation sets' folder `tasks/`."""
+        return self.dataset_kwargs.data_files.test
+
+
+def misfits(task: Task, file: TaskFile) -> Iterator[tuple[str, str]]:
+    """What a recipe says of a local task and its file does not hold: the key of the recipe's entry, and the message."""
+    if file.task != task.name:
+        yield "name", f"{task.file} describes the task {file.task}, not {task.name}"
+    for metric, key in task.metrics.items():
+        if key not in file.metrics:
+            yield f"metrics.{metric}", f"{task.file} gives no {key}; it gives {', '.join(file.metrics)}"
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """The task of a local file.
+
+    Raises:
+        RecipeError: It is no such file; every problem is a line with the file, the line and the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        problems = [f"{path}:{event.start_mark.line + 1}: the tag {event.tag} is refused: a local task is data and "
+                    "runs no code" for event in yaml.parse(text, yaml.SafeLoader) if getattr(event, "tag", None)]
+        if problems:
+            raise RecipeError("\n".join(problems))
+        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}:1: a mapping of keys to values is expected here, such as `task: mine`")
+    try:
+        return TaskFile.model_validate(_tuples(content), strict=True)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_problems(path, node, error))) from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(child) for key, child in value.items()}
+    return tuple(_tuples(child) for child in value) if isinstance(value, list) else value
+
+
+def _problems(path: Path, node: yaml.Node, error: ValidationError) -> Iterator[str]:
+    for detail in error.errors():
+        keys = [str(key) for key in detail["loc"]]
+        dotted = f"{'.'.join(keys)}: " if keys else ""
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            message = ("this key is not allowed: a local task is data and runs no code; the keys are "
+                       f"{', '.join(TaskFile.model_fields)}")
+        yield f"{path}:{_line(node, keys)}: {dotted}{message}"
+
+
+def _line(node: yaml.Node, keys: Iterable[str]) -> int:
+    """Line of the deepest of the keys that was written."""
+    line = int(node.start_mark.line) + 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == key), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
