@@ -171,7 +171,8 @@ class Builder:
         manifest = self.store.manifest(asset, pointer.version)
         if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())
                 or terms(asset, self.loaded, self.store).outdated(certificate)
-                or certificate.inherited != self.store.inherited_waivers(manifest)):
+                or certificate.inherited != self.store.inherited_waivers(manifest)
+                or certificate.unfounded != self.store.unfounded(manifest)):
             self.examine(manifest, say, past=True)
 
     def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:

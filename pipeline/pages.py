@@ -15,7 +15,6 @@ from pipeline.checks.promotion import describe_waivers
 from pipeline.checks.verdicts import STATES, gate_state, interval_text
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.gates import Verdict
-from training.specs.metrics import METRICS
 
 Metadata = dict[str, dg.MetadataValue[Any]]
 
@@ -63,11 +62,13 @@ def materialization_metadata(manifest: Manifest, folder: Path, *, reused: bool, 
     return page | {name: dg.MetadataValue.float(float(value)) for name, value in manifest.metrics.items()}
 
 
-def check_metadata(verdict: Verdict, certificate: Certificate, *, evaluation: Manifest | None = None,
-                   folder: Path | None = None, links: Mapping[str, str] | None = None, report: str = "") -> Metadata:
+def check_metadata(verdict: Verdict, certificate: Certificate, *, meaning: str = "",
+                   evaluation: Manifest | None = None, folder: Path | None = None,
+                   links: Mapping[str, str] | None = None, report: str = "") -> Metadata:
     """The page of one gate's result.
 
     Args:
+        meaning: What the metric is, in a sentence.
         evaluation: Manifest of the evaluation that was judged.
         folder: Its files. Its report is shown with the first gate of the certificate only: the event log then holds
             it once.
@@ -80,7 +81,7 @@ def check_metadata(verdict: Verdict, certificate: Certificate, *, evaluation: Ma
     page |= _measured(verdict)
     if waivers := describe_waivers((*certificate.waivers, *certificate.inherited)):
         page["waivers"] = dg.MetadataValue.text("; ".join(waivers))
-    if meaning := METRICS.get(certificate.asset, {}).get(verdict.name):
+    if meaning:
         page["meaning"] = dg.MetadataValue.text(meaning)
     if report:
         page["gate_report"] = dg.MetadataValue.path(report)

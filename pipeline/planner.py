@@ -157,8 +157,9 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
         raise InputRefused(store.explain_unpromoted(asset))
     certificate = store.require_promoted(asset, pointer.version, pointer.digest)
     changed = terms(asset, loaded, store).outdated(certificate)
-    if not changed and certificate.inherited != store.inherited_waivers(store.manifest(asset, pointer.version)):
-        changed = "the waivers of what it was made from"
+    manifest = store.manifest(asset, pointer.version)
+    if not changed and (certificate.inherited != store.inherited_waivers(manifest) or store.unfounded(manifest)):
+        changed = "the standing of what it was made from"
     if changed:
         raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
                            f"run --select {asset}` judges it again and trains nothing")

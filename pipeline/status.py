@@ -112,8 +112,7 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
     if certificate is None:
         return "never judged"
     if not certificate.passed:
-        refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed]
-        return f"its gate refused it: {'; '.join(refused)}"
+        return store.explain_unpromoted(asset, wanted=shown.version)
     try:
         changed = terms(asset, loaded, store).outdated(certificate)
     except UserError as error:

@@ -193,6 +193,9 @@ class Store(Records):
                    if not verdict.passed and verdict.name not in waived]
         if refused:
             return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
+        if certificate.unfounded:
+            return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
+                    "refused now; materialize that first")
         if expired := certificate.expired(today or utc_today()):
             return f"{asset} {version} rests on {_explain_expired(expired[0], asset)}"
         if hold := self.hold(asset, version):
@@ -210,6 +213,11 @@ class Store(Records):
             if certificate := self.certificate(used.asset, used.version):
                 found |= dict.fromkeys((*certificate.waivers, *certificate.inherited))
         return tuple(found)
+
+    def unfounded(self, manifest: Manifest) -> tuple[str, ...]:
+        """The versions that a version was made from and that do not pass by their certificates as they are now."""
+        return tuple(f"{used.asset} {used.version}" for used in manifest.inputs.values()
+                     if (certificate := self.certificate(used.asset, used.version)) is None or not certificate.passed)
 
     # Writing
 

@@ -23,8 +23,9 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
         prefix: Key prefix of the asset.
     """
     key = dg.AssetKey([*prefix, asset])
+    meanings = loaded.recipe.metrics(asset)
     specs = [dg.AssetCheckSpec(gate.metric, asset=key, blocking=True,
-                               description=_description(loaded.recipe.metrics(asset)[gate.metric], gate))
+                               description=_description(meanings[gate.metric], gate))
              for gate in loaded.recipe.gates[asset]]
 
     @dg.multi_asset_check(name="_".join([*prefix, asset, "gates"]), specs=specs,
@@ -43,7 +44,7 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
                 check_name=verdict.name, asset_key=key, passed=gate_state(judged.certificate, verdict) != "failed",
                 severity=dg.AssetCheckSeverity.ERROR, description=check_description(verdict, judged.certificate),
                 metadata=check_metadata(verdict, judged.certificate, evaluation=evaluation, folder=folder, links=links,
-                                        report=report))
+                                        report=report, meaning=meanings[verdict.name]))
 
     return gates
 

@@ -75,7 +75,8 @@ def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], sto
         report_digest=evaluation.files[REPORT_FILE].sha256, items_digest=evaluation.files[ITEMS_FILE].sha256,
         thresholds_digest=thresholds_digest(gates), champion=champion[0].version if champion else None,
         verdicts=verdicts, waivers=tuple(waiver for waiver in waivers if waiver.gate in refused),
-        inherited=tuple(inherited), evaluated_at=evaluation.started_at, issued_at=time.time(), issued_by=issued_by)
+        inherited=tuple(inherited), unfounded=store.unfounded(manifest), evaluated_at=evaluation.started_at,
+        issued_at=time.time(), issued_by=issued_by)
     earlier = store.certificate(manifest.asset, manifest.version)
     if earlier is not None and _judged(earlier) == _judged(certificate):
         return earlier

@@ -169,8 +169,9 @@ def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: Loa
         changed = terms(asset, loaded, store).outdated(certificate)
     except UserError:
         return "the evaluation sets (none are promoted)"
-    if not changed and certificate.inherited != store.inherited_waivers(manifest):
-        return "the waivers of what it was made from"
+    if not changed and (certificate.inherited != store.inherited_waivers(manifest)
+                        or certificate.unfounded != store.unfounded(manifest)):
+        return "the standing of what it was made from"
     return changed
 
 

@@ -159,7 +159,7 @@ def test_a_refusal_in_words(world: World, capsys: pytest.CaptureFixture[str]) ->
     assert f"sft_model {certificate.version}: 1 of {len(gates())} gates refused it." in flat
     assert "What it is: share of harmful prompts that are refused." in flat
     gate, needed = refusal()
-    assert f"What was found: refusal_rate 0.327869 fails >= {gate.threshold:g}." in flat
+    assert f"What was found: refusal_rate 0.327869 fails >= {gate.threshold:g}" in flat
     assert f"It misses by {gate.threshold - 20 / 61:.4g}." in flat
     assert f"Over 61 items at least {needed} have to count; 20 do." in flat
     assert "gatehouse run --select sft_model" in flat

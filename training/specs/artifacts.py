@@ -105,6 +105,7 @@ class Certificate(Spec):
         champion: The version that it was compared with; None when there was none.
         waivers: What was waived of this version's own gates.
         inherited: Waivers of the versions that it was made from, and of theirs.
+        unfounded: Versions that it was made from and that are refused now, `asset version`: nothing stands on them.
     """
 
     asset: str
@@ -120,15 +121,20 @@ class Certificate(Spec):
     verdicts: tuple[Verdict, ...]
     waivers: tuple[Waiver, ...] = ()
     inherited: tuple[Waiver, ...] = ()
+    unfounded: tuple[str, ...] = ()
     evaluated_at: float
     issued_at: float
     issued_by: str
 
     @property
     def passed(self) -> bool:
-        """True when there is at least one gate, and every gate passed or was waived; expiry is not looked at."""
+        """True when there is a gate, every gate passed or was waived, and what it stands on passed as well.
+
+        Whether a waiver has expired is not looked at.
+        """
         waived = {waiver.gate for waiver in self.waivers}
-        return bool(self.verdicts) and all(verdict.passed or verdict.name in waived for verdict in self.verdicts)
+        passed = all(verdict.passed or verdict.name in waived for verdict in self.verdicts)
+        return bool(self.verdicts) and passed and not self.unfounded
 
     def expired(self, today: date) -> tuple[Waiver, ...]:
         """Waivers that this certificate rests on and that hold no longer."""

@@ -54,10 +54,23 @@ def test_a_withdrawn_waiver_takes_the_promotion_and_its_descendants_with_it(worl
     promoted_input("corpus", world.builder.loaded, world.store)
     assert not promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent).promoted
     assert world.promoted("raw_corpus") == ""
-    with pytest.raises(InputRefused, match="the waivers of what it was made from changed since"):
+    with pytest.raises(InputRefused, match="the standing of what it was made from changed since"):
         promoted_input("corpus", world.builder.loaded, world.store)
     with pytest.raises(InputRefused, match="is not waived; waived is nothing"):
         promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
+
+
+def test_nothing_stands_on_a_version_that_is_refused_again(world: World) -> None:
+    """Judged again after its parent's waiver was taken back, a child must not pass without a trace of the waiver."""
+    world.publish("raw_corpus", FEW)
+    world.judge("raw_corpus")
+    waive(world)
+    child = world.publish("corpus", {"bytes": 50.0})
+    assert world.judge("corpus").promoted
+    promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
+    with pytest.raises(InputRefused, match=r"it was made from raw_corpus \S+, which is refused now"):
+        promotion.promote(world.builder, "corpus", child.version, "ada", silent)
+    assert world.promoted("corpus") == ""
 
 
 @pytest.mark.parametrize(("gate", "until", "error", "said"), [
