@@ -108,9 +108,14 @@ def test_the_job_refuses_an_unpromoted_input_by_itself(chain: Chain) -> None:
         store.promote(pointer)
 
 
-def test_a_swapped_weight_file_is_refused(chain: Chain) -> None:
+def test_a_swapped_weight_file_is_refused(chain: Chain, tmp_path: Path) -> None:
     weights = Path(chain.status()["base_model"]["path"], "model", "model.safetensors")
-    job = next((chain.home / "work" / "smoke" / "sft_model").glob("*/job.json"))
+    planned = json.loads(next((chain.home / "work" / "smoke" / "sft_model").glob("*/job.json")).read_text())
+    pointer = Store(str(chain.home / "store"), "smoke").promotion("base_model")
+    assert pointer is not None
+    planned["inputs"]["base_model"]["certificate"] = pointer.certificate_digest  # it may have been judged again since
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps(planned))
     original = weights.read_bytes()
     weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     try:
