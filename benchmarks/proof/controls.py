@@ -107,7 +107,7 @@ def shuffled_answers(world: World) -> Manifest:
         return [row | {"messages": json.dumps([*pair[:-1], answer])}
                 for row, pair, answer in zip(rows, turns, answers, strict=True)]
 
-    return _trained_on(world, "sft_model", "instruction_data", CONVERSATION_SCHEMA, edit)
+    return _trained_on(world, "sft_model", "instruction_data", _rows(CONVERSATION_SCHEMA, edit))
 
 
 def swapped_pairs(world: World) -> Manifest:
@@ -116,7 +116,7 @@ def swapped_pairs(world: World) -> Manifest:
     def edit(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
 
-    return _trained_on(world, "dpo_model", "preference_data", PAIR_SCHEMA, edit)
+    return _trained_on(world, "dpo_model", "preference_data", _rows(PAIR_SCHEMA, edit))
 
 
 def other_domain(world: World) -> Manifest:
@@ -128,7 +128,8 @@ def other_domain(world: World) -> Manifest:
         sizes[str(Path(row["path"]).parent)] += row["bytes"]
     [(package, _)] = Counter({name: size for name, size in sizes.items() if name != "."}).most_common(1)
     chosen = {row["id"]: row["text"] for row in general if str(Path(row["path"]).parent) == package}
-    conversations = [row for row in read_rows(world.files("instruction_data") / "train.parquet")
+    conversations = [row | {"domain": world.loaded.recipe.adapter_data.domain}
+                     for row in read_rows(world.files("instruction_data") / "train.parquet")
                      if row["domain"] == GENERAL]
 
     def edit(folder: Path) -> None:
@@ -139,8 +140,7 @@ def other_domain(world: World) -> Manifest:
         count = pq.read_metadata(folder / "train.parquet").num_rows
         write_table(folder / "train.parquet", conversations[:count], CONVERSATION_SCHEMA)
 
-    world.judge(world.impostor("adapter_data", edit))
-    return world.train("lora_model")
+    return _trained_on(world, "lora_model", "adapter_data", edit)
 
 
 def foreign_tokenizer(world: World) -> Manifest:
@@ -179,15 +179,19 @@ def leaked_heldout(world: World) -> Manifest:
     return world.impostor("packed_shards", edit)
 
 
-def _trained_on(world: World, model: str, data: str, schema: Any,
-                edit: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Manifest:
-    """Train a model on altered rows. The data must get past its own gates first, or it would be caught there."""
+def _rows(schema: Any, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Callable[[Path], None]:
+    """An edit of `train.parquet`."""
 
-    def alter(folder: Path) -> None:
+    def edit(folder: Path) -> None:
         rows = list(read_rows(folder / "train.parquet"))
-        write_table(folder / "train.parquet", edit(rows), schema)
+        write_table(folder / "train.parquet", change(rows), schema)
 
-    altered = world.judge(world.impostor(data, alter))
+    return edit
+
+
+def _trained_on(world: World, model: str, data: str, edit: Callable[[Path], None]) -> Manifest:
+    """Train a model on altered data. They must get past their own gates first, or it would be caught there."""
+    altered = world.judge(world.impostor(data, edit))
     assert altered.passed, f"{data}: {[verdict.reason for verdict in altered.verdicts if not verdict.passed]}"
     return world.train(model)
 
