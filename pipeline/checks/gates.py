@@ -12,6 +12,7 @@ from pipeline.recipe import LoadedRecipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
 from training.specs.gates import Gate
+from training.specs.metrics import sampled
 
 
 def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetChecksDefinition:
@@ -25,7 +26,7 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
     key = dg.AssetKey([*prefix, asset])
     meanings = loaded.recipe.metrics(asset)
     specs = [dg.AssetCheckSpec(gate.metric, asset=key, blocking=True,
-                               description=_description(meanings[gate.metric], gate))
+                               description=_description(asset, meanings[gate.metric], gate))
              for gate in loaded.recipe.gates[asset]]
 
     @dg.multi_asset_check(name="_".join([*prefix, asset, "gates"]), specs=specs,
@@ -49,6 +50,6 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
     return gates
 
 
-def _description(meaning: str, gate: Gate) -> str:
-    sure = f" with {100 * gate.confidence:g}% confidence" if gate.better else ""
+def _description(asset: str, meaning: str, gate: Gate) -> str:
+    sure = f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(asset, gate.metric) else ""
     return f"{meaning} must be {gate.must_be} {gate.threshold:g}{sure}. {gate.why}".strip()

@@ -26,7 +26,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sets:
-    """The evaluation sets; a file that is absent is empty, and what needs it is not measured."""
+    """The evaluation sets; a file that is absent is empty, and what needs it is not measured.
+
+    Attributes:
+        domain: The domain that an adapter is for; empty for every other model.
+    """
 
     text: list[Row]
     questions: list[Row]
@@ -34,24 +38,28 @@ class Sets:
     benign: list[Row]
     preferences: list[Row]
     samples: list[Row]
+    domain: str = ""
 
-    def texts(self, general: bool) -> list[Row]:
-        """Held-out documents of the general domain, or of all others; without others an adapter learns the general."""
-        return [row for row in self.text if (row["domain"] == GENERAL) == general] or self.text
+    def texts(self, domain: str = GENERAL) -> list[Row]:
+        """Held-out documents of a domain."""
+        return [row for row in self.text if row["domain"] == domain]
 
     def asked(self, general: bool) -> list[Row]:
         """Four-way questions of the general domain, or of all others."""
         return [row for row in self.questions if (row["domain"] == GENERAL) == general]
 
 
-def read_sets(folder: Path) -> Sets:
+def read_sets(folder: Path, domain: str = "") -> Sets:
     """The evaluation sets of an artifact's folder.
+
+    Args:
+        domain: The domain that the adapter to be judged is for.
 
     Raises:
         InputRefused: A file holds something else than JSON objects.
     """
-    return Sets(*(_rows(folder / f"{name}.jsonl")
-                  for name in ("text", "questions", "harmful", "benign", "preferences", "samples")))
+    names = ("text", "questions", "harmful", "benign", "preferences", "samples")
+    return Sets(**{name: _rows(folder / f"{name}.jsonl") for name in names}, domain=domain)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -129,12 +137,12 @@ def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSe
     """
     return Measurement(
         vocabulary=loaded.vocabulary, parts=parts,
-        general=_texts(loaded, sets.texts(general=True) if parts.general else [], section),
-        domain=_texts(loaded, sets.texts(general=False) if parts.domain else [], section),
+        general=_texts(loaded, sets.texts() if parts.general else [], section),
+        domain=_texts(loaded, sets.texts(sets.domain) if parts.domain else [], section),
         right=_right_answers(loaded, sets.asked(general=True) if parts.right_answers else [], section, chat_scoring),
         pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring),
         replies=_replies(loaded, _prompts(sets, parts), section),
-        continuations=_continuations(loaded, sets.texts(general=True), section, seed) if parts.continuations else {})
+        continuations=_continuations(loaded, sets.texts(), section, seed) if parts.continuations else {})
 
 
 def _texts(loaded: LoadedModel, rows: list[Row], section: EvaluationSection) -> dict[str, TextScore]:

@@ -41,7 +41,7 @@ def own_findings(own: Measurement, sets: Sets) -> Findings:
 
 
 def _text(findings: Findings, own: Measurement, sets: Sets) -> None:
-    sources = {row["id"]: row["source"] for row in sets.texts(general=True)}
+    sources = {row["id"]: row["source"] for row in sets.texts()}
     by_source: dict[str, list[Row]] = {source_metric(source): [] for source in sources.values()}
     for key, score in own.general.items():
         by_source[source_metric(sources[document_of(key)])].append(_bits(key, score))
@@ -59,7 +59,7 @@ def _bits(key: str, score: TextScore) -> Row:
 
 
 def _continuations(findings: Findings, own: Measurement, sets: Sets) -> None:
-    vocabulary = {word for row in sets.texts(general=True) for word in words(row["text"])}
+    vocabulary = {word for row in sets.texts() for word in words(row["text"])}
     whole = total(list(own.general.values()))
     able = _able(own, whole.nats, whole.tokens)
     texts = {key: {"prompt": prompt, "answer": found.text} for key, (prompt, found) in own.continuations.items()}

@@ -96,9 +96,9 @@ METRICS: dict[str, dict[str, str]] = {
                              "likelier than a uniform guess makes them",
     },
     "lora_model": _MODEL | _CHAT | {
-        "domain_gain": "relative fall of bits per byte on held-out text of the domains, against the DPO model; of the "
-                       "general text where the recipe declares no domain; left out when the model's own loss is not "
-                       "half a nat per token below a uniform guess",
+        "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
+                       "one where the recipe declares none, against the DPO model; left out when the model's own loss "
+                       "is not half a nat per token below a uniform guess",
         "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in "
                         "the same case",
     },
@@ -129,6 +129,14 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> 
         return dict(METRICS[asset])
     per_source = {source_metric(source): f"bits per byte of general held-out text from {source}" for source in sources}
     return {**METRICS[asset], **per_source, **tasks}
+
+
+_COUNTED = frozenset({"loads", "export_logprob_error", "chat_round_trip"})
+
+
+def sampled(asset: str, metric: str) -> bool:
+    """Whether a metric of an asset is taken over items that stand for more of their kind, and so has an interval."""
+    return asset.endswith("_model") and metric not in _COUNTED
 
 
 def comparable(metric: str, tasks: Mapping[str, str]) -> bool:

@@ -41,7 +41,7 @@ def run(context: Context) -> StageResult | None:
     asset = artifact.manifest.asset
     if asset not in OWN:
         raise InputRefused(f"evaluate_model cannot judge {asset}; it judges {', '.join(OWN)}")
-    sets = read_sets(context.input("evaluation_sets").folder)
+    sets = read_sets(context.input("evaluation_sets").folder, artifact.manifest.facts.get("domain", ""))
     context.events.phase("load")
     try:
         loaded = load(artifact, prepare(context.execution))
@@ -114,7 +114,7 @@ def _parent(context: Context, asset: str, sets: Sets) -> Measurement | None:
 
 
 def _meanings(context: Context, asset: str, sets: Sets) -> dict[str, str]:
-    sources = sorted({row["source"] for row in sets.texts(general=True)})
+    sources = sorted({row["source"] for row in sets.texts()})
     return metrics_of(asset, sources, task_metrics(context.input("evaluation_sets").folder))
 
 

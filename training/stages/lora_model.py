@@ -16,6 +16,7 @@ from training.engine.post_training import conversation_trainer, packed_batches, 
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
 from training.specs.job import StageResult
 from training.specs.post_training import LoraModelSection as Section
+from training.specs.post_training_data import AdapterDataSection
 
 _PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
             ("import ", False))
@@ -45,7 +46,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
 
     export.on_first_rank(session, write)
     runtime.stop()
-    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
+    domain = AdapterDataSection.model_validate(context.input("adapter_data").manifest.section).domain
+    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts() | {"domain": domain})
 
 
 def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:

@@ -23,7 +23,7 @@ from training.specs.artifacts import Manifest
 from training.specs.evaluation import EvaluationSection
 from training.specs.evidence import EvaluationReport, Item
 from training.specs.execution import Execution
-from training.specs.metrics import metrics_of
+from training.specs.metrics import metrics_of, sampled
 from training.specs.probe import PROBE_FILE, Probe
 from training.specs.tasks import TASKS_FILE, TASKS_FOLDER, Task
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
@@ -236,14 +236,15 @@ Evaluate = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def save(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[[str, LlamaForCausalLM], InputArtifact]:
-    def made(asset: str, model: LlamaForCausalLM) -> InputArtifact:
+def save(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., InputArtifact]:
+    def made(asset: str, model: LlamaForCausalLM, domain: str = "trade") -> InputArtifact:
         folder = tmp_path / asset
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / PROBE_FILE).write_text(probe_of(model).model_dump_json())
         digest = file_entry(folder / "model" / "tokenizer.json").sha256
-        return InputArtifact(folder, manifest(asset, {"tokenizer": digest}))
+        facts = {"tokenizer": digest} | ({"domain": domain} if asset == "lora_model" else {})
+        return InputArtifact(folder, manifest(asset, facts))
     return made
 
 
@@ -271,6 +272,8 @@ def evaluate(tmp_path: Path) -> Evaluate:
                    if json.loads(line)["domain"] == "general"} if (sets / "text.jsonl").is_file() else set()
         expected = metrics_of(artifact.manifest.asset, sorted(sources), dict.fromkeys(TASK_METRICS, ""))
         assert {*report.estimates, *report.missing} == set(expected)
+        assert all(sampled(artifact.manifest.asset, name) == (estimate.method != "exact")
+                   for name, estimate in report.estimates.items())
         check_evidence(report, folder)
         return {"metrics": report.metrics, "missing": report.missing, "report": report, "folder": folder}
     return run

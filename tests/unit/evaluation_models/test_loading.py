@@ -21,7 +21,7 @@ from training.context import InputArtifact
 from training.errors import InputRefused, RecipeError
 from training.specs.probe import PROBE_FILE
 
-Save = Callable[[str, LlamaForCausalLM], InputArtifact]
+Save = Callable[..., InputArtifact]
 
 
 def no_weights(model: Path) -> None:

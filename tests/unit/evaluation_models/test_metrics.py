@@ -36,7 +36,7 @@ from training.evaluation.findings import Findings
 from training.specs.gates import Gate
 from training.specs.metrics import COMPARABLE, METRICS, comparable, metrics_of
 
-Save = Callable[[str, LlamaForCausalLM], InputArtifact]
+Save = Callable[..., InputArtifact]
 
 GATES = {
     "base_model": (("heldout_bits_per_byte", "<", 1.0), ("heldout_perplexity", "<", 100), ("loss_drop", ">", 1),
@@ -135,6 +135,19 @@ def test_a_model_equal_to_its_parent_gains_nothing(save: Save, evaluate: Evaluat
     model = tuned("lora_model", tokenizer, base, chat)
     lora = evaluate(save("lora_model", model), save("dpo_model", model), out="lora")["metrics"]
     assert (lora["domain_gain"], lora["general_loss"], lora["loss_drop"]) == (0, 0, 0)
+
+
+def test_an_adapter_is_judged_on_its_own_domain(save: Save, evaluate: Evaluate, tokenizer: PreTrainedTokenizerFast,
+                                                base: LlamaForCausalLM, chat: LlamaForCausalLM) -> None:
+    """On the general text where that is its domain, on nothing where no text of its domain is held out."""
+    parent, model = save("dpo_model", chat), tuned("lora_model", tokenizer, base, chat)
+    trade, general = (evaluate(save("lora_model", model, domain), parent, out=domain)["metrics"]
+                      for domain in ("trade", "general"))
+    assert general["domain_gain"] == pytest.approx(-general["general_loss"])
+    assert trade["domain_gain"] != pytest.approx(-trade["general_loss"])
+    unknown = evaluate(save("lora_model", model, "sailing"), parent, out="sailing")
+    assert "domain_gain" in unknown["missing"]
+    assert "domain_gain" not in unknown["metrics"]
 
 
 def test_preferring_the_rejected_answers_fails(save: Save, evaluate: Evaluate, tokenizer: PreTrainedTokenizerFast,
