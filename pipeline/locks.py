@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
@@ -50,11 +51,15 @@ def mark_alive(runs: Path, run_id: str) -> None:
         run_id: Dagster's.
     """
     path = runs / f"{run_id}.lock"
-    if path not in _runs:
-        runs.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _runs[path] = descriptor
+    if path in _runs:
+        return
+    runs.mkdir(parents=True, exist_ok=True)
+    unheld = path.with_name(f".{run_id}-{os.getpid()}")
+    descriptor = os.open(unheld, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    unheld.replace(path)  # held before it has its name: a reaper never sees a living run without its lock
+    _runs[path] = descriptor
+    atexit.register(path.unlink, missing_ok=True)
 
 
 def is_dead(runs: Path, run_id: str) -> bool:
