@@ -51,7 +51,7 @@ def assert_one_message(done: subprocess.CompletedProcess[str], *parts: str) -> N
         assert part in lines[0]
 
 
-def refuse(space: Workspace, arguments: list[str], *parts: str) -> None:
+def assert_refused(space: Workspace, arguments: list[str], *parts: str) -> None:
     before = state(space)
     assert_one_message(space.run(*arguments), *parts)
     assert state(space) == before
@@ -166,7 +166,7 @@ def test_bad_recipes(tmp_path: Path, old: str, new: str, parts: tuple[str, ...])
 def test_a_tokenizer_swapped_under_the_shards(mine: Workspace) -> None:
     path = next(mine.asset("tokenizer").glob("versions/*/tokenizer/tokenizer.json"))
     path.write_text(path.read_text().replace("Ġthe", "Ġhte"))
-    refuse(mine, ["--select", "packed_shards"], "tokenizer/tokenizer.json has changed", "packed_shards:",
+    assert_refused(mine, ["--select", "packed_shards"], "tokenizer/tokenizer.json has changed", "packed_shards:",
            "materialize it again with force")
 
 
@@ -174,7 +174,7 @@ def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> N
     pointer = mine.asset("corpus") / "promoted.json"
     whole = json.loads(pointer.read_text())
     pointer.write_text("{edited")
-    refuse(mine, ["--select", "tokenizer"], "promoted.json is damaged", str(pointer),
+    assert_refused(mine, ["--select", "tokenizer"], "promoted.json is damaged", str(pointer),
            "delete this file and materialize corpus again")
     pointer.unlink()
     done = mine.run("--select", "corpus")
@@ -185,13 +185,13 @@ def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> N
 def test_a_half_written_manifest(mine: Workspace) -> None:
     manifest = next(mine.asset("corpus").glob("versions/*/manifest.json"))
     manifest.write_bytes(manifest.read_bytes()[:60])
-    refuse(mine, ["--select", "corpus"], "manifest.json is damaged", str(manifest),
+    assert_refused(mine, ["--select", "corpus"], "manifest.json is damaged", str(manifest),
            "delete this file and materialize corpus again")
 
 
 def test_two_runs_of_one_asset(mine: Workspace) -> None:
     with building(mine.home / "work", "mine", "raw_corpus", "run of the test"):
-        refuse(mine, ["--select", "raw_corpus", "--force"], "raw_corpus is being built by run of the test",
+        assert_refused(mine, ["--select", "raw_corpus", "--force"], "raw_corpus is being built by run of the test",
                "wait for it to finish")
 
 

@@ -33,15 +33,7 @@ LEARN = {"steps": 40, "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with all inputs and all four models."""
-    work = tmp_path_factory.mktemp("built")
-    store = Store(str(work / "store"), jobs.RECIPE)
-    jobs.publish_data(store, work)
-    for asset in jobs.INPUTS:
-        done = jobs.run(jobs.make_job(store, asset, work / "attempts" / asset, LEARN))
-        assert done.code == 0, done.output
-        jobs.promote(store, jobs.published(store, work / "attempts" / asset))
-    return store
+    return jobs.build_all(tmp_path_factory.mktemp("built"), LEARN)
 
 
 def promoted(store: Store, asset: str) -> Manifest:

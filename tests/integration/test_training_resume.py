@@ -17,15 +17,7 @@ from training.store import Store
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with all inputs and all four models, each made without interruption."""
-    work = tmp_path_factory.mktemp("built")
-    store = Store(str(work / "store"), jobs.RECIPE)
-    jobs.publish_data(store, work)
-    for asset in jobs.INPUTS:
-        done = jobs.run(jobs.make_job(store, asset, work / "attempts" / asset))
-        assert done.code == 0, done.output
-        jobs.promote(store, jobs.published(store, work / "attempts" / asset))
-    return store
+    return jobs.build_all(tmp_path_factory.mktemp("built"))
 
 
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))

@@ -149,6 +149,17 @@ def _publish_chat(store: Store, work: Path) -> None:
         publish(store, asset, work / asset)
 
 
+def build_all(work: Path, section: dict[str, Any] | None = None) -> Store:
+    """A store with all inputs and all four models, each made without interruption."""
+    store = Store(str(work / "store"), RECIPE)
+    publish_data(store, work)
+    for asset in INPUTS:
+        done = run(make_job(store, asset, work / "attempts" / asset, section))
+        assert done.code == 0, done.output
+        promote(store, published(store, work / "attempts" / asset))
+    return store
+
+
 def make_job(store: Store, asset: str, attempt: Path, section: dict[str, Any] | None = None,
              execution: Execution | None = None) -> Path:
     """Write job.json for a training stage over the promoted inputs."""

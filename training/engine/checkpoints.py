@@ -10,9 +10,6 @@ DeepSpeed and torch load pickles, so nothing is loaded that the manifest does no
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +17,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from training.records import dump
 from training.specs.artifacts import FileEntry
 from training.specs.base import Spec
+from training.storage import fsync, write_durably
+from training.store import file_entry
 
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
@@ -79,19 +79,18 @@ class CheckpointFolder:
     def publish(self, step: int) -> Path:
         """Make the staged folder a checkpoint and prune old ones. Rank 0 calls it once all ranks have written."""
         staged = self.staging(step)
-        files = {name: _durable_entry(staged / name) for name in _files(staged)}
+        files = {name: file_entry(staged / name) for name in _files(staged)}
+        for name in files:
+            fsync(staged / name)
         manifest = CheckpointManifest(identity=self._identity, step=step, layout=self._layout, files=files)
-        with (staged / _MANIFEST).open("w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest.model_dump(mode="json"), sort_keys=True, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(staged / _MANIFEST, dump(manifest))
         for folder in {staged, *((staged / name).parent for name in files)}:
-            _fsync(folder)
+            fsync(folder)
         target = self._root / f"{_PREFIX}{step:08d}"
         if target.exists():  # a damaged one that a resume skipped
             shutil.rmtree(target)
         staged.rename(target)
-        _fsync(self._root)
+        fsync(self._root)
         for old in self._folders()[self._keep:]:
             shutil.rmtree(old)
         return target
@@ -127,7 +126,7 @@ class CheckpointFolder:
             return "a file is missing or was added", -1
         for name, entry in manifest.files.items():
             path = folder / name
-            if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+            if file_entry(path) != entry:
                 return f"the file {name} is not as it was written", -1
         return None, manifest.step
 
@@ -135,21 +134,3 @@ class CheckpointFolder:
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
                   if path.is_file() and path.relative_to(folder).as_posix() != _MANIFEST)
-
-
-def _durable_entry(path: Path) -> FileEntry:
-    _fsync(path)
-    return FileEntry(bytes=path.stat().st_size, sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
