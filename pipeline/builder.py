@@ -159,7 +159,8 @@ class Builder:
                 champion: tuple[Manifest, Manifest] | None, on: Terms) -> None:
         page, card = write_report(certificate, read_evidence(manifest, evaluation, on, self.store),
                                   read_evidence(*champion, on, self.store) if champion else None,
-                                  self.loaded.recipe.gates[manifest.asset], self.store)
+                                  self.loaded.recipe.gates[manifest.asset],
+                                  self.loaded.recipe.metrics(manifest.asset), self.store)
         self.store.write_gate_report(manifest.asset, manifest.version, page, card)
 
     def _renew_promoted(self, asset: str, judged: Manifest, say: Listener) -> None:
@@ -182,7 +183,7 @@ class Builder:
             return manifest, ""
         return self.store.manifest(manifest.asset, pointer.version), (
             f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
-            f"stays promoted until `gatehouse promote {manifest.asset} {manifest.version}`")
+            f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`")
 
     def _reused(self, found: Manifest, say: Listener) -> Manifest:
         manifest, held_back = self._stand_in(found)

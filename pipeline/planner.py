@@ -162,7 +162,7 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
         changed = "the standing of what it was made from"
     if changed:
         raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
-                           f"run --select {asset}` judges it again and trains nothing")
+                           f"run -r {loaded.recipe.name} --select {asset}` judges it again and trains nothing")
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 

@@ -157,7 +157,7 @@ class Store(Records):
         if pointer is None or pointer.version != version:
             raise InputRefused(self.explain_unpromoted(asset, wanted=version))
         certificate = self.certificate(asset, version)
-        again = f"`gatehouse run --select {asset}` judges it again and trains nothing"
+        again = f"`gatehouse run -r {self.recipe} --select {asset}` judges it again and trains nothing"
         if certificate is None:
             raise InputRefused(f"{asset} {version} has no certificate: {again}")
         if (certificate.asset, certificate.version) != (asset, version):
@@ -197,10 +197,10 @@ class Store(Records):
             return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
                     "refused now; materialize that first")
         if expired := certificate.expired(today or utc_today()):
-            return f"{asset} {version} rests on {_explain_expired(expired[0], asset)}"
+            return f"{asset} {version} rests on {_explain_expired(expired[0], asset, self.recipe)}"
         if hold := self.hold(asset, version):
-            return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote {asset} "
-                    f"{version}` promotes it")
+            return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
+                    f"{self.recipe} {asset} {version}` promotes it")
         pointer = self.promotion(asset)
         if pointer is not None and pointer.version != version:
             return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
@@ -315,8 +315,8 @@ def utc_today() -> date:
     return datetime.now(UTC).date()
 
 
-def _explain_expired(waiver: Waiver, asset: str) -> str:
-    then = "" if waiver.asset == asset else f", then `gatehouse run --select {asset}`,"
+def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
+    then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
     return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
-            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive {waiver.asset} --version "
+            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
             f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")

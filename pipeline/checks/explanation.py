@@ -8,16 +8,15 @@ from pipeline.checks.judge import passes
 from pipeline.checks.statistics import right_needed
 from pipeline.checks.verdicts import number
 from training.specs.gates import Gate, Verdict
-from training.specs.metrics import METRICS
 
 
-def in_words(asset: str, verdict: Verdict, why: str) -> list[str]:
+def in_words(verdict: Verdict, meaning: str, why: str) -> list[str]:
     """Sentences about one gate that did not pass.
 
     Args:
+        meaning: What the metric is.
         why: The recipe's sentence about the gate.
     """
-    meaning = METRICS.get(asset, {}).get(verdict.name, "")
     gate = Gate(metric=verdict.name, must_be=verdict.must_be, threshold=verdict.threshold)
     lines = [f"What it is: {meaning}." if meaning else "", f"Why it is asked: {why}" if why else "",
              f"What was found: {verdict.reason}."]
@@ -30,21 +29,21 @@ def in_words(asset: str, verdict: Verdict, why: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def advice(asset: str, gates: list[str], option: str, until: date) -> list[str]:
+def advice(asset: str, gates: list[str], recipe: str, until: date) -> list[str]:
     """What a person can do about a refusal.
 
     Args:
         gates: Those that refused it.
-        option: The recipe as an option of the command line, empty for the default one.
+        recipe: Name of the recipe.
         until: A day for the example of a waiver.
     """
-    again = f"`gatehouse run{option} --select {asset}`"
+    again = f"`gatehouse run -r {recipe} --select {asset}`"
     return [
         f"Make it better: change its section or its data in the recipe, then {again}.",
         f"If a gate asks too much, change it under `gates.{asset}`; if too few items are measured, change "
         f"`evaluation_sets`. Then {again} judges it again and trains nothing.",
-        *(f"Let this one version pass: `gatehouse waive{option} {asset} --gate {gate} --reason \"...\" --until {until}`"
-          for gate in gates),
+        *(f"Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gate} --reason \"...\" "
+          f"--until {until}`" for gate in gates),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,6 @@ from pipeline.checks.plot import gate_plot
 from pipeline.checks.verdicts import STATES, gate_state, gates_markdown, interval_text, number, overall
 from training.specs.artifacts import REPORT, Certificate
 from training.specs.gates import Gate, Verdict
-from training.specs.metrics import METRICS
 from training.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ _LINKS = {"mlflow_url": "MLflow run", "mlflow_model_url": "MLflow model", "dagst
 
 
 def write_report(certificate: Certificate, evidence: Evidence, champion: Evidence | None, gates: Sequence[Gate],
-                 store: Store) -> tuple[str, str]:
+                 meanings: Mapping[str, str], store: Store) -> tuple[str, str]:
     """The gate report of a version.
 
     Everything that a model wrote is escaped: it is shown and never run.
@@ -43,6 +42,7 @@ def write_report(certificate: Certificate, evidence: Evidence, champion: Evidenc
     Args:
         champion: Evidence of the version that it was compared with.
         gates: The gates that were judged, in the certificate's order.
+        meanings: Metric to what it is, in a sentence.
         store: Where the version's own card and its links are.
 
     Returns:
@@ -51,7 +51,7 @@ def write_report(certificate: Certificate, evidence: Evidence, champion: Evidenc
     manifest = evidence.manifest
     page = _template().render(
         certificate=certificate, manifest=manifest, evaluation=evidence.evaluation, state=overall(certificate),
-        gates=[_gate(certificate, verdict, gate, champion)
+        gates=[_gate(certificate, verdict, gate, champion, meanings.get(gate.metric, ""))
                for verdict, gate in zip(certificate.verdicts, gates, strict=True)],
         champion=champion, sources=_sources(evidence, champion), refusals=_refusals(evidence, champion),
         failing=[(gate, shown) for gate in gates if gate.metric not in REFUSALS
@@ -63,10 +63,10 @@ def write_report(certificate: Certificate, evidence: Evidence, champion: Evidenc
     return page, f"{_card(store.folder(manifest.asset, manifest.version))}\n{gates_markdown(certificate)}"
 
 
-def _gate(certificate: Certificate, verdict: Verdict, gate: Gate, champion: Evidence | None) -> dict[str, Any]:
+def _gate(certificate: Certificate, verdict: Verdict, gate: Gate, champion: Evidence | None,
+          meaning: str) -> dict[str, Any]:
     state = gate_state(certificate, verdict)
     theirs = champion.estimates.get(gate.metric) if champion else None
-    meaning = METRICS.get(certificate.asset, {}).get(verdict.name, "")
     return {"verdict": verdict, "about": " ".join((*([f"{meaning}."] if meaning else []), gate.why)),
             "state": state, "word": STATES[state], "value": number(verdict.value), "interval": interval_text(verdict),
             "champion": number(theirs.value if theirs else None)}

@@ -21,7 +21,7 @@ from pipeline.checks.verdicts import STATES, gate_state, number
 from pipeline.commands.status import age
 from pipeline.display import make_console
 from pipeline.environment import home, store_root
-from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.graph import GRAPH
 from pipeline.planner import Terms, terms
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_messages import nearest
@@ -107,17 +107,18 @@ def explain(recipe: str, asset: str) -> None:
     refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) != "passed"]
     console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
     if stale := _stale(asset, certificate, latest, loaded, store):
-        console.print(f"The verdict is stale, for this changed since: {stale}. `gatehouse run --select {asset}` judges "
-                      "it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"The verdict is stale, for this changed since: {stale}. `gatehouse run -r {recipe} --select "
+                      f"{asset}` judges it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
     evidence = _evidence(certificate, latest, store, console) if refused else None
     whys = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
+    meanings = loaded.recipe.metrics(asset)
     for verdict in refused:
-        _explain_gate(console, certificate, verdict, whys.get(verdict.name, ""), evidence)
+        _explain_gate(console, certificate, verdict, meanings.get(verdict.name, ""), whys.get(verdict.name, ""),
+                      evidence)
     if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
-        option = "" if recipe == DEFAULT_RECIPE else f" -r {recipe}"
         until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
         console.print("\n[bold]What can be done[/]")
-        for line in advice(asset, failed, option, until):
+        for line in advice(asset, failed, recipe, until):
             console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
     if page := store.gate_report(asset, latest.version):
         console.print(f"\nThe whole report: {page}", markup=False, highlight=False, soft_wrap=True)
@@ -199,7 +200,7 @@ def _standing(asset: str, row: GateRow, store: Store) -> str:
     """What the table cannot say of an asset."""
     if row.stale:
         return (f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
-                f"`gatehouse run --select {asset}` judges it again and trains nothing.")
+                f"`gatehouse run -r {store.recipe} --select {asset}` judges it again and trains nothing.")
     pointer = store.promotion(asset)
     if row.version is not None and pointer is not None and not row.promoted:
         return f"{asset}: the table shows {row.version}; promoted is {pointer.version}."
@@ -228,11 +229,11 @@ def _evidence(certificate: Certificate, manifest: Manifest, store: Store, consol
         return None
 
 
-def _explain_gate(console: Console, certificate: Certificate, verdict: Verdict, why: str,
+def _explain_gate(console: Console, certificate: Certificate, verdict: Verdict, meaning: str, why: str,
                   evidence: Evidence | None) -> None:
     word = _word(certificate, verdict)
     console.print(f"\n[bold]{verdict.name}[/] [{_COLOURS.get(word.split()[0], 'red')}]{word}[/]", highlight=False)
-    for line in in_words(certificate.asset, verdict, why):
+    for line in in_words(verdict, meaning, why):
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     gate = Gate(metric=verdict.name, must_be=verdict.must_be, threshold=verdict.threshold)
     items = worst_items(evidence, gate, _WORST) if evidence else []

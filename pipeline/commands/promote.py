@@ -85,8 +85,8 @@ class Desk:
         instead = f", in place of {left}" if left and left != version else ""
         self.console.print(f"{asset} {version} is promoted{instead}.", highlight=False)
         if left and left != version and self.builder.store.hold(asset, left):
-            self.console.print(f"{left} is held back: no run promotes it again until `gatehouse promote {asset} "
-                               f"{left}`.", highlight=False)
+            self.console.print(f"{left} is held back: no run promotes it again until `gatehouse promote "
+                               f"-r {self.builder.store.recipe} {asset} {left}`.", highlight=False)
 
 
 def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:

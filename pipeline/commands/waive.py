@@ -51,4 +51,5 @@ def _show(desk: Desk, judged: Judgement, done: str) -> None:
                            "names the waiver.", highlight=False)
     elif certificate.passed:
         desk.console.print(f"Another version of {certificate.asset} stays promoted: `gatehouse promote "
-                           f"{certificate.asset} {certificate.version}` takes this one.", highlight=False)
+                           f"-r {desk.builder.store.recipe} {certificate.asset} {certificate.version}` takes this one.",
+                           highlight=False)

@@ -205,8 +205,8 @@ def test_a_waiver_holds_to_its_last_day_and_not_longer(store: Store, tmp_path: P
             refused()
         message = str(error.value)
         assert f"ada waived documents of {given.asset} {given.version} until 2026-11-21 (a demo)" in message
-        assert f"gatehouse waive {given.asset} --version {given.version} --gate documents" in message
-        assert ("then `gatehouse run --select corpus`" in message) is not own
+        assert f"gatehouse waive -r r {given.asset} --version {given.version} --gate documents" in message
+        assert ("then `gatehouse run -r r --select corpus`" in message) is not own
 
 
 def test_a_waiver_of_another_gate_lets_nothing_pass(store: Store, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_held_version_says_who_holds_it_back(store: Store, tmp_path: Path) -> 
     published = publish(store, tmp_path / "a")
     store.write_certificate(certificate(published))
     store.write_hold(Hold(asset="corpus", version=published.version, reason="too French", author="ada", created_at=0.0))
-    assert "held back by ada: too French; `gatehouse promote corpus" in store.explain_unpromoted("corpus")
+    assert "held back by ada: too French; `gatehouse promote -r r corpus" in store.explain_unpromoted("corpus")
     store.remove_hold("corpus", published.version)
     assert store.hold("corpus", published.version) is None
 

@@ -30,6 +30,7 @@ GATES = (
     Gate(metric="loads", must_be="==", threshold=1),
     Gate(metric="preference_margin", must_be=">", threshold=0),
 )
+MEANINGS = {"choice_accuracy": "share of questions whose right answer is the likeliest"}
 
 
 def evidence(world: World, refused: int, seed: int, answer: str = "I will not help with that.") -> Evidence:
@@ -60,7 +61,7 @@ def reported(world: World, answer: str = "I will not help with that.", champion:
     before = evidence(world, 58, 0, "The champion says no.") if champion else None
     own = evidence(world, 50, 1, answer)
     certificate = world.certify(own, GATES, before, waivers, inherited)
-    return Judged(certificate, *write_report(certificate, own, before, GATES, world.store))
+    return Judged(certificate, *write_report(certificate, own, before, GATES, MEANINGS, world.store))
 
 
 class Tags(HTMLParser):
@@ -131,7 +132,7 @@ def test_hostile_ids_sources_reasons_and_waivers_are_text(world: World) -> None:
     own = world.evidence({"heldout_bits_per_byte": bits_of(rows)}, rows, {"answer_loss": HOSTILE + "|x|"})
     hostile = Waiver(asset="sft_model", version=own.manifest.version, gate="answer_loss", reason=HOSTILE + "|y|\n# z",
                      author=HOSTILE, until=date(2026, 12, 31), created_at=0.0)
-    page, md = write_report(world.certify(own, gates, waivers=(hostile,)), own, None, gates, world.store)
+    page, md = write_report(world.certify(own, gates, waivers=(hostile,)), own, None, gates, {}, world.store)
     assert "<script" not in page and "<script" not in md and "<img" not in md
     assert Tags(page).open == []
     assert "\\|y\\| # z" in md  # a waiver stays in its cell
@@ -144,11 +145,16 @@ def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
     assert "default-src 'none'" in page
 
 
+def test_a_metric_is_explained(world: World) -> None:
+    """Also one of a task, which the recipe alone can explain."""
+    assert MEANINGS["choice_accuracy"] in reported(world).html
+
+
 def test_links_are_web_addresses_only(world: World) -> None:
     own = evidence(world, 50, 1)
     world.store.write_links(own.manifest.asset, own.manifest.version,
                             {"mlflow_url": "http://127.0.0.1:5000/#/x", "dagster_url": "javascript:alert(1)"})
-    page, _ = write_report(world.certify(own, GATES), own, None, GATES, world.store)
+    page, _ = write_report(world.certify(own, GATES), own, None, GATES, MEANINGS, world.store)
     assert '<a href="http://127.0.0.1:5000/#/x">MLflow run</a>' in page
     assert "javascript:" not in page
 
