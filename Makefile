@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test check proof clean
+.PHONY: help setup setup-dev run up test check proof chaos clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ check: setup-dev ## ruff, mypy, import rules
 SEEDS ?= 10
 proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)
 	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
+
+chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours)
+	$(BIN)/python -m pytest tests/chaos --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md
 
 clean: ## remove all state: store, Dagster's and MLflow's databases
 	rm -rf .gatehouse

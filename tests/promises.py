@@ -1,0 +1,111 @@
+"""Promises and the trials that could break them. `make chaos` makes the full counts and prints one table.
+
+A test names its promise and asks for trials; the run decides how many:
+
+    @pytest.mark.promise("A killed job that is started again ends in the same bytes")
+    def test_kill(promise: Promise) -> None:
+        for trial in promise.trials(quick=2, full=50):
+            with trial:
+                ... trial.random ...
+
+Each trial has its own seed, so that a failed one can be run again. A failure is counted and the next trial begins; the
+test fails in the end, and names the trials.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+_RESULTS = pytest.StashKey[list["Promise"]]()
+
+
+class Trial:
+    """One attempt to break a promise.
+
+    Attributes:
+        number: From 0 on.
+        random: Seeded with the promise and the number.
+        skipped: Why it could not be made, if so.
+    """
+
+    def __init__(self, promise: Promise, number: int) -> None:
+        self.number = number
+        self.random = random.Random(f"{promise.text} {number}")
+        self._promise = promise
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> bool:
+        self._promise.made += 1
+        if kind is None or not issubclass(kind, Exception) or issubclass(kind, pytest.skip.Exception):
+            return False
+        told = "".join(traceback.format_exception(kind, error, trace))
+        self._promise.failures.append(f"trial {self.number}: {told}")
+        return True
+
+
+@dataclass
+class Promise:
+    """What is promised, and how often it was tried."""
+
+    text: str
+    full: bool
+    made: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def trials(self, quick: int, full: int) -> Iterator[Trial]:
+        """Trials to make: `quick` of them in CI, `full` of them under `make chaos`."""
+        for number in range(full if self.full else quick):
+            yield Trial(self, number)
+        assert not self.failures, (f"{len(self.failures)} of {self.made} trials broke the promise: {self.text}\n\n"
+                                   + "\n".join(self.failures[:3]))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: as many trials as `make chaos` makes; `--table`: where its table goes."""
+    parser.addoption("--full", action="store_true", help="make all trials of the promises in tests/chaos")
+    parser.addoption("--table", type=Path, help="write the table of promises to this Markdown file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no results."""
+    config.stash[_RESULTS] = []
+
+
+@pytest.fixture
+def promise(request: pytest.FixtureRequest) -> Iterator[Promise]:
+    """The promise that a test's marker names."""
+    marker = request.node.get_closest_marker("promise")
+    assert marker is not None, f"{request.node.nodeid} needs @pytest.mark.promise"
+    text = marker.args[0].format(**getattr(getattr(request.node, "callspec", None), "params", {}))
+    made = Promise(text, request.config.getoption("--full"))
+    started = time.monotonic()
+    yield made
+    made.seconds = time.monotonic() - started
+    if made.made:
+        request.config.stash[_RESULTS].append(made)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of promises."""
+    results = config.stash[_RESULTS]
+    if not results:
+        return
+    rows = [f"| {made.text} | {made.made:,} | {len(made.failures)} | {made.seconds:.0f} s |" for made in results]
+    table = "\n".join(["| promise | trials | failures | time |", "|---|--:|--:|--:|", *rows]) + "\n"
+    if config.getoption("--full"):
+        terminalreporter.section("promises")
+        terminalreporter.write(table)
+    if target := config.getoption("--table"):
+        target.write_text(table)
