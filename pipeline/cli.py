@@ -166,6 +166,60 @@ def rollback(
 
 
 @app.command()
+def gc(
+    recipe: Recipe = "tiny",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and what would be lost with "
+                                          "it.")] = False,
+    older_than: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Keep what is younger.")] = 24,
+) -> None:
+    """Delete what no promoted version, certificate in force, waiver, hold or running job needs.
+
+    Kept are the promoted versions, the ones that a rollback goes back to, the newest, the certified ones newer than the
+    promoted, those held back or waived, what all of these were made from or are compared with, and their evidence. What
+    a run is working at is left alone.
+
+    Example: `gatehouse gc --dry-run`.
+    """
+    from pipeline.commands.gc import collect
+
+    collect(recipe, dry_run, older_than)
+
+
+@app.command()
+def verify(
+    asset: Annotated[str, typer.Argument(help="An asset, such as sft_model; every promoted one by default.")] = "",
+    recipe: Recipe = "tiny",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object a version.")] = False,
+) -> None:
+    """Read every byte of what is promoted and of what it was made from, and check every record about it.
+
+    Exit codes: 0 all of it holds, 1 something does not; each defect says what to do.
+
+    Examples: `gatehouse verify`, `gatehouse verify sft_model`.
+    """
+    from pipeline.commands.verify import verify as execute
+
+    raise typer.Exit(execute(recipe, asset, as_json))
+
+
+@app.command()
+def sync(
+    recipe: Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
+                                        help="One recipe; all that were run here by default.")] = "",
+) -> None:
+    """Tell MLflow what it missed while it was down: metrics, runs, lineage, versions, judgements.
+
+    Runs do the same by themselves, as far as a slow server lets them. An MLflow whose database is new gets everything.
+    Nothing is recorded twice.
+
+    Exit codes: 0 MLflow has everything, 1 something is still owed to it.
+    """
+    from pipeline.commands.sync import sync as execute
+
+    raise typer.Exit(execute(recipe))
+
+
+@app.command()
 def chat(
     question: Annotated[str, typer.Argument(help="One question; without it, a conversation on the terminal.")] = "",
     recipe: Recipe = "tiny",

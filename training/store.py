@@ -11,28 +11,29 @@ Layout, under `<root>/<recipe>/<asset>/`::
     promotions/<time>-<version>.json   every promotion there was
     gate_reports/<version>.html, .md   the page of its newest judgement, and the card with the table
     links/<version>.json               where it is shown: MLflow run, Dagster run
+    superseded/<version>.json          the judgement it was promoted with, while a newer one is being acted on
     links/promoted.json                the promotion that MLflow and Dagster were told of
 
 The root is a local folder or an object store's URL such as `s3://bucket/prefix`. A reader sees a whole version or none:
 on a local disk a finished folder is renamed into place, in an object store the manifest is the last object written.
+What begins with a dot in `versions/` is in the making, or was left by what was killed; `gatehouse gc` removes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 
 from training.errors import InputRefused, StoreError
-from training.records import Records, dump
+from training.publishing import MANIFEST as MANIFEST
+from training.publishing import publish_objects, publish_on_disk
+from training.records import Records, sealed
 from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, Waiver, content_digest
-from training.storage import fsync, relative_files, write_durably
-
-MANIFEST = "manifest.json"
+from training.storage import relative_files
 
 
 class Store(Records):
@@ -55,9 +56,9 @@ class Store(Records):
 
     def versions(self, asset: str) -> list[str]:
         """Published versions of an asset, oldest first."""
-        folder = self._base / asset / "versions"
-        return sorted(name for name in self._storage.names(folder) if not name.startswith(".")
-                      and self._storage.exists(folder / name / MANIFEST))
+        folder = self.base / asset / "versions"
+        return sorted(name for name in self.storage.names(folder) if not name.startswith(".")
+                      and self.storage.exists(folder / name / MANIFEST))
 
     def manifest(self, asset: str, version: str) -> Manifest:
         """The manifest of one version.
@@ -65,9 +66,14 @@ class Store(Records):
         Raises:
             StoreError: There is no such version, or its manifest is damaged.
         """
-        found = self._read(self._base / asset / "versions" / version / MANIFEST, Manifest)
+        path = self.place(asset, version) / MANIFEST
+        found = self._read(path, Manifest)
         if found is None:
             raise StoreError(f"{asset} has no version {version} in {self.root}; `gatehouse status` lists what there is")
+        if (found.asset, found.version) != (asset, version):
+            raise self._damaged(path, f"it belongs to {found.asset} {found.version}")
+        if outside := [name for name in found.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
+            raise self._damaged(path, f"it names {outside[0]}, outside of the version's folder")
         return found
 
     def find(self, asset: str, identity: str) -> Manifest | None:
@@ -85,59 +91,70 @@ class Store(Records):
 
     def uri(self, asset: str, version: str) -> str:
         """Address of a version's folder, for people."""
-        return self._storage.address(self._base / asset / "versions" / version)
+        return self.storage.address(self.place(asset, version))
+
+    def place(self, asset: str, version: str) -> PurePosixPath:
+        """Where a version's files are in the storage."""
+        return self.base / asset / "versions" / version
 
     def folder(self, asset: str, version: str) -> Path:
         """A local folder with a version's files; a remote version is copied to the cache first.
 
         Raises:
             StoreError: There is no such version, or it cannot be copied.
+            InputRefused: What was copied is not what was published.
         """
-        source = self._base / asset / "versions" / version
-        if self.is_local:
-            return Path(source)
-        manifest = self.manifest(asset, version)
-        target = self._copy(manifest)
-        if not target.exists():
-            partial = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-            try:
-                for name in [*manifest.files, MANIFEST]:
-                    self._storage.download(source / name, partial / name)
-                with suppress(OSError):  # another process copied it first
-                    partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return target
-
-    def _copy(self, manifest: Manifest) -> Path:
-        if self.cache is None:
-            raise StoreError(f"{self.root} is remote and no local cache folder was configured")
-        return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
+        return Path(self.place(asset, version)) if self.is_local else self._local(self.manifest(asset, version))[0]
 
     def verified_folder(self, asset: str, version: str, digest: str) -> Path:
         """As `folder`, after reading every byte and comparing it with the manifest and the expected content digest.
+
+        A damaged copy of a remote version is replaced by a new one.
 
         Raises:
             InputRefused: A file is missing, was added or changed, or the content is not the expected one.
         """
         manifest = self.manifest(asset, version)
-        folder = self.folder(asset, version)
-        repair = _REBUILD if self.is_local else f"delete {folder} to have it copied again, or {_REBUILD}"
-        for name, entry in manifest.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise InputRefused(f"{asset} {version}: the file {name} is missing from {folder}; {repair}")
-            if file_entry(path) != entry:
-                raise InputRefused(f"{asset} {version}: the file {name} has changed since it was published "
-                                   f"({folder}); {repair}")
-        extra = set(relative_files(folder)) - set(manifest.files) - {MANIFEST}
-        if extra:
-            raise InputRefused(f"{asset} {version}: {', '.join(sorted(extra))} was added after publishing ({folder}); "
-                               f"{repair}")
         if content_digest(manifest.files) != manifest.digest or manifest.digest != digest:
             raise InputRefused(f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
                                f"{digest[:12]} as expected; {_REBUILD}")
+        folder, verified = self._local(manifest)
+        problem = "" if verified else defect(folder, manifest)
+        if problem and not self.is_local:
+            _discard(folder)
+            folder, problem = self._local(manifest)[0], ""
+        if problem:
+            raise InputRefused(f"{asset} {version}: {problem} ({folder}); {_REBUILD}")
         return folder
+
+    def _local(self, manifest: Manifest) -> tuple[Path, bool]:
+        """A version's folder on this machine, and whether it was verified just now because it was just copied."""
+        source = self.place(manifest.asset, manifest.version)
+        if self.is_local:
+            return Path(source), False
+        target = self._copy(manifest)
+        if target.exists():
+            return target, False
+        partial = _hidden(target)
+        try:
+            for name in [*manifest.files, MANIFEST]:
+                self.storage.download(source / name, partial / name)
+            if problem := defect(partial, manifest):
+                raise InputRefused(f"{manifest.asset} {manifest.version}: {problem} ({self.storage.address(source)}); "
+                                   f"{_REBUILD}")
+            try:
+                partial.rename(target)
+            except OSError:
+                if not target.exists():  # then no other process copied it first
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target, True
+
+    def _copy(self, manifest: Manifest) -> Path:
+        if self.cache is None:
+            raise StoreError(f"{self.root} is remote and no local cache folder was configured")
+        return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
 
     def require_promoted(self, asset: str, version: str, digest: str, certificate_digest: str = "",
                          today: date | None = None) -> Certificate:
@@ -156,7 +173,7 @@ class Store(Records):
         pointer = self.promotion(asset)
         if pointer is None or pointer.version != version:
             raise InputRefused(self.explain_unpromoted(asset, wanted=version))
-        certificate = self.certificate(asset, version)
+        certificate = self.promoted_with(pointer)
         again = f"`gatehouse run -r {self.recipe} --select {asset}` judges it again and trains nothing"
         if certificate is None:
             raise InputRefused(f"{asset} {version} has no certificate: {again}")
@@ -225,60 +242,32 @@ class Store(Records):
         """Publish a folder as a new version; the folder is gone afterwards.
 
         Args:
-            source: Folder with the finished files, on the same filesystem as a local root.
+            source: Folder with the finished files; it costs nothing on the same filesystem as a local root.
             manifest: Complete but for `version`, `digest` and `files`, which are filled in here.
 
         Raises:
-            StoreError: No room, no permission, or no connection. Nothing that was published before is touched.
+            StoreError: No room, no permission, or no connection. Nothing that was published before is touched, and the
+                folder is where it was.
         """
-        files = {name: file_entry(source / name) for name in sorted(relative_files(source)) if name != MANIFEST}
-        if not files:
-            raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
-        version = self._free_version(manifest)
-        whole = manifest.model_copy(update={"version": version, "files": files, "digest": content_digest(files)})
-        target = self._base / manifest.asset / "versions" / version
-        with self._storage.errors(target):
+        versions = self.base / manifest.asset / "versions"
+        with self.storage.errors(versions):
+            files = {name: file_entry(source / name) for name in sorted(relative_files(source)) if name != MANIFEST}
+            if not files:
+                raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
+            draft = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
             if self.is_local:
-                self._publish_local(source, Path(target), whole)
-            else:
-                self._publish_remote(source, target, whole)
-        return whole
+                return publish_on_disk(source, Path(versions), draft)
+            whole = publish_objects(self.storage, source, versions, draft)
+            self._keep_copy(source, whole)
+            return whole
 
-    def _free_version(self, manifest: Manifest) -> str:
-        folder = self._base / manifest.asset / "versions"
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        version = f"{stamp}-{manifest.identity[:8]}"
-        for attempt in range(2, 1000):
-            if not self._storage.exists(folder / version):
-                break
-            version = f"{stamp}-{manifest.identity[:8]}-{attempt}"
-        return version
-
-    def _publish_local(self, source: Path, target: Path, manifest: Manifest) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            source.rename(staged)
-        except OSError:  # another filesystem
-            shutil.copytree(source, staged)
-            shutil.rmtree(source)
-        for name in manifest.files:
-            fsync(staged / name)
-        write_durably(staged / MANIFEST, dump(manifest))
-        for folder in {staged, *((staged / name).parent for name in manifest.files)}:
-            fsync(folder)
-        staged.rename(target)
-        fsync(target.parent)
-
-    def _publish_remote(self, source: Path, target: PurePosixPath, manifest: Manifest) -> None:
-        for name in manifest.files:
-            self._storage.upload(source / name, target / name)
-        self._storage.write(target / MANIFEST, dump(manifest))
-        if self.cache is not None:  # whoever reads it next on this machine need not fetch it
+    def _keep_copy(self, source: Path, manifest: Manifest) -> None:
+        """Put what was published into the cache: who reads it next on this machine need not fetch it."""
+        if self.cache is not None:
             copy = self._copy(manifest)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            (source / MANIFEST).write_bytes(dump(manifest))
-            with suppress(OSError):  # another filesystem
+            with suppress(OSError):  # no room, or another filesystem
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                (source / MANIFEST).write_bytes(sealed(manifest))
                 source.rename(copy)
         shutil.rmtree(source, ignore_errors=True)
 
@@ -308,6 +297,34 @@ def file_entry(path: Path) -> FileEntry:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def defect(folder: Path, manifest: Manifest) -> str:
+    """What differs between a local folder and a version's manifest, reading every byte; empty when nothing does."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"the file {name} is missing"
+        if file_entry(path) != entry:
+            return f"the file {name} has changed since it was published"
+    extra = set(relative_files(folder)) - set(manifest.files) - {MANIFEST}
+    return f"{', '.join(sorted(extra))} was added after publishing" if extra else ""
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def _discard(folder: Path) -> None:
+    """Remove a damaged copy; who reads it at this moment keeps the files that are open."""
+    hidden = _hidden(folder)
+    try:
+        folder.rename(hidden)
+    except FileNotFoundError:  # another process discarded it first
+        return
+    except OSError as error:
+        raise StoreError(f"{folder} is a damaged copy and cannot be replaced: {error.strerror}; delete it") from error
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def utc_today() -> date:

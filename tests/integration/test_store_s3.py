@@ -1,53 +1,19 @@
 """The store in an object store: the same promises over S3's own protocol."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
+from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.integration.workspaces import Workspace, workspace
 from tests.unit.test_store import certificate, draft, promote, publish
 from training.errors import InputRefused, StoreError
 from training.store import Store
 
 pytestmark = pytest.mark.s3
-SECRET = "canary-0f6c2b9e51d7"
-BUCKET = "models"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Address of a server that speaks S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What a person sets to reach the server; it is set in this process too."""
-    variables = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
-                 "AWS_ENDPOINT_URL": endpoint}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    return variables
-
-
-@pytest.fixture
-def bucket(credentials: dict[str, str]) -> Any:
-    """The server's files as another client sees them; the bucket is empty."""
-    client = s3fs.S3FileSystem(use_listings_cache=False)
-    if client.exists(BUCKET):
-        client.rm(BUCKET, recursive=True)
-    client.mkdir(BUCKET)
-    return client
+pytest_plugins = ["tests.integration.object_store_fixtures"]
 
 
 @pytest.fixture
@@ -110,14 +76,24 @@ def test_who_publishes_need_not_fetch(store: Store, bucket: Any, tmp_path: Path)
     assert (folder / "data.txt").read_text() == "hello"
 
 
-def test_a_copy_is_made_once_and_verified_each_time(store: Store, tmp_path: Path) -> None:
+def test_a_copy_is_made_once_and_replaced_when_it_is_damaged(store: Store, bucket: Any, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "a")
     other = reader(tmp_path)
     folder = other.verified_folder("corpus", published.version, published.digest)
+    copied = (folder / "data.txt").stat().st_ino
     assert folder == other.verified_folder("corpus", published.version, published.digest)
     assert folder.is_relative_to(tmp_path / "reader")
+    assert (folder / "data.txt").stat().st_ino == copied
+    for damage in (lambda: (folder / "data.txt").write_text("hellO"), lambda: (folder / "data.txt").unlink(),
+                   lambda: (folder / "more.txt").write_text("x")):
+        damage()
+        assert other.verified_folder("corpus", published.version, published.digest) == folder
+        assert sorted(path.name for path in folder.rglob("*.txt")) == ["data.txt", "time.txt"]
+        assert (folder / "data.txt").read_text() == "hello"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     (folder / "data.txt").write_text("hellO")
-    with pytest.raises(InputRefused, match=f"data.txt has changed .*delete {re.escape(str(folder))} to have it copied"):
+    bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/versions/{published.version}/data.txt", b"hellO")
+    with pytest.raises(InputRefused, match=f"data.txt has changed .*s3://{BUCKET}/prefix/r/corpus/versions"):
         other.verified_folder("corpus", published.version, published.digest)
 
 
@@ -162,6 +138,56 @@ def test_a_folder_without_files_is_not_published(store: Store, tmp_path: Path) -
         store.publish(tmp_path / "empty", draft())
 
 
+@pytest.mark.parametrize("conditions", ["ignored", "refused"])
+def test_a_server_without_conditions_is_refused(conditions: str, store: Store, object_server: ObjectServer,
+                                                bucket: Any, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    promote(store, published)
+    object_server.conditions = conditions
+    before = bucket.find(BUCKET)
+    other = Store(f"s3://{BUCKET}/prefix", "r", cache=tmp_path / "other")
+    for refused in (lambda: publish(other, tmp_path / "b"), lambda: promote(other, published)):
+        with pytest.raises(StoreError, match="s3://models/prefix does not create objects on condition.*to a service"):
+            refused()
+    assert bucket.find(BUCKET) == before
+    assert (tmp_path / "b" / "data.txt").read_text() == "hello"
+    assert other.require_promoted("corpus", published.version, published.digest).passed
+
+
+def test_a_lost_answer_to_a_condition_is_no_loss(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real, asked = s3fs.S3FileSystem._call_s3, []
+
+    async def twice(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
+        if "IfNoneMatch" in named:  # as botocore does when the connection breaks before the answer
+            asked.append(named["Key"])
+            await real(self, method, *arguments, **named)
+        return await real(self, method, *arguments, **named)
+
+    publish(store, tmp_path / "a")
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", twice)
+    published = publish(store, tmp_path / "b")
+    assert len(asked) == 2 and asked[-1].endswith(f"{published.version}/manifest.json")
+    assert len(store.versions("corpus")) == 2
+
+
+def test_a_failed_multipart_upload_is_aborted_at_once(store: Store, object_server: ObjectServer, bucket: Any,
+                                                      monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda size, chunksize=None: 5 << 20)
+    parts: list[str] = []
+    object_server.refuse = lambda method, path: "partNumber=2" in path and not parts.append(path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data.bin").write_bytes(b"x" * (11 << 20))
+    with pytest.raises(StoreError, match="no permission for s3://models/prefix/r/corpus/versions.*data.bin"):
+        store.publish(tmp_path / "a", draft())
+    assert parts
+    assert store.storage.unfinished_uploads() == []
+    assert store.versions("corpus") == [] and [path for path in bucket.find(BUCKET) if "versions" in path] == []
+    assert (tmp_path / "a" / "data.bin").stat().st_size == 11 << 20
+    object_server.reset()
+    published = store.publish(tmp_path / "a", draft())
+    assert reader(tmp_path).verified_folder("corpus", published.version, published.digest).is_dir()
+
+
 @pytest.fixture
 def mine(bucket: Any, tmp_path: Path) -> Workspace:
     return workspace(tmp_path / "mine")
@@ -178,7 +204,13 @@ def test_the_data_stages_end_to_end(mine: Workspace, credentials: dict[str, str]
     assert second.returncode == 0, second.stdout
     assert second.stdout.count("= reused") == 3
     assert "built" not in second.stdout
-    for output in (first.stdout, second.stdout):
+    verified = mine.command("gatehouse", "verify", "-r", str(mine.recipe), **variables)
+    assert verified.returncode == 0, verified.stdout
+    assert "everything holds" in verified.stdout
+    collected = mine.command("gatehouse", "gc", "-r", str(mine.recipe), "--older-than", "0", **variables)
+    assert collected.returncode == 0, collected.stdout
+    for output in (first.stdout, second.stdout, verified.stdout, collected.stdout):
         assert SECRET not in output
+    assert not [path for path in bucket.find(BUCKET) if SECRET.encode() in bucket.cat_file(path)]
     leaks = [path for path in mine.home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert leaks == []

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import PurePosixPath
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from training.specs.base import Spec, digest_of
+from training.specs.base import Moment, Name, Spec, digest_of
 from training.specs.gates import Verdict
+
+
+def _inside(path: str) -> str:
+    if path in ("", ".") or str(PurePosixPath(path)) != path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"{path[:80]!r} is not a path of a file below the version's folder")
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(_inside)]
 
 
 class FileEntry(Spec):
@@ -20,8 +31,8 @@ class FileEntry(Spec):
 class InputRecord(Spec):
     """What a version was made from."""
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     digest: str
 
 
@@ -32,14 +43,14 @@ class Manifest(Spec):
     made. Files under `report/` (curves, timings, cards) are vouched for one by one in `files`.
     """
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     stage: str
     recipe: str
     identity: str
     fingerprint: str
-    digest: str
-    files: dict[str, FileEntry]
+    digest: Name
+    files: dict[FilePath, FileEntry]
     inputs: dict[str, InputRecord]
     metrics: dict[str, float]
     headline: str | None = None
@@ -48,7 +59,7 @@ class Manifest(Spec):
     seed: int
     versions: dict[str, str] = Field({}, description="Library versions, shown as drift, never hashed.")
     labels: dict[str, str] = Field({}, description="Who ran it, never hashed: dagster_run_id, mlflow_run_id.")
-    started_at: float
+    started_at: Moment
     seconds: float
 
     @property
@@ -82,13 +93,13 @@ def content_digest(files: dict[str, FileEntry], part: str | None = None) -> str:
 class Waiver(Spec):
     """A person's decision that one version may pass one gate that refused it, until a day."""
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     gate: str
     reason: str = Field(min_length=1)
     author: str = Field(min_length=1)
     until: date = Field(description="The last day on which it holds, UTC.")
-    created_at: float
+    created_at: Moment
 
     def holds(self, today: date) -> bool:
         """Whether it has not expired."""
@@ -108,8 +119,8 @@ class Certificate(Spec):
         unfounded: Versions that it was made from and that are refused now, `asset version`: nothing stands on them.
     """
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     artifact_digest: str
     suite_digest: str
     evaluator_fingerprint: str
@@ -122,8 +133,8 @@ class Certificate(Spec):
     waivers: tuple[Waiver, ...] = ()
     inherited: tuple[Waiver, ...] = ()
     unfounded: tuple[str, ...] = ()
-    evaluated_at: float
-    issued_at: float
+    evaluated_at: Moment
+    issued_at: Moment
     issued_by: str
 
     @property
@@ -149,19 +160,19 @@ class Certificate(Spec):
 class Hold(Spec):
     """A person's decision that a certified version is not to be promoted, such as after a rollback."""
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     reason: str
     author: str
-    created_at: float
+    created_at: Moment
 
 
 class Promotion(Spec):
     """The pointer `promoted.json`: which version downstream reads."""
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     digest: str
     certificate_digest: str
-    promoted_at: float
+    promoted_at: Moment
     promoted_by: str

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+# A part of a path in the store, empty where it is not given yet: nothing that it names lies outside.
+Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")]
+# Seconds since the epoch, within the years that can be written down.
+Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]
 
 
 class Spec(BaseModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from training.specs.base import Spec
+from training.specs.base import Name, Spec
 from training.specs.execution import Execution
 
 EVALUATION_SUFFIX = ".evaluation"
@@ -15,8 +15,8 @@ EVALUATION_SUFFIX = ".evaluation"
 class Input(Spec):
     """One input of a job, by version and digest. The job verifies both before it works."""
 
-    asset: str
-    version: str
+    asset: Name
+    version: Name
     digest: str
     promoted: bool = Field(True, description="False only in an evaluation, for the artifact that is measured and for "
                            "the version that it was made from: all else must be promoted and certified.")
@@ -33,9 +33,9 @@ class FileInput(Spec):
 class Job(Spec):
     """One stage's work."""
 
-    stage: str = Field(description="Module under `training.stages`.")
-    asset: str
-    recipe: str
+    stage: str = Field(pattern=r"^[a-z][a-z_]*$", description="Module under `training.stages`.")
+    asset: Name
+    recipe: Name
     identity: str
     fingerprint: str
     seed: int
