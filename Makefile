@@ -19,7 +19,7 @@ up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up
 
 test: check ## check the code, then run every test that this machine can run
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadgroup
 
 check: setup-dev ## ruff, mypy, import rules
 	$(BIN)/ruff check .

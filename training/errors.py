@@ -18,7 +18,7 @@ from __future__ import annotations
 EXIT_OK = 0
 EXIT_FAULT = 1
 EXIT_USER = 2
-EXIT_PREEMPTED = 75
+EXIT_PREEMPTED = 75  # start it again: preempted, rolled back, or out of memory at this micro-batch
 
 
 class GatehouseError(Exception):

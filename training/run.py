@@ -1,32 +1,41 @@
 """`python -m training.run job.json`: run one stage and publish what it made.
 
 Started by torchrun it runs once per rank; rank 0 cleans the output folder, publishes and reports. Exit codes: 0 done,
-1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 preempted (start it again).
+1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 interrupted (start it again).
+ending.json in the attempt folder says more.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
 
+from training import endings
 from training.context import InputArtifact, StageContext
-from training.errors import EXIT_FAULT, EXIT_OK, InputRefused, RecipeError, UserError
+from training.endings import Ending, Interrupted
+from training.errors import EXIT_FAULT, EXIT_OK, EXIT_PREEMPTED, InputRefused, RecipeError, StoreError, UserError
 from training.events import EVENTS_FILE, EventWriter
 from training.fingerprint import fingerprint
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import Spec
 from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
+from training.storage import read_bounded
 from training.store import Store, file_entry
 from training.supervisor import die_with_parent
 
@@ -43,7 +52,8 @@ def main(arguments: list[str]) -> int:
     try:
         return run_job(load_job(Path(arguments[0])))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # on a full disk the output has no room either
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
 
 
@@ -54,7 +64,7 @@ def load_job(path: Path) -> Job:
         RecipeError: The file is missing or is not a job.
     """
     try:
-        return Job.model_validate_json(path.read_bytes())
+        return Job.model_validate_json(read_bounded(path))
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror}; give the path of a job.json") from error
     except ValidationError as error:
@@ -71,6 +81,7 @@ def run_job(job: Job) -> int:
     attempt.mkdir(parents=True, exist_ok=True)
     events = EventWriter(attempt / EVENTS_FILE if rank == 0 else None)
     started = time.time()
+    before = signal.signal(signal.SIGTERM, partial(_stop, attempt))
     try:
         context = _prepare(job, events, rank, world_size)
         result: StageResult | None = _stage(job).run(context)
@@ -81,14 +92,49 @@ def run_job(job: Job) -> int:
             _write_result(attempt, manifest)
         return EXIT_OK
     except UserError as error:
-        events.log(str(error), level="error")
+        _refuse(attempt, events, error)
         raise
-    except Exception:
+    except Interrupted as interruption:
+        endings.write(attempt, interruption.ending)
+        events.log(str(interruption), level="warning")
+        return interruption.exit_code
+    except Exception as error:
+        refusal = _explained(job, error)
+        if refusal is not None:
+            _refuse(attempt, events, refusal)
+            raise refusal from error
         events.log(traceback.format_exc(), level="error")
         traceback.print_exc()
         return EXIT_FAULT
     finally:
-        events.close()
+        signal.signal(signal.SIGTERM, before)
+        with suppress(OSError):
+            events.close()
+
+
+def _refuse(attempt: Path, events: EventWriter, error: UserError) -> None:
+    endings.write(attempt, Ending(kind="refused", message=str(error)))
+    with suppress(OSError):
+        events.log(str(error), level="error")
+
+
+def _stop(attempt: Path, _number: int, _frame: FrameType | None) -> None:
+    """Told to stop where nothing is lost: training, once it has begun, listens for itself."""
+    endings.write(attempt, Ending(kind="preempted", message="told to stop"))
+    raise SystemExit(EXIT_PREEMPTED)
+
+
+def _explained(job: Job, error: Exception) -> UserError | None:
+    """What a person can do about a lack of memory or of room, None for every other fault."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: "
+                          "it goes on from its newest checkpoint")
+    if not endings.is_out_of_memory(error):
+        return None
+    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    smaller = (" or lower evaluation.batch or evaluation.context in the recipe"
+               if job.asset.endswith(EVALUATION_SUFFIX) else "")
+    return RecipeError(f"{job.asset} ran out of memory ({what}): give it a machine with more memory{smaller}")
 
 
 def _stage(job: Job) -> Any:

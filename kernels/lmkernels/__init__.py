@@ -2,5 +2,6 @@
 
 from lmkernels.choice import Choice, choose
 from lmkernels.errors import LmkernelsError
+from lmkernels.fp8 import Overflows
 
-__all__ = ["Choice", "LmkernelsError", "choose"]
+__all__ = ["Choice", "LmkernelsError", "Overflows", "choose"]

@@ -69,6 +69,41 @@ def count_converted(model: nn.Module) -> int:
     return sum(isinstance(module, Float8Linear) for module in model.modules())
 
 
+class Overflows:
+    """Counts FP8 products that left the range of numbers: a layer's result, or the gradient it is given, is not finite.
+
+    With one scale per tensor that is what an overflowing scale comes to: a finite tensor always fits its own scale.
+
+    Attributes:
+        active: Whether products are looked at; a look reads each layer's result once more.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from torchao.float8.float8_linear import Float8Linear
+
+        self.active = False
+        self._found: list[torch.Tensor] = []
+        self._count = 0
+        for module in model.modules():
+            if isinstance(module, Float8Linear):
+                module.register_forward_hook(self._look)
+
+    def count(self) -> int:
+        """How many there were so far; waits for the device."""
+        self._count += sum(int(found.item()) for found in self._found)
+        self._found = []
+        return self._count
+
+    def _look(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
+        if self.active and torch.is_grad_enabled():
+            self._found.append(~torch.isfinite(result.detach()).all())
+            if result.requires_grad:
+                result.register_hook(self._look_at_gradient)  # type: ignore[no-untyped-call]  # torch lacks it
+
+    def _look_at_gradient(self, gradient: torch.Tensor) -> None:
+        self._found.append(~torch.isfinite(gradient).all())
+
+
 def revert(model: nn.Module) -> int:
     """Put plain linear layers with the same parameters back, in place.
 

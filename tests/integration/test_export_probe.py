@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.integration import training_jobs as jobs
 from training.context import InputArtifact
-from training.evaluation.exported import logprob_error
+from training.evaluation.exported import logprob_error, read_probe
 from training.evaluation.models import load
 from training.specs.artifacts import Manifest
 from training.specs.evidence import Estimate
@@ -42,8 +42,14 @@ def promoted(store: Store, asset: str) -> Manifest:
     return store.manifest(asset, pointer.version)
 
 
+def probe_of(folder: Path) -> Probe:
+    probe = read_probe(folder)
+    assert isinstance(probe, Probe), probe
+    return probe
+
+
 def error_of(folder: Path, manifest: Manifest) -> float:
-    found = logprob_error(load(InputArtifact(folder, manifest), torch.device("cpu")), folder)
+    found = logprob_error(load(InputArtifact(folder, manifest), torch.device("cpu")), probe_of(folder))
     assert isinstance(found, Estimate), found
     return found.value
 
@@ -115,6 +121,7 @@ def test_a_bad_probe_gives_a_reason_and_no_number(built: Store, tmp_path: Path, 
         path.unlink()
     else:
         path.write_text(content)
-    found = logprob_error(load(InputArtifact(tmp_path / "copy", manifest), torch.device("cpu")), tmp_path / "copy")
+    found = logprob_error(load(InputArtifact(tmp_path / "copy", manifest), torch.device("cpu")),
+                          probe_of(tmp_path / "copy"))
     assert isinstance(found, str)
     assert reason in found

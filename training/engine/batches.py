@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,8 +30,18 @@ class Batches(Protocol):
     def accumulation(self) -> int:
         """Micro-batches per rank and step."""
 
+    @property
+    def micro_tokens(self) -> int:
+        """Most tokens per rank and forward pass, padding included."""
+
+    def smaller(self) -> int | None:
+        """Tokens of the next smaller micro-batch, half of this one where that divides the batch; None at one row."""
+
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
-        """One rank's inputs of one forward pass: tensors of shape [rows, context]."""
+        """One rank's inputs of one forward pass: tensors of shape [rows, context].
+
+        Steps may lie beyond the last one: the data goes on for ever.
+        """
 
     def tokens_before(self, step: int) -> int:
         """Tokens that all ranks together have seen when a step begins."""
@@ -109,6 +120,11 @@ def micro_batch_tokens(batch_tokens: int, wanted: int, world_size: int, contexts
     return micro
 
 
+def smaller_divisor(whole: int, part: int) -> int | None:
+    """The largest divisor of `whole` that is at most half of `part`, None when `part` is 1."""
+    return max((size for size in range(1, part // 2 + 1) if whole % size == 0), default=None)
+
+
 @dataclass(frozen=True)
 class PackedBatches:
     """Batches of packed rows; documents in a row are told apart by their position ids.
@@ -143,11 +159,17 @@ class PackedBatches:
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
         """`input_ids`, `labels` and `position_ids`, int64 of shape [rows, context]."""
-        segment = next(part for part in self.segments if part.first <= step < part.end)
+        segment = next((part for part in self.segments if step < part.end), self.segments[-1])
         context = segment.packing.context
         count = self.micro_tokens // context
         first = ((step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens)
         return self._rows(segment.packing, first // context, count)
+
+    def smaller(self) -> int | None:
+        """A divisor of the batch in whole rows of every context length."""
+        row = math.lcm(*(segment.packing.context for segment in self.segments))
+        rows = smaller_divisor(self.batch_tokens // (self.world_size * row), self.micro_tokens // row)
+        return rows and rows * row
 
     def tokens_before(self, step: int) -> int:
         """Tokens of all ranks before a step, padding included."""

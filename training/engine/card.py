@@ -14,7 +14,8 @@ _ABOUT = {
     "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
 }
 _CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
-              "dropped_pairs", "dropped_conversations", "trainable_parameters")
+              "dropped_pairs", "dropped_conversations", "trainable_parameters", "rollbacks", "skipped_batches",
+              "fp8_overflows")
 
 
 def write(session: Session, result: Fit) -> str:

@@ -12,40 +12,52 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from training.errors import StoreError
 from training.records import dump
 from training.specs.artifacts import FileEntry
 from training.specs.base import Spec
+from training.specs.optimization import Checkpoints
 from training.storage import fsync, write_durably
 from training.store import file_entry
 
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"
+_PROCESSES = "processes"
 
 
 class CheckpointManifest(Spec):
     """Written last; without it a checkpoint does not exist.
 
     Attributes:
-        layout: What must be the same for the states to be loadable: ranks, ZeRO stage, precision.
+        layout: What must be the same for the states to be loadable: ZeRO stage, precision, device. Another number of
+            processes needs them cut anew.
+        loss: Mean training loss since the checkpoint before.
     """
 
     identity: str
     step: int
     layout: dict[str, int | str]
+    loss: float
     files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint."""
+    """A verified checkpoint.
+
+    Attributes:
+        processes: How many wrote it.
+    """
 
     folder: Path
     step: int
+    processes: int
 
 
 class CheckpointFolder:
@@ -54,83 +66,174 @@ class CheckpointFolder:
     Args:
         root: Folder that holds them; every rank must see it.
         identity: Identity of the artifact in the making: another job's checkpoints are refused.
-        layout: Compared on resume.
-        keep: How many are kept.
+        layout: Compared on resume; `processes` may differ.
+        rule: Which are kept.
         log: Told why a checkpoint was skipped.
     """
 
-    def __init__(self, root: Path, identity: str, layout: dict[str, int | str], keep: int,
+    def __init__(self, root: Path, identity: str, layout: dict[str, int | str], rule: Checkpoints,
                  log: Callable[[str], None]) -> None:
         self._root = root
         self._identity = identity
         self._layout = layout
-        self._keep = keep
+        self._rule = rule
         self._log = log
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._publishing: Future[None] | None = None
 
     def staging(self, step: int) -> Path:
         """The hidden folder that all ranks write a checkpoint into."""
         return self._root / f".{_PREFIX}{step:08d}.partial"
 
+    def recut(self, step: int) -> Path:
+        """The hidden folder for a checkpoint's states cut anew."""
+        return self._root / f".{_PREFIX}{step:08d}.recut"
+
     def clear_staging(self) -> None:
-        """Remove what killed jobs left half-written; call it on rank 0 before a checkpoint is written."""
-        for leftover in self._root.glob(f".{_PREFIX}*.partial"):
+        """Remove what was cut anew for this start, and what killed jobs left half-written or half-removed.
+
+        Rank 0 calls it before a checkpoint is written.
+        """
+        self.settle()
+        for leftover in self._root.glob(f".{_PREFIX}*"):
             shutil.rmtree(leftover)
 
-    def publish(self, step: int) -> Path:
-        """Make the staged folder a checkpoint and prune old ones. Rank 0 calls it once all ranks have written."""
+    def publish(self, step: int, loss: float) -> None:
+        """Begin to make the staged folder a checkpoint, and to prune old ones, while training goes on.
+
+        Rank 0 calls it once all ranks have written. `settle` waits for the end.
+        """
+        self._publishing = self._thread.submit(self._publish, step, loss)
+
+    def settle(self) -> None:
+        """Wait until what was published lies on the disk.
+
+        Raises:
+            StoreError: It could not be written. Earlier checkpoints are untouched.
+        """
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            try:
+                publishing.result()
+            except OSError as error:
+                raise self.unwritten(error) from error
+
+    def unwritten(self, error: Exception) -> StoreError:
+        """The error to raise when a checkpoint cannot be written."""
+        free = shutil.disk_usage(self._root).free
+        reason = getattr(error, "strerror", None) or error
+        return StoreError(f"no checkpoint could be written to {self._root} ({reason}; {free / 1e6:,.0f} MB are free "
+                          "there): earlier ones are untouched. Make room and start it again: it goes on from the "
+                          "newest")
+
+    def _publish(self, step: int, loss: float) -> None:
         staged = self.staging(step)
         files = {name: file_entry(staged / name) for name in _files(staged)}
         for name in files:
             fsync(staged / name)
-        manifest = CheckpointManifest(identity=self._identity, step=step, layout=self._layout, files=files)
+        manifest = CheckpointManifest(identity=self._identity, step=step, layout=self._layout, loss=loss, files=files)
         write_durably(staged / _MANIFEST, dump(manifest))
         for folder in {staged, *((staged / name).parent for name in files)}:
             fsync(folder)
         target = self._root / f"{_PREFIX}{step:08d}"
         if target.exists():  # a damaged one that a resume skipped
-            shutil.rmtree(target)
+            _remove(target)
         staged.rename(target)
         fsync(self._root)
-        for old in self._folders()[self._keep:]:
-            shutil.rmtree(old)
-        return target
+        self._prune(self._rule.keep)
+
+    def _prune(self, newest: int) -> None:
+        """Remove all but the newest ones and those that are kept for good."""
+        folders = self._folders()
+        kept = set(folders[:newest]) | self._for_good(folders)
+        for folder in folders:
+            if folder not in kept:
+                _remove(folder)
+
+    def _for_good(self, folders: list[Path]) -> set[Path]:
+        manifests = {folder: found for folder in folders if (found := _manifest(folder)) is not None}
+        best = sorted(manifests, key=lambda folder: manifests[folder].loss)[:self._rule.keep_best]
+        every = self._rule.keep_every
+        return {*best, *(folder for folder, found in manifests.items() if every and found.step % every == 0)}
+
+    def retire(self) -> None:
+        """Training is over: keep only what is kept for good."""
+        self.settle()
+        self._prune(0)
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps than this."""
+        self.settle()
+        for folder in self._folders():
+            if int(folder.name.removeprefix(_PREFIX)) > step:
+                _remove(folder)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every byte is as it was published, or None. Skipped ones are logged."""
         for folder in self._folders():
-            reason, step = self._verify(folder)
-            if reason is None:
-                return Checkpoint(folder, step)
+            manifest = _manifest(folder)
+            reason = f"its {_MANIFEST} is missing or damaged" if manifest is None else self._refusal(folder, manifest)
+            if manifest is not None and reason is None:
+                return Checkpoint(folder, manifest.step, int(manifest.layout[_PROCESSES]))
             self._log(f"checkpoint {folder.name} is skipped: {reason}")
         return None
+
+    def require_room(self, checkpoint: int, model: int) -> None:
+        """Refuse to train when the disk cannot hold what training will write.
+
+        Args:
+            checkpoint: Bytes of one checkpoint.
+            model: Bytes of the trained model.
+
+        Raises:
+            StoreError: With what is needed and what is free.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        there = sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file())
+        count = self._rule.keep + self._rule.keep_best + 1
+        need, free = checkpoint * count + model - there, shutil.disk_usage(self._root).free
+        if need > free:
+            raise StoreError(f"training will write about {need / 1e6:,.0f} MB to {self._root} ({count} checkpoints of "
+                             f"{checkpoint / 1e6:,.0f} MB, one of them in the making, and the model), and "
+                             f"{free / 1e6:,.0f} MB are free: make room, lower checkpoints.keep, or set GATEHOUSE_HOME "
+                             "to a folder on another disk")
 
     def _folders(self) -> list[Path]:
         """Newest first."""
         return sorted((path for path in self._root.glob(f"{_PREFIX}*") if path.is_dir()), reverse=True)
 
-    def _verify(self, folder: Path) -> tuple[str | None, int]:
-        """Why a checkpoint must not be loaded (None when it may), and its step."""
-        try:
-            manifest = CheckpointManifest.model_validate_json((folder / _MANIFEST).read_bytes())
-        except FileNotFoundError:
-            return f"it has no {_MANIFEST}", -1
-        except ValidationError as error:
-            return f"its {_MANIFEST} is damaged ({error.errors()[0]['msg']})", -1
+    def _refusal(self, folder: Path, manifest: CheckpointManifest) -> str | None:
+        """Why a checkpoint must not be loaded, None when it may."""
         if manifest.identity != self._identity:
-            return f"it belongs to identity {manifest.identity[:12]}, not {self._identity[:12]}", -1
-        if manifest.layout != self._layout:
-            changed = [f"{key} {manifest.layout.get(key)} became {value}" for key, value in self._layout.items()
-                       if manifest.layout.get(key) != value]
-            return f"it was written under another layout ({', '.join(changed)})", -1
+            return f"it belongs to identity {manifest.identity[:12]}, not {self._identity[:12]}"
+        changed = [f"{key} {manifest.layout.get(key)} became {value}" for key, value in self._layout.items()
+                   if manifest.layout.get(key) != value and (key != _PROCESSES or key not in manifest.layout)]
+        if changed:
+            return f"it was written under another layout ({', '.join(changed)})"
         if set(_files(folder)) != set(manifest.files):
-            return "a file is missing or was added", -1
+            return "a file is missing or was added"
         for name, entry in manifest.files.items():
-            path = folder / name
-            if file_entry(path) != entry:
-                return f"the file {name} is not as it was written", -1
-        return None, manifest.step
+            if file_entry(folder / name) != entry:
+                return f"the file {name} is not as it was written"
+        return None
+
+
+def _manifest(folder: Path) -> CheckpointManifest | None:
+    try:
+        return CheckpointManifest.model_validate_json((folder / _MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; a kill in between leaves none, rather than a damaged one."""
+    hidden = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def _files(folder: Path) -> list[str]:
+    """What is below a folder; a link to a folder counts, for what is behind it was not looked at."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                  if path.is_file() and path.relative_to(folder).as_posix() != _MANIFEST)
+                  if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder).as_posix() != _MANIFEST)

@@ -17,6 +17,8 @@ from training.engine import card
 from training.engine.plots import loss_curve
 from training.engine.session import Fit, Session
 from training.engine.trainer import StepOrdered
+from training.errors import RecipeError
+from training.model_folder import SAFELY, plain_model
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
 _SAMPLE_TOKENS = 32
@@ -28,10 +30,18 @@ def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
 
     Training is over then: models that are built afterwards are not divided among the ranks by ZeRO 3 any more, for
     which rank 0 would wait for the others in vain.
+
+    Raises:
+        RecipeError: A weight is not a finite number: the very last step diverged.
     """
     state: Mapping[str, torch.Tensor] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     unset_hf_deepspeed_config()
-    return {name: value.detach().cpu() for name, value in (state or {}).items()}
+    weights = {name: value.detach().cpu() for name, value in (state or {}).items()}
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise RecipeError(f"{len(broken)} weights are not finite after the last step ({broken[0]} for one), so no "
+                          "model is saved: lower optimizer.learning_rate, or use precision bf16 or fp32")
+    return weights
 
 
 def save_weights(folder: Path, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], session: Session) -> None:
@@ -79,7 +89,7 @@ def report(session: Session, result: Fit, prompts: Sequence[Prompt], phases: Seq
 
 def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
     """Greedy continuations of at most 32 tokens by a saved model."""
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(session.runtime.device).eval()
+    model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **SAFELY).to(session.runtime.device).eval()
     rows = []
     for text, chat in prompts:
         ids = _prompt_ids(session, text, chat).to(session.runtime.device)

@@ -17,7 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from training.data.chat import encode_conversations
 from training.data.order import RowOrder
-from training.engine.batches import Batch
+from training.engine.batches import Batch, smaller_divisor
 from training.engine.deepspeed_config import undivided
 from training.engine.session import Session
 from training.errors import RecipeError
@@ -98,6 +98,7 @@ class PairBatches:
 
     Attributes:
         steps: Optimizer steps.
+        context: Most tokens of a prompt with one answer.
         reference: float32 [pairs, 2], log-probabilities of chosen and rejected under the reference model.
     """
 
@@ -105,6 +106,7 @@ class PairBatches:
     steps: int
     batch_pairs: int
     micro_pairs: int
+    context: int
     world_size: int
     order: RowOrder
     pad: int
@@ -114,6 +116,16 @@ class PairBatches:
     def accumulation(self) -> int:
         """Micro-batches per rank and step."""
         return self.batch_pairs // (self.micro_pairs * self.world_size)
+
+    @property
+    def micro_tokens(self) -> int:
+        """Most tokens per rank and forward pass, padding included."""
+        return self.micro_pairs * 2 * self.context
+
+    def smaller(self) -> int | None:
+        """A divisor of the batch in whole pairs."""
+        pairs = smaller_divisor(self.batch_pairs // self.world_size, self.micro_pairs)
+        return pairs and pairs * 2 * self.context
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
         """TRL's columns: `input_ids`, `attention_mask`, `completion_mask` [2 x pairs, length], reference [pairs].
@@ -156,9 +168,9 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
     kept in the attempt's folder, so that a job that was stopped goes on from there.
     """
     context, where = session.context, session.runtime
-    folder = context.work / "reference"
-    folder.mkdir(exist_ok=True)
     size, count = batches.micro_pairs, len(batches.pairs)
+    folder = context.work / "reference" / str(size)
+    folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, size)
     context.events.phase("reference log-probabilities")
     model = trainer.model.to(where.device).eval()

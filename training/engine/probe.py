@@ -29,7 +29,8 @@ def take(session: Session, trainer: StepOrdered) -> Probe:
         logits = engine(input_ids=ids, use_cache=False).logits[0, :-1].float()
         chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
         found.append(tuple(chosen.cpu().tolist()))
-    return Probe(rows=tuple(tuple(row.tolist()) for row in rows), logprobs=tuple(found))
+    return Probe(rows=tuple(tuple(row.tolist()) for row in rows), logprobs=tuple(found),
+                 fp8_overflows=trainer.count_overflows())
 
 
 def save(folder: Path, probe: Probe) -> None:

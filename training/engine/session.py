@@ -12,16 +12,20 @@ from typing import Any
 import torch
 import transformers
 from lmkernels import Choice, LmkernelsError, choose
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.context import StageContext
-from training.engine import deepspeed_config, runtime
+from training.endings import Ending, Interrupted
+from training.engine import deepspeed_config, elastic, runtime
 from training.engine.batches import Batches
 from training.engine.callbacks import Checkpointer, Reporter
-from training.engine.checkpoints import CheckpointFolder
+from training.engine.checkpoints import Checkpoint, CheckpointFolder
+from training.engine.divergence import Rollbacks, SkippingBatches
+from training.engine.memory import smaller_when_short
 from training.engine.runtime import Runtime
 from training.engine.trainer import Plan, StepOrdered, arguments
-from training.errors import EXIT_PREEMPTED, RecipeError
+from training.errors import RecipeError
+from training.model_folder import SAFELY, load_tokenizer, plain_model
 from training.specs.optimization import TrainingSection
 from training.store import file_entry
 
@@ -94,7 +98,7 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
         raise RecipeError(f"{context.asset}: {error}") from error
     context.events.log(f"{where.layout}; " + "; ".join(choice.reasons))
     choice.before_model()
-    tokenizer = AutoTokenizer.from_pretrained(context.input("tokenizer").folder / "tokenizer", local_files_only=True)
+    tokenizer = load_tokenizer(context.input("tokenizer").folder / "tokenizer")
     deepspeed_config.initialize(where.device)
     return Session(context, section, where, choice, tokenizer)
 
@@ -108,13 +112,14 @@ def _quiet() -> None:
 
 def model_type(folder: Path) -> str:
     """transformers' model type of a saved model."""
-    return str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
+    return str(AutoConfig.from_pretrained(plain_model(folder), local_files_only=True).model_type)
 
 
 def load_parent(session: Session, asset: str) -> PreTrainedModel:
     """The model of an input artifact, in fp32: optimizers need the room below bf16's resolution."""
-    model = AutoModelForCausalLM.from_pretrained(session.context.input(asset).folder / "model", dtype=torch.float32,
-                                                 attn_implementation=session.choice.attention, local_files_only=True)
+    folder = plain_model(session.context.input(asset).folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **SAFELY
+                                                 | {"attn_implementation": session.choice.attention})
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -135,33 +140,64 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     """Train from the newest checkpoint on, or from the start.
 
     Raises:
-        SystemExit: With code 75 after the last checkpoint, when the job was told to stop.
-        RecipeError: The loss stopped being a number.
+        Interrupted: The job was told to stop, diverged or was short of memory, and is to be started again.
+        RecipeError: The loss diverged for good, or a single row needs more memory than there is.
+        StoreError: The disk has no room for the checkpoints.
     """
-    context, section = session.context, session.section
+    context, section, where = session.context, session.section, session.runtime
     checkpoints = CheckpointFolder(context.work / "checkpoints", context.identity, _layout(session),
-                                   section.checkpoints.keep, lambda line: context.events.log(line, level="warning"))
-    found = _newest(checkpoints, session.runtime)
+                                   section.checkpoints, lambda line: context.events.log(line, level="warning"))
+    found = _newest(checkpoints, where)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    plan = Plan(batches, section, session.runtime, checkpoints, found[1] if found else 0,
-                flops_counter(trainer.model))
+    rollbacks = Rollbacks.read(context.work)
+    plan = Plan(SkippingBatches(batches, rollbacks) if rollbacks.count else batches, section, where, checkpoints,
+                rollbacks, found.step if found else 0, flops_counter(trainer.model))
     trainer.prepare(plan)
-    if found:
-        trainer.restore(Path(found[0]))
-        context.events.log(f"resumed from the checkpoint of step {found[1]}")
-    context.events.phase("dry run")
-    dry_run(trainer, session)
-    runtime.seed_everything(context.seed, session.runtime.rank)
+    if where.rank == 0:
+        checkpoints.require_room(_checkpoint_bytes(trainer, session), 4 * parameters)
+    folder = _restore(trainer, found, session) if found else None
     reporter, checkpointer = Reporter(plan, context.events, {"converted_layers": float(converted)}), Checkpointer(plan)
     trainer.add_callback(reporter)
     trainer.add_callback(checkpointer)
-    context.events.phase("train")
-    trainer.train(resume_from_checkpoint=found[0] if found else None)
+    with smaller_when_short(plan.batches, trainer.model):
+        context.events.phase("dry run")
+        dry_run(trainer, session)
+        runtime.seed_everything(context.seed, where.rank)
+        context.events.phase("train")
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
     trainer.collect_losses()
+    checkpoints.settle()
     if checkpointer.preempted:
-        context.events.log(f"told to stop: checkpoint written at step {trainer.state.global_step}", level="warning")
-        raise SystemExit(EXIT_PREEMPTED)
+        raise Interrupted(Ending(kind="preempted", message=f"told to stop: a checkpoint was written at step "
+                                                           f"{trainer.state.global_step}"))
+    if where.rank == 0:
+        checkpoints.retire()
     return _summary(trainer, reporter, plan, parameters, converted)
+
+
+def _restore(trainer: StepOrdered, found: Checkpoint, session: Session) -> Path:
+    """Take up what a checkpoint knows beside DeepSpeed's states; the folder that DeepSpeed is to load."""
+    context, where, folder = session.context, session.runtime, found.folder
+    trainer.restore(folder)
+    told = f"resumed from the checkpoint of step {found.step}"
+    if found.processes != where.world_size:
+        told += f", which {found.processes} processes wrote and {where.world_size} go on from"
+    if elastic.needs_cutting(found, where):
+        folder = trainer.plan.checkpoints.recut(found.step)
+        if where.rank == 0:
+            elastic.cut(found, folder)
+        torch.distributed.barrier()
+        elastic.expect_cut_states(trainer)
+    context.events.log(told)
+    return folder
+
+
+def _checkpoint_bytes(trainer: StepOrdered, session: Session) -> int:
+    """Size of a checkpoint: fp32 weights, two moments of what is trained, and with ZeRO its weights once more."""
+    parameters = list(trainer.model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    weights = sum(parameter.numel() for parameter in parameters)
+    return int(4 * weights + (12 if session.runtime.zero_stage else 8) * trained)
 
 
 def dry_run(trainer: StepOrdered, session: Session) -> None:
@@ -214,16 +250,12 @@ def _layout(session: Session) -> dict[str, int | str]:
             "precision": session.choice.precision}
 
 
-def _newest(checkpoints: CheckpointFolder, where: Runtime) -> tuple[str, int] | None:
+def _newest(checkpoints: CheckpointFolder, where: Runtime) -> Checkpoint | None:
     """Rank 0 verifies; all ranks use what it found."""
-    answer: list[Any] = [None]
-    if where.rank == 0:
-        found = checkpoints.latest()
-        answer = [(str(found.folder), found.step) if found else None]
+    answer = [checkpoints.latest() if where.rank == 0 else None]
     if where.world_size > 1:
         torch.distributed.broadcast_object_list(answer, src=0)
-    chosen: tuple[str, int] | None = answer[0]
-    return chosen
+    return answer[0]
 
 
 def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: int, converted: int) -> Fit:
@@ -236,5 +268,8 @@ def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: i
     metrics = {"train_loss_first": losses[0], "train_loss": statistics.fmean(tail), "steps": float(steps),
                "tokens": float(tokens), "tokens_per_second": trained / max(reporter.seconds, 1e-9),
                "seconds": reporter.seconds, "parameters": float(parameters),
-               "flops": float(trainer.state.total_flos), "converted_layers": float(converted)}
+               "flops": float(trainer.state.total_flos), "converted_layers": float(converted),
+               "checkpoint_seconds": trainer.checkpoint_seconds, "rollbacks": float(plan.rollbacks.count),
+               "fp8_overflows": float(trainer.count_overflows()),
+               "skipped_batches": float(len(plan.rollbacks.skipped))}
     return Fit(losses, [row for row in trainer.state.log_history if "loss" in row], metrics)

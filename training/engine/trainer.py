@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,26 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lmkernels import Overflows
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from training.engine import deepspeed_config
+from training.endings import Ending, Interrupted
+from training.engine import deepspeed_config, elastic
 from training.engine.batches import Batch, Batches, loader
 from training.engine.checkpoints import CheckpointFolder
+from training.engine.divergence import Rollbacks, what_is_wrong
 from training.engine.runtime import Runtime
 from training.engine.schedule import rate_factor
 from training.errors import RecipeError
 from training.specs.execution import Execution
 from training.specs.optimization import TrainingSection
 
-LOSSES_FILE = "losses.json"
+PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"
+
 
 @dataclass(frozen=True)
 class Plan:
     """What a trainer needs beside its model.
 
     Attributes:
+        rollbacks: Those of earlier starts of the job; `batches` skip what they skip.
         first_step: Step at which this process begins; above 0 after a resume.
         flops_per_token: Training FLOPs per token at a context length.
     """
@@ -39,6 +45,7 @@ class Plan:
     section: TrainingSection
     runtime: Runtime
     checkpoints: CheckpointFolder
+    rollbacks: Rollbacks
     first_step: int
     flops_per_token: Callable[[int], float]
 
@@ -88,6 +95,10 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     plan: Plan
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     losses: list[float]
+    overflows: Overflows
+    earlier_overflows: int
+    checkpoint_seconds: float
+    _saved_step: int
     _pending: list[torch.Tensor]
     _step_loss: torch.Tensor | None
 
@@ -95,8 +106,11 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Give the trainer its plan; the rest of the work reads it."""
         self.plan = plan
         self.losses = []
+        self.overflows, self.earlier_overflows = Overflows(self.model), 0
         self._pending = []
         self._step_loss = None
+        self._saved_step = plan.first_step
+        self.checkpoint_seconds = 0.0
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -119,7 +133,9 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward; adds up the micro-batches' shares of the step's loss on the device."""
+        self.overflows.active = (self.state.global_step + 1) % self.plan.section.log_every == 0
         share: torch.Tensor = super().training_step(*args, **kwargs)
+        self.overflows.active = False
         self._step_loss = share.clone() if self._step_loss is None else self._step_loss + share
         if self.accelerator.sync_gradients:
             self._pending.append(self._step_loss.float())
@@ -137,7 +153,8 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Move the steps' losses off the device; the only place where training waits for it.
 
         Raises:
-            RecipeError: A loss is not finite.
+            RecipeError: The loss diverged, and the recipe says to stop.
+            Interrupted: The loss diverged; the next start of the job goes on from before.
         """
         if not self._pending:
             return []
@@ -147,44 +164,79 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             torch.distributed.all_reduce(stacked)
             stacked /= self.plan.runtime.world_size
         fresh = [float(value) for value in stacked.tolist()]
-        for offset, value in enumerate(fresh):
-            if not math.isfinite(value):
-                step = len(self.losses) + offset + 1
-                raise RecipeError(f"the loss became {value} at step {step}, so training stopped: lower "
-                                  "optimizer.learning_rate, raise optimizer.warmup_steps, or use precision bf16 or "
-                                  "fp32; checkpoints before this step are kept")
-        self.losses += fresh
+        for value in fresh:
+            self.losses.append(value)
+            if wrong := what_is_wrong(self.losses, self.plan.section.divergence):
+                self._diverged(wrong)
         return fresh
 
+    def _diverged(self, wrong: str) -> None:
+        plan, rule, step = self.plan, self.plan.section.divergence, len(self.losses)
+        if rule.action == "stop" or plan.rollbacks.count == rule.max_rollbacks:
+            after = f" after {rule.max_rollbacks} rollbacks" if plan.rollbacks.count else ""
+            raise RecipeError(f"{wrong} at step {step}{after}, so training stopped: lower optimizer.learning_rate, "
+                              "raise optimizer.warmup_steps, use precision bf16 or fp32, or set divergence.action to "
+                              "rollback to skip batches; checkpoints before this step are kept")
+        first = max(0, step - rule.skip)
+        batches = [plan.rollbacks.batch_of(number) for number in range(first, step)]
+        if plan.runtime.rank == 0:
+            plan.checkpoints.remove_after(first)
+            plan.rollbacks.skip(batches)
+        torch.distributed.barrier()
+        raise Interrupted(Ending(kind="rolled_back", message=(
+            f"{wrong} at step {step}: going back to a checkpoint of step {first} or before, and skipping the batches "
+            f"{', '.join(map(str, batches))}")))
+
     def restore(self, checkpoint: Path) -> None:
-        """Take up the losses of the steps before a resume."""
-        self.losses = list(json.loads((checkpoint / LOSSES_FILE).read_text()))
+        """Take up what is known of the steps before a resume."""
+        found = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        self.losses, self.earlier_overflows = list(found["losses"]), int(found["fp8_overflows"])
+
+    def count_overflows(self) -> int:
+        """FP8 products that were not finite, of all ranks and of the steps before a resume; all ranks must call it.
+
+        Looked for in every step that is logged.
+        """
+        count = torch.tensor(self.overflows.count())
+        if self.plan.runtime.world_size > 1:
+            count = count.to(self.plan.runtime.device)
+            torch.distributed.all_reduce(count)
+        return self.earlier_overflows + int(count.item())
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint:
+            elastic.mend_loaded(self.deepspeed, Path(resume_from_checkpoint))
         if self.deepspeed.zero_optimization_stage() == 0:
             _keep_gradient_norm(self.deepspeed)
         return model, train_dataloader
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All ranks write into a hidden folder; rank 0 makes it durable and gives it its name."""
+        started = time.monotonic()
         step, folder = self.state.global_step, self.plan.checkpoints.staging(self.state.global_step)
         first = self.plan.runtime.rank == 0
         self.collect_losses()
+        overflows = self.count_overflows()
         self.store_flos()
         if first:
             self.plan.checkpoints.clear_staging()
             folder.mkdir(parents=True)
         torch.distributed.barrier()
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        if first:
-            self.state.save_to_json(str(folder / _STATE_FILE))
-            (folder / LOSSES_FILE).write_text(json.dumps(self.losses))
+        try:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            if first:
+                self.state.save_to_json(str(folder / _STATE_FILE))
+                (folder / PROGRESS_FILE).write_text(json.dumps({"losses": self.losses, "fp8_overflows": overflows}))
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            raise self.plan.checkpoints.unwritten(error) from error
         torch.distributed.barrier()
         if first:
-            self.plan.checkpoints.publish(step)
-        torch.distributed.barrier()
+            fresh = self.losses[self._saved_step:]
+            self.plan.checkpoints.publish(step, math.fsum(fresh) / len(fresh))
+        self._saved_step = step
+        self.checkpoint_seconds += time.monotonic() - started
 
     def _send_telemetry(self) -> None:
         """TRL reports every training run to its authors; Gatehouse does not."""

@@ -13,7 +13,21 @@ from training.specs.evidence import Estimate, exact
 from training.specs.probe import PROBE_FILE, Probe
 
 
-def logprob_error(loaded: LoadedModel, folder: Path) -> Estimate | str:
+def read_probe(folder: Path) -> Probe | str:
+    """What the live model said, or why it is not known.
+
+    Args:
+        folder: The artifact's folder.
+    """
+    try:
+        return Probe.model_validate_json((folder / PROBE_FILE).read_bytes())
+    except FileNotFoundError:
+        return f"the artifact holds no {PROBE_FILE}: train it again"
+    except ValidationError as error:
+        return f"{PROBE_FILE} is malformed: {error.errors()[0]['msg']}"
+
+
+def logprob_error(loaded: LoadedModel, probe: Probe) -> Estimate | str:
     """Mean absolute difference between the folder's log-probabilities and those of the live model, in nats per token.
 
     The live model computed in training precision and the folder is read in float32, so that honest exports differ a
@@ -21,17 +35,11 @@ def logprob_error(loaded: LoadedModel, folder: Path) -> Estimate | str:
 
     Args:
         loaded: The model of the artifact's folder.
-        folder: The artifact's folder.
+        probe: What the live model said.
 
     Returns:
         The estimate, or why there is none.
     """
-    try:
-        probe = Probe.model_validate_json((folder / PROBE_FILE).read_bytes())
-    except FileNotFoundError:
-        return f"the artifact holds no {PROBE_FILE}: train it again"
-    except ValidationError as error:
-        return f"{PROBE_FILE} is malformed: {error.errors()[0]['msg']}"
     if max(max(row) for row in probe.rows) >= loaded.vocabulary:
         return f"{PROBE_FILE} holds tokens that the model does not have"
     if max(map(len, probe.rows)) > getattr(loaded.model.config, "max_position_embeddings", math.inf):

@@ -21,6 +21,8 @@ _MODEL = {
     "export_logprob_error": "mean absolute difference, in nats per token of a few training rows, between what the "
                             "saved folder says in float32 and what the training engine's own model said in training "
                             "precision before it was saved",
+    "fp8_overflows": "products in FP8 whose result or gradient was not finite, in the training's logged steps; 0 in "
+                     "other precisions",
 }
 _CHAT = {
     "refusal_rate": "share of harmful prompts that are refused",
@@ -131,7 +133,7 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> 
     return {**METRICS[asset], **per_source, **tasks}
 
 
-_COUNTED = frozenset({"loads", "export_logprob_error", "chat_round_trip"})
+_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip"})
 
 
 def sampled(asset: str, metric: str) -> bool:

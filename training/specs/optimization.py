@@ -27,10 +27,30 @@ class Optimizer(Spec):
 
 
 class Checkpoints(Spec):
-    """When a checkpoint is written and how many are kept. Never changes the result, so it is left out of identity."""
+    """When a checkpoint is written and which are kept. Never changes the result, so it is left out of identity."""
 
     every_steps: int = Field(50, gt=0)
-    keep: int = Field(2, gt=0)
+    keep: int = Field(2, gt=0, description="The newest ones: what a killed job goes on from. They go when it is done.")
+    keep_every: int | None = Field(None, gt=0, description="Beside these, for good: those whose step is a multiple of "
+                                   "this.")
+    keep_best: int = Field(0, ge=0, description="Beside these, for good: so many with the lowest mean training loss "
+                           "since the checkpoint before.")
+
+
+class Divergence(Spec):
+    """What happens when the loss is not finite any more, or leaps.
+
+    A rollback skips the batches of the last steps, as in the training of PaLM (Chowdhery et al., 2022, section 5.1): it
+    goes back to a checkpoint from before them and trains on with the data that comes after. The result depends on this
+    rule and the seed, not on when checkpoints were written.
+    """
+
+    action: Literal["stop", "rollback"] = "stop"
+    spike: float | None = Field(None, gt=1, description="A loss above this many times the median of the last `window` "
+                                "losses is a leap; none is looked for by default.")
+    window: int = Field(50, gt=1)
+    skip: int = Field(8, gt=0, description="Steps whose batches a rollback skips, the bad one being the last.")
+    max_rollbacks: int = Field(3, gt=0, description="One more stops the job.")
 
 
 class TrainingSection(Spec):
@@ -39,6 +59,7 @@ class TrainingSection(Spec):
     optimizer: Optimizer
     precision: Precision = "bf16"
     kernels: Kernels = "auto"
+    divergence: Divergence = Divergence()
     checkpoints: Checkpoints = Checkpoints()
     log_every: int = Field(5, gt=0, description="Steps between two logged metrics.")
 

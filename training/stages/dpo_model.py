@@ -9,6 +9,7 @@ import numpy as np
 from training.context import StageContext
 from training.data.order import RowOrder
 from training.engine import export, probe, runtime
+from training.engine.memory import smaller_when_short
 from training.engine.pairs import PairBatches, encode_pairs, micro_batch_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
@@ -27,7 +28,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
     converted = convert(session, model)
     trainer = preference_trainer(model, session, session.arguments(batches), context.section.beta,
                                  context.section.sft_weight)
-    reference = reference_logprobs(session, trainer, batches)
+    with smaller_when_short(batches, model):
+        reference = reference_logprobs(session, trainer, batches)
     result = fit(session, trainer, replace(batches, reference=reference), converted)
     result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped)})
     taken = probe.take(session, trainer)
@@ -52,5 +54,5 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PairBatc
     pairs, dropped = encode_pairs(session.tokenizer, rows, section.context, context.events.log)
     micro = micro_batch_pairs(section.batch_pairs, section.context, context.execution.micro_batch_tokens, world_size)
     order = RowOrder([len(pairs)], [1.0], context.seed)
-    return PairBatches(tuple(pairs), section.steps, section.batch_pairs, micro, world_size, order, session.pad,
-                       np.zeros((len(pairs), 2), np.float32)), dropped
+    return PairBatches(tuple(pairs), section.steps, section.batch_pairs, micro, section.context, world_size, order,
+                       session.pad, np.zeros((len(pairs), 2), np.float32)), dropped

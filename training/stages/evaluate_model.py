@@ -7,7 +7,7 @@ from pathlib import Path
 from training.context import StageContext
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
-from training.evaluation.exported import logprob_error
+from training.evaluation.exported import logprob_error, read_probe
 from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
 from training.evaluation.harness import run_tasks, task_metrics
@@ -75,11 +75,16 @@ def _folder(findings: Findings, loaded: LoadedModel, folder: Path, wrong: str | 
     findings.exact("loads", 0.0 if wrong else 1.0, 1)
     for metric in GENERATED if wrong else ():
         findings.leave_out(metric, f"others would not see the texts that were generated here: {wrong}")
-    error = logprob_error(loaded, folder)
+    probe = read_probe(folder)
+    error = probe if isinstance(probe, str) else logprob_error(loaded, probe)
     if isinstance(error, str):
         findings.leave_out("export_logprob_error", error)
     else:
         findings.exact("export_logprob_error", error.value, error.count)
+    if isinstance(probe, str):
+        findings.leave_out("fp8_overflows", probe)
+    else:
+        findings.exact("fp8_overflows", probe.fp8_overflows, 1)
     faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
     findings.exact("chat_round_trip", sum(not found for found in faults.values()) / len(faults), len(faults),
                    ({"id": name, "score": not found, "reason": found} for name, found in faults.items()))

@@ -6,8 +6,9 @@ from collections import Counter
 from typing import Any
 
 from training.context import StageContext
+from training.data.memory import bounded_memory
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.sources import BadRows, Document, licence_of, read_source
+from training.data.sources import READING_MEMORY, BadRows, Document, licence_of, read_source
 from training.data.tables import RAW_SCHEMA, ShardWriter, text_id
 from training.errors import SourceError
 from training.specs.job import StageResult
@@ -27,7 +28,8 @@ def run(context: StageContext[Section]) -> StageResult:
     bad = BadRows(section.on_bad_row, context.report / "skipped.jsonl")
     documents, bytes_ = Counter[str](), Counter[str]()
     samples: list[dict[str, Any]] = []
-    with ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer:
+    with (bounded_memory(READING_MEMORY),
+          ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer):
         for source in section.sources:
             context.events.phase(f"read {source.name}")
             for document in read_source(source, bad):

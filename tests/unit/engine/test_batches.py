@@ -15,6 +15,7 @@ from training.engine.batches import (
     loader,
     micro_batch_tokens,
     share_steps,
+    smaller_divisor,
 )
 from training.errors import RecipeError
 
@@ -94,3 +95,25 @@ def test_conversations_longer_than_the_context_are_counted() -> None:
     assert "1 of 3 conversations" in log[0]
     with pytest.raises(RecipeError, match="no conversation fits"):
         conversations_that_fit(encoded, 2, log.append)
+
+
+@pytest.mark.parametrize(("micro", "world_size", "smaller"), [
+    (256, 1, 128), (128, 2, 64), (64, 1, 32), (32, 1, None), (32, 4, None),
+])
+def test_the_next_smaller_micro_batch_holds_whole_rows(micro: int, world_size: int, smaller: int | None) -> None:
+    """The batch has 256 tokens and the longest rows 32."""
+    found = batches(micro, world_size)
+    assert found.smaller() == smaller
+    if smaller:
+        assert batches(smaller, world_size).accumulation == 2 * found.accumulation
+
+
+def test_three_rows_become_one() -> None:
+    assert [smaller_divisor(6, part) for part in (6, 3, 2, 1)] == [3, 1, 1, None]
+
+
+def test_data_goes_on_beyond_the_last_step() -> None:
+    """What a rollback skips at the end is made up for."""
+    source = batches(64, 1)
+    assert source.micro_batch(7, 0, 0)["input_ids"].shape == (2, 32)
+    assert not torch.equal(tokens_of_step(source, 7), tokens_of_step(source, 4))

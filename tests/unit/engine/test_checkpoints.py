@@ -5,21 +5,25 @@ from pathlib import Path
 import pytest
 
 from training.engine.checkpoints import CheckpointFolder
+from training.errors import StoreError
+from training.specs.optimization import Checkpoints
 
 LAYOUT: dict[str, int | str] = {"processes": 1, "zero_stage": 0, "device": "cpu", "precision": "fp32"}
 
 
 def folder(root: Path, log: list[str], identity: str = "one", layout: dict[str, int | str] | None = None,
-           keep: int = 2) -> CheckpointFolder:
-    return CheckpointFolder(root, identity, layout or LAYOUT, keep, log.append)
+           **rule: int) -> CheckpointFolder:
+    return CheckpointFolder(root, identity, layout or LAYOUT, Checkpoints.model_validate(rule), log.append)
 
 
-def write(checkpoints: CheckpointFolder, step: int) -> Path:
+def write(checkpoints: CheckpointFolder, step: int, loss: float = 1.0) -> Path:
     staged = checkpoints.staging(step)
     (staged / "states").mkdir(parents=True)
     (staged / "states" / "rank0.pt").write_bytes(b"weights of step %d" % step)
     (staged / "latest").write_text(f"global_step{step}")
-    return checkpoints.publish(step)
+    checkpoints.publish(step, loss)
+    checkpoints.settle()
+    return staged.with_name(f"step-{step:08d}")
 
 
 def test_newest_is_found_and_old_ones_are_pruned(tmp_path: Path) -> None:
@@ -48,7 +52,7 @@ def test_half_written_checkpoint_is_invisible_and_cleared(tmp_path: Path) -> Non
     assert not staged.exists()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "added", "manifest", "no manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "added", "linked", "manifest", "no manifest"])
 def test_damaged_checkpoint_is_skipped_with_its_reason(tmp_path: Path, damage: str) -> None:
     log: list[str] = []
     checkpoints = folder(tmp_path, log)
@@ -64,6 +68,8 @@ def test_damaged_checkpoint_is_skipped_with_its_reason(tmp_path: Path, damage: s
         states.unlink()
     elif damage == "added":
         (newest / "evil.pt").write_bytes(b"pickle")
+    elif damage == "linked":
+        (newest / "global_step10").symlink_to(tmp_path)
     elif damage == "manifest":
         (newest / "manifest.json").write_text("{")
     else:
@@ -87,7 +93,55 @@ def test_skipped_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path
 def test_checkpoint_of_another_layout_or_artifact_is_not_loaded(tmp_path: Path) -> None:
     log: list[str] = []
     write(folder(tmp_path, log), 5)
-    assert folder(tmp_path, log, layout={**LAYOUT, "processes": 2}).latest() is None
+    assert folder(tmp_path, log, layout={**LAYOUT, "zero_stage": 2}).latest() is None
     assert folder(tmp_path, log, identity="two").latest() is None
-    assert "processes 1 became 2" in log[0]
+    assert "zero_stage 0 became 2" in log[0]
     assert "identity" in log[1]
+
+
+def test_a_checkpoint_of_other_processes_is_found(tmp_path: Path) -> None:
+    log: list[str] = []
+    write(folder(tmp_path, log, layout={**LAYOUT, "processes": 4}), 5)
+    found = folder(tmp_path, log).latest()
+    assert found is not None
+    assert (found.step, found.processes, log) == (5, 4, [])
+
+
+def steps(root: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in root.iterdir())
+
+
+def test_some_are_kept_for_good(tmp_path: Path) -> None:
+    """The newest two; beside them every fourth step and the two of the lowest loss, which also outlast the training."""
+    checkpoints = folder(tmp_path, [], keep=2, keep_every=4, keep_best=2)
+    for step, loss in enumerate([9.0, 1.0, 2.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.5], start=1):
+        write(checkpoints, step, loss)
+    assert steps(tmp_path) == [2, 3, 4, 8, 9, 10]
+    checkpoints.retire()
+    assert steps(tmp_path) == [2, 3, 4, 8]
+
+
+def test_going_back_removes_later_ones(tmp_path: Path) -> None:
+    checkpoints = folder(tmp_path, [], keep=3)
+    for step in (5, 10, 15):
+        write(checkpoints, step)
+    checkpoints.remove_after(10)
+    assert steps(tmp_path) == [5, 10]
+
+
+def test_too_little_room_is_told_before_training(tmp_path: Path) -> None:
+    checkpoints = folder(tmp_path / "checkpoints", [], keep=3)
+    checkpoints.require_room(1000, 1000)
+    with pytest.raises(StoreError, match=r"4 checkpoints of 1,000,000,000 MB.*lower checkpoints\.keep"):
+        checkpoints.require_room(10**15, 1000)
+
+
+def test_a_disk_that_fails_is_told_and_earlier_ones_stay(tmp_path: Path) -> None:
+    checkpoints = folder(tmp_path, [])
+    write(checkpoints, 5)
+    checkpoints.publish(10, 1.0)  # nothing was staged: as if the disk had lost it
+    with pytest.raises(StoreError, match="no checkpoint could be written"):
+        checkpoints.settle()
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.step == 5

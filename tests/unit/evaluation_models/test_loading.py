@@ -109,7 +109,8 @@ def test_an_adapter_that_was_not_merged_shows(save: Save, evaluate: Evaluate, tm
 def test_without_a_probe_the_export_is_not_judged(save: Save, evaluate: Evaluate, base: LlamaForCausalLM) -> None:
     artifact = save("base_model", base)
     (artifact.folder / PROBE_FILE).unlink()
-    assert evaluate(artifact)["missing"] == {"export_logprob_error": "the artifact holds no probe.json: train it again"}
+    why = "the artifact holds no probe.json: train it again"
+    assert evaluate(artifact)["missing"] == {"export_logprob_error": why, "fp8_overflows": why}
 
 
 @pytest.mark.parametrize("change", [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmkernels import Choice, choose
+from lmkernels import Choice, Overflows, choose
 from torch import nn
 from torchao.float8.float8_linear import Float8Linear
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -110,3 +110,21 @@ def test_what_is_saved_is_plain(tmp_path: Path) -> None:
     loaded = LlamaForCausalLM.from_pretrained(tmp_path)
     tokens = torch.arange(16)[None]
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+def test_overflows_are_counted_in_results_and_gradients() -> None:
+    """Four products: a good one, an infinite input, an infinite gradient, and one that nobody looks at."""
+    block = nn.Sequential(nn.Linear(64, 32, bias=False))
+    fp8().convert(block)
+    overflows = Overflows(block)
+    good, bad = torch.ones(16, 64), torch.full((16, 64), torch.inf)
+    overflows.active = True
+    block(good).sum().backward()
+    assert overflows.count() == 0
+    block(bad)
+    assert overflows.count() == 1
+    block(good).backward(torch.full((16, 32), torch.nan))
+    assert overflows.count() == 2
+    overflows.active = False
+    block(bad)
+    assert overflows.count() == 2
