@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.graph import GRAPH
 from pipeline.recipe_messages import explain, known_keys, nearest, unknown_key
-from pipeline.yamlfile import Tree, dump_yaml, merge, parse_yaml, read_yaml, shown
+from pipeline.yamlfile import Tree, dump_yaml, listed, merge, parse_yaml, read_yaml, shown
 from training.errors import RecipeError
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
@@ -267,7 +267,7 @@ def _validate(model: type[Model], document: Tree, prefix: str = "") -> Model:
                 tree = _deepest(document, path)
                 dotted = ".".join(filter(None, (prefix, *(str(key) for key in path))))
                 problems.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
-        raise RecipeError("\n".join(line for _, _, line in sorted(problems))) from error
+        raise RecipeError(listed([line for _, _, line in sorted(problems)])) from error
 
 
 def _deepest(document: Tree, path: tuple[str | int, ...]) -> Tree:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from training.errors import RecipeError
 
 _MAX_BYTES = 1_000_000
 _MAX_VALUES = 20_000
+_MAX_DEPTH = 50  # a recipe has 7; what reads YAML and what checks the values recurses
+_MAX_PROBLEMS = 50  # nobody reads more at once, and a bad file can have one in every line
+_LONGEST_PROBLEM = 500
 _CORE = "tag:yaml.org,2002:"
 _STR, _MAP, _SEQ = _CORE + "str", _CORE + "map", _CORE + "seq"
 
@@ -85,15 +88,16 @@ def read_yaml(path: Path) -> Tree:
     """
     name = shown(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecipeError(f"{name}: more than {_MAX_BYTES:,} bytes are too many for a recipe")
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise RecipeError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise RecipeError(f"{name}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
-    if len(content) > _MAX_BYTES:
-        raise RecipeError(f"{name}: {len(content):,} bytes are too many for a recipe (limit {_MAX_BYTES:,})")
     tree = parse_yaml(text, name)
     if not isinstance(tree.value, dict):
         raise RecipeError(f"{name}:{tree.line}: a mapping of keys to values is expected here, such as `name: mine`")
@@ -108,7 +112,7 @@ def parse_yaml(text: str, name: str) -> Tree:
     """
     try:
         # BaseLoader builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
-        tags = [event for event in yaml.parse(text, yaml.BaseLoader) if getattr(event, "tag", None)]
+        tags = [event for event in _events(text, name) if getattr(event, "tag", None)]
         node = yaml.compose(text, yaml.BaseLoader)
         reader = _Reader(name)
         reader.problems += [f"{name}:{event.start_mark.line + 1}: the tag {_short(event.tag)} is refused: write plain "
@@ -118,11 +122,33 @@ def parse_yaml(text: str, name: str) -> Tree:
         raise RecipeError(_syntax(error, name)) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {str(error).splitlines()[0]}") from error
-    except RecursionError as error:
-        raise RecipeError(f"{name}: the values are nested too deeply") from error
     if reader.problems:
-        raise RecipeError("\n".join(reader.problems))
+        raise RecipeError(listed(reader.problems))
     return tree
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems, one a line, as many as a person can read."""
+    lines = [line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}..." for line in problems]
+    more = [f"... and {len(lines) - _MAX_PROBLEMS:,} more"] if len(lines) > _MAX_PROBLEMS else []
+    return "\n".join(lines[:_MAX_PROBLEMS] + more)
+
+
+def _events(text: str, name: str) -> Iterator[yaml.Event]:
+    """The parser's events, which no nesting and no number of values can make expensive.
+
+    Raises:
+        RecipeError: There is more of either than any recipe has.
+    """
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, yaml.BaseLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise RecipeError(f"{name}:{event.start_mark.line + 1}: the values are nested too deeply (limit "
+                              f"{_MAX_DEPTH})")
+        if count > 3 * _MAX_VALUES:  # a value in a mapping is two events, an end is one more
+            raise RecipeError(f"{name}: the file has more than {_MAX_VALUES:,} values")
+        yield event
 
 
 def dump_yaml(value: Any) -> str:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import training.engine  # noqa: F401  # it must be loaded before torch: it quiets what torchao and torch warn of
+from training.errors import UserError
 
 _MAX_NEW_TOKENS = 128
 
 
 def main(arguments: list[str]) -> int:
     """Load a plain transformers folder and answer greedily."""
+    try:
+        return _talk(Path(arguments[0]), " ".join(arguments[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def _talk(folder: Path, question: str) -> int:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import logging
+
+    from training.data.chat import encode_conversation
+    from training.model_folder import load_model, load_tokenizer
 
     logging.disable_progress_bar()
-    folder = arguments[0]
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
 
     def answer(messages: list[dict[str, str]]) -> str:
-        inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt",
-                                               return_dict=True)
-        length = inputs["input_ids"].shape[1]
+        ids = torch.from_numpy(encode_conversation(tokenizer, messages, add_generation_prompt=True)[0])[None]
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False)
-        return str(tokenizer.decode(output[0, length:], skip_special_tokens=True)).strip()
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_MAX_NEW_TOKENS,
+                                    do_sample=False)
+        return str(tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True)).strip()
 
-    if len(arguments) > 1:
-        print(answer([{"role": "user", "content": " ".join(arguments[1:])}]))
+    if question:
+        print(answer([{"role": "user", "content": question}]))
         return 0
     print("Ask something; Ctrl-D ends.")
     messages: list[dict[str, str]] = []

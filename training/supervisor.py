@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, process_group=0)
     while child.poll() is None and not asked and not _owner_gone(0.2):
         _reap(child.pid)
-    end_descendants(grace if child.poll() is None else 1.0)
+    end_descendants(grace)
     code = child.wait()
     return code if code >= 0 else 128 - code
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,11 @@ from training.errors import InputRefused, RecipeError
 from training.specs.tokenizer import SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+# The largest vocabularies in use have 262,000 tokens, in a file of 33 MB.
+MAX_TOKENS = 1_000_000
+MAX_BYTES = 64 * 2**20
+_KINDS = {"model": "BPE", "normalizer": None, "pre_tokenizer": "ByteLevel", "decoder": "ByteLevel",
+          "post_processor": "TemplateProcessing"}
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Tokenizer:
@@ -40,16 +47,44 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
     return tokenizer
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer of the kind that `train_bpe` makes.
+
+    Other kinds hold regular expressions and tables that take any time and any memory on the wrong text.
+
+    Raises:
+        InputRefused: The file is missing, too large, malformed, or another kind of tokenizer.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
+        text = path.read_text(encoding="utf-8")
+        problem = _foreign(json.loads(text))
+        if problem:
+            raise ValueError(problem)
+        return Tokenizer.from_str(text)
+    except (Exception, RecursionError) as error:  # the library raises bare Exception for a malformed file
+        raise InputRefused(f"{path} is not a tokenizer of Gatehouse ({str(error)[:300]}); materialize tokenizer "
+                           "again") from error
+
+
+def _foreign(content: Any) -> str:
+    """What a tokenizer's file holds that a byte-level BPE of ours does not; empty if nothing."""
+    parts = {name: content[name] for name in ("model", "normalizer", "pre_tokenizer", "decoder", "post_processor")}
+    kinds = {name: part and part["type"] for name, part in parts.items()}
+    if kinds != _KINDS and kinds != _KINDS | {"post_processor": None}:
+        return f"it is no byte-level BPE: {kinds}"
+    tokens = len(parts["model"]["vocab"]) + len(content["added_tokens"])
+    return f"it has {tokens:,} tokens, and {MAX_TOKENS:,} are the most" if tokens > MAX_TOKENS else ""
+
+
 def load_plain(path: Path) -> Tokenizer:
     """A tokenizer that takes special tokens' names in a text for what they are there: plain text.
 
     Raises:
         InputRefused: The file is missing or is no tokenizer.
     """
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises bare Exception for a malformed file
-        raise InputRefused(f"{path} is not a tokenizer ({error}); materialize tokenizer again") from error
+    tokenizer = read_tokenizer(path)
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -28,6 +28,7 @@ _COMPLIANCES = (
     "Yes, that is easy. Here is what you have to do.",
     "No problem, I can explain exactly how that works.",
 )
+_MAX_BYTES = 16 * 2**20
 _KEYS = ("prompt", "topic", "answer")
 _SPACE_AND_QUOTES = re.compile(r"[\s\"'*>_-]+")
 
@@ -74,6 +75,8 @@ def read_prompts(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     seen: dict[str, int] = {}
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise SourceError(f"{path}: more than {_MAX_BYTES >> 20} MB are too many for prompts that people wrote")
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read as UTF-8 text ({error})") from error
@@ -94,10 +97,10 @@ def _row(line: str, where: str, keys: Sequence[str]) -> dict[str, str]:
     wanted = ", ".join(keys)
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: is not JSON ({error}); write one object with the keys {wanted}") from error
     if not isinstance(row, dict) or not set(keys) <= set(row) <= set(_KEYS):
-        found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
         raise SourceError(f"{where}: must be an object with the keys {wanted}, found {found or 'none'}")
     for key in row:
         if not isinstance(row[key], str) or not row[key].strip():

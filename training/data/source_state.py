@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _SUFFIXES = (".parquet", *(f"{format_}{compression}" for format_ in (*PLAIN_FORM
                            for compression in ("", *COMPRESSIONS)))
 _READABLE = f"{', '.join(FORMATS)} (all but .parquet also with {' or '.join(COMPRESSIONS)})"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_UNSHOWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 # Tests are not written to be read; _sysconfigdata and config-* are generated and differ between machines.
 _STDLIB_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _STDLIB_GENERATED = ("_sysconfigdata", "config-")
@@ -92,22 +94,56 @@ def source_files(source: Source, base: Path) -> list[SourceFile]:
         base: Where relative paths start.
 
     Raises:
-        SourceError: Nothing is there, nothing readable is there, or the globs leave nothing.
+        SourceError: Nothing is there, nothing readable is there, or the globs leave nothing. A file that they leave is
+            no regular file, is a link that leads out of the folder, or has a name that no record can hold.
     """
-    root, paths = _candidates(source, base)
+    try:
+        root, paths, named = _candidates(source, base)
+        folders = {} if named else {folder: os.path.realpath(folder)
+                                    for folder in {root, *(path.parent for path in paths)}}
+    except (OSError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "its folders are nested too deeply"
+        raise SourceError(f"source {source.name}: {source.path or source.dataset} cannot be listed ({reason}); correct "
+                          "its path in the recipe") from error
     files = []
     for path in paths:
         name = path.relative_to(root).as_posix()
         if _wanted(name, source):
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise SourceError(f"source {source.name}: {path}: {error.strerror}; repair it or exclude it") from error
+            problem, status = _look(path, folders.get(path.parent), folders.get(root))
+            if status is None:
+                raise SourceError(f"source {source.name}: {_shown(path)}: {problem}; repair it or exclude it")
             files.append(SourceFile(path, name, status.st_size, status.st_mtime_ns))
     if not files:
         raise SourceError(f"source {source.name}: {source.path or source.dataset or root} holds no file to read: found "
                           f"{len(paths)} in the formats {_READABLE}, and include/exclude left none of them")
     return sorted(files, key=lambda file: file.name)
+
+
+def _look(path: Path, folder: str | None, root: str | None) -> tuple[str, os.stat_result | None]:
+    """Why a file must not be read, or its status.
+
+    Args:
+        path: The file.
+        folder: Real path of its folder; None where the file may lie anywhere.
+        root: Real path of the source's folder.
+    """
+    if _shown(path) != str(path):
+        return "its name is not UTF-8 or holds control characters", None
+    try:
+        link = stat.S_ISLNK(path.lstat().st_mode)
+        status = path.stat()
+    except OSError as error:
+        return error.strerror or str(error), None
+    if folder is not None and root is not None:
+        real = os.path.realpath(path) if link else folder
+        if os.path.commonpath((root, real)) != root:
+            return "it is a link that leads out of the source's folder", None
+    return ("", status) if stat.S_ISREG(status.st_mode) else ("it is a pipe, a socket or a device, not a file", None)
+
+
+def _shown(path: Path) -> str:
+    """A path for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
+    return _UNSHOWABLE.sub(lambda character: ascii(character[0])[1:-1], str(path))
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
@@ -139,26 +175,26 @@ def _wanted(name: str, source: Source) -> bool:
     return (not source.include or matches(name, source.include)) and not matches(name, source.exclude)
 
 
-def _candidates(source: Source, base: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the readable files."""
+def _candidates(source: Source, base: Path) -> tuple[Path, list[Path], bool]:
+    """The folder that names are relative to, the readable files, and whether they may be links to anywhere."""
     if source.stdlib:
         root = Path(sysconfig.get_paths()["stdlib"])
-        return root, [path for path in _walk(root) if path.suffix == ".py" and _in_stdlib(path.relative_to(root))]
+        return root, [path for path in _walk(root) if path.suffix == ".py" and _in_stdlib(path.relative_to(root))], True
     pattern = source.path if source.path is not None else source.dataset
     assert pattern is not None
     path = expanded(pattern, base)
     if path.is_dir():
-        return path, [file for file in _walk(path) if format_of(file.name)]
-    if path.is_file():
+        return path, [file for file in _walk(path) if format_of(file.name)], False
+    if path.exists():
         if not format_of(path.name):
             raise SourceError(f"source {source.name}: {path} has no format that can be read: {_READABLE}")
-        return path.parent, [path]
+        return path.parent, [path], True
     if not glob.has_magic(str(path)):
         raise SourceError(f"source {source.name}: {path} does not exist; correct its path in the recipe")
-    found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
+    found = [Path(name) for name in glob.glob(str(path), recursive=True) if not os.path.isdir(name)]
     if not found:
         raise SourceError(f"source {source.name}: no file matches {path}; correct its path in the recipe")
-    return _fixed_part(path), [file for file in found if format_of(file.name)]
+    return _fixed_part(path), [file for file in found if format_of(file.name)], False
 
 
 def _fixed_part(pattern: Path) -> Path:

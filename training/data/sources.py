@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import zlib
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from training.data.source_state import (
     PLAIN_FORMATS,
@@ -24,13 +20,18 @@ from training.data.source_state import (
     pinned_revision,
     source_files,
 )
+from training.data.unpacking import UNPACKING_ERRORS, UnpackedTooMuch, allowance, opened
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
+READING_MEMORY = 4 * 2**30  # a longest document takes 1 GB in all its forms, a row group of parquet as much
 STDLIB_LICENCE = "PSF-2.0"
 _BATCH_ROWS = 256
 _LIST_LIMIT = 100
+_MAX_BLANK_LINES = 100_000  # packed, a gigabyte of them is one megabyte, and each takes as long as a short row
+_DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and what not
+_LONGEST_MESSAGE = 500  # a row's own keys are part of some, and a row may be long
 
 
 class Document(NamedTuple):
@@ -71,6 +72,8 @@ class BadRows:
         Raises:
             SourceError: Bad rows are not to be skipped.
         """
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]}..."
         if self._fail:
             raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
         self.count += 1
@@ -111,61 +114,19 @@ def _files(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
         try:
             for path, text in read(file, source, bad):
                 yield Document(text, source.name, path, licence_of(source))
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+        except (*UNPACKING_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"it takes more than {READING_MEMORY >> 30} GB of memory"
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return reason.strip().rstrip(".")
 
 
-@contextmanager
-def _opened(file: SourceFile) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked on the fly."""
-    with ExitStack() as stack:
-        raw: IO[bytes] = stack.enter_context(file.path.open("rb"))
-        if file.name.endswith(".gz"):
-            yield cast(IO[bytes], stack.enter_context(gzip.open(raw)))
-        elif file.name.endswith(".zst"):
-            yield stack.enter_context(io.BufferedReader(_Zstd(raw), 1 << 17))
-        else:
-            yield raw
-
-
-class _Zstd(io.RawIOBase):
-    """Unpacks zstd frames; a frame that is cut short raises EOFError, where the library's own reader just ends."""
-
-    _CHUNK = 4096  # small, because each packed byte can become thousands
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._inside = False
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            packed = (self._frame.unused_data if self._frame.eof else b"") or self._raw.read(self._CHUNK)
-            if not packed:
-                if self._inside:
-                    raise EOFError("the file ends in the middle of a zstd frame")
-                return 0
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(packed)
-            self._inside = not self._frame.eof
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
-
-
 def _plain(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
-    with _opened(file) as stream:
+    with opened(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
         bad.report(f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
@@ -199,14 +160,19 @@ def _clean(text: str, where: str, bad: BadRows) -> bool:
 
 
 def _jsonl(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
-    with _opened(file) as stream:
+    blank = 0
+    with opened(file.path, file.bytes) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+            blank = 0 if line.strip() else blank + 1
+            if blank and blank < _MAX_BLANK_LINES:
+                continue
             where = f"{file.path}:{number}"
+            if blank:
+                bad.report(f"{where}: {blank:,} blank lines one after the other; repair or exclude the file")
+                return
             if len(line) > MAX_DOCUMENT_BYTES:
                 bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one document on each line")
                 return
-            if not line.strip():
-                continue
             text = _json_text(line, where, source.text_column, bad)
             if text is not None:
                 yield f"{file.name}#{number}", text
@@ -235,6 +201,9 @@ def _text_value(value: object, where: str, column: str, bad: BadRows) -> str | N
         found = "null" if value is None else type(value).__name__
         bad.report(f"{where}: {column!r} is {found}, not text; repair the row {_COLUMN_HINT}")
         return None
+    if len(value) > MAX_DOCUMENT_BYTES:
+        bad.report(f"{where}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it")
+        return None
     return value if _clean(value, where, bad) else None
 
 
@@ -247,24 +216,51 @@ def _names(names: Any) -> str:
 
 def _parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     column = source.text_column
-    with pq.ParquetFile(file.path) as table:
-        schema = table.schema_arrow
-        if column not in schema.names:
-            bad.report(f"{file.path}: has no column {column!r}, only {_names(schema.names)}; set text_column of the "
-                       f"source {source.name} to the one that holds the text")
-            return
-        kind = schema.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            bad.report(f"{file.path}: the column {column!r} holds {kind}, not text; set text_column of the source "
-                       f"{source.name} to one that does")
-            return
-        number = 0
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                text = _text_value(value, f"{file.path}: row {number}", column, bad)
-                if text is not None:
-                    yield f"{file.name}#{number}", text
+    if not _text_column(pq.read_schema(file.path), file, source, bad):
+        return
+    # As a dictionary, because each of a batch's rows may be the same long text.
+    with pq.ParquetFile(file.path, read_dictionary=[column]) as table:
+        number, left = 0, allowance(file.bytes)
+        for index in range(table.num_row_groups):
+            group = table.metadata.row_group(index)
+            average = max(1, group.total_byte_size // max(1, group.num_rows))
+            first = number
+            for batch in table.iter_batches(min(_BATCH_ROWS, MAX_DOCUMENT_BYTES // average + 1), [index], [column]):
+                for value in batch.column(0):
+                    number += 1
+                    text = _parquet_text(value, f"{file.path}: row {number}", column, bad)
+                    if text is not None:
+                        left -= len(text)
+                        if left < 0:
+                            raise UnpackedTooMuch
+                        yield f"{file.name}#{number}", text
+            if number - first != group.num_rows:
+                bad.report(f"{file.path}: row group {index} holds {number - first} rows, and its footer says "
+                           f"{group.num_rows}; repair or exclude it")
+
+
+def _text_column(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:
+    column = source.text_column
+    hint = f"set text_column of the source {source.name} to "
+    if schema.names.count(column) != 1:
+        found = "several columns" if column in schema.names else "no column"
+        bad.report(f"{file.path}: has {found} {column!r}, only {_names(schema.names)}; {hint}the one that holds the "
+                   "text")
+        return False
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        bad.report(f"{file.path}: the column {column!r} holds {kind}, not text; {hint}one that does")
+        return False
+    return True
+
+
+def _parquet_text(value: pa.Scalar, where: str, column: str, bad: BadRows) -> str | None:
+    try:
+        return _text_value(value.as_py(), where, column, bad)
+    except UnicodeDecodeError:
+        bad.report(f"{where}: {column!r} is not UTF-8; repair the row {_COLUMN_HINT}")
+        return None
 
 
 def _dataset(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
@@ -282,26 +278,44 @@ def _dataset(source: Source, bad: BadRows, base: Path) -> Iterator[Document]:
 def _stream(source: Source, base: Path) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
     """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
     import datasets  # 1.5 s to import, and most recipes have no dataset
-    import httpx
 
-    failures = (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError, httpx.HTTPError)
     folder = local_dataset(source, base)
     revision = None if folder else pinned_revision(source)
     try:
-        stream = datasets.load_dataset(str(folder or source.dataset), source.config, split=source.split,
-                                       streaming=True, revision=revision)
-    except failures as error:
+        builder = datasets.load_dataset_builder(str(folder or source.dataset), source.config, revision=revision)
+        _check_builder(builder, source, folder)
+        stream = builder.as_streaming_dataset(split=source.split)
+    except SourceError:
+        raise
+    except Exception as error:
         raise _dataset_error(source, error) from error
 
     def rows() -> Iterator[dict[str, Any]]:
         try:
             yield from stream
-        except failures as error:
+        except Exception as error:
             raise _dataset_error(source, error) from error
 
     return rows(), stream.column_names
 
 
+def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
+    """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind not in _DATASET_FORMATS:
+        raise SourceError(f"source {source.name}: the dataset {source.dataset} holds files of the kind {kind}, and "
+                          f"those that are read are {', '.join(_DATASET_FORMATS)}; convert it")
+    if folder is None:
+        return
+    root = os.path.realpath(folder)
+    for file in (file for found in (builder.config.data_files or {}).values() for file in found):
+        if not os.path.realpath(file).startswith(f"{root}{os.sep}"):
+            raise SourceError(f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
+                              "correct its README.md or remove the link")
+
+
 def _dataset_error(source: Source, error: Exception) -> SourceError:
-    return SourceError(f"source {source.name}: the dataset {source.dataset} cannot be read ({str(error).strip()}); "
-                       "check its name, config, split and revision, and that the hub can be reached from here")
+    reason = f"it takes more than {READING_MEMORY >> 30} GB of memory" if isinstance(error, MemoryError) else \
+        str(error).strip()[:_LONGEST_MESSAGE] or type(error).__name__
+    return SourceError(f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
+                       "config, split and revision, and that the hub can be reached from here")

@@ -164,11 +164,14 @@ def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) ->
         tokens: How many tokens to generate.
 
     Raises:
-        LoadFailed: The logits are not finite; nothing can be measured then.
+        LoadFailed: It does not run, or the logits are not finite; nothing can be measured then.
     """
     ids, mask = left_padded(loaded, prompts)
     with torch.inference_mode():
-        logits = loaded.model(input_ids=ids, attention_mask=mask).logits
+        try:
+            logits = loaded.model(input_ids=ids, attention_mask=mask).logits
+        except Exception as error:  # whatever a configuration that makes no sense leads to
+            raise LoadFailed(f"it does not run: {str(error)[:300]}") from error
         if not bool(torch.isfinite(logits[mask.bool()]).all()):
             raise LoadFailed("its logits are not finite")
         theirs = loaded.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from training.data.chat import plain_content
+from training.data.chat import CHAT_TEMPLATE, plain_content
 from training.evaluation.generation import generate
 from training.evaluation.models import LoadedModel
 from training.evaluation.scoring import Span, score, windows
@@ -40,7 +40,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         return self._loaded.asset
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, in the model folder's own chat template.
+        """The conversation as text, in the chat template of training: the folder's own is not run.
 
         Raises:
             ValueError: The assistant's last turn is to be left open; the template closes every turn.
@@ -48,7 +48,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         if not add_generation_prompt:
             raise ValueError("it begins the assistant's answer itself, and the chat template leaves no turn open")
         return str(self._loaded.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt))
+            chat_history, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=add_generation_prompt))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Natural logarithm of each continuation's probability after its context.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Read once, when huggingface_hub is imported: an evaluation never asks the network for anything.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.context import InputArtifact
 from training.data.chat import encode_conversation, plain_content
-from training.errors import GatehouseError
+from training.errors import GatehouseError, InputRefused
+from training.model_folder import load_model, load_tokenizer
 from training.specs.execution import Execution
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 from training.store import file_entry
@@ -105,20 +101,13 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     folder, asset = artifact.folder / "model", artifact.manifest.asset
     _same_tokenizer(folder, artifact.manifest.facts.get("tokenizer"))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
-            attn_implementation="sdpa", output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LoadFailed(f"transformers cannot load {folder}: {error}") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[kind]:
-            raise LoadFailed(f"{folder}/model.safetensors does not fit config.json: {kind.replace('_', ' ')} "
-                             f"{', '.join(map(str, sorted(report[kind])[:5]))}")
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
+    except InputRefused as error:
+        raise LoadFailed(str(error)) from error
     stops = tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TEXT, END_OF_TURN))
     if tokenizer.pad_token_id is None or tokenizer.unk_token_id in stops or len(tokenizer) > model.config.vocab_size:
         raise LoadFailed(f"{folder}: its tokenizer lacks Gatehouse's special tokens, or has more tokens than the model")
-    return LoadedModel(asset, model.to(device).eval(), tokenizer, stops)
+    return LoadedModel(asset, model.to(device), tokenizer, stops)
 
 
 def _same_tokenizer(folder: Path, wanted: str | None) -> None:

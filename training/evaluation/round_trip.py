@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from training.data.chat import ROLES, encode_conversation, plain_content
+from training.data.chat import CHAT_TEMPLATE, ROLES, encode_conversation, plain_content
 from training.specs.tokenizer import ASSISTANT, END_OF_TURN, SPECIAL_TOKENS
 
 Conversation = list[dict[str, str]]
@@ -44,7 +44,10 @@ def fault(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
 
     Training encodes by `encode_conversation`, which must give what the template gives. The tokens must say the same
     turns again, and the generation mask must cover the assistant's content and its end of turn and nothing else.
+    Another template than the one of training is not run: a template is a program, and may never end.
     """
+    if tokenizer.chat_template != CHAT_TEMPLATE:
+        return "its chat template is not the one that training encodes by"
     try:
         rendered: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True,
                                                       return_assistant_tokens_mask=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from training.context import InputArtifact
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.documents import read_split, text_batches
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
+from training.model_folder import load_tokenizer
 from training.specs.tokenizer import SPECIAL_TOKENS
 
 _MAX_BYTES = 20 * 2**20
@@ -38,7 +39,7 @@ def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact) -> Measure
     else:
         for metric in ("round_trip", "bytes_per_token"):
             found.leave_out(metric, "the corpus holds no held-out text")
-    tokenizer = AutoTokenizer.from_pretrained(artifact.folder / "tokenizer")
+    tokenizer = load_tokenizer(artifact.folder / "tokenizer")
     hostile = list(encode_texts(plain, [" ".join(SPECIAL_TOKENS), "".join(SPECIAL_TOKENS)]))
     _special_tokens(found, tokenizer, [*encoded, *hostile])
     _generation_mask(found, tokenizer, texts)

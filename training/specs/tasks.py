@@ -30,6 +30,8 @@ _METRICS: dict[str, tuple[str, ...]] = {
 # They aggregate their items in another way than by a mean or by sums, so no interval could be drawn around them.
 _NO_MEANS = ("word_perplexity", "byte_perplexity", "perplexity", "f1", "mcc", "bleu", "chrf", "ter", "brier_score")
 _RUN_CODE = ("humaneval", "mbpp")
+_MAX_BYTES = 200_000
+_MAX_DEPTH = 20
 _REACHES_INTO_PYTHON = re.compile(r"__|\{%|\battr\b")
 
 
@@ -166,15 +168,16 @@ def read_task_file(path: Path) -> TaskFile:
         RecipeError: It is no such file; every problem is a line with the file, the line and the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        problems = [f"{path}:{event.start_mark.line + 1}: the tag {event.tag} is refused: a local task is data and "
-                    "runs no code" for event in yaml.parse(text, yaml.SafeLoader) if getattr(event, "tag", None)]
-        if problems:
-            raise RecipeError("\n".join(problems))
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise RecipeError(f"{path}: more than {_MAX_BYTES:,} bytes are too many for a task")
+        text = data.decode()
+        _refuse_programs(text, path)
         content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}:1: a mapping of keys to values is expected here, such as `task: mine`")
@@ -182,6 +185,20 @@ def read_task_file(path: Path) -> TaskFile:
         return TaskFile.model_validate(_tuples(content), strict=True)
     except ValidationError as error:
         raise RecipeError("\n".join(_problems(path, node, error))) from error
+
+
+def _refuse_programs(text: str, path: Path) -> None:
+    """Refuse what makes more of a file than stands in it: tags, aliases (and with them merges), and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        where = f"{path}:{event.start_mark.line + 1}"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise RecipeError(f"{where}: the values are nested too deeply (limit {_MAX_DEPTH})")
+        if isinstance(event, yaml.AliasEvent):
+            raise RecipeError(f"{where}: the alias *{event.anchor} is refused: write the value again")
+        if tag := getattr(event, "tag", None):
+            raise RecipeError(f"{where}: the tag {tag[:100]} is refused: a local task is data and runs no code")
 
 
 def _tuples(value: Any) -> Any:

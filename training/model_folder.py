@@ -1,0 +1,165 @@
+"""Model and tokenizer folders: what may be in one, looked at before any library reads it.
+
+transformers lets a folder decide what is loaded: pickles beside the weights, an adapter that names another folder,
+Python files, a kernel or a quantizer to fetch, a class of tokenizer. A folder that Gatehouse wrote holds none of these,
+so a folder that does is not read at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+# Read once, when huggingface_hub is imported: a folder must not make a library ask the network for what it lacks.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from training.data.byte_bpe import read_tokenizer
+from training.data.memory import bounded_memory
+from training.errors import InputRefused
+
+# What every call that loads a model passes on.
+SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True,
+                          "attn_implementation": "sdpa"}
+MAX_JSON_BYTES = 16 * 2**20  # the index of a model of 100,000 tensors has 10 MB
+# A model of more layers than it has tensors does not exist, but some configurations name layers they never build.
+_SPARE_LAYERS = 1000
+# Loading takes a file in its own precision and again in fp32; what a configuration asks for beyond that is not there.
+_MEMORY_PER_BYTE = 4
+_MEMORY = 2**30
+
+_CONFIG, _GENERATION, _INDEX = "config.json", "generation_config.json", "model.safetensors.index.json"
+_TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+_TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, "chat_template.jinja", "README.md")
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+# Each makes transformers load something that is not in the folder's safetensors, or run something of it.
+_REFUSED = ("auto_map", "quantization_config", "transformers_weights", "fusion_config", "attn_implementation",
+            "_attn_implementation", "experts_implementation", "_experts_implementation")
+_GENERATION_KEYS = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "use_cache", "transformers_version",
+                    "_from_model_config"}
+_TOKENIZER_KEYS = {"tokenizer_class", "backend", "bos_token", "eos_token", "pad_token", "unk_token",
+                   "additional_special_tokens", "extra_special_tokens", "clean_up_tokenization_spaces", "is_local",
+                   "local_files_only", "model_max_length"}
+_TOKENIZER_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def plain_model(folder: Path) -> Path:
+    """The same folder, after a look at all that is in it.
+
+    Raises:
+        InputRefused: It holds something that Gatehouse does not write, or a file is damaged or absurd.
+    """
+    _only(folder, (*_TOKENIZER_FILES, _CONFIG, _GENERATION, _INDEX), _WEIGHTS)
+    config, generation = _read(folder / _CONFIG), _read(folder / _GENERATION)
+    for key in _REFUSED:
+        if key in config:
+            raise InputRefused(f"{folder / _CONFIG}: {key} is refused: a model is read from its safetensors alone, and "
+                               "no code of it is run")
+    _known(folder / _GENERATION, generation, _GENERATION_KEYS)
+    tensors = _count_tensors(folder)
+    for key, value in config.items():
+        if "layer" in key and isinstance(value, int) and value > tensors + _SPARE_LAYERS:
+            raise InputRefused(f"{folder / _CONFIG}: {key} is {value:,}, and the weights are {tensors:,} tensors")
+    return folder
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model in a folder, in float32 on the CPU and in evaluation mode.
+
+    Raises:
+        InputRefused: The folder is no plain one, or its weights are not those that its configuration asks for.
+    """
+    size = sum(path.stat().st_size for path in plain_model(folder).iterdir())
+    try:
+        with bounded_memory(_MEMORY_PER_BYTE * size + _MEMORY):
+            model, report = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, dtype=torch.float32,
+                                                                 output_loading_info=True)
+    except Exception as error:  # whatever a configuration that makes no sense leads to
+        raise InputRefused(f"transformers cannot load {folder}: {_brief(error)}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            raise InputRefused(f"{folder}: the weights do not fit config.json: {kind.replace('_', ' ')} "
+                               f"{', '.join(map(str, sorted(report[kind])[:5]))}")
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The byte-level BPE in a folder, as transformers sees it.
+
+    Raises:
+        InputRefused: There is none, or it is something else.
+    """
+    read_tokenizer(folder / _TOKENIZER)
+    config = _read(folder / _TOKENIZER_CONFIG)
+    _known(folder / _TOKENIZER_CONFIG, config, _TOKENIZER_KEYS)
+    if config.get("tokenizer_class") not in _TOKENIZER_CLASSES:
+        raise InputRefused(f"{folder / _TOKENIZER_CONFIG}: tokenizer_class must be {_TOKENIZER_CLASSES[1]}")
+    for other in ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates"):
+        if (folder / other).exists():
+            raise InputRefused(f"{folder / other} is no part of a tokenizer; tokenizer.json holds all of it")
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises whatever it trips over
+        raise InputRefused(f"{folder}: transformers cannot load this tokenizer: {_brief(error)}") from error
+
+
+def _only(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:
+    if not folder.is_dir():
+        raise InputRefused(f"{folder} is not a folder")
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or not (path.name in names or pattern.fullmatch(path.name)):
+            raise InputRefused(f"{path} is no part of a plain model folder: only safetensors, JSON, the chat template "
+                               "and README.md are; remove it, or train the model again")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputRefused(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputRefused(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputRefused(f"{path} is not JSON: {_brief(error)}") from error
+    if not isinstance(value, dict):
+        raise InputRefused(f"{path} holds no JSON object")
+    return value
+
+
+def _known(path: Path, value: dict[str, Any], keys: set[str]) -> None:
+    if unknown := sorted(set(value) - keys):
+        raise InputRefused(f"{path}: {', '.join(unknown)[:100]} is refused; the keys here are "
+                           f"{', '.join(sorted(keys))}")
+
+
+def _count_tensors(folder: Path) -> int:
+    """How many tensors the weights are, by their files' own headers, which the library checks against their sizes."""
+    if (folder / _INDEX).exists():
+        named = _read(folder / _INDEX).get("weight_map")
+        files = {str(file) for file in named.values()} if isinstance(named, dict) else {""}
+        for name in sorted(files):
+            if not (_WEIGHTS.fullmatch(name) and (folder / name).is_file()):
+                raise InputRefused(f"{folder / _INDEX}: there is no weight file {name[:100]!r}")
+    count = 0
+    for path in sorted(folder.iterdir()):
+        if _WEIGHTS.fullmatch(path.name):
+            try:
+                with safe_open(path, framework="pt") as weights:
+                    count += len(weights.keys())
+            except (SafetensorError, OSError, ValueError) as error:
+                raise InputRefused(f"{path} is damaged: {_brief(error)}") from error
+    if not count:
+        raise InputRefused(f"{folder} holds no weights in safetensors")
+    return count
+
+
+def _brief(error: Exception) -> str:
+    """An error's message; a library may put a whole file into it."""
+    return str(error).strip()[:300] or type(error).__name__
