@@ -22,7 +22,6 @@ from pipeline.assets.tokenizer import TOKENIZER
 from pipeline.automation.schedules import everything_job, nightly_schedule
 from pipeline.automation.sensors import alert_sensors, dead_runs_sensor, source_sensor
 from pipeline.checks.gates import gate_checks
-from pipeline.environment import tracking_uri
 from pipeline.graph import DEFAULT_RECIPE, GRAPH
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
@@ -76,7 +75,6 @@ def key_prefix(loaded: LoadedRecipe) -> list[str]:
 def tracker_resource() -> TrackerResource:
     """The MLflow tracker, with the addresses that `gatehouse up` serves."""
     return TrackerResource(
-        uri=tracking_uri(),
         dagster_url=os.environ.get("GATEHOUSE_DAGSTER_URL", "http://127.0.0.1:3000"),
         mlflow_url=os.environ.get("GATEHOUSE_MLFLOW_URL", "http://127.0.0.1:5000"),
     )

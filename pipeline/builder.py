@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from pipeline import progress
 from pipeline.checks.evidence import read_evidence
 from pipeline.checks.judge import certify
 from pipeline.checks.promotion import settle
-from pipeline.checks.reconcile import agree_with_mlflow, record
+from pipeline.checks.reconcile import agree_with_mlflow, owe_judgement, record
 from pipeline.checks.report import write_report
 from pipeline.locks import building
 from pipeline.planner import Plan, Terms, plan_asset, plan_evaluation, terms
 from pipeline.recipe import LoadedRecipe
+from pipeline.resources.debts import debts_of, is_record, open_debt
 from pipeline.resources.launchers import Listener, LocalLauncher
-from pipeline.resources.metrics_follower import MetricsFollower
+from pipeline.resources.settlement import begin, note_published, pay_debts, resolve
 from pipeline.resources.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import Certificate, Manifest
@@ -25,7 +27,8 @@ from training.specs.execution import Launcher
 from training.store import Store, utc_today
 
 LAST = "last_materialization"
-_KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json"}
+_BUDGET_AT_A_FAILURE = 5.0
+_KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json", "checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Builder:
         work: Folder of the attempts.
         owner: Who builds, for locks and certificates: `run <id>`.
         labels: Recorded in manifests, never hashed.
+        still_wanted: Called while a job runs; raises when it is to end.
     """
 
     loaded: LoadedRecipe
@@ -55,6 +59,7 @@ class Builder:
     work: Path
     owner: str
     labels: dict[str, str]
+    still_wanted: Callable[[], None] = lambda: None
 
     def build(self, asset: str, say: Listener, force: bool = False) -> tuple[Manifest, bool]:
         """Materialize an asset: reuse the version with its identity, or run its job.
@@ -77,14 +82,16 @@ class Builder:
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reused(finished, say), True
             self.tracker.warm()
-            tracked = _Tracked(self.tracker, plan, self.labels.get("dagster_run_id"))
+            tracked = _Tracked(self, plan.attempt(self.work))
             try:
-                manifest = self._run(plan, tracked.beside(say))
+                manifest = self._run(plan, say)
             except BaseException as error:
-                tracked.fail(error)
+                tracked.failed(error)
+                pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
                 raise
-            links = tracked.publish(manifest, self.store) | self.labels | {LAST: "built"}
-            self.store.write_links(asset, manifest.version, links)
+            tracked.published(manifest)
+            self.store.write_links(asset, manifest.version, self.labels | {LAST: "built"})
+            pay_debts(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
             return manifest, False
 
@@ -99,7 +106,8 @@ class Builder:
         manifest, past = self._current(asset)
         judged = self.examine(manifest, say, past=past)
         self._renew_promoted(asset, manifest, say)
-        record(manifest, self.store, self.tracker)
+        if not record(manifest, self.store, self.tracker):
+            owe_judgement(manifest, self.store)
         agree_with_mlflow(asset, self.store, self.tracker)
         _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
         return judged
@@ -193,6 +201,7 @@ class Builder:
             say(events)
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
+        pay_debts(self.work, self.store, self.tracker)
         _announce(manifest.asset, "reused", manifest.version)
         return manifest
 
@@ -215,7 +224,7 @@ class Builder:
             progress.tell(plan.asset, events)
             say(events)
 
-        LocalLauncher(self.launcher, forward_output=not progress.is_displayed()).launch(job, listen)
+        LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
         manifest = self.store.find(plan.asset, plan.identity)
         if manifest is None or manifest.version in before:
             raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store "
@@ -225,43 +234,23 @@ class Builder:
 
 
 class _Tracked:
-    """One build's MLflow run: begun when the job first speaks, so that the job never waits for it."""
+    """One build's record of what MLflow is owed, and the thread that pays while the job works."""
 
-    def __init__(self, tracker: Tracker, plan: Plan, dagster_run_id: str | None) -> None:
-        self._tracker = tracker
-        self._plan = plan
-        self._dagster_run_id = dagster_run_id
-        self._run_id: str | None = None
-        self._follower: MetricsFollower | None = None
+    def __init__(self, builder: Builder, attempt: Path) -> None:
+        self._store = builder.store
+        for debt in debts_of(attempt):
+            resolve(debt, builder.store)
+        self._debt = open_debt(attempt)
+        self._follower = builder.tracker.follower(self._debt, lambda: begin(self._debt, builder.tracker))
 
-    def beside(self, say: Listener) -> Listener:
-        """A listener that tracks the events and passes them on."""
+    def published(self, manifest: Manifest) -> None:
+        self._follower.close()
+        note_published(self._debt, manifest, self._store)
 
-        def listen(events: list[dict[str, Any]]) -> None:
-            self._add(events)
-            say(events)
-
-        return listen
-
-    def _add(self, events: list[dict[str, Any]]) -> None:
-        if self._follower is None:
-            plan = self._plan
-            self._run_id = self._tracker.begin(plan.asset, plan.recipe, plan.identity, plan.section, plan.seed,
-                                               plan.inputs, self._dagster_run_id)
-            self._follower = self._tracker.follower(self._run_id)
-        self._follower.add(events)
-
-    def publish(self, manifest: Manifest, store: Store) -> dict[str, str]:
-        if self._follower is not None:
-            self._follower.close()
-        links = self._tracker.publish(self._run_id, manifest, store.folder(manifest.asset, manifest.version), store)
-        self._tracker.finish(self._run_id)
-        return links
-
-    def fail(self, error: BaseException) -> None:
-        if self._follower is not None:
-            self._follower.close()
-        self._tracker.fail(self._run_id, str(error) or type(error).__name__, killed=not isinstance(error, Exception))
+    def failed(self, error: BaseException) -> None:
+        self._follower.close()
+        self._debt.change(outcome="failed" if isinstance(error, Exception) else "killed",
+                          error=str(error) or type(error).__name__)
 
 
 def _announce(asset: str, state: str, version: str) -> None:
@@ -270,5 +259,5 @@ def _announce(asset: str, state: str, version: str) -> None:
 
 def _clean(attempt: Path) -> None:
     for path in attempt.iterdir():
-        if path.name not in _KEPT_OF_AN_ATTEMPT:
+        if path.name not in _KEPT_OF_AN_ATTEMPT and not is_record(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from training.errors import StoreError, UserError
 
+DATABASES = ("GATEHOUSE_POSTGRES_URL", "MLFLOW_TRACKING_URI")
+"""Variables that may hold a password; jobs don't get them."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,7 +40,12 @@ def runs() -> Path:
 
 def tracking_uri() -> str:
     """MLflow's tracking store: `$MLFLOW_TRACKING_URI`, by default SQLite in the home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}"
+    return _with_driver(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}")
+
+
+def _with_driver(address: str) -> str:
+    """A PostgreSQL address with the driver that Dagster works with; SQLAlchemy's own choice is another one."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", address)
 
 
 def variables() -> dict[str, str]:
@@ -57,7 +65,8 @@ def variables() -> dict[str, str]:
         "DAFT_ANALYTICS_ENABLED": "0",
         "GIT_PYTHON_REFRESH": "quiet",
     }
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    databases = {name: _with_driver(os.environ[name]) for name in DATABASES if os.environ.get(name)}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()} | databases
 
 
 def prepare() -> None:

@@ -5,24 +5,46 @@ from __future__ import annotations
 import atexit
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline import leftovers
 from training.errors import Busy, StoreError
+
+LOCK_FILE = "lock"
 
 
 @contextmanager
 def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
-    """Hold an asset's lock; the kernel releases it when this process ends, however it ends.
+    """Hold an asset's lock, and end what a killed run left running of the asset, before it writes beside this one.
 
     Raises:
         Busy: Another run is building the asset; the message names it.
         StoreError: The folder of the attempts cannot be written.
     """
-    path = work / recipe / asset / "lock"
+    path = work / recipe / asset / LOCK_FILE
+    with held(path, owner, f"{asset} is being built by %s; wait for it to finish, or cancel it, and start again"):
+        if ended := leftovers.end(path):
+            logging.getLogger("gatehouse").warning(ended)
+        yield
+
+
+@contextmanager
+def held(path: Path, owner: str, busy: str) -> Iterator[None]:
+    """Hold a lock; the kernel releases it when this process ends, however it ends.
+
+    Args:
+        owner: Who holds it, for the message to others.
+        busy: What to say when it is held; `%s` stands for its holder.
+
+    Raises:
+        Busy: It is held.
+        StoreError: It cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -32,9 +54,12 @@ def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(_busy(asset, os.pread(descriptor, 4096, 0))) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
+            raise Busy(busy % _holder(os.pread(descriptor, 4096, 0))) from None
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state needs room") from error
         yield
     finally:
         os.close(descriptor)
@@ -62,6 +87,11 @@ def mark_alive(runs: Path, run_id: str) -> None:
     atexit.register(path.unlink, missing_ok=True)
 
 
+def is_alive(runs: Path, run_id: str) -> bool:
+    """Whether a process shows now that it executes the run."""
+    return (runs / f"{run_id}.lock").exists() and not is_dead(runs, run_id)
+
+
 def is_dead(runs: Path, run_id: str) -> bool:
     """Whether a run once marked itself alive and no process does so now."""
     try:
@@ -77,11 +107,10 @@ def is_dead(runs: Path, run_id: str) -> bool:
         os.close(descriptor)
 
 
-def _busy(asset: str, data: bytes) -> str:
+def _holder(data: bytes) -> str:
     try:
         holder = json.loads(data)
         since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
-        who = f"{holder['owner']} (process {holder['pid']}, since {since})"
+        return f"{holder['owner']} (process {holder['pid']}, since {since})"
     except (ValueError, KeyError, TypeError):
-        who = "another run"
-    return f"{asset} is being built by {who}; wait for it to finish, or cancel it, and start again"
+        return "another run"

@@ -67,13 +67,16 @@ class Plan:
     files: dict[str, FileInput]
     existing: Manifest | None
 
+    def attempt(self, work: Path) -> Path:
+        """The attempt's folder; it follows from the identity, so a restart finds it."""
+        return work / self.recipe / self.asset / self.identity[:16]
+
     def job(self, store: Store, work: Path, execution: Execution, labels: dict[str, str]) -> Job:
-        """The job that would build it. The attempt's folder follows from the identity, so a restart finds it."""
-        attempt = work / self.recipe / self.asset / self.identity[:16]
+        """The job that would build it."""
         return Job(stage=self.stage, asset=self.asset, recipe=self.recipe, identity=self.identity,
                    fingerprint=self.fingerprint, seed=self.seed, section=self.section, inputs=self.inputs,
                    files=self.files, store=store.root, cache=str(store.cache) if store.cache else None,
-                   attempt=str(attempt), execution=execution, labels=labels)
+                   attempt=str(self.attempt(work)), execution=execution, labels=labels)
 
 
 def code_version(asset: str, loaded: LoadedRecipe) -> str:

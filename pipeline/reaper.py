@@ -5,29 +5,65 @@ from __future__ import annotations
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from pipeline.locks import is_dead
+from pipeline import leftovers
+from pipeline.locks import held, is_alive, is_dead
+from training.errors import Busy
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_KILLED = ("The process of this run has ended without a word: it was killed, or the machine went down. Start it again; "
+           "it goes on from its last checkpoint.")
 
 
-def reap(instance: dg.DagsterInstance, runs: Path) -> list[str]:
+def reap(instance: dg.DagsterInstance, runs: Path, *, servers_ended: bool = False) -> list[str]:
     """Mark every unfinished run as failed whose process has ended, so that nothing waits for it.
-
-    Its job needs no reaping: the supervisor ends it with the process that started it.
 
     Args:
         instance: Where the runs are recorded.
         runs: Folder of the locks by which runs show that they are alive.
+        servers_ended: No code server is running: a run that one of them has started and that holds no lock is dead
+            too, even if it was killed before it could take its lock.
 
     Returns:
         Ids of the runs that were ended.
     """
     ended = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if is_dead(runs, run.run_id):
-            instance.report_run_failed(run, "The process of this run has ended without a word: it was killed, or the "
-                                            "machine went down. Start it again; it goes on from its last checkpoint.")
+    statuses = [*_UNFINISHED, dg.DagsterRunStatus.STARTING] if servers_ended else _UNFINISHED
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        lost = servers_ended and GRPC_INFO_TAG in run.tags and not is_alive(runs, run.run_id)
+        if lost or is_dead(runs, run.run_id):
+            instance.report_run_failed(run, _KILLED)
             (runs / f"{run.run_id}.lock").unlink(missing_ok=True)
             ended.append(run.run_id)
     return ended
+
+
+def end_leftovers(home: Path) -> list[str]:
+    """End the processes that a killed run or `gatehouse up` left behind, when its supervisor was killed with it.
+
+    Args:
+        home: Folder of all state; what belongs to another one is left alone.
+
+    Returns:
+        One line for each owner that left something.
+    """
+    lines = []
+    for lock in leftovers.marked(home):
+        try:
+            with held(lock, "the end of what a killed run left running", "%s"):
+                lines.append(leftovers.end(lock))
+        except Busy:  # its owner is alive
+            continue
+    return [line for line in lines if line]
+
+
+def clean_up(instance: dg.DagsterInstance, home: Path, runs: Path, *, servers_ended: bool = False) -> list[str]:
+    """End what was left running, and mark as failed what is dead.
+
+    Returns:
+        What was done, one line each.
+    """
+    lines = end_leftovers(home)
+    return lines + [f"Run {run_id[:8]} was killed in mid-work; it is marked as failed."
+                    for run_id in reap(instance, runs, servers_ended=servers_ended)]

@@ -1,11 +1,14 @@
 """How every stage is an asset: resolve the inputs, launch the job, report what was made."""
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from pydantic import Field
 
 from pipeline.builder import Builder
@@ -23,6 +26,7 @@ from training.errors import UserError
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
                     store: StoreResource, launcher: LauncherResource,
                     tracker: TrackerResource) -> dg.MaterializeResult[Any]:
         with clear_errors():
-            builder = make_builder(context.run_id, recipe, store, launcher, tracker)
+            builder = make_builder(context.instance, context.run_id, recipe, store, launcher, tracker)
             manifest, reused = builder.build(stage.name, log_milestones(context.log), config.force)
         context.log.info(f"{stage.name} {manifest.version} {'reused' if reused else 'built'}: digest "
                          f"{manifest.digest[:12]}, identity {manifest.identity[:12]}")
@@ -74,14 +78,36 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
     return materialize
 
 
-def make_builder(run_id: str, recipe: RecipeResource, store: StoreResource, launcher: LauncherResource,
-                 tracker: TrackerResource) -> Builder:
+def make_builder(instance: dg.DagsterInstance, run_id: str, recipe: RecipeResource, store: StoreResource,
+                 launcher: LauncherResource, tracker: TrackerResource) -> Builder:
     """The builder of one Dagster run."""
     mark_alive(runs(), run_id)
     loaded = recipe.load()
     return Builder(loaded=loaded, store=store.open(loaded.recipe.name), launcher=launcher.choose(loaded),
                    tracker=tracker.tracker(loaded.recipe.name), work=work(), owner=f"run {run_id[:8]}",
-                   labels={"dagster_run_id": run_id})
+                   labels={"dagster_run_id": run_id}, still_wanted=end_with_run(instance, run_id))
+
+
+def end_with_run(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:
+    """A function that interrupts the step once Dagster says that its run is being cancelled, or is over.
+
+    Dagster's own request reaches a run only through the code server that started it. Should that one be gone, or had
+    it never been there, the run would be shown as cancelled while its training went on.
+    """
+    looked = [time.monotonic()]
+
+    def check() -> None:
+        if time.monotonic() - looked[0] < _LOOK_SECONDS:
+            return
+        looked[0] = time.monotonic()
+        try:
+            run = instance.get_run_by_id(run_id)
+        except Exception:  # a database that is away for a while must not end a training: the next look tells
+            return
+        if run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING:
+            raise DagsterExecutionInterruptedError
+
+    return check
 
 
 @contextmanager
@@ -94,20 +120,29 @@ def clear_errors() -> Iterator[None]:
 
 
 def log_milestones(log: dg.DagsterLogManager) -> Listener:
-    """A listener that writes a handful of lines to Dagster's log: each phase, each quarter of it, each message."""
+    """A listener that writes a handful of lines to Dagster's log: each phase, each quarter of it, each message.
+
+    The job's events are kept beside it. A line that Dagster's database cannot take now must not end a training.
+    """
     quarters = [0]
+
+    def write(level: str, line: str) -> None:
+        try:
+            log.log(level, line)
+        except Exception as error:
+            logging.getLogger("gatehouse").warning("Dagster's log lacks the line %r: %s", line, error)
 
     def listen(events: list[dict[str, Any]]) -> None:
         for event in events:
             if event["kind"] == "phase":
                 quarters[0] = 0
-                log.info(f"phase: {event['name']}")
+                write("INFO", f"phase: {event['name']}")
             elif event["kind"] == "log":
-                log.log(event["level"].upper(), event["message"])
+                write(event["level"].upper(), event["message"])
             elif event["kind"] == "progress" and event["total"]:
                 quarter = int(4 * event["done"] / event["total"])
                 if quarter > quarters[0]:
                     quarters[0] = quarter
-                    log.info(f"{event['done']:g} of {event['total']:g} {event['unit']} {event['note']}".rstrip())
+                    write("INFO", f"{event['done']:g} of {event['total']:g} {event['unit']} {event['note']}".rstrip())
 
     return listen

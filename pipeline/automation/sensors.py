@@ -5,9 +5,9 @@ import os
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from pipeline.environment import ROOT, runs
+from pipeline.environment import ROOT, home, runs
 from pipeline.graph import GRAPH
-from pipeline.reaper import reap
+from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe
 from pipeline.webhook import post
 from training.data.source_state import source_state
@@ -75,14 +75,14 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
 
 
 def dead_runs_sensor(loaded: LoadedRecipe) -> dg.SensorDefinition:
-    """Marks runs as failed whose process is gone, so that the queue does not wait for them."""
+    """Marks runs as failed whose process is gone, and ends what they left running, so that nothing waits for them."""
 
     @dg.sensor(name=f"{loaded.recipe.name}_dead_runs", minimum_interval_seconds=60,
                default_status=dg.DefaultSensorStatus.RUNNING,
-               description="Marks runs as failed whose process was killed, so that nothing waits for them.")
+               description="Marks runs as failed whose process was killed, and ends what they left running.")
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        ended = reap(context.instance, runs())
-        return dg.SkipReason(f"marked as failed: {', '.join(ended)}" if ended else "every unfinished run is alive")
+        done = clean_up(context.instance, home(), runs())
+        return dg.SkipReason(" ".join(done) or "every unfinished run is alive, and nothing was left running")
 
     return dead_runs
 

@@ -34,7 +34,7 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
     def gates(context: dg.AssetCheckExecutionContext, recipe: RecipeResource, store: StoreResource,
               launcher: LauncherResource, tracker: TrackerResource) -> Iterator[dg.AssetCheckResult]:
         with clear_errors():
-            builder = make_builder(context.run.run_id, recipe, store, launcher, tracker)
+            builder = make_builder(context.instance, context.run.run_id, recipe, store, launcher, tracker)
             judged = builder.judge(asset, log_milestones(context.log))
         evaluation = judged.evaluation
         folder = builder.store.folder(evaluation.asset, evaluation.version)

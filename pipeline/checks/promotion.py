@@ -75,6 +75,9 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
     earlier = dict.fromkeys(made.version for made in reversed(store.promotions(asset)) if made.version != left.version)
     problems = []
     for version in earlier:
+        if version not in store.versions(asset):
+            problems.append(f"{version} is gone")
+            continue
         if hold := store.hold(asset, version):
             problems.append(f"{version} is held back by {hold.author}: {hold.reason}")
             continue

@@ -7,6 +7,7 @@ comes next does the rest. What MLflow was told is kept beside the asset and writ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -20,6 +21,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from pipeline.checks.verdicts import gate_state
 from pipeline.graph import GRAPH
 from pipeline.pages import check_description, check_metadata, materialization_metadata
+from pipeline.resources.debts import debts_of
 from pipeline.resources.tracker import Tracker
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.job import EVALUATION_SUFFIX
@@ -27,6 +29,8 @@ from training.store import Store, utc_today
 
 _TOLD = "promoted"
 _JUDGEMENT = "tracked_judgement"
+LINKS = ("mlflow_run_id", "mlflow_url", "mlflow_model_id", "mlflow_model_version", "mlflow_model_url", _JUDGEMENT)
+"""What a version's links say about MLflow."""
 
 
 def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str]) -> list[str]:
@@ -73,16 +77,40 @@ def record(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
     state = _state(certificate.digest, promoted)
     if links.get(_JUDGEMENT) == state:
         return True
-    if "mlflow_run_id" not in links:  # tracking was down when the version was built
-        late = tracker.publish(None, manifest, store.folder(asset, version), store)
-        tracker.finish(late.get("mlflow_run_id"))
-        links |= late
-        store.write_links(asset, version, late)
+    if not publish_late(manifest, store, tracker):
+        return False
+    links = store.links(asset, version)
     evaluation = store.folder(asset + EVALUATION_SUFFIX, certificate.evaluation_version)
     if not tracker.judged(manifest, links, certificate, evaluation, promoted, store.gate_pages(asset, version)):
         return False
     store.write_links(asset, version, {_JUDGEMENT: state})
     return True
+
+
+def publish_late(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
+    """Record a version in MLflow that is not recorded there; return whether it is now.
+
+    A version whose attempt is still there waits for its settlement, which has its metrics too.
+    """
+    asset, version = manifest.asset, manifest.version
+    links = store.links(asset, version)
+    if links.get("mlflow_run_id"):
+        return True
+    if "attempt" in links and any(debt.build.version == version for debt in debts_of(Path(links["attempt"]))):
+        return False
+    late = tracker.publish(None, manifest, store.folder(asset, version), store)
+    if not late or not tracker.finish(late["mlflow_run_id"]):
+        return False
+    store.write_links(asset, version, late)
+    return True
+
+
+def owe_judgement(manifest: Manifest, store: Store) -> None:
+    """Note that MLflow was not told of a version's newest judgement; whoever comes to MLflow next tells it."""
+    attempt = store.links(manifest.asset, manifest.version).get("attempt")
+    for debt in debts_of(Path(attempt)) if attempt else []:
+        if debt.build.version == manifest.version:
+            debt.change(told=False)
 
 
 def _told(asset: str, store: Store) -> bool:

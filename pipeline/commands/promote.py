@@ -16,6 +16,7 @@ from pipeline.display import make_console
 from pipeline.environment import home, store_root, work
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource
+from pipeline.resources.settlement import pay_debts
 from training.errors import RecipeError
 from training.specs.artifacts import Certificate
 from training.store import Store
@@ -90,7 +91,9 @@ class Desk:
 
 
 def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:
-    """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash."""
+    """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash or an outage."""
+    if paid := pay_debts(work(), store, tracker_resource().tracker(loaded.recipe.name)).paid:
+        console.print(f"MLflow was told what it had missed: {', '.join(paid)}.", highlight=False)
     if repaired := _reconcile(loaded, store):
         console.print(f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.",
                       highlight=False)

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import dagster as dg
+from dagster._core.utils import make_new_run_id
 from rich.console import Console
 from rich.table import Table
 
@@ -18,8 +19,9 @@ from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
 from pipeline.environment import home, runs, store_root
 from pipeline.graph import GRAPH
+from pipeline.locks import mark_alive
 from pipeline.progress import displayed
-from pipeline.reaper import reap
+from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_messages import nearest
 from pipeline.status import headline
@@ -39,15 +41,18 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
     console = make_console()
     loaded = load_recipe(recipe, overrides)
     instance = dg.DagsterInstance.get()
-    for run_id in reap(instance, runs()):
-        console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
+    for line in clean_up(instance, home(), runs()):
+        console.print(line, highlight=False)
     repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
     started = time.monotonic()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     with RunDisplay(console) as display, displayed(display):
         try:
             result = _execute(recipe, loaded, instance, select, overrides, launcher, force)
+            interrupted = _interrupted(result)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            interrupted = True
+        if interrupted:
             console.print("Interrupted. Nothing that was published is lost; the same command goes on where it stopped.")
             return INTERRUPTED
     code = _failures(result, console, key_prefix(loaded))
@@ -75,7 +80,9 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
     }
     if force:
         config["ops"] = {"__".join([*prefix, asset]): {"config": {"force": True}} for asset in chosen}
-    return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False,
+    run_id = make_new_run_id()
+    mark_alive(runs(), run_id)  # before Dagster shows it as started: killed in between, it would be shown so for ever
+    return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False, run_id=run_id,
                                   asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen])
 
 
@@ -95,6 +102,13 @@ def _selected(select: str) -> list[str]:
 
 def _upstream(asset: str) -> set[str]:
     return {asset}.union(*(_upstream(name) for name in GRAPH[asset].inputs))
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal, or a cancellation in the browser, ended a step."""
+    return any(event.is_step_failure and event.step_failure_data.error is not None
+               and event.step_failure_data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__
+               for event in result.all_events)
 
 
 def _failures(result: dg.ExecuteInProcessResult, console: Console, prefix: list[str]) -> int:

@@ -1,15 +1,16 @@
-"""`gatehouse up`: Dagster's webserver and daemon and an MLflow server, until Ctrl-C."""
+"""`gatehouse up`: Dagster's webserver and daemon and an MLflow server, until Ctrl-C.
+
+If the webserver or the daemon dies, all ends, with a message: the runs get the time to save a checkpoint. An MLflow
+server or a code server that dies is started again, and runs go on.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import FrameType
 
@@ -17,64 +18,96 @@ import dagster as dg
 import yaml
 from rich.console import Console
 
+from pipeline import leftovers
 from pipeline.commands.promote import repair
+from pipeline.commands.server import Server
 from pipeline.environment import ROOT, home, runs, store_root, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
-from pipeline.reaper import reap
+from pipeline.locks import held
+from pipeline.reaper import clean_up
 from pipeline.recipe import load_recipe
-from training.errors import Busy, GatehouseError
+from training.errors import Busy
 from training.store import Store
 
-_GRACE = 15.0
-_START_SECONDS = 120
+LOCK_FILE = "up.lock"
 
 
 def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
     """Start the servers on 127.0.0.1, print their addresses, and end all of them when asked to stop.
 
     Raises:
-        Busy: A port is in use.
-        GatehouseError: A server ended by itself; the message names its log.
+        Busy: A port is in use, or the state's folder is served already.
+        GatehouseError: Dagster's webserver or daemon ended by itself; the message holds the end of its log.
     """
+    lock = home() / LOCK_FILE
+    with held(lock, "gatehouse up", f"%s serves {home()} already; use that one, or end it and start again"):
+        _serve(recipes, dagster_port, mlflow_port, lock)
+
+
+def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) -> None:
     console = Console()
+    _clean_up(lock, console)
     for port, option in ((dagster_port, "--port"), (mlflow_port, "--mlflow-port")):
         _require_free(port, option)
-    for run_id in reap(dg.DagsterInstance.get(), runs()):
-        console.print(f"Run {run_id[:8]} was killed in mid-work; it is marked as failed.", highlight=False)
     for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes]):
         loaded = load_recipe(recipe)
         repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
-    urls = {"dagster": f"http://127.0.0.1:{dagster_port}", "mlflow": f"http://127.0.0.1:{mlflow_port}"}
-    os.environ.update(GATEHOUSE_DAGSTER_URL=urls["dagster"], GATEHOUSE_MLFLOW_URL=urls["mlflow"])
-    logs = home() / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    servers = {"mlflow": Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}", "/health", lock),
+               "dagster": Server("dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}",
+                                 "/server_info", lock)}
+    os.environ.update({f"GATEHOUSE_{name.upper()}_URL": server.url for name, server in servers.items()})
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # a password on the command line is seen by every user
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: it may be inherited as ignored
         signal.signal(number, _stop)
-    processes = {}
     try:
-        processes["mlflow"] = _start(_mlflow(mlflow_port), logs / "mlflow.log")
-        processes["dagster"] = _start(_dagster(recipes, dagster_port), logs / "dagster.log")
+        for server in servers.values():
+            server.start()
         with console.status("starting the servers ..."):
-            for name, probe in (("dagster", "/server_info"), ("mlflow", "/health")):
-                _await(name, urls[name] + probe, processes[name], logs)
-        console.print(f"Dagster  [link]{urls['dagster']}[/]   the graph, runs and gates\n"
-                      f"MLflow   [link]{urls['mlflow']}[/]   metrics, models and lineage\n"
-                      f"logs     {logs}\nCtrl-C ends both.", highlight=False)
-        while True:
-            time.sleep(0.5)
-            for name, process in processes.items():
-                _check(name, process, logs)
+            for server in servers.values():
+                server.await_answer()
+        console.print(f"Dagster  [link]{servers['dagster'].url}[/]   the graph, runs and gates\n"
+                      f"MLflow   [link]{servers['mlflow'].url}[/]   metrics, models and lineage\n"
+                      f"logs     {home() / 'logs'}\nCtrl-C ends both.", highlight=False)
+        _watch(servers["dagster"], servers["mlflow"], console)
     except KeyboardInterrupt:
         console.print("stopping ...")
     finally:
-        _end(list(processes.values()))
+        for server in servers.values():
+            server.end()
+        _clean_up(lock, console)
     console.print("Nothing is left running.")
+
+
+def _watch(dagster: Server, mlflow: Server, console: Console) -> None:
+    """Look after the servers for ever.
+
+    Raises:
+        GatehouseError: Dagster's webserver or daemon has ended: without them no run can be seen, stopped or started.
+    """
+    while True:
+        for _ in range(10):
+            time.sleep(0.5)
+            dagster.require_alive()
+        if not mlflow.alive():  # trainings don't need it
+            console.print("MLflow's server has ended; it is started again.", highlight=False)
+            mlflow.start()
+            mlflow.await_answer()
+        for location in dagster.revive_code_servers():
+            console.print(f"The code server of {location} has ended; it is started again. Runs that it had started go "
+                          "on.", highlight=False)
+
+
+def _clean_up(lock: Path, console: Console) -> None:
+    """End and mark what was left by a killed `gatehouse up` or by killed runs; none of its servers may be running."""
+    for line in (leftovers.end(lock), *clean_up(dg.DagsterInstance.get(), home(), runs(), servers_ended=True)):
+        if line:
+            console.print(line, highlight=False)
 
 
 def _mlflow(port: int) -> list[str]:
     artifacts = home() / "mlflow" / "artifacts"
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--backend-store-uri", tracking_uri(), "--default-artifact-root", artifacts.as_uri()]
+            "--default-artifact-root", artifacts.as_uri()]
 
 
 def _dagster(recipes: list[str], port: int) -> list[str]:
@@ -88,42 +121,6 @@ def _dagster(recipes: list[str], port: int) -> list[str]:
         workspace.write_text(yaml.safe_dump(known), encoding="utf-8")
     return [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--host", "127.0.0.1", "--port",
             str(port)]
-
-
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    supervised = [sys.executable, "-m", "training.supervisor", str(_GRACE), *command]
-    # The workspace says which recipes there are; these variables would put another one in tiny's place.
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")}
-    with log.open("wb") as output:
-        return subprocess.Popen(supervised, cwd=ROOT, stdin=subprocess.PIPE, stdout=output, stderr=output,
-                                start_new_session=True, env=environment)
-
-
-def _await(name: str, url: str, process: subprocess.Popen[bytes], logs: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        _check(name, process, logs)
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise GatehouseError(f"{name} did not answer at {url} within {_START_SECONDS} s; its log is {logs / name}.log")
-
-
-def _check(name: str, process: subprocess.Popen[bytes], logs: Path) -> None:
-    if process.poll() is not None:
-        end = "\n".join((logs / f"{name}.log").read_text(errors="replace").splitlines()[-15:])
-        raise GatehouseError(f"{name} ended by itself with exit code {process.returncode}; the end of its log:\n{end}")
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        if process.stdin is not None:
-            process.stdin.close()
-    for process in processes:
-        process.wait(_GRACE + 15)
 
 
 def _require_free(port: int, option: str) -> None:

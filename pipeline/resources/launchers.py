@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.environment import ROOT, variables
-from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, UserError
+from pipeline import leftovers
+from pipeline.environment import DATABASES, ROOT, variables
+from pipeline.locks import LOCK_FILE
+from training import endings
+from training.errors import EXIT_OK, EXIT_USER, GatehouseError, UserError
 from training.events import EVENTS_FILE, EventReader
 from training.specs.execution import Launcher
 from training.specs.job import Job
@@ -21,7 +25,11 @@ from training.specs.job import Job
 JOB_FILE = "job.json"
 OUTPUT_FILE = "output.log"
 _POLL_SECONDS = 0.2
-_MAX_PREEMPTIONS = 100
+_MAX_STARTS = 100
+_ROOM_TO_SPEAK = 65_536  # bytes; with less the job could not say why it ended
+# Addresses and passwords of the control plane: what a job does not hold it cannot write down.
+_NOT_FOR_JOBS = {*DATABASES, "MLFLOW_BACKEND_STORE_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+                 "MLFLOW_TRACKING_TOKEN"}
 Listener = Callable[[list[dict[str, Any]]], None]
 
 
@@ -34,17 +42,24 @@ class JobRefused(UserError):
 
 
 class LocalLauncher:
-    """Runs jobs as processes of this machine, one supervised process group a job."""
+    """Runs jobs as processes of this machine, one supervised process group a job.
 
-    def __init__(self, spec: Launcher, forward_output: bool = True) -> None:
+    Args:
+        still_wanted: Called while a job runs; raises when it is to end.
+    """
+
+    def __init__(self, spec: Launcher, forward_output: bool = True,
+                 still_wanted: Callable[[], None] = lambda: None) -> None:
         self._spec = spec
         self._forward = forward_output
+        self._still_wanted = still_wanted
 
     def launch(self, job: Job, listener: Listener) -> None:
         """Run a job to its end; the job has published its artifact when this returns.
 
-        A preempted job is started again. Whatever ends this call early (a cancelled run, Ctrl-C, a kill) also ends
-        every process of the job.
+        A job that was preempted, diverged and rolled back, or ran out of memory is started again, in the last case with
+        a smaller micro-batch. Whatever ends this call early (a cancelled run, Ctrl-C, a kill) also ends every process
+        of the job.
 
         Args:
             job: Written to `job.json` in its attempt folder.
@@ -56,9 +71,10 @@ class LocalLauncher:
         """
         attempt = Path(job.attempt)
         attempt.mkdir(parents=True, exist_ok=True)
-        (attempt / JOB_FILE).write_text(job.model_dump_json(indent=1))
         events = EventReader(attempt / EVENTS_FILE, _size(attempt / EVENTS_FILE))
-        for _ in range(_MAX_PREEMPTIONS):
+        for _ in range(_MAX_STARTS):
+            (attempt / JOB_FILE).write_text(job.model_dump_json(indent=1))
+            endings.clear(attempt)
             output = _Tail(attempt / OUTPUT_FILE, self._forward)
             last_error: list[str] = []
 
@@ -73,28 +89,39 @@ class LocalLauncher:
             code = self._run_once(job, attempt, follow)
             if code == EXIT_OK:
                 return
-            if code == EXIT_PREEMPTED:
+            ending = endings.read(attempt)
+            if ending is not None and ending.kind != "refused":
+                job = _with_micro_batch(job, ending.micro_batch_tokens)
                 continue
-            if code == EXIT_USER:
-                raise JobRefused(last_error[-1] if last_error else output.last_line())
+            if shutil.disk_usage(attempt).free < _ROOM_TO_SPEAK:
+                raise JobRefused(f"the job of {job.asset} ended with exit code {code} on a full disk, the one that "
+                                 f"holds {attempt}: make room and start it again, it goes on from its newest "
+                                 "checkpoint")
+            if ending is not None or code == EXIT_USER:
+                raise JobRefused(ending.message if ending else last_error[-1] if last_error else output.last_line())
             raise JobFailed(f"the job of {job.asset} ended with exit code {code}; all of its output is in "
                             f"{output.path}, which ends so:\n{output.end()}")
-        raise JobFailed(f"the job of {job.asset} was preempted {_MAX_PREEMPTIONS} times")
+        raise JobFailed(f"the job of {job.asset} was interrupted {_MAX_STARTS} times; what it said each time is in "
+                        f"{attempt / EVENTS_FILE}")
 
     def _run_once(self, job: Job, attempt: Path, follow: Callable[[], None]) -> int:
         command = [sys.executable, "-m", "training.supervisor", str(self._spec.grace_seconds), *_command(job, attempt)]
+        lock = attempt.parent / LOCK_FILE
+        marks = leftovers.marks(lock, job.labels.get("dagster_run_id", ""), self._spec.grace_seconds)
         with (attempt / OUTPUT_FILE).open("ab") as output, _supervised(
-                command, output.fileno(), self._spec.grace_seconds) as process:
+                command, output.fileno(), marks, lock, self._spec.grace_seconds) as process:
             while process.poll() is None:
                 follow()
+                self._still_wanted()
                 time.sleep(_POLL_SECONDS)
             follow()
             return process.returncode
 
 
 @contextmanager
-def _supervised(command: list[str], output: int, grace: float) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdin=subprocess.PIPE, stdout=output,
+def _supervised(command: list[str], output: int, marks: dict[str, str], lock: Path,
+                grace: float) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment() | marks, stdin=subprocess.PIPE, stdout=output,
                                stderr=output, start_new_session=True)
     try:
         yield process
@@ -106,6 +133,8 @@ def _supervised(command: list[str], output: int, grace: float) -> Iterator[subpr
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.returncode < 0:  # killed, so it could not end what it supervised
+            leftovers.end(lock)
 
 
 def _command(job: Job, attempt: Path) -> list[str]:
@@ -118,7 +147,8 @@ def _command(job: Job, attempt: Path) -> list[str]:
 
 def _environment() -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, **variables(), "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
+    known = {name: value for name, value in (os.environ | variables()).items() if name not in _NOT_FOR_JOBS}
+    return {**known, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
             "GATEHOUSE_SUPERVISED": "1",
             "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000",
             "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -129,6 +159,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _with_micro_batch(job: Job, tokens: int | None) -> Job:
+    """The same job with so many tokens per rank and forward pass; unchanged for None."""
+    if tokens is None:
+        return job
+    return job.model_copy(update={"execution": job.execution.model_copy(update={"micro_batch_tokens": tokens})})
 
 
 def _size(path: Path) -> int:

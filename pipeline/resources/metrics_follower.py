@@ -1,18 +1,19 @@
-"""Carries a job's metric events to MLflow in batches, from a thread of its own: a slow tracker never holds up a run."""
+"""Carries a build's metric events to its MLflow run, from a thread of its own: a slow tracker never holds up a job."""
 
 from __future__ import annotations
 
+import json
 import threading
-from collections import deque
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from pipeline.resources.debts import Debt
 from pipeline.resources.mlflow_client import Connection, logger
 from pipeline.resources.mlflow_records import entity_name
 
 BATCH = 500
-MAX_WAITING = 500_000
+_JOIN_SECONDS = 5.0
 
 
 class Point(NamedTuple):
@@ -33,93 +34,87 @@ def points_of(event: Mapping[str, Any]) -> list[Point]:
             for key, value in event["values"].items()]
 
 
-class MetricsFollower:
-    """Delivers points every `interval` seconds or `BATCH` points.
+def read_points(path: Path, start: int, end: int) -> tuple[list[Point], int]:
+    """The points of some events of a file: of a batch at most, or of one event where that one holds more.
 
-    MLflow itself drops a point it already holds (same run, key, step, timestamp and value), so a batch is simply sent
-    again when its delivery failed, and all events may be added again after a restart.
+    Args:
+        start: Offset of the first event.
+        end: Where to stop at the latest: the end of a line.
+
+    Returns:
+        The points, and the offset after the last event that was read.
+    """
+    points: list[Point] = []
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < end:
+            line = file.readline()
+            if not line:  # the file was cut
+                return points, end
+            try:
+                fresh = points_of(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):  # a line cut short by a kill
+                fresh = []
+            if points and len(points) + len(fresh) > BATCH:
+                break
+            points += fresh
+            start += len(line)
+    return points, start
+
+
+def deliver(connection: Connection, debt: Debt, stop: Callable[[], bool] = lambda: False) -> bool:
+    """Send MLflow the points that a build's run lacks, in batches; return whether it has all that there are by now.
+
+    MLflow itself drops a point that it holds already (same run, key, step, timestamp and value), so a batch whose
+    answer was lost is simply sent again.
+    """
+    while debt.build.delivered < (end := debt.end):
+        points, offset = read_points(debt.events, debt.build.delivered, end)
+        for first in range(0, len(points), BATCH):
+            if stop() or not _send(connection, debt.build.run_id, points[first:first + BATCH]):
+                return False
+        debt.change(delivered=offset)
+    return True
+
+
+class MetricsFollower:
+    """Begins a build's run and keeps delivering its events until it is closed; what is left then stays owed.
 
     Args:
         connection: The tracking store.
-        run_id: None makes every call do nothing: tracking was down when the run began.
+        debt: The build's record.
+        begin: Begins its run, if it has none, and says whether it has one now.
         interval: Seconds between deliveries.
     """
 
-    def __init__(self, connection: Connection, run_id: str | None, interval: float = 2.0) -> None:
+    def __init__(self, connection: Connection, debt: Debt, begin: Callable[[], bool], interval: float = 2.0) -> None:
         self._connection = connection
-        self._run_id = run_id
+        self._debt = debt
+        self._begin = begin
         self._interval = interval
-        self._waiting: deque[Point] = deque()
-        self._sending: list[Point] = []
-        self._dropped = 0
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._deliver, name="gatehouse-metrics", daemon=True)
-        if run_id is not None:
-            self._thread.start()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="gatehouse-metrics", daemon=True)
+        self._thread.start()
 
-    def __enter__(self) -> Self:
-        """The follower itself; leaving the block closes it."""
-        return self
+    def close(self) -> None:
+        """End the deliveries; a call to MLflow that does not return is waited for a while, then left to itself."""
+        self._closing.set()
+        self._thread.join(_JOIN_SECONDS)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        """Close."""
-        self.close()
+    def _follow(self) -> None:
+        begun = False
+        try:
+            while not self._closing.wait(self._interval):
+                begun = begun or self._begin()
+                if begun:
+                    deliver(self._connection, self._debt, self._closing.is_set)
+        except OSError as error:
+            logger.warning("the record of what MLflow is owed cannot be kept: %s", error)
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Queue the metric events among `events`. Returns at once, whatever the tracker does."""
-        if self._run_id is None:
-            return
-        points = [point for event in events for point in points_of(event)]
-        with self._wake:
-            self._waiting.extend(points)
-            while len(self._waiting) > MAX_WAITING:
-                self._waiting.popleft()
-                self._dropped += 1
-            if len(self._waiting) >= BATCH:
-                self._wake.notify()
 
-    def close(self, timeout: float = 15.0) -> bool:
-        """Deliver what is waiting, for at most `timeout` seconds; True when everything was delivered."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        with self._wake:
-            lost = len(self._waiting) + len(self._sending) + self._dropped
-        if lost:
-            logger.warning("%d metric values did not reach MLflow run %s; they are in the job's events.jsonl", lost,
-                           self._run_id)
-        return lost == 0
-
-    def _deliver(self) -> None:
-        while True:
-            with self._wake:
-                if not self._closing and len(self._waiting) < BATCH:
-                    self._wake.wait(self._interval)
-                self._sending = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                closing = self._closing
-            if not self._sending:
-                if closing:
-                    return
-                continue
-            delivered = self._send(self._sending)
-            with self._wake:
-                if not delivered and self._connection.is_down:
-                    self._waiting.extendleft(reversed(self._sending))
-                elif not delivered:
-                    self._dropped += len(self._sending)
-                self._sending = []
-                if not delivered:
-                    if self._closing:
-                        return
-                    self._wake.wait(self._interval)
-
-    def _send(self, batch: list[Point]) -> bool:
-        def call(client: Any) -> bool:
-            from mlflow.entities import Metric
-            client.log_batch(self._run_id, metrics=[Metric(*point) for point in batch])
-            return True
-        return self._connection.attempt(f"record {len(batch)} metric values", call, False)
+def _send(connection: Connection, run_id: str, batch: list[Point]) -> bool:
+    def call(client: Any) -> bool:
+        from mlflow.entities import Metric
+        client.log_batch(run_id, metrics=[Metric(*point) for point in batch])
+        return True
+    return connection.attempt(f"record {len(batch)} metric values", call, False)

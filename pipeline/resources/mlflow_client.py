@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,17 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.environment import home
+
 logger = logging.getLogger("gatehouse.tracker")
 
 DOWN_SECONDS = 30.0
+PATIENCE = 20.0
 _ATTEMPTS = 3
 _SQLITE = "sqlite:///"
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S+@|(?<=[?&]password=)[^&\s]+")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "PGCONNECT_TIMEOUT": "5",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
@@ -37,21 +43,23 @@ class Connection:
     """One tracking store.
 
     Args:
-        uri: `sqlite:///<file>` or the URL of an MLflow server.
+        uri: `sqlite:///<file>`, another database's URL, or the URL of an MLflow server.
+        patience: Seconds after which an attempt gives a slow server up.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
+        self._uri = uri
+        self._patience = patience
         self._client: Any = None
         self._opening = threading.Lock()
         self._down_until = 0.0
 
     @property
     def artifact_location(self) -> str | None:
-        """Where a new experiment keeps its artifacts: beside a SQLite file, or where the server says."""
-        if not self.uri.startswith(_SQLITE):
-            return None
-        return (Path(self.uri.removeprefix(_SQLITE)).parent / "artifacts").absolute().as_uri()
+        """Where a new experiment keeps its artifacts: beside a SQLite file, in the home, or where the server says."""
+        if self._uri.startswith(_SQLITE):
+            return (Path(self._uri.removeprefix(_SQLITE)).parent / "artifacts").absolute().as_uri()
+        return (home() / "mlflow" / "artifacts").as_uri() if self._is_database else None
 
     @property
     def is_down(self) -> bool:
@@ -64,17 +72,19 @@ class Connection:
             if self._client is None:
                 for name, value in _ENVIRONMENT.items():
                     os.environ.setdefault(name, value)
-                logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+                logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # `attempt` says it in one line
                 from mlflow import MlflowClient
-                with _one_process(self.uri):
-                    client = MlflowClient(self.uri, self.uri)
-                    if self.uri.startswith(_SQLITE):
+                with _one_process(self._uri):
+                    if self._is_database:
+                        _require_database(self._uri)
+                    client = MlflowClient(self._uri, self._uri)
+                    if self._is_database:
                         client.search_experiments(max_results=1)
                 self._client = client
             return self._client
 
     def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:
-        """`call` with the client; `fallback` when the store is down or refuses.
+        """`call` with the client; `fallback` when the store is down, too slow, or refuses.
 
         The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, or created the
         same row at the same moment, so it must be idempotent.
@@ -84,7 +94,7 @@ class Connection:
             return fallback
         for repeat in range(_ATTEMPTS):
             try:
-                return call(self.client())
+                return call(_Hurried(self.client(), self._patience))
             except _failures() as error:
                 if _is_collision(error) and repeat + 1 < _ATTEMPTS:
                     time.sleep(0.5 * (repeat + 1))
@@ -93,11 +103,34 @@ class Connection:
                 break
         return fallback
 
+    @property
+    def _is_database(self) -> bool:
+        return not self._uri.startswith(("http://", "https://"))
+
     def _note(self, what: str, error: Exception) -> None:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("MLflow could not %s; the run goes on without it: %s", what, first_line[:400])
+        logger.warning("MLflow could not %s; the run goes on without it: %s", what, without_password(first_line)[:400])
         if not _is_refusal(error):
             self._down_until = time.monotonic() + DOWN_SECONDS
+
+
+class _Hurried:
+    """The client, until an attempt has taken too long: then its next call raises."""
+
+    def __init__(self, client: Any, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+
+    def __getattr__(self, name: str) -> Any:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"it is too slow: not done after {self._seconds:g} s")
+        return getattr(self._client, name)
+
+
+def without_password(text: str) -> str:
+    """A text in which no URL shows its password."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -115,6 +148,15 @@ def _is_refusal(error: Exception) -> bool:
 def _is_collision(error: Exception) -> bool:
     text = str(error).lower()
     return "database is locked" in text or "integrityerror" in text or "unique constraint" in text
+
+
+def _require_database(uri: str) -> None:
+    """Fail at once where a database does not answer: MLflow alone would try again for minutes."""
+    if uri.startswith(_SQLITE):
+        return
+    import sqlalchemy
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    engine.connect().close()
 
 
 @contextmanager

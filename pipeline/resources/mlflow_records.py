@@ -18,10 +18,12 @@ from training.store import MANIFEST, Store
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 ASSET, VERSION, OUTPUT_DIGEST = "gatehouse.asset", "gatehouse.version", "gatehouse.output_digest"
+KEY = "gatehouse.build"
+"""The tag by which a build's run is found again."""
 DIGEST_LENGTH = 36
 """MLflow's limit for a dataset's digest; the whole one is a tag."""
 
-_PARAM_LENGTH, _TAG_LENGTH, _PER_BATCH = 1000, 5000, 100
+_PARAM_LENGTH, _TAG_LENGTH, _PER_BATCH, _PAGE = 1000, 5000, 100, 1000
 _UNNAMEABLE = re.compile(r"[^\w\-. /:]")
 
 
@@ -50,6 +52,32 @@ def flat(section: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         else:
             params[entity_name(name)] = value if isinstance(value, str) else json.dumps(value)
     return params
+
+
+def run_of(client: Any, experiment_id: str, key: str) -> str:
+    """The run that carries a build's key, empty when there is none.
+
+    A request that took too long is sent again, and the server may have created a run for each: the first is the
+    build's, and the others are deleted.
+    """
+    first, *others = [run.info.run_id for run in client.search_runs(
+        [experiment_id], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time", "attributes.run_id"])] or [""]
+    for run_id in others:
+        client.delete_run(run_id)
+    return str(first)
+
+
+def all_runs(client: Any, experiment_id: str) -> set[str]:
+    """Ids of all runs of an experiment, deleted ones too."""
+    from mlflow.entities import ViewType
+    found: set[str] = set()
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], "", ViewType.ALL, _PAGE, page_token=token)
+        found.update(run.info.run_id for run in page)
+        token = page.token
+        if not token:
+            return found
 
 
 def log(client: Any, run_id: str, params: Mapping[str, str] | None = None,
@@ -106,7 +134,9 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
     if outputs is not None and outputs.model_outputs:
         return client.get_logged_model(outputs.model_outputs[0].model_id)
     tags = {**version_tags(manifest), "gatehouse.store_uri": store_uri, "mlflow.model.isExternal": "true"}
-    model = client.create_logged_model(experiment_id, manifest.asset, run_id, tags, model_type=manifest.stage)
+    begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+    model = begun[0] if begun else client.create_logged_model(experiment_id, manifest.asset, run_id, tags,
+                                                              model_type=manifest.stage)
     with tempfile.TemporaryDirectory() as scratch:
         get_external_mlflow_model_spec(model).save(str(Path(scratch) / "MLmodel"))
         (Path(scratch) / MANIFEST).write_bytes((folder / MANIFEST).read_bytes())
@@ -119,7 +149,7 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
 
 def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest, folder: Path,
              store_uri: str) -> str:
-    """The registered version of a run's model; a new one becomes `candidate`.
+    """The registered version of a run's model; it becomes `candidate` unless a newer one is.
 
     Returns:
         MLflow's version number.
@@ -133,7 +163,9 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
     tags = {**version_tags(manifest), "gatehouse.store_uri": store_uri, "gatehouse.model_id": model.model_id}
     created = client.create_model_version(name, model.artifact_location, run_id=run_id, tags=tags,
                                           description=card(folder), await_creation_for=None, model_id=model.model_id)
-    client.set_registered_model_alias(name, CANDIDATE, created.version)
+    newest = client.get_registered_model(name).aliases.get(CANDIDATE)
+    if newest is None or client.get_model_version(name, newest).tags.get(VERSION, "") <= manifest.version:
+        client.set_registered_model_alias(name, CANDIDATE, created.version)
     return str(created.version)
 
 

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
+from pydantic import Field
 
 from pipeline.checks.promotion import describe_waivers
+from pipeline.environment import tracking_uri
 from pipeline.resources import lineage
 from pipeline.resources import mlflow_records as records
+from pipeline.resources.debts import Debt
 from pipeline.resources.lineage import Ancestor
-from pipeline.resources.metrics_follower import MetricsFollower
-from pipeline.resources.mlflow_client import Connection
+from pipeline.resources.metrics_follower import MetricsFollower, deliver
+from pipeline.resources.mlflow_client import PATIENCE, Connection
+from training.errors import UserError
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.store import MANIFEST, Store
 
 
 class InputLike(Protocol):
-    """What `begin` reads of an input."""
+    """What a run shows of an input."""
 
     @property
     def asset(self) -> str:
@@ -42,6 +47,38 @@ class InputLike(Protocol):
         """Its content digest."""
 
 
+class BuildLike(Protocol):
+    """What a run shows of what it made or is to make: a job, or a manifest."""
+
+    @property
+    def asset(self) -> str:
+        """Name of the asset."""
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+
+    @property
+    def identity(self) -> str:
+        """Its identity."""
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """The recipe's section."""
+
+    @property
+    def seed(self) -> int:
+        """The recipe's seed."""
+
+    @property
+    def inputs(self) -> Mapping[str, InputLike]:
+        """What it is made from."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Among them the Dagster run's id."""
+
+
 class Tracker:
     """One recipe's experiment.
 
@@ -49,16 +86,17 @@ class Tracker:
     Every method takes the None that `begin` then returned. All of them may be repeated.
 
     Args:
-        uri: `sqlite:///<file>` or the URL of an MLflow server.
+        uri: `sqlite:///<file>`, another database's URL, or the URL of an MLflow server.
         experiment: Name of the recipe.
         dagster_url: Address of Dagster's page, for links.
         mlflow_url: Address of MLflow's page, for links.
+        patience: Seconds after which one step is given up on a slow server.
     """
 
-    def __init__(self, uri: str, experiment: str, dagster_url: str | None = None,
-                 mlflow_url: str | None = None) -> None:
+    def __init__(self, uri: str, experiment: str, dagster_url: str | None = None, mlflow_url: str | None = None,
+                 patience: float = PATIENCE) -> None:
         self.experiment = experiment
-        self._connection = Connection(uri)
+        self._connection = Connection(uri, patience)
         self._dagster_url = dagster_url.rstrip("/") if dagster_url else None
         self._mlflow_url = mlflow_url.rstrip("/") if mlflow_url else None
         self._experiment_id: str | None = None
@@ -68,34 +106,51 @@ class Tracker:
         threading.Thread(target=self._connection.attempt, args=("open the store", lambda client: client, None),
                          name="gatehouse-tracker", daemon=True).start()
 
-    def begin(self, asset: str, recipe: str, identity: str, section: Mapping[str, object], seed: int,
-              inputs: Mapping[str, InputLike], dagster_run_id: str | None) -> str | None:
-        """The MLflow run of a job: the one still marked running for this asset and identity, else a new one.
+    @property
+    def is_down(self) -> bool:
+        """True for a while after a call that could not reach MLflow."""
+        return self._connection.is_down
+
+    def begin(self, key: str, build: BuildLike, known: str = "") -> str | None:
+        """The MLflow run of a build: the one that is known, or carries its key, else a new one.
+
+        Args:
+            known: The run of this build, if it was begun before. It is shown as running again.
 
         Returns:
             The run id, or None when tracking is down.
         """
-        params = {"seed": str(seed), **records.flat(section)}
-        tags = {records.ASSET: asset, "gatehouse.recipe": recipe, "gatehouse.identity": identity,
-                **{f"gatehouse.input.{name}": f"{used.asset} {used.version} {used.digest}"
-                   for name, used in inputs.items()},
-                **self._dagster_tags(dagster_run_id)}
+        params = {"seed": str(build.seed), **records.flat(build.section)}
+        tags = {records.ASSET: build.asset, "gatehouse.recipe": build.recipe, "gatehouse.identity": build.identity,
+                records.KEY: key, **{f"gatehouse.input.{name}": f"{used.asset} {used.version} {used.digest}"
+                                     for name, used in build.inputs.items()},
+                **self._dagster_tags(build.labels.get("dagster_run_id"))}
 
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
-            running = client.search_runs(
-                [experiment_id], f"tags.`{records.ASSET}` = '{asset}' AND tags.`gatehouse.identity` = '{identity}' "
-                                 "AND attributes.status = 'RUNNING'", max_results=1)
-            run = running[0] if running else client.create_run(experiment_id, run_name=asset, tags=tags)
-            run_id = str(run.info.run_id)
+            run_id = known or records.run_of(client, experiment_id, key)
+            if run_id:
+                client.update_run(run_id, "RUNNING")
+                records.log(client, run_id, tags={"gatehouse.error": ""})
+            else:
+                run_id = str(client.create_run(experiment_id, run_name=build.asset, tags=tags).info.run_id)
             records.log(client, run_id, params=params, tags=tags)
             return run_id
 
-        return self._connection.attempt(f"begin the run of {asset}", call, None)
+        return self._connection.attempt(f"begin the run of {build.asset}", call, None)
 
-    def follower(self, run_id: str | None, interval: float = 2.0) -> MetricsFollower:
-        """Carries a job's events to its run, in the background."""
-        return MetricsFollower(self._connection, run_id, interval)
+    def follower(self, debt: Debt, begin: Callable[[], bool], interval: float = 2.0) -> MetricsFollower:
+        """Carries a build's events to its run, in the background."""
+        return MetricsFollower(self._connection, debt, begin, interval)
+
+    def deliver(self, debt: Debt, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Send a build's run the points that it lacks, until `stop`; return whether it has them all."""
+        return deliver(self._connection, debt, stop)
+
+    def runs(self) -> set[str] | None:
+        """Ids of the experiment's runs, deleted ones too; None when tracking is down."""
+        return self._connection.attempt(
+            "list its runs", lambda client: records.all_runs(client, self._experiment(client)), None)
 
     def publish(self, run_id: str | None, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         """Record a published version: final metrics, report, inputs by digest, and for models the registry.
@@ -110,8 +165,7 @@ class Tracker:
             `mlflow_model_version`, `mlflow_model_url`. Empty when tracking is down.
         """
         if run_id is None:
-            run_id = self.begin(manifest.asset, manifest.recipe, manifest.identity, manifest.section, manifest.seed,
-                                manifest.inputs, manifest.labels.get("dagster_run_id"))
+            run_id = self.begin(manifest.version, manifest)
         if run_id is None:
             return {}
         target = run_id
@@ -177,13 +231,13 @@ class Tracker:
 
         return self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, False)
 
-    def finish(self, run_id: str | None) -> None:
-        """Mark a run as finished."""
-        self._terminate(run_id, "FINISHED", {})
+    def finish(self, run_id: str | None) -> bool:
+        """Mark a run as finished; return whether it is."""
+        return self._terminate(run_id, "FINISHED", {})
 
-    def fail(self, run_id: str | None, message: str, killed: bool = False) -> None:
-        """Mark a run as failed, or killed, with the reason as a tag."""
-        self._terminate(run_id, "KILLED" if killed else "FAILED", {"gatehouse.error": message})
+    def fail(self, run_id: str | None, message: str, killed: bool = False) -> bool:
+        """Mark a run as failed, or killed, with the reason as a tag; return whether it is."""
+        return self._terminate(run_id, "KILLED" if killed else "FAILED", {"gatehouse.error": message})
 
     def url(self, run_id: str | None) -> str | None:
         """Address of a run's page."""
@@ -262,24 +316,34 @@ class Tracker:
             links["mlflow_model_url"] = page
         return links
 
-    def _terminate(self, run_id: str | None, status: str, tags: dict[str, str]) -> None:
+    def _terminate(self, run_id: str | None, status: str, tags: dict[str, str]) -> bool:
         if run_id is None:
-            return
+            return False
 
-        def call(client: Any) -> None:
+        def call(client: Any) -> bool:
             records.log(client, run_id, tags=tags)
             client.set_terminated(run_id, status)
+            return True
 
-        self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, None)
+        return self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, False)
 
 
 class TrackerResource(dg.ConfigurableResource[Any]):
     """Where metrics and lineage are kept."""
 
-    uri: str
+    uri: str = Field(default="", description="Empty takes $MLFLOW_TRACKING_URI or its default. A value that is written "
+                     "here is shown on Dagster's pages, so a password belongs in the variable.")
     dagster_url: str = ""
     mlflow_url: str = ""
 
-    def tracker(self, experiment: str) -> Tracker:
-        """The tracker of one recipe."""
-        return Tracker(self.uri, experiment, self.dagster_url or None, self.mlflow_url or None)
+    def tracker(self, experiment: str, patience: float = PATIENCE) -> Tracker:
+        """The tracker of one recipe.
+
+        Raises:
+            UserError: MLflow is on PostgreSQL, and its driver is not installed.
+        """
+        uri = self.uri or tracking_uri()
+        if uri.startswith("postgresql") and find_spec("psycopg2") is None:
+            raise UserError("MLFLOW_TRACKING_URI names a PostgreSQL database, and its driver is not installed: "
+                            "pip install -c constraints.txt -e '.[postgres]'")
+        return Tracker(uri, experiment, self.dagster_url or None, self.mlflow_url or None, patience)

@@ -4,12 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from pipeline.reaper import reap
+from pipeline import leftovers
+from pipeline.assets import stage
+from pipeline.locks import held
+from pipeline.reaper import end_leftovers, reap
 
 _RUN = """
 import sys, time
@@ -62,6 +67,59 @@ def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstan
     assert reap(instance, tmp_path / "runs") == []
     found = instance.get_run_by_id(run.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.STARTED
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
+        instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus) -> None:
+    theirs = instance.create_run_for_job(_job(), status=status, tags={GRPC_INFO_TAG: "{}"})
+    instance.create_run_for_job(_job(), status=status)
+    assert reap(instance, tmp_path / "runs") == []
+    assert reap(instance, tmp_path / "runs", servers_ended=True) == [theirs.run_id]
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A process of its own session that ignores SIGTERM, and the lock that it is marked with."""
+    lock = tmp_path / "home" / "work" / "mine" / "corpus" / "lock"
+    lock.parent.mkdir(parents=True)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | leftovers.marks(lock, "c0ffee00-1", 0.5),
+                          stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "\n"
+        yield lock, process
+        process.kill()
+
+
+def test_a_process_of_nobody_is_ended(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
+    _, process = left
+    assert end_leftovers(tmp_path / "home") == ["Ended 1 process left running by corpus of run c0ffee00."]
+    assert process.wait(5) == -signal.SIGKILL
+    assert end_leftovers(tmp_path / "home") == []
+
+
+def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
+    lock, process = left
+    assert end_leftovers(tmp_path / "another home") == []
+    with held(lock, "its owner", "%s"):
+        assert end_leftovers(tmp_path / "home") == []
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [
+    (dg.DagsterRunStatus.STARTED, True), (dg.DagsterRunStatus.CANCELING, False), (dg.DagsterRunStatus.CANCELED, False),
+    (dg.DagsterRunStatus.FAILURE, False)])  # fmt: skip
+def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch,
+                                 status: dg.DagsterRunStatus, goes_on: bool) -> None:
+    monkeypatch.setattr(stage, "_LOOK_SECONDS", 0)
+    check = stage.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
+    if goes_on:
+        check()
+        monkeypatch.setattr(instance, "get_run_by_id", lambda _run_id: 1 / 0)
+        check()  # a database that is away ends no training
+    else:
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            check()
 
 
 def _job() -> dg.JobDefinition:

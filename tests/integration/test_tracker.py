@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import socket
@@ -9,17 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.resources.debts import open_debt, owes
+from pipeline.resources.metrics_follower import read_points
+from pipeline.resources.mlflow_client import without_password
 from pipeline.resources.tracker import Tracker
+from tests.conftest import ROOT
 from training.specs.artifacts import Certificate, InputRecord, Manifest
 from training.specs.base import digest_of
 from training.specs.evidence import EvaluationReport, exact
 from training.specs.gates import Verdict
+from training.specs.job import Job
 from training.store import Store
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
@@ -56,12 +62,12 @@ def publish_version(store: Store, tmp_path: Path, asset: str, content: str,
         fingerprint=digest_of(asset), digest="", files={},
         inputs={name: InputRecord(asset=m.asset, version=m.version, digest=m.digest) for name, m in inputs.items()},
         metrics={"loss": 3.5}, headline="loss", facts={"precision": "bf16"},
-        section={"steps": 10, "architecture": {"hidden": 192}}, seed=1, started_at=time.time(), seconds=2.0))
+        section={"steps": 10, "architecture": {"hidden": 192}}, seed=1, started_at=time.time(), seconds=2.0,
+        labels={"dagster_run_id": "dagster-1"}))
 
 
 def track(tracker: Tracker, store: Store, manifest: Manifest) -> dict[str, str]:
-    run_id = tracker.begin(manifest.asset, manifest.recipe, manifest.identity, manifest.section, manifest.seed,
-                           manifest.inputs, "dagster-1")
+    run_id = tracker.begin(manifest.version, manifest)
     links = tracker.publish(run_id, manifest, store.folder(manifest.asset, manifest.version), store)
     store.write_links(manifest.asset, manifest.version, links)
     tracker.finish(run_id)
@@ -83,6 +89,15 @@ def certificate_of(manifest: Manifest, value: float) -> Certificate:
                        suite_digest="s", evaluator_fingerprint="e", evaluation_version="v", report_digest="r",
                        items_digest="i", thresholds_digest="t", verdicts=(verdict,), evaluated_at=time.time(),
                        issued_at=time.time(), issued_by="test")
+
+
+JOB = Job(stage="base_model", asset="base_model", recipe="tiny", identity="identity", fingerprint="", seed=0,
+          section={"steps": 1}, inputs={}, store="", attempt="")
+
+
+def write_events(attempt: Path, events: Sequence[Mapping[str, Any]]) -> None:
+    with (attempt / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
 
 
 def events_of(steps: int) -> list[dict[str, Any]]:
@@ -155,15 +170,25 @@ def test_recording_twice_changes_nothing(uri: str, tracker: Tracker, store: Stor
     assert len(client.search_model_versions("name = 'sft_model'")) == 1
 
 
-def test_a_restarted_attempt_finds_its_run_again(tracker: Tracker, uri: str) -> None:
-    arguments: tuple[Any, ...] = ("base_model", "tiny", "identity", {"steps": 1}, 0, {}, None)
-    first = tracker.begin(*arguments)
+def test_a_restarted_attempt_goes_on_with_its_run(tracker: Tracker, uri: str) -> None:
+    first = tracker.begin("key", JOB)
     assert first is not None
-    assert Tracker(uri, "tiny").begin(*arguments) == first
-    tracker.fail(first, "out of memory")
+    assert Tracker(uri, "tiny").begin("key", JOB) == first
+    assert tracker.fail(first, "out of memory")
     run = client_of(uri).get_run(first)
     assert (run.info.status, run.data.tags["gatehouse.error"]) == ("FAILED", "out of memory")
-    assert tracker.begin(*arguments) not in (None, first)
+    assert tracker.begin("another build", JOB) not in (None, first)
+    assert tracker.begin("key", JOB, first) == first
+    run = client_of(uri).get_run(first)
+    assert (run.info.status, run.data.tags["gatehouse.error"]) == ("RUNNING", "")
+
+
+def test_of_runs_that_one_request_began_twice_the_first_is_kept(tracker: Tracker, uri: str) -> None:
+    first = tracker.begin("key", JOB)
+    client = client_of(uri)
+    again = client.create_run(client.get_run(first).info.experiment_id, tags={"gatehouse.build": "key"}).info.run_id
+    assert tracker.begin("key", JOB) == first
+    assert client.get_run(again).info.lifecycle_stage == "deleted"
 
 
 def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
@@ -205,40 +230,65 @@ def test_another_recipe_has_models_of_its_own(uri: str, tmp_path: Path) -> None:
     assert client_of(uri).get_model_version("small.base_model", "1").tags["gatehouse.asset"] == "base_model"
 
 
-def test_metrics_are_delivered_once_however_often_they_are_added(uri: str, tracker: Tracker) -> None:
-    run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, None)
-    for _ in range(2):
-        with tracker.follower(run_id, interval=0.05) as follower:
-            follower.add(events_of(700))
-        assert follower.close()
+def test_metrics_are_delivered_once_however_often_they_are_sent(uri: str, tracker: Tracker, tmp_path: Path) -> None:
+    debt = open_debt(tmp_path)
+    write_events(tmp_path, events_of(700))
+    run_id = tracker.begin(debt.build.key, JOB)
     assert run_id is not None
+    debt.change(run_id=run_id)
+    for _ in range(2):
+        assert tracker.deliver(debt)
+        assert debt.build.delivered == (tmp_path / "events.jsonl").stat().st_size
+        debt.change(delivered=0)
     client = client_of(uri)
     history = client.get_metric_history(run_id, "train/loss")
     assert [(m.step, m.timestamp) for m in history] == [(step, 1_000_000 + 1000 * step) for step in range(700)]
     metrics = client.get_run(run_id).data.metrics
-    assert math.isnan(metrics["odd"])
+    assert math.isnan(metrics["odd"]) and len(client.get_metric_history(run_id, "odd")) == 1
     assert metrics["huge"] > 1e300
 
 
+def test_torn_and_odd_lines_are_passed_over_and_an_unfinished_one_waits(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    good = json.dumps(events_of(1)[0]).encode()
+    odd = (b"5", b"[]", b"{", b"\xff\x00", b'{"kind": "metrics"}', b'{"kind": "metrics", "t": "x", "values": {}}')
+    events.write_bytes(b"\n".join([good, *odd, good]) + b"\n" + good[:20])
+    debt = open_debt(tmp_path)
+    assert debt.build.start == debt.end == events.stat().st_size - 20, "what an earlier attempt left is not this one's"
+    points, offset = read_points(events, 0, debt.end)
+    assert len(points) == 4 and offset == debt.end
+
+
+def test_an_event_larger_than_a_batch_is_delivered_whole(uri: str, tracker: Tracker, tmp_path: Path) -> None:
+    debt = open_debt(tmp_path)
+    write_events(tmp_path, [{"t": 1.0, "kind": "metrics", "step": 1, "values": {f"m{i}": i for i in range(1200)}}])
+    debt.change(run_id=tracker.begin(debt.build.key, JOB))
+    assert tracker.deliver(debt)
+    assert len(client_of(uri).get_run(debt.build.run_id).data.metrics) == 1200
+
+
 WRITER = """
-import sys
+import json, sys
+from pathlib import Path
+from pipeline.resources.debts import open_debt
 from pipeline.resources.tracker import Tracker
-uri, name = sys.argv[1:]
+from tests.integration.test_tracker import JOB, write_events
+uri, name, folder = sys.argv[1:]
 tracker = Tracker(uri, "tiny")
-run_id = tracker.begin(name, "tiny", name, {"steps": 1}, 0, {}, None)
-with tracker.follower(run_id, interval=0.01) as follower:
-    for step in range(40):
-        follower.add([{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}])
-assert follower.close(), "lost"
-tracker.finish(run_id)
-print(run_id)
+debt = open_debt(Path(folder) / name)
+write_events(debt.attempt, [{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}
+                            for step in range(40)])
+debt.change(run_id=tracker.begin(debt.build.key, JOB.model_copy(update={"asset": name})))
+assert tracker.deliver(debt), "lost"
+assert tracker.finish(debt.build.run_id)
+print(debt.build.run_id)
 """
 
 
-def test_processes_that_write_at_once_lose_nothing(uri: str) -> None:
+def test_processes_that_write_at_once_lose_nothing(uri: str, tmp_path: Path) -> None:
     """Three processes meet on a database that does not exist yet."""
-    processes = [subprocess.Popen([sys.executable, "-c", WRITER, uri, f"writer{n}"], stdout=subprocess.PIPE, text=True)
-                 for n in range(3)]
+    processes = [subprocess.Popen([sys.executable, "-c", WRITER, uri, f"writer{n}", str(tmp_path)], cwd=ROOT,
+                                  stdout=subprocess.PIPE, text=True) for n in range(3)]
     run_ids = [process.communicate(timeout=180)[0].split()[-1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     client = client_of(uri)
@@ -263,10 +313,8 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: 
     tracker = Tracker(f"http://127.0.0.1:{port}", "tiny", None, MLFLOW_PAGE)
     started = time.monotonic()
     with caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
-        run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, "d")
+        run_id = tracker.begin("key", JOB)
         assert run_id is None
-        with tracker.follower(run_id) as follower:
-            follower.add(events_of(10))
         assert tracker.publish(run_id, manifest, store.folder("base_model", manifest.version), store) == {}
         tracker.judged(manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True)
         tracker.fail("0" * 32, "broken")
@@ -278,24 +326,25 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: 
     server.close()
 
 
-def test_a_stuck_server_never_holds_up_the_caller_and_the_loss_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stuck_server_holds_nobody_up_and_its_points_stay_owed(tmp_path: Path) -> None:
+    debt = open_debt(tmp_path)
+    write_events(tmp_path, events_of(10))
+    debt.change(run_id="0" * 32)
     with silent_server() as server:
         tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", "tiny")
-        follower = tracker.follower("0" * 32, interval=0.01)
-        follower.add(events_of(10))
+        follower = tracker.follower(debt, lambda: True, interval=0.01)
         time.sleep(0.5)
         started = time.monotonic()
-        follower.add(events_of(5000))
-        assert time.monotonic() - started < 0.5
-        with caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
-            assert not follower.close(timeout=1)
-        assert time.monotonic() - started < 3
-        assert "10024 metric values did not reach MLflow" in caplog.text
+        follower.close()
+        assert time.monotonic() - started < 7
+    assert owes(tmp_path) and debt.build.delivered == 0
 
 
-def test_following_survives_an_outage(tracker: Tracker, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_survives_an_outage(tracker: Tracker, uri: str, tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.resources.mlflow_client.DOWN_SECONDS", 0.2)
-    run_id = tracker.begin("base_model", "tiny", "i", {}, 0, {}, None)
+    debt = open_debt(tmp_path)
+    debt.change(run_id=tracker.begin(debt.build.key, JOB))
     client = tracker._connection.client()
     works, failed = client.log_batch, threading.Event()
 
@@ -304,13 +353,25 @@ def test_following_survives_an_outage(tracker: Tracker, uri: str, monkeypatch: p
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(client, "log_batch", broken)
-    follower = tracker.follower(run_id, interval=0.05)
-    follower.add(events_of(700))
+    follower = tracker.follower(debt, lambda: True, interval=0.05)
+    write_events(tmp_path, events_of(700))
     assert failed.wait(10)
     monkeypatch.setattr(client, "log_batch", works)
-    time.sleep(0.5)
-    assert follower.close()
-    assert len(client_of(uri).get_metric_history(run_id, "train/loss")) == 700
+    deadline = time.monotonic() + 20
+    while debt.build.delivered < debt.end and time.monotonic() < deadline:
+        time.sleep(0.05)
+    follower.close()
+    assert len(client_of(uri).get_metric_history(debt.build.run_id, "train/loss")) == 700
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("API request to http://ann:s3cret@host:5000/api failed", "API request to http://ann:***@host:5000/api failed"),
+    ("postgresql://ann:p@ss/w:rd@db/mlflow?x=1", "postgresql://ann:***@db/mlflow?x=1"),
+    ("postgresql://db/mlflow?user=ann&password=s3cret&x=1", "postgresql://db/mlflow?user=ann&password=***&x=1"),
+    ("sqlite:////tmp/mlflow.db http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db http://127.0.0.1:5000"),
+])
+def test_no_message_shows_a_password(text: str, shown: str) -> None:
+    assert without_password(text) == shown
 
 
 def test_importing_the_tracker_leaves_mlflow_alone() -> None:
