@@ -76,7 +76,8 @@ class Builder:
             JobFailed: The job failed.
         """
         plan = plan_asset(asset, self.loaded, self.store)
-        if plan.existing and not force:
+        # Without that link whoever built it has still to tell MLflow of it, or never could.
+        if plan.existing and not force and LAST in self.store.links(asset, plan.existing.version):
             return self._reused(plan.existing, say), True
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):

@@ -178,8 +178,9 @@ class _Collector:
 
     def attempts(self, name: str, folder: Path) -> Iterable[Deletion]:
         """Attempts whose version is gone, and builds that were given up."""
-        wanted = self._wanted(name)
-        for attempt in sorted(path for path in folder.glob("*") if path.is_dir()):
+        found = sorted(path for path in folder.glob("*") if path.is_dir())
+        wanted = self._wanted(name) if found else None
+        for attempt in found:
             measure = _local(attempt)
             loss = self._attempt_loss(name, attempt, wanted)
             if loss and (measure.changed <= self.before or attempt.name.startswith(DELETED)):
@@ -228,13 +229,14 @@ class _Collector:
     def remains(self, name: str) -> Iterable[Deletion]:
         """What a kill left: half a publish, half a deletion, half a record, records of a version that is gone."""
         base = self.store.base / name
-        for version in self._storage.names(base / "versions"):
+        inside = self._storage.names(base)
+        for version in self._storage.names(base / "versions") if inside else ():
             deleted = version.startswith(DELETED)
             if version not in self.there[name] and (found := self._remains(
                     name, base / "versions" / version, "what an earlier deletion left" if deleted
                     else "no version: it has no manifest", 0.0 if deleted else self.before)):
                 yield found
-        for folder in (base / part for part in _FOLDERS):
+        for folder in (base / part for part in _FOLDERS if not part or part in inside):
             for file in self._storage.names(folder):
                 orphan = folder != base and folder.name in ("certificates", "superseded", "gate_reports") and (
                     file.rsplit(".", 1)[0] not in self.there[name])

@@ -65,6 +65,24 @@ def held(path: Path, owner: str, busy: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait for a lock and hold it.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 _runs: dict[Path, int] = {}
 
 

@@ -81,7 +81,8 @@ def load_model(folder: Path) -> PreTrainedModel:
             model, report = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, dtype=torch.float32,
                                                                  output_loading_info=True)
     except Exception as error:  # whatever a configuration that makes no sense leads to
-        raise InputRefused(f"transformers cannot load {folder}: {_brief(error)}") from error
+        raise InputRefused(f"transformers cannot load {folder} (config.json, or weights that do not fit it): "
+                           f"{_brief(error)}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise InputRefused(f"{folder}: the weights do not fit config.json: {kind.replace('_', ' ')} "

@@ -17,7 +17,14 @@ def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[
     for one in caught:
         names = [f"**{name}**" if name in one.control.meant else name for name in one.refused_by]
         lines.append(f"| {one.control.name} | {one.control.asset} | {', '.join(names) or 'no gate: a defect'} |")
-    lines += ["", "Gates in bold are meant for the control.", "", "## Separation", "",
+    refused = {seed: [f"{asset}.{verdict.name}" for asset, certificate in certificates.items()
+                      for verdict in certificate.verdicts if not verdict.passed]
+               for seed, certificates in chains.items()}
+    passed = [seed for seed, gates in refused.items() if not gates and set(MODELS) <= set(chains[seed])]
+    lines += ["", "Gates in bold are meant for the control.", "", "## Seeds", "",
+              f"{len(passed)} of {len(chains)} seeds pass the whole chain.",
+              *(f"Seed {seed} was refused by {', '.join(gates)}." for seed, gates in refused.items() if gates),
+              "", "## Separation", "",
               f"The real chain under the seeds {', '.join(map(str, chains))}. The bound is the end of the confidence "
               "interval that is held against the threshold; of the seeds the worst one is shown, of the controls the "
               "one that comes nearest to passing.", "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 from typing import Any
 
-import dagster as dg
 from rich.console import Console
 
 from pipeline.build import key_prefix, tracker_resource
@@ -14,6 +13,7 @@ from pipeline.checks import promotion
 from pipeline.checks.reconcile import reconcile
 from pipeline.display import make_console
 from pipeline.environment import home, store_root, work
+from pipeline.instance import open_instance
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource
 from pipeline.resources.settlement import pay_debts
@@ -110,7 +110,7 @@ def say(events: list[dict[str, Any]]) -> None:
 
 def _reconcile(loaded: LoadedRecipe, store: Store) -> list[str]:
     tracker = tracker_resource().tracker(loaded.recipe.name)
-    return reconcile(store, tracker, dg.DagsterInstance.get(), key_prefix(loaded))
+    return reconcile(store, tracker, open_instance(), key_prefix(loaded))
 
 
 def _login() -> str:

@@ -19,6 +19,7 @@ from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
 from pipeline.environment import home, runs, store_root
 from pipeline.graph import GRAPH
+from pipeline.instance import open_instance
 from pipeline.locks import mark_alive
 from pipeline.progress import displayed
 from pipeline.reaper import clean_up
@@ -40,7 +41,7 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
     """
     console = make_console()
     loaded = load_recipe(recipe, overrides)
-    instance = dg.DagsterInstance.get()
+    instance = open_instance()
     for line in clean_up(instance, home(), runs()):
         console.print(line, highlight=False)
     repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import dagster as dg
 import yaml
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from pipeline.commands.promote import repair
 from pipeline.commands.server import Server
 from pipeline.environment import ROOT, home, runs, store_root, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
+from pipeline.instance import open_instance
 from pipeline.locks import held
 from pipeline.reaper import clean_up
 from pipeline.recipe import load_recipe
@@ -99,7 +99,7 @@ def _watch(dagster: Server, mlflow: Server, console: Console) -> None:
 
 def _clean_up(lock: Path, console: Console) -> None:
     """End and mark what was left by a killed `gatehouse up` or by killed runs; none of its servers may be running."""
-    for line in (leftovers.end(lock), *clean_up(dg.DagsterInstance.get(), home(), runs(), servers_ended=True)):
+    for line in (leftovers.end(lock), *clean_up(open_instance(), home(), runs(), servers_ended=True)):
         if line:
             console.print(line, highlight=False)
 

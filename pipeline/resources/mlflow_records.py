@@ -50,7 +50,7 @@ def flat(section: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             params |= flat(value, f"{name}.")
         else:
-            params[entity_name(name)] = value if isinstance(value, str) else json.dumps(value)
+            params[entity_name(name)] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return params
 
 

@@ -129,12 +129,15 @@ class Tracker:
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
             run_id = known or records.run_of(client, experiment_id, key)
+            there: set[str] = set()
             if run_id:
                 client.update_run(run_id, "RUNNING")
+                there.update(client.get_run(run_id).data.params)  # they can't be changed
                 records.log(client, run_id, tags={"gatehouse.error": ""})
             else:
                 run_id = str(client.create_run(experiment_id, run_name=build.asset, tags=tags).info.run_id)
-            records.log(client, run_id, params=params, tags=tags)
+            missing = {name: value for name, value in params.items() if name not in there}
+            records.log(client, run_id, params=missing, tags=tags)
             return run_id
 
         return self._connection.attempt(f"begin the run of {build.asset}", call, None)

@@ -200,7 +200,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
 
 _SECTION = {"steps": 16}
 _EXECUTION = Execution(device="cpu", threads=1, micro_batch_tokens=256, zero_stage=1)
-_TRUSTED = ("torch.", "collections.", "numpy.", "_codecs.", "builtins.", "deepspeed.", "argparse.")
+_TRUSTED = ("torch.", "collections.", "numpy.", "_codecs.", "builtins.", "deepspeed.")
 
 
 @pytest.mark.promise("Training, resume and export load no pickle but those of a verified checkpoint")
@@ -226,5 +226,7 @@ def test_pickles_of_a_training_job(promise: Promise, interrupted: tuple[Store, P
             assert not list(folder.rglob(models.CANARY))
             assert told.of("run", "process", "network", "write") == []
             assert ("resumed from the checkpoint" in (folder / "attempt" / "events.jsonl").read_text()) != tampered
-            assert bool(told.of("pickle")) != tampered
-            assert all(name.startswith(_TRUSTED) for name in told.of("pickle")), told.of("pickle")
+            # What numba has just compiled names the type of what it returns by a pickle, in memory.
+            found = [name for name in told.of("pickle") if name != "numpy.ndarray"]
+            assert bool(found) != tampered, found
+            assert all(name.startswith(_TRUSTED) for name in found), found

@@ -248,6 +248,23 @@ def test_two_commands(promise: Promise, tmp_path: Path) -> None:
             assert_tracked_once(space)
 
 
+@pytest.mark.promise("The very first commands of a user, at once: Dagster's databases are made once, and open")
+def test_the_first_commands(promise: Promise, tmp_path: Path) -> None:
+    code = ("import sys, time; from pathlib import Path; from pipeline.environment import prepare; prepare(); "
+            "from pipeline.instance import open_instance\nwhile not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
+            "open_instance().get_runs()")
+    for trial in promise.trials(quick=1, full=20):
+        with trial:
+            home, go = tmp_path / str(trial.number), tmp_path / f"go-{trial.number}"
+            several = [subprocess.Popen([sys.executable, "-c", code, str(go)], cwd=ROOT, env=environment(home),
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                       for _ in range(4)]
+            time.sleep(3 if promise.full else 1.5)
+            go.touch()
+            said = [process.communicate(timeout=120)[0] for process in several]
+            assert [process.returncode for process in several] == [0] * 4, said
+
+
 def start(space: Workspace, stand: Stand) -> subprocess.Popen[str]:
     """`gatehouse run` of the first asset."""
     return subprocess.Popen([str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", "raw_corpus"],
@@ -256,7 +273,9 @@ def start(space: Workspace, stand: Stand) -> subprocess.Popen[str]:
 
 
 def assert_tracked_once(space: Workspace) -> None:
-    """MLflow has one finished run, and no metric twice."""
+    """Once MLflow has been told everything, it has one finished run, and no metric twice."""
+    synced = space.command("gatehouse", "sync")
+    assert synced.returncode == 0, synced.stdout
     with closing(sqlite3.connect(space.home / "mlflow" / "mlflow.db")) as database:
         assert database.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
         twice = database.execute("SELECT key FROM metrics GROUP BY run_uuid, key, step, timestamp HAVING COUNT(*) > 1")

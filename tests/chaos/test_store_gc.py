@@ -94,6 +94,7 @@ def test_every_call(promise: Promise, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 @pytest.mark.promise("A connection lost at every request of a gc loses nothing that is needed, in S3")
 def test_every_request(promise: Promise, bucket: Any, tmp_path: Path) -> None:
     world = new_world(tmp_path)
@@ -113,7 +114,7 @@ def test_every_request(promise: Promise, bucket: Any, tmp_path: Path) -> None:
 
     counted = Fault()
     assert_clean(struck("counted", counted), made)
-    assert len(counted.calls) > 3
+    assert len(counted.calls) > 2
     for trial in promise.trials(quick=len(counted.calls), full=len(counted.calls)):
         with trial:
             store = struck(str(trial.number), Fault(trial.number + 1, "gone"))

@@ -178,9 +178,11 @@ def test_a_restarted_attempt_goes_on_with_its_run(tracker: Tracker, uri: str) ->
     run = client_of(uri).get_run(first)
     assert (run.info.status, run.data.tags["gatehouse.error"]) == ("FAILED", "out of memory")
     assert tracker.begin("another build", JOB) not in (None, first)
-    assert tracker.begin("key", JOB, first) == first
+    changed = JOB.model_copy(update={"section": {"steps": 1, "log_every": 5}, "seed": 3})
+    assert tracker.begin("key", changed, first) == first, "MLflow changes no parameter, and the seed is one"
     run = client_of(uri).get_run(first)
     assert (run.info.status, run.data.tags["gatehouse.error"]) == ("RUNNING", "")
+    assert run.data.params == {"steps": "1", "seed": "0", "log_every": "5"}
 
 
 def test_of_runs_that_one_request_began_twice_the_first_is_kept(tracker: Tracker, uri: str) -> None:

@@ -82,7 +82,8 @@ def _mix(value: np.uint64, key: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-_mix_compiled = numba.njit(_mix)
+# Compiled when this module is loaded, for numba's cache is pickles beside the code, which nothing vouches for.
+_mix_compiled = numba.njit("uint64(uint64, uint64)")(_mix)
 
 
 def _permute(index: np.int64, size: np.int64, key: np.uint64) -> np.int64:
@@ -102,7 +103,7 @@ def _permute(index: np.int64, size: np.int64, key: np.uint64) -> np.int64:
             return np.int64(value)
 
 
-_permute_compiled = numba.njit(_permute)
+_permute_compiled = numba.njit("int64(int64, int64, uint64)")(_permute)
 
 
 def _fill(source: Int64, row: Int64, start: int, taken: Int64, sizes: Int64, seed: np.uint64) -> None:
@@ -131,4 +132,4 @@ def _fill(source: Int64, row: Int64, start: int, taken: Int64, sizes: Int64, see
             nth[which] += 1
 
 
-_fill_compiled = numba.njit(_fill)
+_fill_compiled = numba.njit("(int64[::1], int64[::1], int64, int64[:, ::1], int64[::1], uint64)")(_fill)

@@ -127,7 +127,7 @@ def _best_fit(sizes: Int64, context: int) -> Int64:
     return rows
 
 
-_fit = numba.njit(_best_fit)
+_fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
 
 
 def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
