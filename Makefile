@@ -19,7 +19,7 @@ up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up
 
 test: check ## check the code, then run every test that this machine can run
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadgroup
 
 check: setup-dev ## ruff, mypy, import rules
 	$(BIN)/ruff check .
@@ -30,8 +30,9 @@ SEEDS ?= 10
 proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)
 	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
 
+CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md
 chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours)
-	$(BIN)/python -m pytest tests/chaos --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md
+	$(BIN)/python -m pytest tests/chaos $(CHAOS)
 
 clean: ## remove all state: store, Dagster's and MLflow's databases
 	rm -rf .gatehouse
