@@ -56,7 +56,7 @@ def assert_clean(store: Store, made: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["kill", pytest.param("gone", marks=pytest.mark.slow)])
-@pytest.mark.promise("A {kind} at every storage call of a gc loses nothing that is needed, on a disk")
+@pytest.mark.promise("A fault ({kind}) at every storage call of a gc loses nothing that is needed, on a disk")
 def test_every_call(promise: Promise, kind: str, tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     template = new_world(tmp_path / "template")

@@ -69,7 +69,7 @@ def copied(bucket: Any, prefix: str, cache: Path) -> Store:
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 @pytest.mark.parametrize("kind", ["kill", *(pytest.param(kind, marks=pytest.mark.slow)
                                             for kind in ("error", "gone", "lost answer"))])
-@pytest.mark.promise("A {kind} at every request of {operation} leaves the old or the new, in S3")
+@pytest.mark.promise("A fault ({kind}) at every request of {operation} leaves the old or the new, in S3")
 def test_every_request(promise: Promise, kind: str, operation: str, template: Store, bucket: Any,
                        credentials: dict[str, str], tmp_path: Path) -> None:
     work, expected = OPERATIONS[operation]
