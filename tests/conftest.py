@@ -24,13 +24,11 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
 _SHARED = ("tests/e2e", "tests/unit/data", "tests/unit/evaluation_data", "tests/unit/evaluation_models")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep on one worker what shares a fixture, when tests run in several processes."""
-    for item in items:
-        file = item.path.relative_to(ROOT).as_posix()
-        group = next((folder for folder in _SHARED if file.startswith(f"{folder}/")), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+    file = item.path.relative_to(ROOT).as_posix()
+    group = next((folder for folder in _SHARED if file.startswith(f"{folder}/")), file)
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
