@@ -20,17 +20,6 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
             "DAGSTER_MODULE_NAME": "pipeline.definitions", "DAGSTER_DISABLE_TELEMETRY": "1", **extra}
 
 
-# Folders whose files share what a fixture trained once; of the others each file is a group of its own.
-_SHARED = ("tests/e2e", "tests/unit/data", "tests/unit/evaluation_data", "tests/unit/evaluation_models")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep on one worker what shares a fixture, when tests run in several processes."""
-    file = item.path.relative_to(ROOT).as_posix()
-    group = next((folder for folder in _SHARED if file.startswith(f"{folder}/")), file)
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / "home"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +161,8 @@ class CheckpointFolder:
         """Training is over: keep only what is kept for good."""
         self.settle()
         self._prune(0)
+        with suppress(OSError):  # some are kept
+            self._root.rmdir()
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps than this."""
