@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def server() -> Iterator[PostgreSQL]:
 def new_place(server: PostgreSQL, home: Path) -> Place:
     """Empty databases, which Dagster and MLflow fill with tables."""
     import psycopg2
-    with psycopg2.connect(server.url("postgres")) as connection:
+    with closing(psycopg2.connect(server.url("postgres"))) as connection:
         connection.autocommit = True
         for database in ("dagster", "mlflow"):
             connection.cursor().execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
