@@ -210,7 +210,9 @@ def test_nothing_is_deleted_on_a_guess(world: World, template: World) -> None:
 
 
 def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(world: World, template: World,
+                                                               monkeypatch: pytest.MonkeyPatch,
                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     before = files(world.folder / "store")
     collect(str(world.folder / "unit.yaml"), dry_run=True, hours=0)
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
