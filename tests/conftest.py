@@ -9,6 +9,7 @@ import pytest
 pytest_plugins = ["tests.promises"]
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from pipeline import leftovers
 from pipeline.commands.promote import repair
 from pipeline.commands.server import Server
+from pipeline.display import make_console
 from pipeline.environment import ROOT, home, runs, store_root, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
 from pipeline.instance import open_instance
@@ -45,7 +46,7 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
 
 
 def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) -> None:
-    console = Console()
+    console = make_console()
     _clean_up(lock, console)
     for port, option in ((dagster_port, "--port"), (mlflow_port, "--mlflow-port")):
         _require_free(port, option)
