@@ -107,20 +107,25 @@ def mark_alive(runs: Path, run_id: str) -> None:
 
 def is_alive(runs: Path, run_id: str) -> bool:
     """Whether a process shows now that it executes the run."""
-    return (runs / f"{run_id}.lock").exists() and not is_dead(runs, run_id)
+    return is_held(runs / f"{run_id}.lock") is True
 
 
 def is_dead(runs: Path, run_id: str) -> bool:
     """Whether a run once marked itself alive and no process does so now."""
+    return is_held(runs / f"{run_id}.lock") is False
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds a lock now; None when there is no such lock."""
     try:
-        descriptor = os.open(runs / f"{run_id}.lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
         return False
+    except BlockingIOError:
+        return True
     finally:
         os.close(descriptor)
 

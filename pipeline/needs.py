@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.graph import GRAPH
-from pipeline.locks import LOCK_FILE
+from pipeline.locks import LOCK_FILE, is_held
 from pipeline.resources.launchers import JOB_FILE
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.job import EVALUATION_SUFFIX, Job
@@ -34,7 +32,7 @@ def all_versions(store: Store) -> Versions:
 
 def busy(work: Path, recipe: str) -> list[str]:
     """The assets of a recipe, and the evaluations, that a run is working at."""
-    return [name for name in NAMES if _is_held(work / recipe / name / LOCK_FILE)]
+    return [name for name in NAMES if is_held(work / recipe / name / LOCK_FILE)]
 
 
 def needed(store: Store, versions: Versions, work: Path, keep_seconds: float) -> dict[tuple[str, str], str]:
@@ -140,17 +138,3 @@ def _jobs(folder: Path) -> Iterator[Job]:
             yield Job.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):  # it is being written, so its inputs are promoted
             continue
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)

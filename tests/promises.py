@@ -24,7 +24,7 @@ from types import TracebackType
 
 import pytest
 
-_RESULTS = pytest.StashKey[list["Promise"]]()
+_PROPERTY = "promise"
 
 
 class Trial:
@@ -62,7 +62,6 @@ class Promise:
     full: bool
     made: int = 0
     failures: list[str] = field(default_factory=list)
-    seconds: float = 0.0
 
     def trials(self, quick: int, full: int) -> Iterator[Trial]:
         """Trials to make: `quick` of them in CI, `full` of them under `make chaos`."""
@@ -79,8 +78,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with no results."""
-    config.stash[_RESULTS] = []
+    """Collect what the tests report, also those of other processes (`-n 2`)."""
+    config.pluginmanager.register(_Results(config))
 
 
 @pytest.fixture
@@ -92,20 +91,29 @@ def promise(request: pytest.FixtureRequest) -> Iterator[Promise]:
     made = Promise(text, request.config.getoption("--full"))
     started = time.monotonic()
     yield made
-    made.seconds = time.monotonic() - started
-    if made.made:
-        request.config.stash[_RESULTS].append(made)
+    row = (made.text, made.made, len(made.failures), time.monotonic() - started)
+    request.node.user_properties.append((_PROPERTY, row))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table of promises."""
-    results = config.stash[_RESULTS]
-    if not results:
-        return
-    rows = [f"| {made.text} | {made.made:,} | {len(made.failures)} | {made.seconds:.0f} s |" for made in results]
-    table = "\n".join(["| promise | trials | failures | time |", "|---|--:|--:|--:|", *rows]) + "\n"
-    if config.getoption("--full"):
-        terminalreporter.section("promises")
-        terminalreporter.write(table)
-    if target := config.getoption("--table"):
-        target.write_text(table)
+class _Results:
+    """Makes the table of promises out of the tests' reports."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: dict[str, tuple[str, int, int, float]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            self._rows.update({report.nodeid: row for name, row in report.user_properties if name == _PROPERTY})
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = [f"| {text} | {made:,} | {failures} | {seconds:.0f} s |"
+                for _, (text, made, failures, seconds) in sorted(self._rows.items()) if made]
+        if not rows:
+            return
+        table = "\n".join(["| promise | trials | failures | time |", "|---|--:|--:|--:|", *rows]) + "\n"
+        if self._config.getoption("--full"):
+            terminalreporter.section("promises")
+            terminalreporter.write(table)
+        if target := self._config.getoption("--table"):
+            target.write_text(table)
