@@ -30,7 +30,7 @@ SEEDS ?= 10
 proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)
 	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
 
-CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md
+CHAOS ?= --full --timeout 0 -m "not gpu" -n 2 --dist loadfile --table benchmarks/results/chaos.md
 chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours)
 	$(BIN)/python -m pytest tests/chaos $(CHAOS)
 

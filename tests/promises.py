@@ -103,8 +103,9 @@ class _Results:
         self._rows: dict[str, tuple[str, int, int, float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "teardown":
-            self._rows.update({report.nodeid: row for name, row in report.user_properties if name == _PROPERTY})
+        for name, row in report.user_properties if report.when == "teardown" else ():
+            if name == _PROPERTY:
+                self._rows[report.nodeid] = row
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = [f"| {text} | {made:,} | {failures} | {seconds:.0f} s |"

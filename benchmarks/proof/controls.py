@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from training.specs.artifacts import Certificate, Manifest
 from training.specs.corpus import GENERAL
 
 MODELS = ("base_model", "sft_model", "dpo_model", "lora_model")
+_DOMAIN_DOCUMENTS = 10  # the gate of adapter_data asks for so many
 _RANDOM_WEIGHTS = """
 import sys
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, set_seed
@@ -120,14 +120,16 @@ def swapped_pairs(world: World) -> Manifest:
 
 
 def other_domain(world: World) -> Manifest:
-    """An adapter for another package than the domain's: the largest one of the general training text."""
+    """An adapter for other packages than the domain's: the largest of the general training text."""
     train = read_split(world.files("corpus") / "train", ["id", "text", "path", "bytes", "domain"]).to_pylist()
-    general = [row for row in train if row["domain"] == GENERAL]
-    sizes: Counter[str] = Counter()
-    for row in general:
-        sizes[str(Path(row["path"]).parent)] += row["bytes"]
-    [(package, _)] = Counter({name: size for name, size in sizes.items() if name != "."}).most_common(1)
-    chosen = {row["id"]: row["text"] for row in general if str(Path(row["path"]).parent) == package}
+    packages: dict[str, list[dict[str, Any]]] = {}
+    for row in train:
+        if row["domain"] == GENERAL and (name := str(Path(row["path"]).parent)) != ".":
+            packages.setdefault(name, []).append(row)
+    chosen: dict[str, str] = {}
+    for rows in sorted(packages.values(), key=lambda rows: -sum(row["bytes"] for row in rows)):
+        if len(chosen) < _DOMAIN_DOCUMENTS:
+            chosen |= {row["id"]: row["text"] for row in rows}
     conversations = [row | {"domain": world.loaded.recipe.adapter_data.domain}
                      for row in read_rows(world.files("instruction_data") / "train.parquet")
                      if row["domain"] == GENERAL]

@@ -68,6 +68,11 @@ class Stand:
         """Jobs that start from now on don't end by themselves, or do again."""
         (self.folder / "stubborn").touch() if wanted else (self.folder / "stubborn").unlink(missing_ok=True)
 
+    @property
+    def is_stubborn(self) -> bool:
+        """Whether jobs that start now don't end by themselves."""
+        return (self.folder / "stubborn").exists()
+
     def starts(self, asset: str) -> int:
         """How often a job of an asset was started."""
         path = self.folder / "starts"
