@@ -25,8 +25,9 @@ Overrides = Annotated[list[str] | None, typer.Option(
 @app.command()
 def run(
     recipe: Recipe = "tiny",
-    select: Annotated[str, typer.Option(help="Assets, separated by commas; `+name` takes what is upstream too; "
-                                        "`*` is everything.")] = "*",
+    select: Annotated[list[str] | None, typer.Option(
+        metavar="ASSETS", help="Assets, separated by commas; `+name` takes what is upstream too. Repeatable; everything "
+                               "if left out.")] = None,
     overrides: Overrides = None,
     launcher: Annotated[str, typer.Option(help="Entry of launchers.yaml; the recipe's by default.")] = "",
     force: Annotated[bool, typer.Option(help="Run the jobs even when nothing has changed.")] = False,
@@ -39,7 +40,7 @@ def run(
     """
     from pipeline.commands.run import run as execute
 
-    raise typer.Exit(execute(recipe, select, overrides or [], launcher, force))
+    raise typer.Exit(execute(recipe, select or [], overrides or [], launcher, force))
 
 
 @app.command()

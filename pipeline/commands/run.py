@@ -34,7 +34,7 @@ _QUESTIONS = 3
 _CELL = 160
 
 
-def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bool) -> int:
+def run(recipe: str, select: list[str], overrides: list[str], launcher: str, force: bool) -> int:
     """Materialize a selection of the recipe's graph; return the exit code.
 
     0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted.
@@ -68,7 +68,7 @@ def run(recipe: str, select: str, overrides: list[str], launcher: str, force: bo
     return code
 
 
-def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, select: str, overrides: list[str],
+def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, select: list[str], overrides: list[str],
              launcher: str, force: bool) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(recipe)
     prefix = key_prefix(loaded)
@@ -87,13 +87,13 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
                                   asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen])
 
 
-def _selected(select: str) -> list[str]:
-    if select == "*":
+def _selected(select: list[str]) -> list[str]:
+    names = [name.strip() for names in select for name in names.split(",")]
+    if not names or "*" in names:
         return list(GRAPH)
-    names = [name.strip() for name in select.split(",")]
     for name in names:
         if name.removeprefix("+") not in GRAPH:
-            raise RecipeError(f"--select {select}: there is no asset {name!r}{nearest(name, GRAPH)}; the assets are "
+            raise RecipeError(f"--select {','.join(select)}: there is no asset {name!r}{nearest(name, GRAPH)}; the assets are "
                               f"{', '.join(GRAPH)}, and +name takes what is upstream too")
     chosen: set[str] = set()
     for name in names:

@@ -25,7 +25,7 @@ TEXT = "A sentence that is long enough to be kept, with words in it. " * 8
 def published(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A user whose tokenizer and evaluation sets are published and promoted. Tests work on copies."""
     made = workspace(tmp_path_factory.mktemp("published"))
-    done = made.run("--select", "+tokenizer,evaluation_sets")
+    done = made.run("--select", "+tokenizer", "--select", "evaluation_sets")
     assert done.returncode == 0, done.stdout
     return made
 
@@ -137,7 +137,7 @@ def test_status_goes_on_without_the_sources(mine: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [
-    (["--select", "corpuss"], ("'corpuss'", "did you mean corpus?")),
+    (["--select", "corpuss", "--select", "corpus"], ("'corpuss'", "did you mean corpus?")),
     (["--select", "sft_model+"], ("'sft_model+'", "+name takes what is upstream")),
     (["--select", "corpus", "--launcher", "cluster"], ("'cluster'", "launchers.yaml", "it has local")),
     (["--set", "base_model.stepps=3"], ("base_model.stepps", "did you mean steps?")),
