@@ -18,7 +18,7 @@ run: setup ## train the whole tiny chain, corpus to adapter
 up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up
 
-test: check ## check the code, then run every test that this machine can run
+test: check ## check the code, then run the tests (without the slow ones and those of `make chaos`)
 	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile
 
 check: setup-dev ## ruff, mypy, import rules

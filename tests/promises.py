@@ -25,6 +25,7 @@ from types import TracebackType
 import pytest
 
 _PROPERTY = "promise"
+_NO_FAILURE = (pytest.skip.Exception, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class Trial:
@@ -33,7 +34,6 @@ class Trial:
     Attributes:
         number: From 0 on.
         random: Seeded with the promise and the number.
-        skipped: Why it could not be made, if so.
     """
 
     def __init__(self, promise: Promise, number: int) -> None:
@@ -47,7 +47,7 @@ class Trial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> bool:
         self._promise.made += 1
-        if kind is None or not issubclass(kind, Exception) or issubclass(kind, pytest.skip.Exception):
+        if kind is None or issubclass(kind, _NO_FAILURE):
             return False
         told = "".join(traceback.format_exception(kind, error, trace))
         self._promise.failures.append(f"trial {self.number}: {told}")
@@ -101,17 +101,25 @@ class _Results:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: dict[str, tuple[str, int, int, float]] = {}
+        self._broken: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "promise" not in report.keywords:
+            return
+        self._rows.setdefault(report.nodeid, (report.nodeid, 0, 0, 0.0))
+        if report.failed:
+            self._broken.add(report.nodeid)
         for name, row in report.user_properties if report.when == "teardown" else ():
             if name == _PROPERTY:
                 self._rows[report.nodeid] = row
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        rows = [f"| {text} | {made:,} | {failures} | {seconds:.0f} s |"
-                for _, (text, made, failures, seconds) in sorted(self._rows.items()) if made]
-        if not rows:
+        if not self._rows:
             return
+        rows = []
+        for node, (text, made, failures, seconds) in sorted(self._rows.items()):
+            broken = max(failures, int(node in self._broken))
+            rows.append(f"| {text} | {made:,} | {broken if made or broken else 'skipped'} | {seconds:.0f} s |")
         table = "\n".join(["| promise | trials | failures | time |", "|---|--:|--:|--:|", *rows]) + "\n"
         if self._config.getoption("--full"):
             terminalreporter.section("promises")
