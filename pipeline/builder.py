@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,12 @@ class Builder:
             try:
                 manifest = self._run(plan, say)
             except BaseException as error:
-                tracked.failed(error)
-                pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
+                with suppress(OSError):  # on a full disk the job's own message is the one to show
+                    tracked.failed(error)
+                    pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
                 raise
             tracked.published(manifest)
+            _clean(plan.attempt(self.work))
             self.store.write_links(asset, manifest.version, self.labels | {LAST: "built"})
             pay_debts(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
@@ -145,7 +148,11 @@ class Builder:
         if plan.existing:
             return plan.existing
         with building(self.work, plan.recipe, plan.asset, self.owner):
-            return self.store.find(plan.asset, plan.identity) or self._run(plan, say)
+            if finished := self.store.find(plan.asset, plan.identity):
+                return finished
+            manifest = self._run(plan, say)
+            _clean(plan.attempt(self.work))
+            return manifest
 
     def _champion(self, manifest: Manifest, past: bool, say: Listener) -> tuple[Manifest, Manifest] | None:
         """The version to compare with, and its evaluation: the promoted one, or the one it had to stand against before.
@@ -230,7 +237,6 @@ class Builder:
         if manifest is None or manifest.version in before:
             raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store "
                              f"{self.store.root}")
-        _clean(Path(job.attempt))
         return manifest
 
 
@@ -250,6 +256,8 @@ class _Tracked:
 
     def failed(self, error: BaseException) -> None:
         self._follower.close()
+        if isinstance(error, StoreError):  # it may be published all the same; the next settlement looks
+            return
         self._debt.change(outcome="failed" if isinstance(error, Exception) else "killed",
                           error=str(error) or type(error).__name__)
 
@@ -259,6 +267,7 @@ def _announce(asset: str, state: str, version: str) -> None:
 
 
 def _clean(attempt: Path) -> None:
+    """Remove what a published build has no use for; nobody writes there any more."""
     for path in attempt.iterdir():
         if path.name not in _KEPT_OF_AN_ATTEMPT and not is_record(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

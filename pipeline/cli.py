@@ -26,7 +26,7 @@ Overrides = Annotated[list[str] | None, typer.Option(
 def run(
     recipe: Recipe = "tiny",
     select: Annotated[list[str] | None, typer.Option(
-        metavar="ASSETS", help="Assets, separated by commas; `+name` takes what is upstream too. Repeatable; everything "
+        metavar="ASSETS", help="Assets, separated by commas; `+name` takes what is upstream too. Repeatable; all "
                                "if left out.")] = None,
     overrides: Overrides = None,
     launcher: Annotated[str, typer.Option(help="Entry of launchers.yaml; the recipe's by default.")] = "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -35,6 +36,7 @@ class StageContext(Generic[SectionT]):
             the content digest.
         work: This attempt's folder, kept across restarts: checkpoints belong here.
         rank: Global rank of this process; rank 0 writes `out`.
+        afterwards: What rank 0 does once the version is published.
     """
 
     asset: str
@@ -49,6 +51,7 @@ class StageContext(Generic[SectionT]):
     events: EventWriter
     rank: int
     world_size: int
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     def input(self, name: str) -> InputArtifact:
         """An input by name.

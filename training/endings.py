@@ -5,7 +5,7 @@ A launcher reads it beside the exit code, for torchrun answers 1 whatever its ra
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +22,11 @@ class Ending(Spec):
     """Why a job ended before its work was done.
 
     Attributes:
-        kind: `refused` is a person's mistake; after any other the job is to be started again.
+        kind: `refused` is a person's mistake and `failed` a fault, with its traceback as the message; after any other
+            the job is to be started again.
     """
 
-    kind: Literal["refused", "preempted", "out_of_memory", "rolled_back"]
+    kind: Literal["refused", "failed", "preempted", "out_of_memory", "rolled_back"]
     message: str
     micro_batch_tokens: int | None = Field(None, description="Tokens per rank and forward pass to start again with.")
 
@@ -42,14 +43,8 @@ class Interrupted(GatehouseError):
 
 def write(attempt: Path, ending: Ending) -> None:
     """Say how the job ended; the first rank's word counts, as the others only follow it."""
-    partial = attempt / f".{_FILE}-{os.getpid()}"
-    try:
-        partial.write_text(ending.model_dump_json())
-        os.link(partial, attempt / _FILE)
-    except OSError:  # said already, or no room to say it: then the exit code has to do
-        pass
-    finally:
-        partial.unlink(missing_ok=True)
+    with suppress(OSError), (attempt / _FILE).open("x") as file:  # no room to say it: then the exit code has to do
+        file.write(ending.model_dump_json())
 
 
 def read(attempt: Path) -> Ending | None:

@@ -90,6 +90,9 @@ def run_job(job: Job) -> int:
             events.phase("publish")
             manifest = _publish(job, context, result, started)
             _write_result(attempt, manifest)
+            for finish in context.afterwards:
+                with suppress(OSError):  # the version is published, and that counts
+                    finish()
         return EXIT_OK
     except UserError as error:
         _refuse(attempt, events, error)
@@ -103,6 +106,8 @@ def run_job(job: Job) -> int:
         if refusal is not None:
             _refuse(attempt, events, refusal)
             raise refusal from error
+        # Said before this rank ends: then torchrun tells the others to stop, and the first word counts.
+        endings.write(attempt, Ending(kind="failed", message=traceback.format_exc()))
         events.log(traceback.format_exc(), level="error")
         traceback.print_exc()
         return EXIT_FAULT

@@ -93,8 +93,8 @@ def _selected(select: list[str]) -> list[str]:
         return list(GRAPH)
     for name in names:
         if name.removeprefix("+") not in GRAPH:
-            raise RecipeError(f"--select {','.join(select)}: there is no asset {name!r}{nearest(name, GRAPH)}; the assets are "
-                              f"{', '.join(GRAPH)}, and +name takes what is upstream too")
+            raise RecipeError(f"--select {','.join(select)}: there is no asset {name!r}{nearest(name, GRAPH)}; the "
+                              f"assets are {', '.join(GRAPH)}, and +name takes what is upstream too")
     chosen: set[str] = set()
     for name in names:
         chosen |= _upstream(name[1:]) if name.startswith("+") else {name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -17,7 +18,8 @@ from pipeline import leftovers
 from pipeline.environment import DATABASES, ROOT, variables
 from pipeline.locks import LOCK_FILE
 from training import endings
-from training.errors import EXIT_OK, EXIT_USER, GatehouseError, UserError
+from training.endings import Ending
+from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, UserError
 from training.events import EVENTS_FILE, EventReader
 from training.specs.execution import Launcher
 from training.specs.job import Job
@@ -26,6 +28,8 @@ JOB_FILE = "job.json"
 OUTPUT_FILE = "output.log"
 _POLL_SECONDS = 0.2
 _MAX_STARTS = 100
+_MAX_IDLE_STARTS = 3
+_STOPPED = Ending(kind="preempted", message="told to stop, with no room to say so")
 _ROOM_TO_SPEAK = 65_536  # bytes; with less the job could not say why it ended
 # Addresses and passwords of the control plane: what a job does not hold it cannot write down.
 _NOT_FOR_JOBS = {*DATABASES, "MLFLOW_BACKEND_STORE_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
@@ -72,50 +76,77 @@ class LocalLauncher:
         attempt = Path(job.attempt)
         attempt.mkdir(parents=True, exist_ok=True)
         events = EventReader(attempt / EVENTS_FILE, _size(attempt / EVENTS_FILE))
+        idle = 0
         for _ in range(_MAX_STARTS):
             (attempt / JOB_FILE).write_text(job.model_dump_json(indent=1))
             endings.clear(attempt)
-            output = _Tail(attempt / OUTPUT_FILE, self._forward)
-            last_error: list[str] = []
-
-            def follow(output: _Tail = output, last_error: list[str] = last_error) -> None:
-                fresh = events.poll()
-                last_error.extend(event["message"] for event in fresh if event["kind"] == "log"
-                                  and event["level"] == "error")
-                if fresh:
-                    listener(fresh)
-                output.forward()
-
-            code = self._run_once(job, attempt, follow)
+            start = _Start(events, _Tail(attempt / OUTPUT_FILE, self._forward), listener)
+            code = self._run_once(job, attempt, start.follow)
             if code == EXIT_OK:
                 return
-            ending = endings.read(attempt)
-            if ending is not None and ending.kind != "refused":
-                job = _with_micro_batch(job, ending.micro_batch_tokens)
-                continue
-            if shutil.disk_usage(attempt).free < _ROOM_TO_SPEAK:
-                raise JobRefused(f"the job of {job.asset} ended with exit code {code} on a full disk, the one that "
-                                 f"holds {attempt}: make room and start it again, it goes on from its newest "
-                                 "checkpoint")
-            if ending is not None or code == EXIT_USER:
-                raise JobRefused(ending.message if ending else last_error[-1] if last_error else output.last_line())
-            raise JobFailed(f"the job of {job.asset} ended with exit code {code}; all of its output is in "
-                            f"{output.path}, which ends so:\n{output.end()}")
+            ending = endings.read(attempt) or (_STOPPED if code == EXIT_PREEMPTED else None)
+            if ending is None or ending.kind in ("refused", "failed"):
+                raise _failure(job, code, ending, start)
+            idle = idle + 1 if ending.kind == "preempted" and not start.stepped else 0
+            if idle == _MAX_IDLE_STARTS:
+                raise JobFailed(f"the job of {job.asset} was told to stop {idle} times in a row before it had done a "
+                                f"step; all of its output is in {start.output.path}, which ends so:\n"
+                                f"{start.output.end()}")
+            job = _with_micro_batch(job, ending.micro_batch_tokens)
         raise JobFailed(f"the job of {job.asset} was interrupted {_MAX_STARTS} times; what it said each time is in "
                         f"{attempt / EVENTS_FILE}")
 
     def _run_once(self, job: Job, attempt: Path, follow: Callable[[], None]) -> int:
-        command = [sys.executable, "-m", "training.supervisor", str(self._spec.grace_seconds), *_command(job, attempt)]
-        lock = attempt.parent / LOCK_FILE
-        marks = leftovers.marks(lock, job.labels.get("dagster_run_id", ""), self._spec.grace_seconds)
+        grace, lock = self._spec.grace_seconds, attempt.parent / LOCK_FILE
+        command = [sys.executable, "-m", "training.supervisor", str(grace), *_command(job, attempt, grace)]
+        marks = leftovers.marks(lock, job.labels.get("dagster_run_id", ""), grace)
         with (attempt / OUTPUT_FILE).open("ab") as output, _supervised(
-                command, output.fileno(), marks, lock, self._spec.grace_seconds) as process:
+                command, output.fileno(), marks, lock, grace) as process:
             while process.poll() is None:
                 follow()
                 self._still_wanted()
                 time.sleep(_POLL_SECONDS)
             follow()
             return process.returncode
+
+
+class _Start:
+    """What is seen of one start of a job.
+
+    Attributes:
+        errors: Messages of its errors.
+        stepped: It has told of a step.
+    """
+
+    def __init__(self, events: EventReader, output: _Tail, listener: Listener) -> None:
+        self.output = output
+        self.errors: list[str] = []
+        self.stepped = False
+        self._events = events
+        self._listener = listener
+
+    def follow(self) -> None:
+        """Pass on what is new."""
+        fresh = self._events.poll()
+        self.errors += [event["message"] for event in fresh if event["kind"] == "log" and event["level"] == "error"]
+        self.stepped = self.stepped or any(event["kind"] == "metrics" for event in fresh)
+        if fresh:
+            self._listener(fresh)
+        self.output.forward()
+
+
+def _failure(job: Job, code: int, ending: Ending | None, start: _Start) -> GatehouseError:
+    """The error of a job that is not to be started again."""
+    if ending is None and shutil.disk_usage(job.attempt).free < _ROOM_TO_SPEAK:
+        return JobRefused(f"the job of {job.asset} ended with exit code {code} on a full disk, the one that holds "
+                          f"{job.attempt}: make room and start it again, it goes on from its newest checkpoint")
+    if ending is not None and ending.kind == "refused":
+        return JobRefused(ending.message)
+    if code == EXIT_USER:
+        return JobRefused(start.errors[-1] if start.errors else start.output.last_line())
+    end = ending.message if ending else start.output.end()
+    return JobFailed(f"the job of {job.asset} ended with exit code {code}; all of its output is in "
+                     f"{start.output.path}, which ends so:\n{end}")
 
 
 @contextmanager
@@ -137,12 +168,13 @@ def _supervised(command: list[str], output: int, marks: dict[str, str], lock: Pa
             leftovers.end(lock)
 
 
-def _command(job: Job, attempt: Path) -> list[str]:
+def _command(job: Job, attempt: Path, grace: float) -> list[str]:
     tail = ["-m", "training.run", str(attempt / JOB_FILE)]
     if job.execution.processes == 1:
         return [sys.executable, *tail]
     return [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={job.execution.processes}",
-            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", *tail]
+            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}",
+            f"--shutdown-timeout={math.ceil(grace)}", *tail]
 
 
 def _environment() -> dict[str, str]:

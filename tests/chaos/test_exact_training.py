@@ -48,6 +48,9 @@ def test_resume(promise: Promise, trainings: Trainings, asset: str) -> None:
             assert killed, "five jobs in turn ended before they could be killed"
             done = jobs.run(job, layout[0])
             assert done.code == 0, done.output
+            if killed == "export":
+                told = [event["message"] for event in done.events("log")]
+                assert any("resumed from the checkpoint" in message for message in told), told
             assert trainings.result(job, asset) == whole, f"killed in {killed} under {layout}"
 
 

@@ -70,15 +70,17 @@ class CheckpointFolder:
         layout: Compared on resume; `processes` may differ.
         rule: Which are kept.
         log: Told why a checkpoint was skipped.
+        reach: How many steps before a divergence a rollback begins; a checkpoint from before is kept for it.
     """
 
     def __init__(self, root: Path, identity: str, layout: dict[str, int | str], rule: Checkpoints,
-                 log: Callable[[str], None]) -> None:
+                 log: Callable[[str], None], reach: int = 0) -> None:
         self._root = root
         self._identity = identity
         self._layout = layout
         self._rule = rule
         self._log = log
+        self._reach = reach
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._publishing: Future[None] | None = None
 
@@ -141,12 +143,15 @@ class CheckpointFolder:
             _remove(target)
         staged.rename(target)
         fsync(self._root)
-        self._prune(self._rule.keep)
-
-    def _prune(self, newest: int) -> None:
-        """Remove all but the newest ones and those that are kept for good."""
+        self._remove_after(step)  # such as one of another layout: it would crowd out those that this job can go on from
         folders = self._folders()
-        kept = set(folders[:newest]) | self._for_good(folders)
+        reached = next((folder for folder in folders if _step(folder) <= step + 1 - self._reach), None)
+        self._prune({*folders[:self._rule.keep], *([reached] if reached else [])})
+
+    def _prune(self, kept: set[Path]) -> None:
+        """Remove all but these and those that are kept for good."""
+        folders = self._folders()
+        kept = kept | self._for_good(folders)
         for folder in folders:
             if folder not in kept:
                 _remove(folder)
@@ -158,17 +163,20 @@ class CheckpointFolder:
         return {*best, *(folder for folder, found in manifests.items() if every and found.step % every == 0)}
 
     def retire(self) -> None:
-        """Training is over: keep only what is kept for good."""
+        """The job is done: keep only what is kept for good."""
         self.settle()
-        self._prune(0)
+        self._prune(set())
         with suppress(OSError):  # some are kept
             self._root.rmdir()
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps than this."""
         self.settle()
+        self._remove_after(step)
+
+    def _remove_after(self, step: int) -> None:
         for folder in self._folders():
-            if int(folder.name.removeprefix(_PREFIX)) > step:
+            if _step(folder) > step:
                 _remove(folder)
 
     def latest(self) -> Checkpoint | None:
@@ -181,19 +189,23 @@ class CheckpointFolder:
             self._log(f"checkpoint {folder.name} is skipped: {reason}")
         return None
 
-    def require_room(self, checkpoint: int, model: int) -> None:
+    def require_room(self, checkpoint: int, model: int, steps: int, cut: bool = False) -> None:
         """Refuse to train when the disk cannot hold what training will write.
 
         Args:
             checkpoint: Bytes of one checkpoint.
             model: Bytes of the trained model.
+            steps: How many the training has.
+            cut: One has to be cut anew for another number of processes, by way of a copy.
 
         Raises:
             StoreError: With what is needed and what is free.
         """
+        rule = self._rule
         self._root.mkdir(parents=True, exist_ok=True)
         there = sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file())
-        count = self._rule.keep + self._rule.keep_best + 1
+        kept = rule.keep + rule.keep_best + (steps // rule.keep_every if rule.keep_every else 0) + bool(self._reach)
+        count = min(kept, steps // rule.every_steps) + 1 + 2 * cut
         need, free = checkpoint * count + model - there, shutil.disk_usage(self._root).free
         if need > free:
             raise StoreError(f"training will write about {need / 1e6:,.0f} MB to {self._root} ({count} checkpoints of "
@@ -219,6 +231,10 @@ class CheckpointFolder:
             if file_entry(folder / name) != entry:
                 return f"the file {name} is not as it was written"
         return None
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def _manifest(folder: Path) -> CheckpointManifest | None:

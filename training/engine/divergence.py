@@ -18,16 +18,22 @@ from training.storage import write_durably
 _FILE = "rollbacks.json"
 
 
-def what_is_wrong(losses: Sequence[float], rule: Divergence) -> str | None:
-    """Why the last of a run's losses is a divergence, or None."""
+def what_is_wrong(losses: Sequence[float], gradient_norm: float, rule: Divergence) -> str | None:
+    """Why the last step of a run is a divergence, or None.
+
+    A gradient that is not finite is one too: at ZeRO 0 it spoils the weights, and at the other stages DeepSpeed would
+    leave the step out without a word.
+    """
     last = losses[-1]
     if not math.isfinite(last):
         return f"the loss became {last}"
+    if not math.isfinite(gradient_norm):
+        return f"the gradient's norm became {gradient_norm}"
     before = losses[-1 - rule.window:-1]
     if rule.spike is None or len(before) < rule.window:
         return None
     usual = statistics.median(before)
-    if last <= rule.spike * usual:
+    if usual <= 0 or last <= rule.spike * usual:
         return None
     return f"the loss leapt to {last:.4g}, {last / usual:.3g} times the median of the {rule.window} before"
 

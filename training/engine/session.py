@@ -146,7 +146,8 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     """
     context, section, where = session.context, session.section, session.runtime
     checkpoints = CheckpointFolder(context.work / "checkpoints", context.identity, _layout(session),
-                                   section.checkpoints, lambda line: context.events.log(line, level="warning"))
+                                   section.checkpoints, lambda line: context.events.log(line, level="warning"),
+                                   section.divergence.skip if section.divergence.action == "rollback" else 0)
     found = _newest(checkpoints, where)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     rollbacks = Rollbacks.read(context.work)
@@ -154,7 +155,8 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
                 rollbacks, found.step if found else 0, flops_counter(trainer.model))
     trainer.prepare(plan)
     if where.rank == 0:
-        checkpoints.require_room(_checkpoint_bytes(trainer, session), 4 * parameters)
+        checkpoints.require_room(_checkpoint_bytes(trainer, session), 4 * parameters, batches.steps,
+                                 cut=bool(found and elastic.needs_cutting(found, where)))
     folder = _restore(trainer, found, session) if found else None
     reporter, checkpointer = Reporter(plan, context.events, {"converted_layers": float(converted)}), Checkpointer(plan)
     trainer.add_callback(reporter)
@@ -168,10 +170,10 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     trainer.collect_losses()
     checkpoints.settle()
     if checkpointer.preempted:
+        torch.distributed.barrier()  # torchrun ends the others some time after the first rank has gone
         raise Interrupted(Ending(kind="preempted", message=f"told to stop: a checkpoint was written at step "
                                                            f"{trainer.state.global_step}"))
-    if where.rank == 0:
-        checkpoints.retire()
+    context.afterwards.append(checkpoints.retire)  # not before: killed in the export, the job goes on from the newest
     return _summary(trainer, reporter, plan, parameters, converted)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lmkernels import Overflows
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from training.endings import Ending, Interrupted
 from training.engine import deepspeed_config, elastic
@@ -29,6 +29,7 @@ from training.specs.optimization import TrainingSection
 
 PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos")  # what torch.save says of a full disk
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     plan: Plan
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     losses: list[float]
+    gradient_norms: list[Any]
     overflows: Overflows
     earlier_overflows: int
     checkpoint_seconds: float
@@ -105,13 +107,14 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     def prepare(self, plan: Plan) -> None:
         """Give the trainer its plan; the rest of the work reads it."""
         self.plan = plan
-        self.losses = []
+        self.losses, self.gradient_norms = [], []
         self.overflows, self.earlier_overflows = Overflows(self.model), 0
         self._pending = []
         self._step_loss = None
         self._saved_step = plan.first_step
         self.checkpoint_seconds = 0.0
         self.remove_callback(PrinterCallback)
+        self.add_callback(_AfterStep(self))
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-batches from the first step on; accelerate must neither shard nor replay them."""
@@ -153,20 +156,20 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Move the steps' losses off the device; the only place where training waits for it.
 
         Raises:
-            RecipeError: The loss diverged, and the recipe says to stop.
-            Interrupted: The loss diverged; the next start of the job goes on from before.
+            RecipeError: The loss or its gradient diverged, and the recipe says to stop.
+            Interrupted: One of them diverged; the next start of the job goes on from before.
         """
         if not self._pending:
             return []
-        stacked = torch.stack(self._pending)
-        self._pending = []
+        stacked, norms = torch.stack(self._pending), [float(norm) for norm in self.gradient_norms]
+        self._pending, self.gradient_norms = [], []
         if self.plan.runtime.world_size > 1:
             torch.distributed.all_reduce(stacked)
             stacked /= self.plan.runtime.world_size
         fresh = [float(value) for value in stacked.tolist()]
-        for value in fresh:
+        for value, norm in zip(fresh, norms, strict=True):
             self.losses.append(value)
-            if wrong := what_is_wrong(self.losses, self.plan.section.divergence):
+            if wrong := what_is_wrong(self.losses, norm, self.plan.section.divergence):
                 self._diverged(wrong)
         return fresh
 
@@ -229,7 +232,9 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             if first:
                 self.state.save_to_json(str(folder / _STATE_FILE))
                 (folder / PROGRESS_FILE).write_text(json.dumps({"losses": self.losses, "fp8_overflows": overflows}))
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TORCH_CANNOT_WRITE):
+                raise
             raise self.plan.checkpoints.unwritten(error) from error
         torch.distributed.barrier()
         if first:
@@ -240,6 +245,17 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
 
     def _send_telemetry(self) -> None:
         """TRL reports every training run to its authors; Gatehouse does not."""
+
+
+class _AfterStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Keeps the norm of every step's gradient; DeepSpeed overwrites it with the next one's."""
+
+    def __init__(self, trainer: StepOrdered) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """At every ZeRO stage the norm is infinite, or no number, where the gradient is not finite."""
+        self._trainer.gradient_norms.append(self._trainer.deepspeed.get_global_grad_norm())
 
 
 class PretrainingTrainer(StepOrdered):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
+from training.endings import is_out_of_memory
 from training.evaluation.models import LoadedModel, LoadFailed
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -171,6 +172,8 @@ def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) ->
         try:
             logits = loaded.model(input_ids=ids, attention_mask=mask).logits
         except Exception as error:  # whatever a configuration that makes no sense leads to
+            if is_out_of_memory(error):
+                raise  # says nothing about the model
             raise LoadFailed(f"it does not run: {str(error)[:300]}") from error
         if not bool(torch.isfinite(logits[mask.bool()]).all()):
             raise LoadFailed("its logits are not finite")

@@ -12,8 +12,8 @@ LAYOUT: dict[str, int | str] = {"processes": 1, "zero_stage": 0, "device": "cpu"
 
 
 def folder(root: Path, log: list[str], identity: str = "one", layout: dict[str, int | str] | None = None,
-           **rule: int) -> CheckpointFolder:
-    return CheckpointFolder(root, identity, layout or LAYOUT, Checkpoints.model_validate(rule), log.append)
+           reach: int = 0, **rule: int) -> CheckpointFolder:
+    return CheckpointFolder(root, identity, layout or LAYOUT, Checkpoints.model_validate(rule), log.append, reach)
 
 
 def write(checkpoints: CheckpointFolder, step: int, loss: float = 1.0) -> Path:
@@ -129,11 +129,38 @@ def test_going_back_removes_later_ones(tmp_path: Path) -> None:
     assert steps(tmp_path) == [5, 10]
 
 
-def test_too_little_room_is_told_before_training(tmp_path: Path) -> None:
-    checkpoints = folder(tmp_path / "checkpoints", [], keep=3)
-    checkpoints.require_room(1000, 1000)
-    with pytest.raises(StoreError, match=r"4 checkpoints of 1,000,000,000 MB.*lower checkpoints\.keep"):
-        checkpoints.require_room(10**15, 1000)
+def test_what_the_job_cannot_load_does_not_crowd_out_what_it_can(tmp_path: Path) -> None:
+    log: list[str] = []
+    for step in (800, 850):
+        write(folder(tmp_path, log), step)
+    other = folder(tmp_path, log, layout={**LAYOUT, "zero_stage": 2})
+    assert other.latest() is None
+    write(other, 50)
+    found = other.latest()
+    assert found is not None and found.step == 50
+    assert steps(tmp_path) == [50]
+
+
+def test_a_rollback_finds_one_to_go_back_to(tmp_path: Path) -> None:
+    """A divergence at step 21 goes back to before step 13, one at step 24 to before step 16."""
+    checkpoints = folder(tmp_path, [], reach=8, keep=2)
+    for step in (4, 8, 12, 16, 20):
+        write(checkpoints, step)
+    assert steps(tmp_path) == [12, 16, 20]
+
+
+@pytest.mark.parametrize(("rule", "steps", "cut", "count"), [
+    ({"keep": 3}, 1000, False, 4),
+    ({"keep": 3}, 100, False, 3),  # no more than two are ever written, and one is in the making
+    ({"keep": 3, "keep_every": 100, "keep_best": 2}, 1000, False, 16),
+    ({"keep": 3}, 1000, True, 6),
+])
+def test_too_little_room_is_told_before_training(tmp_path: Path, rule: dict[str, int], steps: int, cut: bool,
+                                                 count: int) -> None:
+    checkpoints = folder(tmp_path / "checkpoints", [], **rule)
+    checkpoints.require_room(1000, 1000, steps, cut)
+    with pytest.raises(StoreError, match=rf"\({count} checkpoints of 1,000,000,000 MB.*lower checkpoints\.keep"):
+        checkpoints.require_room(10**15, 1000, steps, cut)
 
 
 def test_a_disk_that_fails_is_told_and_earlier_ones_stay(tmp_path: Path) -> None:

@@ -24,14 +24,20 @@ RULE = Divergence(spike=2.0, window=4)
     ([1.0, 1.0, 1.0, 1.0, 2.0], None),
     ([1.0, 1.0, 1.0, 9.0], None),  # too few to tell
     ([5.0, 5.0, 1.0, 1.0, 5.0], None),
+    ([0.0, 0.0, 0.0, 0.0, 1.0], None),  # nothing to compare with
 ])
 def test_what_is_wrong(losses: list[float], wrong: str | None) -> None:
-    found = what_is_wrong(losses, RULE)
+    found = what_is_wrong(losses, 1.0, RULE)
     assert found == wrong if wrong is None else found is not None and found.startswith(wrong)
 
 
 def test_no_leap_is_looked_for_by_default() -> None:
-    assert what_is_wrong([1.0] * 100 + [1e9], Divergence()) is None
+    assert what_is_wrong([1.0] * 100 + [1e9], 1.0, Divergence()) is None
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_a_divergence(norm: float) -> None:
+    assert what_is_wrong([1.0], norm, Divergence()) == f"the gradient's norm became {norm}"
 
 
 def test_rollbacks_are_kept_and_add_up(tmp_path: Path) -> None:
