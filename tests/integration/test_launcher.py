@@ -1,0 +1,54 @@
+"""What a launcher makes of a job of two ranks of which one ends before training has begun."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.resources.launchers import JobFailed, LocalLauncher
+from tests.integration import training_jobs as jobs
+from training.specs.execution import Execution, Launcher
+from training.specs.job import Job
+from training.store import Store
+
+# The second rank is hit a second after it began to read its job.
+_SITE = """
+import os, signal, sys
+if os.environ.get("RANK") == "1" and sys.orig_argv[-3:-1] == ["-m", "training.run"]:
+    def strike(number, frame):
+        {strike}
+    signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+"""
+
+
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strike: str) -> tuple[str, int]:
+    """The launcher's message, and how often the job was started."""
+    store = Store(str(tmp_path / "store"), jobs.RECIPE)
+    jobs.publish_data(store, tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_SITE.format(strike=strike))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    path = jobs.make_job(store, "base_model", tmp_path / "attempt", {}, Execution(device="cpu", threads=1, processes=2))
+    told: list[dict[str, Any]] = []
+    with pytest.raises(JobFailed) as error:
+        LocalLauncher(Launcher(grace_seconds=5), forward_output=False).launch(
+            Job.model_validate_json(path.read_bytes()), told.extend)
+    starts = [event for event in told if event["kind"] == "phase" and event["name"] == "verify inputs"]
+    return str(error.value), len(starts)
+
+
+def test_a_fault_of_one_rank_is_told_and_is_no_preemption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message, starts = started(tmp_path, monkeypatch, 'raise RuntimeError("struck")')
+    assert "RuntimeError: struck" in message
+    assert starts == 1
+
+
+def test_a_rank_that_is_killed_every_time_is_not_started_for_ever(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    message, starts = started(tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert "told to stop 3 times in a row before it had done a step" in message
+    assert starts == 3
