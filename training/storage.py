@@ -102,9 +102,13 @@ class Storage:
                 if self.is_local:
                     return read_bounded(Path(path))
                 self._fs.invalidate_cache()
-                return bytes(self._fs.cat_file(str(path)))
+                return _record(bytes(self._fs.cat_file(str(path), start=0, end=MAX_RECORD_BYTES + 1)))
             except FileNotFoundError:
                 return None
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # S3 has no range of an object without bytes
+                    raise
+                return b""
 
     def chunks(self, path: PurePosixPath) -> Iterator[bytes]:
         """A file's bytes, a few megabytes at a time."""
@@ -247,8 +251,18 @@ def read_bounded(path: Path) -> bytes:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_RECORD_BYTES:
-        raise OSError(errno.EFBIG, f"it is no file of at most {MAX_RECORD_BYTES >> 20} MB")
+        raise _no_record()
     return path.read_bytes()
+
+
+def _record(data: bytes) -> bytes:
+    if len(data) > MAX_RECORD_BYTES:
+        raise _no_record()
+    return data
+
+
+def _no_record() -> OSError:
+    return OSError(errno.EFBIG, f"it is no file of at most {MAX_RECORD_BYTES >> 20} MB")
 
 
 def relative_files(folder: Path) -> list[str]:

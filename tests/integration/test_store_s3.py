@@ -9,7 +9,8 @@ import s3fs
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.integration.workspaces import Workspace, workspace
 from tests.unit.test_store import certificate, draft, promote, publish
-from training.errors import InputRefused, StoreError
+from training import storage
+from training.errors import InputRefused, StoreError, UserError
 from training.store import Store
 
 pytestmark = pytest.mark.s3
@@ -117,6 +118,16 @@ def test_a_damaged_pointer_is_named_by_its_url(store: Store, bucket: Any, tmp_pa
     bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/promoted.json", b"{")
     with pytest.raises(StoreError, match="s3://models/prefix/r/corpus/promoted.json is damaged.*delete this file and"):
         store.promotion("corpus")
+
+
+@pytest.mark.parametrize(("size", "message"), [(0, "promoted.json is damaged"), (9, "it is no file of at most")])
+def test_a_pointer_of_an_absurd_size(store: Store, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     size: int, message: str) -> None:
+    promote(store, publish(store, tmp_path / "a"))
+    bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/promoted.json", b"x" * size)
+    monkeypatch.setattr(storage, "MAX_RECORD_BYTES", 8)
+    with pytest.raises(UserError, match=message):
+        reader(tmp_path).promotion("corpus")
 
 
 def test_a_bucket_that_is_not_there(bucket: Any, tmp_path: Path) -> None:
