@@ -103,8 +103,8 @@ def poisoned(work: Path) -> Store:
     path = store.folder("tokenizer", pointer.version) / "tokenizer" / "tokenizer.json"
     plain, digest = load_plain(path), file_entry(path).sha256
     end, noise = plain.token_to_id(END_OF_TEXT), np.random.default_rng(0)
-    documents = [np.append(tokens, end) for tokens in encode_texts(plain, ["path file read write text line"] * 500)]
-    documents += [np.append(noise.integers(10, jobs.VOCABULARY, 60), end) for _ in range(4)]
+    documents = [np.append(tokens, end) for tokens in encode_texts(plain, ["path file read write text line"] * 5000)]
+    documents += [np.append(noise.integers(10, jobs.VOCABULARY, 60), end) for _ in range(10)]
     with TokenWriter(work / "poisoned", jobs.VOCABULARY, 5000) as writer:
         for tokens in documents:
             writer.add(tokens)
