@@ -1,7 +1,8 @@
 """What of a recipe's store, attempts and cache nothing needs any more, what is lost with it, and its removal.
 
 A removal can be killed anywhere: a version first gets a hidden name, or loses its manifest in an object store, so that
-a reader sees all of it or none. What was made from a version goes before it.
+a reader sees all of it or none. A version goes before its evidence and before what it was made from, and each only when
+it is still not needed: who promotes a version meanwhile finds it whole with all that it rests on, or gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.commands.status import age
 from pipeline.graph import GRAPH
 from pipeline.locks import building
-from pipeline.needs import NAMES, Versions, all_versions, busy, needed
+from pipeline.needs import NAMES, Standing, Versions, busy
 from pipeline.planner import plan_asset
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.debts import owes
@@ -33,7 +34,9 @@ OWNER = "`gatehouse gc`"
 _RESULT = "result.json"
 _BY_VERSION = ("certificates/{}.json", "superseded/{}.json", "gate_reports/{}.html", "gate_reports/{}.md",
                "links/{}.json")
-_FOLDERS = ("", "certificates", "superseded", "gate_reports", "links", "holds", "promotions")
+_ORPHANS = ("certificates", "superseded", "gate_reports", "links", "waivers")
+_FOLDERS = ("", *_ORPHANS, "holds", "promotions")
+_NO_VERSION = "promoted.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Deletion:
         name: What it is.
         loss: What cannot be had again without it, or at what cost.
         delete: Removes it; returns why it was kept after all, or nothing.
+        version: The version that it is, or without which it goes; empty where there is none.
     """
 
     kind: str
@@ -54,14 +58,21 @@ class Deletion:
     bytes: int
     loss: str
     delete: Callable[[], str | None]
+    version: str = ""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go, in the order in which it goes, and what is kept for a reason that a person should know."""
+    """What can go, in the order in which it goes.
+
+    Attributes:
+        notes: What is kept for a reason that a person should know.
+        standing: What is needed.
+    """
 
     deletions: list[Deletion]
     notes: list[str]
+    standing: Standing
 
 
 def survey(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: float) -> Garbage:
@@ -74,44 +85,58 @@ def survey(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: float) 
     Raises:
         StoreError: Something cannot be read that says what is needed.
     """
-    versions = all_versions(store)
-    kept = needed(store, versions, work, keep_seconds)
+    before = time.time() - keep_seconds  # first of all: what appears during the survey is younger
+    standing = Standing(loaded, store, work, before)
     working = busy(work, store.recipe)
     notes = [f"{name} is being worked at: its versions and attempts are kept, and what its job reads"
              for name in working]
-    collector = _Collector(loaded, store, versions, kept, time.time() - keep_seconds, notes)
+    for name in working:  # the run may have begun after the look, and may have ended before the next one
+        for version in standing.versions[name]:
+            standing.stays(name, version)
+    collector = _Collector(loaded, store, standing.versions, standing.kept, before, notes)
     found: list[Deletion] = []
     for name in (name for name in _dependents_first() if name not in working):
         found += collector.attempts(name, work / store.recipe / name)
         found += collector.copies(name)
         found += collector.versions(name)
         found += collector.remains(name)
-    return Garbage([*found, *collector.uploads()], notes)
+    return Garbage([*found, *collector.uploads()], notes, standing)
 
 
 def sweep(garbage: Garbage, store: Store, work: Path, say: Callable[[Deletion, str], None]) -> None:
-    """Delete.
+    """Delete what is still not needed.
 
     Args:
         say: Gets each thing, and why it was kept after all: empty when it is gone.
 
     Raises:
-        StoreError: Something could not be removed; no version is visible in part.
+        StoreError: Something could not be removed, or cannot be read that says what is needed; no version is visible in
+            part.
     """
+    standing = garbage.standing
+
+    def tell(deletion: Deletion, kept: str) -> None:
+        if kept and deletion.kind == "version":
+            standing.stays(deletion.asset, deletion.version)
+        say(deletion, kept)
+
     for asset, group in groupby(garbage.deletions, key=lambda deletion: deletion.asset):
         deletions = list(group)
         try:
             with building(work, store.recipe, asset, OWNER):
+                if any(deletion.version for deletion in deletions):
+                    standing.look(mine=asset)
                 for deletion in deletions:
-                    say(deletion, deletion.delete() or "")
+                    needed = standing.why(asset, deletion.version) if deletion.version else ""
+                    tell(deletion, needed or deletion.delete() or "")
         except Busy as error:
             for deletion in deletions:
-                say(deletion, str(error))
+                tell(deletion, str(error))
 
 
 def _dependents_first() -> Iterator[str]:
     for asset in reversed(GRAPH):
-        yield from (asset + EVALUATION_SUFFIX, asset)
+        yield from (asset, asset + EVALUATION_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -134,18 +159,15 @@ class _Collector:
         for version, manifest in reversed(self.there[name].items()):
             if (name, version) not in self.kept:
                 yield Deletion("version", name, f"{name} {version}", manifest.bytes, self._loss(manifest),
-                               partial(self._delete_version, name, version))
+                               partial(self._delete_version, name, version), version)
 
-    def _delete_version(self, name: str, version: str) -> str | None:
-        pointer = self.store.promotion(name)
-        if pointer is not None and pointer.version == version:
-            return "it was promoted just now"
+    def _delete_version(self, name: str, version: str) -> None:
         self._storage.remove_folder(self.store.place(name, version), first=MANIFEST)
         for record in _BY_VERSION:
             self._storage.remove(self.store.base / name / record.format(version))
-        for waiver in self.store.waivers(name, version):
-            self.store.remove_waiver(name, version, waiver.gate)
-        return None
+        waivers = self.store.base / name / "waivers" / version
+        if self._storage.exists(waivers):
+            self._storage.remove_folder(waivers, first=MANIFEST)
 
     def _loss(self, manifest: Manifest) -> str:
         """What cannot be had again once a version is gone, and how long it takes where it can."""
@@ -184,7 +206,8 @@ class _Collector:
             measure = _local(attempt)
             loss = self._attempt_loss(name, attempt, wanted)
             if loss and (measure.changed <= self.before or attempt.name.startswith(DELETED)):
-                yield Deletion("attempt", name, str(attempt), measure.bytes, loss, partial(_delete_local, attempt))
+                yield Deletion("attempt", name, str(attempt), measure.bytes, loss, partial(_delete_local, attempt),
+                               "" if attempt.name.startswith(".") else _result(attempt) or "")
 
     def _attempt_loss(self, name: str, attempt: Path, wanted: str | None) -> str:
         """What is lost with an attempt; empty when it is needed."""
@@ -216,47 +239,48 @@ class _Collector:
         """Local copies of remote versions that nothing needs, and copies that were cut short."""
         if self.store.is_local or self.store.cache is None:
             return
-        kept = {f"{version}-{manifest.digest[:12]}" for version, manifest in self.there[name].items()
-                if (name, version) in self.kept}
+        known = {f"{version}-{manifest.digest[:12]}": version for version, manifest in self.there[name].items()}
         for copy in sorted((self.store.cache / self.store.recipe / name).glob("*")):
-            measure = _local(copy)
-            if copy.name not in kept and measure.changed <= self.before:
+            measure, version = _local(copy), known.get(copy.name, "")
+            if (name, version) not in self.kept and measure.changed <= self.before:
                 yield Deletion("copy", name, str(copy), measure.bytes, "nothing: it is copied again when it is needed",
-                               partial(_delete_local, copy))
+                               partial(_delete_local, copy), version)
 
     # Remains
 
     def remains(self, name: str) -> Iterable[Deletion]:
         """What a kill left: half a publish, half a deletion, half a record, records of a version that is gone."""
-        base = self.store.base / name
+        base, there = self.store.base / name, self.there[name]
         inside = self._storage.names(base)
         for version in self._storage.names(base / "versions") if inside else ():
-            deleted = version.startswith(DELETED)
-            if version not in self.there[name] and (found := self._remains(
-                    name, base / "versions" / version, "what an earlier deletion left" if deleted
-                    else "no version: it has no manifest", 0.0 if deleted else self.before)):
-                yield found
+            if version not in there:
+                yield from self._remains(name, base / "versions" / version, "no version: it has no manifest", version)
         for folder in (base / part for part in _FOLDERS if not part or part in inside):
             for file in self._storage.names(folder):
-                orphan = folder != base and folder.name in ("certificates", "superseded", "gate_reports") and (
-                    file.rsplit(".", 1)[0] not in self.there[name])
-                if (file.startswith(".") or orphan) and (found := self._remains(
-                        name, folder / file, "a record of a version that is gone" if orphan else "half a record",
-                        self.before)):
-                    yield found
+                version = file.rsplit(".", 1)[0]
+                if file.startswith("."):
+                    yield from self._remains(name, folder / file, "half a record")
+                elif folder != base and folder.name in _ORPHANS and version not in there and file != _NO_VERSION:
+                    yield from self._remains(name, folder / file, "a record of a version that is gone", version)
+                elif folder.name == "waivers":
+                    for half in (half for half in self._storage.names(folder / file) if half.startswith(".")):
+                        yield from self._remains(name, folder / file / half, "half a record")
 
-    def _remains(self, name: str, path: PurePosixPath, what: str, before: float) -> Deletion | None:
-        measure = self._storage.measure(path)
-        if before and measure.changed > before:
-            return None
-        return Deletion("remains", name, self._storage.address(path), measure.bytes, f"nothing: {what}",
-                        partial(self._delete_remains, path))
+    def _remains(self, name: str, path: PurePosixPath, what: str, version: str = "") -> Iterator[Deletion]:
+        deleted, measure = path.name.startswith(DELETED), self._storage.measure(path)
+        if deleted or measure.changed <= self.before:
+            loss = f"nothing: {'what an earlier deletion left' if deleted else what}"
+            yield Deletion("remains", name, self._storage.address(path), measure.bytes, loss,
+                           partial(self._delete_remains, path, name, "" if path.name.startswith(".") else version))
 
-    def _delete_remains(self, path: PurePosixPath) -> None:
-        if path.parent.name == "versions":
+    def _delete_remains(self, path: PurePosixPath, name: str, version: str) -> str | None:
+        if version and self._storage.exists(self.store.place(name, version) / MANIFEST):
+            return f"{name} {version} is there now"
+        if path.parent.name in ("versions", "waivers"):
             self._storage.remove_folder(path, first=MANIFEST)
         else:
             self._storage.remove(path)
+        return None
 
     def uploads(self) -> Iterable[Deletion]:
         """Multipart uploads that nobody finished."""

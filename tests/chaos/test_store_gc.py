@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import shutil
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.garbage import survey, sweep
+from pipeline.planner import terms
 from pipeline.recipe import load_recipe
 from tests.chaos.object_faults import PART, faulty_network, killed_remotely
-from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child, promote, served, write_files
+from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child, served, write_files
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.promises import Promise
 from tests.unit.promotion.conftest import World, new_world
-from tests.unit.test_store import certificate, draft
+from tests.unit.test_store import certificate, draft, pointer_to, waiver
 from training.errors import StoreError
-from training.store import Store
+from training.store import Store, utc_today
 
 pytest_plugins = ["tests.integration.object_store_fixtures"]
 ASSET = "raw_corpus"
 
 
-def fill(store: Store, folder: Path) -> list[str]:
-    """Versions made of `0` to `3`: 0 to 2 were promoted in turn, 3 is refused. gc deletes 0 alone."""
-    made = []
+def fill(store: Store, world: World) -> list[str]:
+    """Versions made of `0` to `3`: 0 to 2 were promoted in turn, 3 is refused. gc deletes 0 alone.
+
+    Of each there are links and a waiver that has ended.
+    """
+    made, on = [], terms(ASSET, load_recipe(str(world.folder / "unit.yaml")), store)
     for number in range(4):
-        manifest = store.publish(write_files(folder / "attempt", str(number)), draft(ASSET, f"{number}" * 64))
+        manifest = store.publish(write_files(world.folder / "attempt", str(number)), draft(ASSET, f"{number}" * 64))
         made.append(manifest.version)
-        if number < 3:
-            promote(store, manifest)
-        else:
-            store.write_certificate(certificate(manifest, value=0.0))
+        issued = certificate(manifest, value=float(number < 3), thresholds_digest=on.thresholds,
+                             evaluator_fingerprint=on.evaluator, suite_digest=on.suite)
+        store.write_certificate(issued)
+        if issued.passed:
+            store.promote(pointer_to(issued))
+        store.write_links(ASSET, manifest.version, {"mlflow_run_id": "r"})
+        store.write_waiver(waiver(manifest, utc_today() - timedelta(1)))
+    store.write_links(ASSET, "promoted", {"version": made[2]})
     return made
 
 
@@ -49,10 +58,11 @@ def assert_nothing_needed_is_lost(store: Store, made: list[str], before: tuple[s
 
 
 def assert_clean(store: Store, made: list[str]) -> None:
-    certificates = store.storage.names(store.base / ASSET / "certificates")
+    left = {folder: sorted(name.removesuffix(".json") for name in store.storage.names(store.base / ASSET / folder))
+            for folder in ("versions", "certificates", "waivers", "links")}
     assert store.versions(ASSET) == made[1:]
-    assert sorted(name.removesuffix(".json") for name in certificates) == made[1:]
-    assert sorted(store.storage.names(store.base / ASSET / "versions")) == made[1:]
+    assert left == {"versions": made[1:], "certificates": made[1:], "waivers": made[1:],
+                    "links": [*made[1:], "promoted"]}
 
 
 @pytest.mark.parametrize("kind", ["kill", pytest.param("gone", marks=pytest.mark.slow)])
@@ -60,7 +70,7 @@ def assert_clean(store: Store, made: list[str]) -> None:
 def test_every_call(promise: Promise, kind: str, tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     template = new_world(tmp_path / "template")
-    made = fill(template.store, template.folder)
+    made = fill(template.store, template)
     before = served(template.store, ASSET)
 
     def struck(name: str, fault: Fault) -> tuple[World, int]:
@@ -99,7 +109,7 @@ def test_every_call(promise: Promise, kind: str, tmp_path: Path) -> None:
 def test_every_request(promise: Promise, bucket: Any, tmp_path: Path) -> None:
     world = new_world(tmp_path)
     template = Store(f"s3://{BUCKET}/template", "r", cache=tmp_path / "cache")
-    made = fill(template, tmp_path)
+    made = fill(template, world)
     before = served(template, ASSET)
 
     def struck(name: str, fault: Fault) -> Store:
@@ -131,7 +141,7 @@ def test_left_overs_in_s3(promise: Promise, bucket: Any, object_server: ObjectSe
     world = new_world(tmp_path)
     root = f"s3://{BUCKET}/left"
     store = Store(root, "r", cache=tmp_path / "cache")
-    made = fill(store, tmp_path)
+    made = fill(store, world)
     killed = write_files(tmp_path / "killed", "third")
     (killed / "data.txt").write_bytes(b"third " * (2 * PART // 5))
     for trial in promise.trials(quick=1, full=3):

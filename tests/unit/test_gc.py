@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
+from pipeline import needs
 from pipeline.checks import promotion
 from pipeline.commands.gc import collect
-from pipeline.garbage import Garbage, survey, sweep
+from pipeline.garbage import Deletion, Garbage, survey, sweep
 from pipeline.locks import building
 from pipeline.planner import plan_asset
 from pipeline.verification import Verification
@@ -19,7 +22,7 @@ from training.errors import StoreError
 from training.specs.artifacts import Hold, Waiver
 from training.specs.execution import Execution
 from training.specs.job import Input
-from training.store import utc_today
+from training.store import Store, utc_today
 
 GOOD = {"bytes": 100.0, "documents": 5.0}
 FEW = {"bytes": 100.0, "documents": 1.0}
@@ -68,6 +71,27 @@ def numbers(world: World, template: World) -> list[int]:
     return [made.index(version) for version in world.store.versions("raw_corpus")]
 
 
+def superseded(world: World) -> tuple[str, str]:
+    """A version of corpus that nothing needs any more, and the one of raw_corpus that it was made from."""
+    for _ in range(2):
+        made = world.publish("corpus", world.passing("corpus"), current=False)
+        assert world.builder.examine(made, silent, past=False).promoted
+    return world.store.versions("corpus")[0], world.store.versions("raw_corpus")[0]
+
+
+def evidence(world: World, asset: str, version: str) -> str:
+    """The evaluation that a version's certificate rests on."""
+    issued = world.store.certificate(asset, version)
+    assert issued is not None
+    return issued.evaluation_version
+
+
+def assert_verified(world: World) -> None:
+    """`gatehouse verify` finds nothing wrong."""
+    assert [finding.defects for finding in Verification(world.store, "").run(lambda _name, _count: None)
+            if finding.defects] == []
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -79,7 +103,7 @@ def test_what_nothing_needs_goes_and_the_rest_still_works(world: World, template
     assert collected(world) == {f"raw_corpus {gone}": "", f"raw_corpus.evaluation {evidence.evaluation_version}": ""}
     assert numbers(world, template) == [0, 1, 2, 4]
     assert not [path for path in world.path("raw_corpus").rglob(f"*{gone}*") if "promotions" not in path.parts]
-    assert all(not finding.defects for finding in Verification(world.store, "").run(lambda _name, _count: None))
+    assert_verified(world)
     promotion.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
     assert world.promoted("raw_corpus") == template.store.versions("raw_corpus")[1]
     assert world.judge("corpus").promoted
@@ -152,18 +176,113 @@ def test_what_a_run_works_at_and_what_its_job_reads_stays(world: World, template
     assert 3 in numbers(world, template)
 
 
-def test_a_version_promoted_in_between_stays(world: World, template: World) -> None:
-    found = garbage(world)
-    version = world.store.versions("raw_corpus")[3]
-    issued = world.store.certificate("raw_corpus", version)
+@pytest.mark.parametrize("at", ["after the survey", "after the last look"])
+def test_a_version_promoted_in_between_stays_with_all_it_rests_on(world: World, template: World, at: str) -> None:
+    corpus, raw = superseded(world)
+    attempt = world.folder / "work" / "unit" / "corpus" / ("a" * 16)
+    attempt.mkdir(parents=True)
+    found, said = garbage(world), {}
+    rests_on = {f"corpus {corpus}", f"corpus.evaluation {evidence(world, 'corpus', corpus)}", f"raw_corpus {raw}",
+                f"raw_corpus.evaluation {evidence(world, 'raw_corpus', raw)}"}
+    assert rests_on < {deletion.name for deletion in found.deletions}
+
+    def say(deletion: Deletion, kept: str) -> None:
+        said[deletion.name] = kept
+        if deletion.name == str(attempt) and at == "after the last look":
+            promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+
+    if at == "after the survey":
+        promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+    sweep(found, world.store, world.folder / "work", say)
+    assert said[str(attempt)] == "" and said[f"corpus {corpus}"] == "it is promoted"
+    assert {name for name in rests_on if not said[name]} == set()
+    assert world.promoted("corpus") == corpus
+    assert_verified(world)
+
+
+def test_what_a_version_rests_on_stays_as_long_as_it_does(world: World, template: World) -> None:
+    corpus, raw = superseded(world)
+    found, said = garbage(world), {}
+    with ExitStack() as run:
+        run.enter_context(building(world.folder / "work", "unit", "corpus", "run 12345678"))
+
+        def say(deletion: Deletion, kept: str) -> None:
+            said[deletion.name] = kept
+            if deletion.name == f"corpus {corpus}":
+                run.close()
+
+        sweep(found, world.store, world.folder / "work", say)
+    assert "is being built by run 12345678" in said.pop(f"corpus {corpus}")
+    assert said[f"corpus.evaluation {evidence(world, 'corpus', corpus)}"] == f"it measured corpus {corpus}"
+    assert said[f"raw_corpus {raw}"] == f"corpus {corpus} was made from it"
+    promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+    assert_verified(world)
+
+
+def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(world: World, template: World,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, _ = superseded(world)
+    monkeypatch.setattr("pipeline.garbage.busy", lambda _work, _recipe: ["corpus"])
+    collected(world)
+    promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+    assert_verified(world)
+
+
+def test_a_rollback_on_other_terms_still_finds_what_passes(world: World, template: World) -> None:
+    made = world.store.versions("raw_corpus")
+    for asset in ("corpus", "corpus.evaluation"):
+        rmtree(world.path(asset))
+    world.evaluated(world.store.manifest("raw_corpus", made[1]), {"bytes": 100.0, "documents": 3.0})
+    recipe = world.folder / "unit.yaml"
+    recipe.write_text(recipe.read_text().replace('">=", threshold: 2}', '">=", threshold: 4}'))
+    collected(world)
+    assert numbers(world, template) == [0, 1, 2, 4]
+    promotion.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
+    assert world.promoted("raw_corpus") == made[0]
+    world.assert_no_job_ran()
+
+
+def test_what_a_promotion_rests_on_stays_while_the_version_is_judged_again(world: World, template: World) -> None:
+    version = world.store.versions("raw_corpus")[2]
+    rests_on = evidence(world, "raw_corpus", version)
+    manifest, issued = world.store.manifest("raw_corpus", version), world.store.certificate("raw_corpus", version)
     assert issued is not None
-    pointer = world.store.promotion("raw_corpus")
-    assert pointer is not None
-    world.store._point(pointer.model_copy(update={"version": version}))
-    said: dict[str, str] = {}
-    sweep(found, world.store, world.folder / "work", lambda one, kept: said.update({one.name: kept}))
-    assert said[f"raw_corpus {version}"] == "it was promoted just now"
-    assert 3 in numbers(world, template)
+    world.evaluated(manifest, GOOD)
+    newest = world.store.versions("raw_corpus.evaluation")[-1]
+    world.store.write_certificate(issued.model_copy(update={"evaluation_version": newest}))
+    collected(world)
+    assert {rests_on, newest} <= set(world.store.versions("raw_corpus.evaluation"))
+    assert_verified(world)
+
+
+def test_a_version_published_during_the_survey_stays(world: World, template: World,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    real, published = needs.all_versions, []
+
+    def all_versions(store: Store, known: needs.Versions) -> needs.Versions:
+        there = real(store, known)
+        if not published:
+            (world.folder / "notes" / "a.txt").write_text("new")
+            published.append(world.publish("raw_corpus", GOOD).version)
+        return there
+
+    monkeypatch.setattr(needs, "all_versions", all_versions)
+    found = garbage(world)
+    assert not [deletion.name for deletion in found.deletions if published[0] in deletion.name]
+    sweep(found, world.store, world.folder / "work", lambda _deletion, _kept: None)
+    assert published[0] in world.store.versions("raw_corpus")
+
+
+def test_what_got_its_manifest_since_the_survey_stays(world: World, template: World) -> None:
+    version = world.store.versions("raw_corpus")[3]
+    manifest = world.path("raw_corpus") / "versions" / version / "manifest.json"
+    data = manifest.read_bytes()
+    manifest.unlink()
+    found, said = garbage(world), {}
+    manifest.write_bytes(data)
+    sweep(found, world.store, world.folder / "work", lambda deletion, kept: said.update({deletion.name: kept}))
+    for left in (manifest.parent, world.path("raw_corpus") / "certificates" / f"{version}.json"):
+        assert left.exists() and said[str(left)] == f"raw_corpus {version} is there now"
 
 
 def test_attempts(world: World, template: World) -> None:
@@ -187,18 +306,23 @@ def test_attempts(world: World, template: World) -> None:
 
 
 def test_what_kills_left_goes(world: World, template: World) -> None:
-    asset = world.path("raw_corpus")
+    asset, kept = world.path("raw_corpus"), world.store.versions("raw_corpus")[2]
     left = [asset / "versions" / ".cccccccc-1/data.txt", asset / "versions" / "20200101T000000-no_manifest/data.txt",
             asset / ".promoted.json-12345678", asset / "certificates" / ".x.json-12345678",
-            asset / "certificates" / "20200101T000000-gone.json", asset / "versions" / ".deleted-x-1/data.txt"]
+            asset / "certificates" / "20200101T000000-gone.json", asset / "links" / "20200101T000000-gone.json",
+            asset / "waivers" / "20200101T000000-gone/documents.json", asset / "waivers" / ".deleted-y-1/x.json",
+            asset / "waivers" / kept / ".documents.json-12345678", asset / "versions" / ".deleted-x-1/data.txt"]
+    world.store.write_links("raw_corpus", "promoted", {"version": kept})
     for path in left:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("left")
     names = {deletion.name for deletion in garbage(world, hours=1).deletions}
-    assert names == {str(left[-1].parent)}, "the rest may be in the making"
+    assert names == {str(left[-1].parent), str(asset / "waivers" / ".deleted-y-1")}, "the rest may be in the making"
     collected(world)
-    assert not [path for path in left if path.exists() or (path.parent.name != "certificates" and path.parent != asset
-                                                           and path.parent.exists())]
+    folders = {asset, asset / "certificates", asset / "links", asset / "waivers" / kept}
+    assert not [path for path in left if path.exists() or (path.parent not in folders and path.parent.exists())]
+    assert world.store.links("raw_corpus", "promoted") == {"version": kept}
+    assert collected(world) == {}
     assert numbers(world, template) == [0, 1, 2, 4]
 
 
