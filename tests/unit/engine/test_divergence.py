@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from training.engine.divergence import Rollbacks, SkippingBatches, what_is_wrong
-from training.errors import StoreError
+from training.engine.trainer import Plan, StepOrdered
+from training.errors import RecipeError, StoreError
 from training.specs.optimization import Divergence
 
 RULE = Divergence(spike=2.0, window=4)
@@ -38,6 +41,17 @@ def test_no_leap_is_looked_for_by_default() -> None:
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_is_a_divergence(norm: float) -> None:
     assert what_is_wrong([1.0], norm, Divergence()) == f"the gradient's norm became {norm}"
+
+
+@pytest.mark.parametrize("norm", [math.inf, torch.tensor(math.nan)])
+def test_the_trainer_looks_at_every_gradient(norm: Any) -> None:
+    trainer = StepOrdered.__new__(StepOrdered)
+    trainer.plan = Plan(None, SimpleNamespace(divergence=Divergence()), SimpleNamespace(world_size=1), None,
+                        Rollbacks(Path()), 0, float)
+    trainer.losses, trainer._pending = [], [torch.tensor(2.0), torch.tensor(1.5)]
+    trainer.gradient_norms = [torch.tensor(0.5), norm]
+    with pytest.raises(RecipeError, match=r"the gradient's norm became (inf|nan) at step 2, so training stopped"):
+        trainer.collect_losses()
 
 
 def test_rollbacks_are_kept_and_add_up(tmp_path: Path) -> None:
