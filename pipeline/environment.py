@@ -16,6 +16,10 @@ from training.errors import StoreError, UserError
 DATABASES = ("GATEHOUSE_POSTGRES_URL", "MLFLOW_TRACKING_URI")
 """Variables that may hold a password; jobs don't get them."""
 ROOT = Path(__file__).resolve().parent.parent
+_SERVER = re.compile(r"(https?://)(?:[^/]*@)?([^?#]*)")
+_DATABASE_USER = re.compile(r"^[^:]+://(?:[^:/]*(?::[^@]*)?@)?")
+# Else a connection whose other end is gone, without a word, waits for a quarter of an hour, or for two hours.
+_GIVE_UP = "keepalives_idle=60&keepalives_interval=20&keepalives_count=3&tcp_user_timeout=120000"
 
 
 def home() -> Path:
@@ -43,9 +47,21 @@ def tracking_uri() -> str:
     return _with_driver(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}")
 
 
+def tracking_server() -> str:
+    """Address of the MLflow server that `$MLFLOW_TRACKING_URI` names, without credentials; empty for a database."""
+    found = _SERVER.match(tracking_uri())
+    return (found[1] + found[2]).rstrip("/") if found else ""
+
+
 def _with_driver(address: str) -> str:
-    """A PostgreSQL address with the driver that Dagster works with; SQLAlchemy's own choice is another one."""
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", address)
+    """A PostgreSQL address with the driver that Dagster works with; SQLAlchemy's own choice is another one.
+
+    A connection is given up two minutes after its other end has fallen silent, unless the address says otherwise.
+    """
+    named = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", address)
+    if named == address or "keepalives" in address or "tcp_user_timeout" in address:
+        return named
+    return f"{named}{'&' if '?' in _DATABASE_USER.sub('', address) else '?'}{_GIVE_UP}"
 
 
 def variables() -> dict[str, str]:
@@ -65,6 +81,8 @@ def variables() -> dict[str, str]:
         "DAFT_ANALYTICS_ENABLED": "0",
         "GIT_PYTHON_REFRESH": "quiet",
     }
+    if server := tracking_server():
+        wanted["GATEHOUSE_MLFLOW_URL"] = server
     databases = {name: _with_driver(os.environ[name]) for name in DATABASES if os.environ.get(name)}
     return {name: os.environ.get(name, value) for name, value in wanted.items()} | databases
 

@@ -16,6 +16,7 @@ from pipeline import leftovers
 from training.errors import Busy, StoreError
 
 LOCK_FILE = "lock"
+_ASKING_SECONDS = 0.2
 
 
 @contextmanager
@@ -51,10 +52,8 @@ def held(path: Path, owner: str, busy: str) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(busy % _holder(os.pread(descriptor, 4096, 0))) from None
+        if not _taken(descriptor):
+            raise Busy(busy % _holder(os.pread(descriptor, 4096, 0)))
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
@@ -128,6 +127,19 @@ def is_held(path: Path) -> bool | None:
         return True
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Take a lock, unless it is held; who only asks whether it is (`is_held`) has it for a moment too."""
+    deadline = time.monotonic() + _ASKING_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
 
 
 def _holder(data: bytes) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -12,26 +15,30 @@ from pipeline.locks import held, is_alive, is_dead
 from training.errors import Busy
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_CODE_SERVERS = "code-servers.txt"
 _KILLED = ("The process of this run has ended without a word: it was killed, or the machine went down. Start it again; "
            "it goes on from its last checkpoint.")
 
 
-def reap(instance: dg.DagsterInstance, runs: Path, *, servers_ended: bool = False) -> list[str]:
+def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
     """Mark every unfinished run as failed whose process has ended, so that nothing waits for it.
+
+    A database may hold runs of other homes and of other machines too. A run is this home's if its lock is here, or if a
+    code server of this home has started it.
 
     Args:
         instance: Where the runs are recorded.
         runs: Folder of the locks by which runs show that they are alive.
-        servers_ended: No code server is running: a run that one of them has started and that holds no lock is dead
-            too, even if it was killed before it could take its lock.
+        ended_servers: Sockets of code servers that have ended: a run that one of them has started and that holds no
+            lock is dead too, even if it was killed before it could take its lock.
 
     Returns:
         Ids of the runs that were ended.
     """
     ended = []
-    statuses = [*_UNFINISHED, dg.DagsterRunStatus.STARTING] if servers_ended else _UNFINISHED
+    statuses = [*_UNFINISHED, dg.DagsterRunStatus.STARTING] if ended_servers else _UNFINISHED
     for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
-        lost = servers_ended and GRPC_INFO_TAG in run.tags and not is_alive(runs, run.run_id)
+        lost = _started_by(run) in ended_servers and not is_alive(runs, run.run_id)
         if lost or is_dead(runs, run.run_id):
             instance.report_run_failed(run, _KILLED)
             (runs / f"{run.run_id}.lock").unlink(missing_ok=True)
@@ -61,9 +68,36 @@ def end_leftovers(home: Path) -> list[str]:
 def clean_up(instance: dg.DagsterInstance, home: Path, runs: Path, *, servers_ended: bool = False) -> list[str]:
     """End what was left running, and mark as failed what is dead.
 
+    Args:
+        servers_ended: None of the home's code servers is running.
+
     Returns:
         What was done, one line each.
     """
     lines = end_leftovers(home)
-    return lines + [f"Run {run_id[:8]} was killed in mid-work; it is marked as failed."
-                    for run_id in reap(instance, runs, servers_ended=servers_ended)]
+    reaped = reap(instance, runs, noted_code_servers(home) if servers_ended else ())
+    if servers_ended:
+        (home / _CODE_SERVERS).unlink(missing_ok=True)
+    return lines + [f"Run {run_id[:8]} was killed in mid-work; it is marked as failed." for run_id in reaped]
+
+
+def note_code_servers(home: Path, sockets: Collection[str]) -> None:
+    """Keep the sockets of a home's code servers, by which their runs are known when all was killed."""
+    with suppress(OSError):  # the disk is full: a run that is not known to be this home's is left alone
+        if fresh := sorted(set(sockets) - noted_code_servers(home)):
+            with (home / _CODE_SERVERS).open("a") as file:
+                file.writelines(f"{socket}\n" for socket in fresh)
+
+
+def noted_code_servers(home: Path) -> set[str]:
+    """The sockets of a home's code servers, also of those that have ended since the last clean-up."""
+    try:
+        return set((home / _CODE_SERVERS).read_text().splitlines())
+    except FileNotFoundError:
+        return set()
+
+
+def _started_by(run: dg.DagsterRun) -> str | None:
+    """Socket of the code server that has started a run; None for other runs."""
+    socket = json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).get("socket")
+    return str(socket) if socket else None

@@ -9,6 +9,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -16,11 +19,13 @@ import psutil
 from pipeline import leftovers
 from pipeline.environment import ROOT, home
 from pipeline.recipe import load_launchers
+from pipeline.resources.mlflow_client import without_password
 from training.errors import GatehouseError
 
 _GRACE = 15.0
 _START_SECONDS = 120
 _YOUNG_SECONDS = 30
+_AGAIN_SECONDS = 30
 _RELOAD = ("mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename ... on "
            "PythonError { message } } }")
 
@@ -34,13 +39,16 @@ class Server:
         url: Where it answers.
         probe: Path of the URL that answers once it is ready.
         lock: What its processes are marked with.
+
+    Attributes:
+        log: What it prints.
     """
 
     def __init__(self, name: str, command: list[str], url: str, probe: str, lock: Path) -> None:
         self.url = url
         self._name = name
         self._probe = probe
-        self._log = home() / "logs" / f"{name}.log"
+        self.log = home() / "logs" / f"{name}.log"
         # Runs wait for their jobs, which may take their launcher's grace period.
         self._grace = _GRACE + max(launcher.grace_seconds for launcher in load_launchers().values())
         self._command = [sys.executable, "-m", "training.supervisor", str(self._grace), *command]
@@ -49,11 +57,11 @@ class Server:
 
     def start(self) -> None:
         """Start it; its log begins anew."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         # The workspace says which recipes there are; these variables would put another one in tiny's place.
         environment = {name: value for name, value in os.environ.items()
                        if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")}
-        with self._log.open("wb") as output:
+        with self.log.open("wb") as output:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output,
                                              stderr=output, start_new_session=True, env=environment | self._marks)
 
@@ -65,8 +73,16 @@ class Server:
         """Raise GatehouseError with the end of its log if it has ended."""
         if not self.alive():
             code = self._process.returncode if self._process else None
-            end = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+            end = without_password("\n".join(self.log.read_text(errors="replace").splitlines()[-15:]))
             raise GatehouseError(f"{self._name} ended by itself with exit code {code}; the end of its log:\n{end}")
+
+    def answers(self) -> bool:
+        """Whether it answers now; the question takes two seconds at most."""
+        try:
+            with urllib.request.urlopen(self.url + self._probe, timeout=2):
+                return True
+        except (OSError, HTTPException):
+            return False
 
     def await_answer(self) -> None:
         """Wait until it answers.
@@ -77,13 +93,11 @@ class Server:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             self.require_alive()
-            try:
-                with urllib.request.urlopen(self.url + self._probe, timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.3)
+            if self.answers():
+                return
+            time.sleep(0.3)
         raise GatehouseError(f"{self._name} did not answer at {self.url} within {_START_SECONDS} s; its log is "
-                             f"{self._log}")
+                             f"{self.log}")
 
     def revive_code_servers(self) -> list[str]:
         """Have Dagster start again the code servers that were killed; `dagster dev` looks after their parents only.
@@ -105,19 +119,26 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def _locations_without_server(self) -> list[str]:
-        assert self._process is not None
-        found = []
+    def code_server_sockets(self) -> list[str]:
+        """Where Dagster's code servers listen. A run that one of them has started names its socket in a tag."""
         try:
-            for process in psutil.Process(self._process.pid).children(recursive=True):
-                command = process.cmdline()
-                # One that is young has still to start its own child.
-                if ("code-server" in command and time.time() - process.create_time() > _YOUNG_SECONDS
-                        and not process.children()):
-                    found.append(command[command.index("--location-name") + 1])
+            return [command[command.index("--socket") + 1] for _, command in self._code_servers()
+                    if "--socket" in command]
         except psutil.Error:  # one ended just now: the next look tells
             return []
-        return found
+
+    def _locations_without_server(self) -> list[str]:
+        try:
+            # One that is young has still to start its own child.
+            return [command[command.index("--location-name") + 1] for process, command in self._code_servers()
+                    if time.time() - process.create_time() > _YOUNG_SECONDS and not process.children()]
+        except psutil.Error:
+            return []
+
+    def _code_servers(self) -> list[tuple[psutil.Process, list[str]]]:
+        assert self._process is not None
+        found = [(process, process.cmdline()) for process in psutil.Process(self._process.pid).children(recursive=True)]
+        return [(process, command) for process, command in found if "code-server" in command]
 
     def _reload(self, location: str) -> bool:
         request = urllib.request.Request(
@@ -129,3 +150,39 @@ class Server:
         except (urllib.error.URLError, OSError):  # no webserver: the next look at it ends all
             return False
         return bool(done["data"]["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry")
+
+
+class Standby:
+    """Starts a server again when it has ended, and never waits for it; for one that no run needs.
+
+    Args:
+        server: Has been started.
+        name: What messages call it.
+        say: Is told what happens, each thing once.
+    """
+
+    def __init__(self, server: Server, name: str, say: Callable[[str], None]) -> None:
+        self._server = server
+        self._name = name
+        self._say = say
+        self._started = 0.0
+        self._ended = 0  # times since it last answered
+
+    def look(self) -> None:
+        """Start it again if it has ended, and not just now."""
+        age = time.monotonic() - self._started
+        if self._server.alive():
+            # What answers before may be another one, on the port for which this one has yet to find that it is taken.
+            if self._ended and age > _YOUNG_SECONDS and self._server.answers():
+                self._ended = 0
+                self._say(f"{self._name} answers again.")
+        elif not self._started or age > _AGAIN_SECONDS:
+            self._ended += 1
+            if self._ended == 1:
+                self._say(f"{self._name} has ended; it is started again.")
+            elif self._ended == 2:
+                self._say(f"{self._name} does not start; that is tried again every {_AGAIN_SECONDS} s, and runs go on "
+                          f"without it. Its log is {self._server.log}.")
+            self._started = time.monotonic()
+            with suppress(OSError):  # the disk is full: a later look tries again
+                self._server.start()

@@ -1,7 +1,7 @@
 """`gatehouse up`: Dagster's webserver and daemon and an MLflow server, until Ctrl-C.
 
 If the webserver or the daemon dies, all ends, with a message: the runs get the time to save a checkpoint. An MLflow
-server or a code server that dies is started again, and runs go on.
+server or a code server that dies is started again, and runs go on. Where MLflow is a server already, none is started.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline import leftovers
 from pipeline.commands.promote import repair
-from pipeline.commands.server import Server
+from pipeline.commands.server import Server, Standby
 from pipeline.display import make_console
-from pipeline.environment import ROOT, home, runs, store_root, tracking_uri
+from pipeline.environment import ROOT, home, runs, store_root, tracking_server, tracking_uri
 from pipeline.graph import DEFAULT_RECIPE
 from pipeline.instance import open_instance
 from pipeline.locks import held
-from pipeline.reaper import clean_up
+from pipeline.reaper import clean_up, note_code_servers
 from pipeline.recipe import load_recipe
 from training.errors import Busy
 from training.store import Store
@@ -48,51 +50,56 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
 def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) -> None:
     console = make_console()
     _clean_up(lock, console)
-    for port, option in ((dagster_port, "--port"), (mlflow_port, "--mlflow-port")):
-        _require_free(port, option)
+    _require_free(dagster_port, "--port")
+    if not tracking_server():
+        _require_free(mlflow_port, "--mlflow-port")
     for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes]):
         loaded = load_recipe(recipe)
         repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
-    servers = {"mlflow": Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}", "/health", lock),
-               "dagster": Server("dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}",
-                                 "/server_info", lock)}
-    os.environ.update({f"GATEHOUSE_{name.upper()}_URL": server.url for name, server in servers.items()})
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # a password on the command line is seen by every user
+    mlflow = None if tracking_server() else Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}",
+                                                   "/health", lock)
+    dagster = Server("dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}", "/server_info",
+                     lock)
+    servers = [mlflow, dagster] if mlflow else [dagster]
+    os.environ["GATEHOUSE_DAGSTER_URL"] = dagster.url
+    if mlflow:
+        os.environ["GATEHOUSE_MLFLOW_URL"] = mlflow.url
+        os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # a password on the command line is seen by every user
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: it may be inherited as ignored
         signal.signal(number, _stop)
     try:
-        for server in servers.values():
+        for server in servers:
             server.start()
         with console.status("starting the servers ..."):
-            for server in servers.values():
+            for server in servers:
                 server.await_answer()
-        console.print(f"Dagster  [link]{servers['dagster'].url}[/]   the graph, runs and gates\n"
-                      f"MLflow   [link]{servers['mlflow'].url}[/]   metrics, models and lineage\n"
-                      f"logs     {home() / 'logs'}\nCtrl-C ends both.", highlight=False)
-        _watch(servers["dagster"], servers["mlflow"], console)
+        console.print(f"Dagster  [link]{dagster.url}[/]   the graph, runs and gates\n"
+                      f"MLflow   [link]{escape(os.environ['GATEHOUSE_MLFLOW_URL'])}[/]   metrics, models and lineage\n"
+                      f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.", highlight=False)
+        _watch(dagster, mlflow, console)
     except KeyboardInterrupt:
         console.print("stopping ...")
     finally:
-        for server in servers.values():
+        for server in servers:
             server.end()
         _clean_up(lock, console)
     console.print("Nothing is left running.")
 
 
-def _watch(dagster: Server, mlflow: Server, console: Console) -> None:
+def _watch(dagster: Server, mlflow: Server | None, console: Console) -> None:
     """Look after the servers for ever.
 
     Raises:
         GatehouseError: Dagster's webserver or daemon has ended: without them no run can be seen, stopped or started.
     """
+    standby = mlflow and Standby(mlflow, "MLflow's server", partial(console.print, markup=False, highlight=False))
     while True:
+        note_code_servers(home(), dagster.code_server_sockets())
         for _ in range(10):
             time.sleep(0.5)
             dagster.require_alive()
-        if not mlflow.alive():  # trainings don't need it
-            console.print("MLflow's server has ended; it is started again.", highlight=False)
-            mlflow.start()
-            mlflow.await_answer()
+        if standby:
+            standby.look()
         for location in dagster.revive_code_servers():
             console.print(f"The code server of {location} has ended; it is started again. Runs that it had started go "
                           "on.", highlight=False)

@@ -1,7 +1,8 @@
 """The way to the tracking store: environment, one-time creation, and what happens while it cannot be reached.
 
-MLflow is imported inside functions only. A call that fails because the store is down is logged and answered with the
-caller's fallback, and for a while nothing is tried at all: a dead server costs a run seconds rather than minutes.
+MLflow is imported inside functions only. A call that fails, however it fails, is logged and answered with the caller's
+fallback. Where the store is down, nothing is tried at all for a while: a dead server costs a run seconds rather than
+minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,8 @@ logger = logging.getLogger("gatehouse.tracker")
 DOWN_SECONDS = 30.0
 PATIENCE = 20.0
 _ATTEMPTS = 3
+_CALL_SECONDS = 20.0  # of one call; MLflow waits as long for SQLite's lock
+_OPENING_SECONDS = 60.0  # more where MLflow has still to be imported, or its tables made
 _SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S+@|(?<=[?&]password=)[^&\s]+")
 _ENVIRONMENT = {
@@ -36,6 +40,8 @@ _ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+_OF_A_STORE = {"MlflowException", "SQLAlchemyError", "OSError"}
 _T = TypeVar("_T")
 
 
@@ -53,6 +59,7 @@ class Connection:
         self._client: Any = None
         self._opening = threading.Lock()
         self._down_until = 0.0
+        self._said: set[str] = set()
 
     @property
     def artifact_location(self) -> str | None:
@@ -84,18 +91,19 @@ class Connection:
             return self._client
 
     def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:
-        """`call` with the client; `fallback` when the store is down, too slow, or refuses.
+        """`call` with the client; `fallback` when the store is down, too slow, or refuses, or when anything else fails.
 
         The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, or created the
-        same row at the same moment, so it must be idempotent.
+        same row at the same moment, so it must be idempotent. It runs in a thread of its own, where it may go on after
+        it was given up.
         """
         if self.is_down:
             logger.debug("tracking is down: skipped to %s", what)
             return fallback
         for repeat in range(_ATTEMPTS):
             try:
-                return call(_Hurried(self.client(), self._patience))
-            except _failures() as error:
+                return self._in_time(call)
+            except Exception as error:  # also one of boto3, of a client of another artifact store, of a damaged file
                 if _is_collision(error) and repeat + 1 < _ATTEMPTS:
                     time.sleep(0.5 * (repeat + 1))
                     continue
@@ -107,10 +115,35 @@ class Connection:
     def _is_database(self) -> bool:
         return not self._uri.startswith(("http://", "https://"))
 
+    def _in_time(self, call: Callable[[Any], _T]) -> _T:
+        """The answer of a call.
+
+        Raises:
+            TimeoutError: There is none in time. Nothing else ends a call to a database that has stopped answering.
+        """
+        answer: Future[_T] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(call(_Hurried(self.client(), self._patience)))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        limit = self._patience + _CALL_SECONDS + (_OPENING_SECONDS if self._client is None else 0.0)
+        thread = threading.Thread(target=work, name="gatehouse-tracker-call", daemon=True)
+        thread.start()
+        thread.join(limit)
+        if not answer.done():
+            raise TimeoutError(f"no answer within {limit:g} s")
+        return answer.result()
+
     def _note(self, what: str, error: Exception) -> None:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("MLflow could not %s; the run goes on without it: %s", what, without_password(first_line)[:400])
-        if not _is_refusal(error):
+        first_line = next(iter(str(error).splitlines()), "")
+        told = f"{what}; the run goes on without it: {type(error).__name__}: {without_password(first_line)[:400]}"
+        if told not in self._said:
+            self._said.add(told)
+            logger.warning("MLflow could not %s", told)
+        if _is_outage(error):
             self._down_until = time.monotonic() + DOWN_SECONDS
 
 
@@ -133,16 +166,12 @@ def without_password(text: str) -> str:
     return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-    return (MlflowException, SQLAlchemyError, OSError)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """True when the store answered, and the answer was no: the next call may well succeed."""
-    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST",
-                                                  "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+def _is_outage(error: Exception) -> bool:
+    """False when the store answered no, or was not the trouble, as with a damaged file: the next call may succeed."""
+    if isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _REFUSALS:
+        return False
+    # By name: MLflow may be what cannot be imported.
+    return not _OF_A_STORE.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def _is_collision(error: Exception) -> bool:

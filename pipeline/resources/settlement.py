@@ -6,7 +6,6 @@ the next `gatehouse run` or `up`, and `gatehouse sync` all come here.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,12 +15,12 @@ from pydantic import ValidationError
 
 from pipeline.checks.reconcile import LINKS, record
 from pipeline.graph import GRAPH
-from pipeline.locks import LOCK_FILE
+from pipeline.locks import LOCK_FILE, is_held
 from pipeline.resources.debts import Debt, debts, settling
 from pipeline.resources.launchers import JOB_FILE
 from pipeline.resources.mlflow_client import logger
 from pipeline.resources.tracker import Tracker
-from training.errors import StoreError
+from training.errors import UserError
 from training.specs.artifacts import Manifest
 from training.specs.job import Job
 from training.store import Store
@@ -56,15 +55,15 @@ def pay_debts(work: Path, store: Store, tracker: Tracker, budget: float = BUDGET
         return done
     with settling(work / store.recipe, budget) as our_turn:
         for debt in debts(work, store.recipe):
-            if not debt.build.outcome and _is_going_on(debt):
-                continue
             name = f"{_asset(debt)} {debt.build.version or debt.attempt.name}"
             try:
+                if not debt.build.outcome and is_held(debt.attempt.parent / LOCK_FILE):
+                    continue
                 resolve(debt, store)
                 if not debt.is_owed:
                     continue
                 paid = our_turn and _pay(debt, store, tracker, unpaid, lambda: time.monotonic() > deadline)
-            except (OSError, StoreError) as error:
+            except (OSError, UserError) as error:
                 logger.warning("what MLflow is owed of %s cannot be paid: %s", name, error)
                 paid = False
             (done.paid if paid else done.owed).append(name)
@@ -166,14 +165,3 @@ def _job(debt: Debt) -> Job | None:
 
 def _asset(debt: Debt) -> str:
     return debt.attempt.parent.name
-
-
-def _is_going_on(debt: Debt) -> bool:
-    try:
-        with (debt.attempt.parent / LOCK_FILE).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -20,10 +20,8 @@ from pydantic import Field
 
 from pipeline.checks.promotion import describe_waivers
 from pipeline.environment import tracking_uri
-from pipeline.resources import lineage
 from pipeline.resources import mlflow_records as records
 from pipeline.resources.debts import Debt
-from pipeline.resources.lineage import Ancestor
 from pipeline.resources.metrics_follower import MetricsFollower, deliver
 from pipeline.resources.mlflow_client import PATIENCE, Connection
 from training.errors import UserError
@@ -105,11 +103,6 @@ class Tracker:
         """Import MLflow and open the store in the background: two seconds that a job's start can hide."""
         threading.Thread(target=self._connection.attempt, args=("open the store", lambda client: client, None),
                          name="gatehouse-tracker", daemon=True).start()
-
-    @property
-    def is_down(self) -> bool:
-        """True for a while after a call that could not reach MLflow."""
-        return self._connection.is_down
 
     def begin(self, key: str, build: BuildLike, known: str = "") -> str | None:
         """The MLflow run of a build: the one that is known, or carries its key, else a new one.
@@ -254,18 +247,6 @@ class Tracker:
         if self._mlflow_url is None:
             return None
         return f"{self._mlflow_url}/#/models/{records.model_name(self.experiment, asset)}/versions/{version}"
-
-    def lineage(self, asset: str) -> list[Ancestor]:
-        """The asset (champion, else candidate, else its newest run) and everything it was made from.
-
-        Read through the MLflow API alone.
-        """
-        def call(client: Any) -> list[Ancestor]:
-            start = lineage.registered_run(client, records.model_name(self.experiment, asset),
-                                           (records.CHAMPION, records.CANDIDATE))
-            return lineage.walk(client, self._experiment(client), asset, start)
-
-        return self._connection.attempt(f"read the lineage of {asset}", call, [])
 
     # Parts
 

@@ -32,7 +32,6 @@ class Proxy:
     def __init__(self, target: int, seed: int = 0) -> None:
         self.mode = "open"
         self.delay = 1.0
-        self.requests = 0
         self._target = target
         self._random = Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -71,7 +70,6 @@ class Proxy:
         if not data:
             return False
         if ready is client:
-            self.requests += data[:6] in (b"POST /", b"PATCH ") or data[:5] == b"GET /"
             if self.mode != "silent":
                 server.sendall(data)
         elif self.mode == "cut":

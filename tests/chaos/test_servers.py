@@ -5,6 +5,7 @@ In CI the job is raw_corpus, held in mid-work; with full counts a base model is 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,10 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from pipeline.reaper import noted_code_servers
+from pipeline.resources.launchers import free_port
 from tests.chaos.stand import Stand, until
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.bypasses import DATA
@@ -31,7 +36,9 @@ from training.store import Store
 
 GRACE = 20  # of the launcher `local`
 TWO_POLLS = 2 * 30  # `run_monitoring.poll_interval_seconds`
-_SERVERS = {"webserver": "dagster_webserver", "daemon": "dagster._daemon", "code server": "grpc"}
+_SERVERS = {"webserver": "dagster_webserver", "daemon": "dagster._daemon", "code server": "grpc",
+            "MLflow": "mlflow.server.fastapi_app:app"}
+NO_MLFLOW = "MLflow's server does not start"
 REVIVED = "The code server of mine has ended"
 RETRY = "dagster/auto_retry_run_id"
 CHECKPOINT_STEPS = 20
@@ -46,6 +53,7 @@ class Up:
         self.stand = stand
         self.log = log
         ports = [free_port(), free_port()]
+        self.mlflow_port = ports[1]
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [str(BIN / "gatehouse"), "up", "-r", "mine", "--port", str(ports[0]), "--mlflow-port", str(ports[1])],
@@ -71,6 +79,14 @@ class Up:
     def has_said(self, words: str, times: int) -> bool:
         """Whether it has printed something that often."""
         return self.said().count(words) >= times
+
+    def has_mlflow(self) -> bool:
+        """Whether its MLflow answers."""
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.mlflow_port}/health", timeout=2).close()
+            return True
+        except OSError:
+            return False
 
     def can_launch(self, asset: str) -> bool:
         """Whether its code server can prepare a run."""
@@ -168,11 +184,6 @@ def versions(space: Workspace, asset: str) -> list[str]:
     return Store(str(space.home / "store"), "mine").versions(asset)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.promise("Cancelled in the browser, or its run worker killed: no process of the job is alive grace + 5 s "
                      "later, and Dagster says so within two polls")
 def test_cancelled_and_killed(promise: Promise, serve: Callable[[], Up], stand: Stand, asset: str) -> None:
@@ -230,6 +241,8 @@ def test_the_servers_are_killed(promise: Promise, serve: Callable[[], Up], stand
             run_id = begin(up, asset)
             if trial.number % 2:
                 train_for(up, asset, trial.random.uniform(5, 20))
+            socket_tag = json.loads(state(up.space, run_id).tags[GRPC_INFO_TAG])["socket"]
+            assert socket_tag in noted_code_servers(up.space.home), "its run is known as this home's"
             for server in [up.server(name) for name in killed]:
                 server.kill()
             if killed:
@@ -245,6 +258,25 @@ def test_the_servers_are_killed(promise: Promise, serve: Callable[[], Up], stand
             again_and_done(after, asset, run_id)
             again = steps(up.space, asset)[len(done):]
             assert not again or min(again) > max(done, default=0) - CHECKPOINT_STEPS, "it goes on where it was"
+
+
+@pytest.mark.promise("MLflow's server is killed while a training runs, and another program takes its port: all goes "
+                     "on, and MLflow too once the port is free")
+def test_mlflows_server_is_killed(promise: Promise, serve: Callable[[], Up], stand: Stand, asset: str) -> None:
+    for trial in promise.trials(quick=1, full=6):
+        with trial:
+            up = serve()
+            run_id, failed = begin(up, asset), up.said().count(NO_MLFLOW)
+            server = up.server("MLflow")
+            server.kill()
+            server.wait(10)
+            with socket.create_server(("127.0.0.1", up.mlflow_port)):
+                until(partial(up.has_said, NO_MLFLOW, failed + 1), 120, "it is not started again")
+                assert up.process.poll() is None, up.said()
+            until(up.has_mlflow, 120, "it is not tried again")
+            stand.release(asset)
+            await_state(up.space, run_id, dg.DagsterRunStatus.SUCCESS, 400)
+            assert stand.starts(asset) == 1 and len(versions(up.space, asset)) == 1
 
 
 @pytest.mark.promise("A command and a run from the browser build an asset at once: the second is refused and says why")

@@ -24,13 +24,13 @@ from pipeline.builder import Builder
 from pipeline.planner import Plan
 from pipeline.recipe import load_recipe
 from pipeline.resources.debts import debts_of, open_debt, owes
-from pipeline.resources.lineage import Ancestor
 from pipeline.resources.metrics_follower import points_of
 from pipeline.resources.settlement import note_published, pay_debts
 from pipeline.resources.tracker import Tracker
 from tests.chaos.mlflow_server import Proxy, mlflow_server
 from tests.conftest import BIN, ROOT, environment
-from tests.integration.test_tracker import certificate_of, publish_version, write_events
+from tests.integration.postgresql_server import postgresql
+from tests.integration.test_tracker import JOB, certificate_of, lineage_of, publish_version, write_events
 from tests.integration.training_jobs import RECIPE, make_job, publish_data
 from tests.promises import Promise
 from training.specs.artifacts import Manifest, Promotion
@@ -219,6 +219,27 @@ def test_kill(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_path
             assert_settled(desk, server, manifest)
 
 
+@pytest.mark.postgresql
+@pytest.mark.promise("A PostgreSQL that stops answering in the middle of a connection holds nobody up")
+def test_a_silent_database(promise: Promise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.resources.mlflow_client._CALL_SECONDS", 2.0)
+    with postgresql() as database:
+        database.create("mlflow")
+        proxy = Proxy(database.port)
+        address = database.url("mlflow").replace(f":{database.port}/", f":{proxy.url.rpartition(':')[2]}/")
+        tracker = Tracker(address.replace("postgresql:", "postgresql+psycopg2:"), "tiny", patience=10)
+        for trial in promise.trials(quick=1, full=3):
+            with trial:
+                run_id = tracker.begin(f"key {trial.number}", JOB)
+                assert run_id is not None
+                proxy.mode, started = "silent", time.monotonic()
+                assert not tracker.finish(run_id) and time.monotonic() - started < 15
+                proxy.mode = "open"
+                time.sleep(1.5)
+                assert tracker.finish(run_id)
+        proxy.end()
+
+
 @pytest.mark.slow
 @pytest.mark.promise("A step takes as long with MLflow stuck as with MLflow there")
 def test_step_time(promise: Promise, data: Store, proxy: Proxy, tmp_path: Path,
@@ -267,10 +288,8 @@ def built_chain(store: Store, work: Path, folder: Path) -> dict[str, Manifest]:
     return made
 
 
-def ancestors(tracker: Tracker) -> list[tuple[str, str, bool]]:
-    def shown(one: Ancestor) -> tuple[str, str, bool]:
-        return one.asset, one.digest, one.run_id is not None
-    return [shown(one) for one in tracker.lineage("sft_model")]
+def ancestors(url: str) -> list[tuple[str, str, bool]]:
+    return [(one.asset, one.digest, one.run_id is not None) for one in lineage_of(url, "sft_model")]
 
 
 @pytest.mark.promise("After an outage of a whole chain, `gatehouse sync` puts runs, lineage, versions and champions "
@@ -292,8 +311,7 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{server}" if trial.number == 0 else f"sqlite:///{tmp_path}/other/mlflow.db"
             done = sync(url)
             assert done.returncode == 0, done.stdout
-            tracker = Tracker(url, "tiny")
-            assert ancestors(tracker) == [(asset, made[asset].digest, True)
+            assert ancestors(url) == [(asset, made[asset].digest, True)
                                           for asset in ("sft_model", "base_model", "raw_corpus")]
             from mlflow import MlflowClient
             client = MlflowClient(url, url)

@@ -1,5 +1,6 @@
 """A run whose process is killed does not stay `started` for ever; one that is alive is left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from pipeline import leftovers
 from pipeline.assets import stage
 from pipeline.locks import held
-from pipeline.reaper import end_leftovers, reap
+from pipeline.reaper import clean_up, end_leftovers, note_code_servers, reap
 
 _RUN = """
 import sys, time
@@ -72,10 +73,32 @@ def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstan
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
         instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus) -> None:
-    theirs = instance.create_run_for_job(_job(), status=status, tags={GRPC_INFO_TAG: "{}"})
+    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
     instance.create_run_for_job(_job(), status=status)
-    assert reap(instance, tmp_path / "runs") == []
-    assert reap(instance, tmp_path / "runs", servers_ended=True) == [theirs.run_id]
+    note_code_servers(tmp_path, ["/tmp/ours"])
+    note_code_servers(tmp_path, ["/tmp/ours", "/tmp/a later one of ours"])
+    assert clean_up(instance, tmp_path, tmp_path / "runs") == []
+    [told] = clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True)
+    assert theirs.run_id[:8] in told
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
+                                    dg.DagsterRunStatus.CANCELING])
+def test_another_homes_run_in_the_same_database_is_left_alone(instance: dg.DagsterInstance, tmp_path: Path,
+                                                              status: dg.DagsterRunStatus) -> None:
+    """Its lock lies in that home, and its code server may be alive."""
+    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
+    note_code_servers(tmp_path, ["/tmp/ours"])
+    assert clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True) == []
+    found = instance.get_run_by_id(theirs.run_id)
+    assert found is not None and found.status == status
+
+
+def test_a_code_server_is_forgotten_once_its_runs_were_seen_to(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    note_code_servers(tmp_path, ["/tmp/ours"])
+    clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True)
+    instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED, tags=_started_by("/tmp/ours"))
+    assert clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True) == []
 
 
 @pytest.fixture
@@ -120,6 +143,11 @@ def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pyte
     else:
         with pytest.raises(dg.DagsterExecutionInterruptedError):
             check()
+
+
+def _started_by(socket: str) -> dict[str, str]:
+    """The tag of a run that a code server has started."""
+    return {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": socket})}
 
 
 def _job() -> dg.JobDefinition:

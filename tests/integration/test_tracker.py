@@ -19,8 +19,12 @@ import pytest
 from pipeline.resources.debts import open_debt, owes
 from pipeline.resources.metrics_follower import read_points
 from pipeline.resources.mlflow_client import without_password
+from pipeline.resources.settlement import note_published, pay_debts
 from pipeline.resources.tracker import Tracker
 from tests.conftest import ROOT
+from tests.integration import lineage
+from tests.integration.lineage import Ancestor
+from training.errors import InputRefused
 from training.specs.artifacts import Certificate, InputRecord, Manifest
 from training.specs.base import digest_of
 from training.specs.evidence import EvaluationReport, exact
@@ -49,6 +53,13 @@ def tracker(uri: str) -> Tracker:
 def client_of(uri: str) -> Any:
     from mlflow import MlflowClient
     return MlflowClient(uri, uri)
+
+
+def lineage_of(uri: str, asset: str) -> list[Ancestor]:
+    """The candidate of a model of tiny, and everything it was made from."""
+    client = client_of(uri)
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    return lineage.walk(client, experiment, asset, lineage.registered_run(client, asset, ("candidate",)))
 
 
 def publish_version(store: Store, tmp_path: Path, asset: str, content: str,
@@ -126,7 +137,7 @@ def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, 
         walked.append(asset)
     assert walked == ["base_model", "raw_corpus"]
 
-    ancestors = tracker.lineage("sft_model")
+    ancestors = lineage_of(uri, "sft_model")
     assert [(a.asset, a.digest, a.used_by) for a in ancestors] == [
         ("sft_model", made["sft_model"].digest, None), ("base_model", made["base_model"].digest, "sft_model"),
         ("raw_corpus", made["raw_corpus"].digest, "base_model")]
@@ -322,7 +333,6 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: 
         tracker.fail("0" * 32, "broken")
         tracker.finish("0" * 32)
         assert tracker.url("0" * 32) is None
-        assert tracker.lineage("base_model") == []
     assert time.monotonic() - started < 25
     assert "MLflow could not begin the run of base_model" in caplog.text
     server.close()
@@ -340,6 +350,35 @@ def test_a_stuck_server_holds_nobody_up_and_its_points_stay_owed(tmp_path: Path)
         follower.close()
         assert time.monotonic() - started < 7
     assert owes(tmp_path) and debt.build.delivered == 0
+
+
+def test_a_damaged_version_leaves_only_its_own_debt(tracker: Tracker, store: Store, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    for asset in ("raw_corpus", "tokenizer"):
+        debt = open_debt(tmp_path / "work" / "tiny" / asset / "attempt")
+        note_published(debt, publish_version(store, tmp_path, asset, asset, {}), store)
+    folder = store.folder
+
+    def damaged(asset: str, version: str) -> Path:
+        if asset == "raw_corpus":
+            raise InputRefused("what was copied is not what was published")
+        return folder(asset, version)
+
+    monkeypatch.setattr(store, "folder", damaged)
+    done = pay_debts(tmp_path / "work", store, tracker)
+    assert [name.split()[0] for name in (*done.owed, *done.paid)] == ["raw_corpus", "tokenizer"]
+    monkeypatch.undo()
+    assert len(pay_debts(tmp_path / "work", store, tracker).paid) == 1
+
+
+def test_a_damaged_report_leaves_mlflow_to_the_others(tracker: Tracker, store: Store, tmp_path: Path) -> None:
+    manifest = publish_version(store, tmp_path, "base_model", "x", {})
+    links = track(tracker, store, manifest)
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "report.json").write_text("{")
+    assert not tracker.judged(manifest, links, certificate_of(manifest, 2.0), evaluation, promoted=True)
+    assert tracker.finish(links["mlflow_run_id"])
 
 
 def test_following_survives_an_outage(tracker: Tracker, uri: str, tmp_path: Path,

@@ -1,4 +1,4 @@
-"""From a model back to the raw corpus, through the MLflow API alone."""
+"""From a model back to the raw corpus, through the MLflow API alone, as anyone may walk it."""
 
 from __future__ import annotations
 
