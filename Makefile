@@ -19,7 +19,7 @@ up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up
 
 test: check ## check the code, then run the tests (without the slow ones and those of `make chaos`)
-	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup-dev ## ruff, mypy, import rules
 	$(BIN)/ruff check .

@@ -3,8 +3,10 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.promises"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,3 +27,16 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GATEHOUSE_DAGSTER", str(tmp_path / "home" / "dagster"))
+
+
+class _ByFile(LoadFileScheduling):
+    """A file stays in one process, and so do the files that share the smoke chain: it is trained once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        shares_chain = file.startswith("tests/e2e/") and not file.endswith("/test_postgresql.py")
+        return "tests/e2e" if shares_chain else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _ByFile(config, log)
