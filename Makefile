@@ -31,7 +31,7 @@ proof: setup ## show that the gates refuse bad models, and pass good ones under 
 	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
 
 CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md
-chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (an hour)
+chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours)
 	$(BIN)/python -m pytest tests/chaos -n 2 --dist loadfile $(CHAOS)
 
 chaos-quick: setup-dev ## a few trials of each promise, as CI makes them

@@ -106,7 +106,7 @@ class Storage:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if error.errno != errno.EINVAL:  # S3 has no range of an object without bytes
+                if self.is_local or error.errno != errno.EINVAL:  # S3 has no range of an object without bytes
                     raise
                 return b""
 
