@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline import leftovers
 from training.errors import Busy, StoreError
 
 LOCK_FILE = "lock"
+CLEANING = "the end of what a killed run left running"
 _ASKING_SECONDS = 0.2
 
 
@@ -23,27 +25,31 @@ _ASKING_SECONDS = 0.2
 def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
     """Hold an asset's lock, and end what a killed run left running of the asset, before it writes beside this one.
 
+    Who ends such processes at this moment is waited for: a run that Dagster starts again must not fail because of it.
+
     Raises:
         Busy: Another run is building the asset; the message names it.
         StoreError: The folder of the attempts cannot be written.
     """
     path = work / recipe / asset / LOCK_FILE
-    with held(path, owner, f"{asset} is being built by %s; wait for it to finish, or cancel it, and start again"):
+    busy = f"{asset} is being built by %s; wait for it to finish, or cancel it, and start again"
+    with held(path, owner, busy, behind=CLEANING):
         if ended := leftovers.end(path):
             logging.getLogger("gatehouse").warning(ended)
         yield
 
 
 @contextmanager
-def held(path: Path, owner: str, busy: str) -> Iterator[None]:
+def held(path: Path, owner: str, busy: str, behind: str = "") -> Iterator[None]:
     """Hold a lock; the kernel releases it when this process ends, however it ends.
 
     Args:
         owner: Who holds it, for the message to others.
         busy: What to say when it is held; `%s` stands for its holder.
+        behind: An owner that is waited for.
 
     Raises:
-        Busy: It is held.
+        Busy: It is held by anybody else.
         StoreError: It cannot be written.
     """
     try:
@@ -52,8 +58,8 @@ def held(path: Path, owner: str, busy: str) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
     try:
-        if not _taken(descriptor):
-            raise Busy(busy % _holder(os.pread(descriptor, 4096, 0)))
+        if not _taken(descriptor, behind):
+            raise Busy(busy % _holder(_note(descriptor)))
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
@@ -129,7 +135,7 @@ def is_held(path: Path) -> bool | None:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(descriptor: int, behind: str) -> bool:
     """Take a lock, unless it is held; who only asks whether it is (`is_held`) has it for a moment too."""
     deadline = time.monotonic() + _ASKING_SECONDS
     while True:
@@ -137,15 +143,25 @@ def _taken(descriptor: int) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
+            if behind and _note(descriptor).get("owner") == behind:
+                deadline = time.monotonic() + _ASKING_SECONDS
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)
 
 
-def _holder(data: bytes) -> str:
+def _note(descriptor: int) -> dict[str, Any]:
+    """What a holder has written about itself; empty where that cannot be read."""
     try:
-        holder = json.loads(data)
-        since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
-        return f"{holder['owner']} (process {holder['pid']}, since {since})"
-    except (ValueError, KeyError, TypeError):
+        note = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _holder(note: dict[str, Any]) -> str:
+    try:
+        since = time.strftime("%H:%M:%S", time.localtime(note["since"]))
+        return f"{note['owner']} (process {note['pid']}, since {since})"
+    except (KeyError, TypeError):
         return "another run"

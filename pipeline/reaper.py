@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline import leftovers
-from pipeline.locks import held, is_alive, is_dead
+from pipeline.locks import CLEANING, held, is_alive, is_dead
 from training.errors import Busy
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -58,7 +58,7 @@ def end_leftovers(home: Path) -> list[str]:
     lines = []
     for lock in leftovers.marked(home):
         try:
-            with held(lock, "the end of what a killed run left running", "%s"):
+            with held(lock, CLEANING, "%s"):
                 lines.append(leftovers.end(lock))
         except Busy:  # its owner is alive
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.locks import held, is_held
+from pipeline.locks import CLEANING, LOCK_FILE, building, held, is_held
 from training.errors import Busy
 
 
@@ -31,3 +31,21 @@ def test_a_question_about_a_lock_hinders_nobody(tmp_path: Path) -> None:
         with held(path, "a run", "%s"):
             assert is_held(path)
         answered.join()
+
+
+def test_a_build_waits_until_what_was_left_running_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "tiny" / "tokenizer" / LOCK_FILE
+    cleaning, cleaned = threading.Event(), threading.Event()
+
+    def clean() -> None:
+        with held(path, CLEANING, "%s"):
+            cleaning.set()
+            time.sleep(1)
+            cleaned.set()
+
+    cleaner = threading.Thread(target=clean)
+    cleaner.start()
+    assert cleaning.wait(10)
+    with building(tmp_path, "tiny", "tokenizer", "a run that is started again"):
+        assert cleaned.is_set()
+    cleaner.join()
