@@ -10,11 +10,17 @@ A test names its promise and asks for trials; the run decides how many:
 
 Each trial has its own seed, so that a failed one can be run again. A failure is counted and the next trial begins; the
 test fails in the end, and names the trials.
+
+The full counts take hours. With `--kept`, what passed is noted as soon as it did, and a run that was interrupted goes
+on from there: on the same code nothing is tried again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import subprocess
 import time
 import traceback
 from collections.abc import Iterator
@@ -25,6 +31,9 @@ from types import TracebackType
 import pytest
 
 _PROPERTY = "promise"
+_ROOT = Path(__file__).resolve().parent.parent
+_RESULTS = "benchmarks/results"
+Row = tuple[str, int, int, float]
 _NO_FAILURE = (pytest.skip.Exception, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
@@ -75,6 +84,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full`: as many trials as `make chaos` makes; `--table`: where its table goes."""
     parser.addoption("--full", action="store_true", help="make all trials of the promises in tests/chaos")
     parser.addoption("--table", type=Path, help="write the table of promises to this Markdown file")
+    parser.addoption("--kept", type=Path, help="note what passed in this file, and leave out what did on the same code")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,13 +105,37 @@ def promise(request: pytest.FixtureRequest) -> Iterator[Promise]:
     request.node.user_properties.append((_PROPERTY, row))
 
 
+def code_digest() -> str:
+    """Digest of the checkout's tracked files, results apart; empty where git cannot tell."""
+    told = [subprocess.run(["git", *command, "--", ".", f":!{_RESULTS}"], cwd=_ROOT, capture_output=True)
+            for command in (["ls-files", "--stage"], ["diff"])]
+    if any(done.returncode for done in told):
+        return ""
+    return hashlib.sha256(b"".join(done.stdout for done in told)).hexdigest()
+
+
 class _Results:
     """Makes the table of promises out of the tests' reports."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: dict[str, tuple[str, int, int, float]] = {}
+        self._rows: dict[str, Row] = {}
         self._broken: set[str] = set()
+        self._kept: Path | None = config.getoption("--kept")
+        self._code = code_digest() if self._kept else ""
+        if self._kept and self._kept.exists():
+            noted = [json.loads(line) for line in self._kept.read_text().splitlines()]
+            self._rows = {one["test"]: tuple(one["row"]) for one in noted if self._code and one["code"] == self._code}
+        self._passed = frozenset(self._rows)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        left_out = [item for item in items if item.nodeid in self._passed]
+        items[:] = [item for item in items if item.nodeid not in self._passed]
+        self._config.hook.pytest_deselected(items=left_out)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._passed and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if "promise" not in report.keywords:
@@ -112,6 +146,14 @@ class _Results:
         for name, row in report.user_properties if report.when == "teardown" else ():
             if name == _PROPERTY:
                 self._rows[report.nodeid] = row
+                self._keep(report.nodeid, row)
+
+    def _keep(self, test: str, row: Row) -> None:
+        """Note what passed; the tests' own processes (`-n 2`) leave that to the one that hears of all."""
+        if self._kept and row[1] and test not in self._broken and not hasattr(self._config, "workerinput"):
+            self._kept.parent.mkdir(exist_ok=True)
+            with self._kept.open("a") as file:
+                file.write(json.dumps({"code": self._code, "test": test, "row": row}) + "\n")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._rows:

@@ -1,0 +1,59 @@
+"""What `make chaos` prints and what it does again, on three small tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+TESTS = """
+import os
+import pytest
+
+@pytest.mark.promise("{name} holds")
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_holds(promise, name):
+    for trial in promise.trials(quick=1, full=3):
+        with trial:
+            print(f"{name} is tried")
+
+@pytest.mark.promise("this one does not hold yet")
+def test_breaks(promise):
+    for trial in promise.trials(quick=1, full=3):
+        with trial:
+            assert trial.number != 1 or "MENDED" in os.environ
+"""
+HOLDS = ["| one holds | 3 | 0 | 0 s |", "| two holds | 3 | 0 | 0 s |"]
+
+
+def chaos(folder: Path, *more: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_all.py").write_text(TESTS)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.promises", "-p", "no:cacheprovider", "-c", os.devnull, "-s",
+         f"--rootdir={folder}", "--full", f"--table={folder / 'table.md'}", f"--kept={folder / 'kept.jsonl'}", *more],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **extra}, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=60)
+
+
+def rows(folder: Path) -> list[str]:
+    return (folder / "table.md").read_text().splitlines()[2:]
+
+
+def test_a_run_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    first = chaos(tmp_path, "-n", "2")
+    assert first.returncode == 1 and "1 of 3 trials broke the promise: this one does not hold yet" in first.stdout
+    assert rows(tmp_path) == ["| this one does not hold yet | 3 | 1 | 0 s |", *HOLDS]
+    second = chaos(tmp_path, MENDED="1")
+    assert second.returncode == 0 and "is tried" not in second.stdout, second.stdout
+    assert rows(tmp_path) == ["| this one does not hold yet | 3 | 0 | 0 s |", *HOLDS]
+    third = chaos(tmp_path)
+    assert third.returncode == 0 and "3 deselected" in third.stdout, third.stdout
+    assert len(rows(tmp_path)) == 3
+
+
+def test_other_code_is_tried_again(tmp_path: Path) -> None:
+    chaos(tmp_path)
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text(kept.read_text().replace('{"code": "', '{"code": "0'))
+    assert chaos(tmp_path).stdout.count("is tried") == 6
