@@ -11,6 +11,7 @@ from xdist.scheduler import LoadFileScheduling
 pytest_plugins = ["tests.promises"]
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+_SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation_models/")
 os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 
@@ -30,12 +31,11 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _ByFile(LoadFileScheduling):
-    """A file stays in one process, and so do the files that share the smoke chain: it is trained once."""
+    """A file stays in one process, and so do the files that share models: those are trained once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        shares_chain = file.startswith("tests/e2e/") and not file.endswith("/test_postgresql.py")
-        return "tests/e2e" if shares_chain else file
+        return next((folder for folder in _SHARE_MODELS if file.startswith(folder)), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

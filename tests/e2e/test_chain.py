@@ -145,7 +145,11 @@ def test_two_builders_of_one_asset_are_not_let_in(chain: Chain) -> None:
 
 
 def test_events_are_few_in_dagster_and_whole_in_the_attempt(chain: Chain) -> None:
-    attempt = next((chain.home / "work" / "smoke" / "base_model").glob("*/events.jsonl"))
+    store = Store(str(chain.home / "store"), "smoke")
+    pointer = store.promotion("base_model")
+    assert pointer is not None
+    identity = store.manifest("base_model", pointer.version).identity
+    attempt = next((chain.home / "work" / "smoke" / "base_model").glob(f"{identity[:16]}/events.jsonl"))
     kinds = [json.loads(line)["kind"] for line in attempt.read_text().splitlines()]
     assert kinds.count("metrics") >= 5
     left = {path.name for path in attempt.parent.iterdir() if not path.name.startswith("tracking-")}
