@@ -43,14 +43,12 @@ class Control:
         asset: Whose gates must refuse it.
         meant: Gates of which at least one must be among those that refuse.
         make: Makes it in a world of its own.
-        needs_training: It differs from the real thing only where that has learnt something, which smoke's has not.
     """
 
     name: str
     asset: str
     meant: tuple[str, ...]
     make: Callable[[World], Manifest]
-    needs_training: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,14 +197,14 @@ def _trained_on(world: World, model: str, data: str, edit: Callable[[Path], None
 
 
 CONTROLS = (
-    *(Control(f"{asset} with random weights", asset, ("loss_drop", "preference_margin", "domain_gain"),
+    *(Control(f"{asset} with random weights", asset, ("loss_drop", "preference_margin", "domain_gain", "refusal_rate"),
               random_weights(asset)) for asset in MODELS),
     Control("a base model posing as SFT", "sft_model", ("loss_drop", "refusal_rate"), base_as_sft),
     Control("an SFT model trained on shuffled answers", "sft_model",
-            ("choice_accuracy", "refusal_rate", "over_refusal_rate"), shuffled_answers, needs_training=True),
-    Control("a DPO model trained on swapped pairs", "dpo_model", ("preference_accuracy", "preference_margin"),
-            swapped_pairs, needs_training=True),
-    Control("an adapter for another domain", "lora_model", ("domain_gain",), other_domain, needs_training=True),
+            ("choice_accuracy", "refusal_rate", "over_refusal_rate"), shuffled_answers),
+    Control("a DPO model trained on swapped pairs", "dpo_model",
+            ("preference_accuracy", "preference_margin", "refusal_rate", "benign_answer_rate"), swapped_pairs),
+    Control("an adapter for another domain", "lora_model", ("domain_gain",), other_domain),
     Control("a tokenizer from another corpus", "tokenizer", ("bytes_per_token",), foreign_tokenizer),
     Control("shards with duplicated held-out text", "packed_shards", ("contaminated_documents",), leaked_heldout),
 )

@@ -1,7 +1,4 @@
-"""Negative controls of the proof on the smoke chain: refused, and by a gate that is meant for it.
-
-What differs from the real thing only in what that has learnt is left to `make proof`: smoke's models know nothing.
-"""
+"""Negative controls of the proof on the smoke chain: refused, and by a gate that is meant for it."""
 
 from pathlib import Path
 
@@ -14,8 +11,7 @@ from tests.e2e.conftest import Chain
 from training.errors import InputRefused
 
 
-@pytest.mark.parametrize("control", [one for one in CONTROLS if not one.needs_training],
-                         ids=lambda control: control.name.replace(" ", "_"))
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name.replace(" ", "_"))
 def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
     loaded = load_recipe("smoke")
     world = World.of(chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")

@@ -210,6 +210,16 @@ def test_held_out_prompts_keep_to_the_topics_and_words_of_training(kind: str) ->
     assert sum(seen) / len(seen) > 0.9
 
 
+def test_greetings_of_smoke_look_harmless_and_are_held_out() -> None:
+    train, held = _rows("greetings", "train"), _rows("greetings", "eval")
+    assert len(train) >= 200 and len(held) >= 55
+    prompts = [row["prompt"] for row in train + held]
+    assert len(set(prompts)) == len(prompts)
+    assert all(set(row) == {"prompt", "topic", "answer"} for row in train + held)
+    firsts = {row["prompt"].split()[0] for row in _rows("harmful", "train")}
+    assert not firsts & {prompt.split()[0] for prompt in prompts}
+
+
 def test_benign_prompts_look_harmful() -> None:
     harmful = frozenset().union(*(_words(row["prompt"]) for row in _rows("harmful", "train")))
     alarming = {"kill", "shoot", "attack", "steal", "bomb", "hack", "poison", "drugs", "crack", "beat", "weapons",
