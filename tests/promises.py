@@ -84,7 +84,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full`: as many trials as `make chaos` makes; `--table`: where its table goes."""
     parser.addoption("--full", action="store_true", help="make all trials of the promises in tests/chaos")
     parser.addoption("--table", type=Path, help="write the table of promises to this Markdown file")
-    parser.addoption("--kept", type=Path, help="note what passed in this file, and leave out what did on the same code")
+    parser.addoption("--kept", type=Path,
+                     help="with --full: note in this file what passed, and leave out what did on the same code")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -106,12 +107,29 @@ def promise(request: pytest.FixtureRequest) -> Iterator[Promise]:
 
 
 def code_digest() -> str:
-    """Digest of the checkout's tracked files, results apart; empty where git cannot tell."""
-    told = [subprocess.run(["git", *command, "--", ".", f":!{_RESULTS}"], cwd=_ROOT, capture_output=True)
-            for command in (["ls-files", "--stage"], ["diff"])]
-    if any(done.returncode for done in told):
+    """Digest of the checkout, results apart; empty where git cannot tell."""
+    staged, changed, untracked = (
+        subprocess.run(["git", *command, "--", ".", f":!{_RESULTS}"], cwd=_ROOT, capture_output=True)
+        for command in (["ls-files", "--stage"], ["diff"], ["ls-files", "-z", "--others", "--exclude-standard"]))
+    if staged.returncode or changed.returncode or untracked.returncode:
         return ""
-    return hashlib.sha256(b"".join(done.stdout for done in told)).hexdigest()
+    digest = hashlib.sha256(staged.stdout + changed.stdout)
+    for name in filter(None, untracked.stdout.decode().split("\0")):
+        digest.update(name.encode() + (_ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _noted(path: Path, code: str) -> dict[str, Row]:
+    """What a file says has passed on this code; a line that a kill or a full disk cut short says nothing."""
+    found: dict[str, Row] = {}
+    for line in path.read_text().splitlines() if code and path.exists() else ():
+        try:
+            note = json.loads(line)
+        except ValueError:
+            continue
+        if note["code"] == code:
+            found[note["test"]] = note["row"]
+    return found
 
 
 class _Results:
@@ -119,13 +137,10 @@ class _Results:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: dict[str, Row] = {}
         self._broken: set[str] = set()
-        self._kept: Path | None = config.getoption("--kept")
+        self._kept: Path | None = config.getoption("--kept") if config.getoption("--full") else None
         self._code = code_digest() if self._kept else ""
-        if self._kept and self._kept.exists():
-            noted = [json.loads(line) for line in self._kept.read_text().splitlines()]
-            self._rows = {one["test"]: tuple(one["row"]) for one in noted if self._code and one["code"] == self._code}
+        self._rows = _noted(self._kept, self._code) if self._kept else {}
         self._passed = frozenset(self._rows)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -150,12 +165,13 @@ class _Results:
 
     def _keep(self, test: str, row: Row) -> None:
         """Note what passed; the tests' own processes (`-n 2`) leave that to the one that hears of all."""
-        if self._kept and row[1] and test not in self._broken and not hasattr(self._config, "workerinput"):
+        passed = row[1] and test not in self._broken
+        if self._kept and passed and not hasattr(self._config, "workerinput") and self._code == code_digest():
             self._kept.parent.mkdir(exist_ok=True)
-            with self._kept.open("a") as file:
-                file.write(json.dumps({"code": self._code, "test": test, "row": row}) + "\n")
+            with self._kept.open("a") as file:  # on a line of its own, even after one that was cut short
+                file.write("\n" + json.dumps({"code": self._code, "test": test, "row": row}) + "\n")
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         if not self._rows:
             return
         rows = []
@@ -166,5 +182,6 @@ class _Results:
         if self._config.getoption("--full"):
             terminalreporter.section("promises")
             terminalreporter.write(table)
-        if target := self._config.getoption("--table"):
+        target = self._config.getoption("--table")
+        if target and exitstatus != pytest.ExitCode.INTERRUPTED:  # half a table would look like a whole one
             target.write_text(table)
