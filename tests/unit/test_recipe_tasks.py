@@ -38,7 +38,6 @@ def written(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{name: humaneval, metrics: {code: pass@1}}", "0.name: the task humaneval runs code that the model wrote"),
         ("{name: wikitext, metrics: {wiki: word_perplexity}}", "0.metrics: word_perplexity is no mean over items"),
         ("{name: boolq, metrics: {BoolQ: acc}}", "0.metrics: a metric's name is lower-case"),
         ("{name: boolq, metrics: {}}", "tasks.0.metrics"),

@@ -16,12 +16,14 @@ import numpy as np
 from training.errors import InputRefused, RecipeError
 from training.evaluation.harness_limits import OutOfTime, no_downloaded_code, online, sandbox_templates, time_limit
 from training.evaluation.models import LoadedModel
+from training.evaluation.sandbox import sandbox
 from training.evaluation.scoring import TIE_NATS
 from training.specs.evaluation import EvaluationSection
 from training.specs.tasks import MULTIPLE_CHOICE, TASKS_FILE, TASKS_FOLDER, Task, read_task_file
 
 Row = dict[str, Any]
 _SHOWN = 2000  # characters of a prompt or an answer that an item keeps
+_PROGRAMS = ("humaneval", "mbpp")  # they run what the model wrote, with `code_eval` and thus in the sandbox
 _CHOICE_SCORES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 
 
@@ -108,7 +110,8 @@ def _run(loaded: LoadedModel, suite: Path, section: EvaluationSection, task: Tas
     chat = loaded.asset != "base_model"
     results = evaluate(
         lm=HarnessModel(loaded, section.batch, section.context), task_dict=chosen, limit=task.limit, bootstrap_iters=0,
-        log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat)
+        log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat,
+        confirm_run_unsafe_code=task.name.startswith(_PROGRAMS))
     return [_result(metric, key, results["samples"], chosen["tasks"]) for metric, key in task.metrics.items()]
 
 
@@ -158,6 +161,8 @@ def _catalogue() -> Any:
 
 
 def _prepare(one: Any, task: Task) -> None:
+    if _runs_programs(one) and not task.name.startswith(_PROGRAMS):
+        raise _Missing("it runs what the model wrote, and not in the sandbox")
     if one.OUTPUT_TYPE == "loglikelihood":
         raise _Missing("it asks whether a text is the greedy one, which Gatehouse does not compute")
     if task.shots is not None:
@@ -165,6 +170,10 @@ def _prepare(one: Any, task: Task) -> None:
     elif one.get_config("num_fewshot") is None:
         one.set_config(key="num_fewshot", value=0)
     one.set_fewshot_seed(seed=0)
+
+
+def _runs_programs(one: Any) -> bool:
+    return bool(getattr(one, "UNSAFE_CODE", False))
 
 
 def _result(metric: str, key: str, samples: Mapping[str, list[Row]], tasks: Mapping[str, Any]) -> TaskResult:
@@ -202,6 +211,11 @@ def _item(one: Any, task: str, row: Row, name: str) -> Row:
         return item | {"score": -nats / math.log(2), "weight": float(size)}
     if isinstance(row[name], (tuple, list, dict)):
         raise _Missing(f"{name} is no mean over its items, so no interval can be given for it")
+    if _runs_programs(one):
+        answered = row["filtered_resps"][0]
+        program = answered[0] if isinstance(answered, list) else answered
+        return item | {"score": float(row[name]), "answer": _shown(program),
+                       "fault": sandbox().fault(f"{program}\n{row['target']}")}
     return item | {"score": float(row[name]), "answer": _shown(row["filtered_resps"][0]),
                    "target": _shown(row["target"])}
 

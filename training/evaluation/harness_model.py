@@ -42,13 +42,11 @@ class HarnessModel(LM):  # type: ignore[misc]
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as text, in the chat template of training: the folder's own is not run.
 
-        Raises:
-            ValueError: The assistant's last turn is to be left open; the template closes every turn.
+        Without `add_generation_prompt` the last turn is the beginning of the assistant's answer, which is left open.
         """
-        if not add_generation_prompt:
-            raise ValueError("it begins the assistant's answer itself, and the chat template leaves no turn open")
+        asked, begun = (chat_history, "") if add_generation_prompt else (chat_history[:-1], chat_history[-1]["content"])
         return str(self._loaded.tokenizer.apply_chat_template(
-            chat_history, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=add_generation_prompt))
+            asked, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True)) + _plain(begun)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Natural logarithm of each continuation's probability after its context.
