@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, ModuleType
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from types import FrameType
 
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -52,7 +54,7 @@ def no_downloaded_code() -> Iterator[None]:
     All that this one has is `code_eval`, with the sandbox beneath it; any other metric is an `ImportError`.
     """
     before = sys.modules.get("evaluate")
-    sys.modules["evaluate"] = ours = ModuleType("evaluate")
+    sys.modules["evaluate"] = ours = module_from_spec(ModuleSpec("evaluate", None))
     vars(ours)["load"] = _metric
     try:
         yield

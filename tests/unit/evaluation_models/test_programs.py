@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,7 @@ def test_a_program_leaves_nothing_to_the_next_one() -> None:
 def test_the_harness_gets_the_sandbox_and_no_downloaded_metric() -> None:
     with no_downloaded_code():
         ours = importlib.import_module("evaluate")
+        assert importlib.util.find_spec("evaluate"), "libraries ask whether there is one"
         metric = ours.load("code_eval")
         with pytest.raises(ImportError, match="the metric rouge is Python from the hub"):
             ours.load("rouge")
