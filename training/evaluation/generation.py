@@ -18,6 +18,7 @@ _NGRAM = 4
 _DISTINCT = 0.5
 _KNOWN_WORDS = 0.65
 _FEWEST_WORDS = 4
+_LOOK = 16  # tokens between two looks for a stopping text: decoding takes time too
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:
 
 
 def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch: int,
-             sampling: Sampling | None = None) -> list[Completion]:
+             sampling: Sampling | None = None, until: Sequence[str] = ()) -> list[Completion]:
     """Continue every prompt until the model stops or the limit is reached.
 
     Prompts of like length share a batch, padded on the left, with one key-value cache per batch.
@@ -91,6 +92,8 @@ def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_toke
         max_new_tokens: The limit.
         batch: Most prompts at once.
         sampling: How to draw; None always takes the likeliest token.
+        until: Texts after which nothing is wanted. A batch ends when each of its texts holds one; the completions are
+            not cut there.
 
     Returns:
         One completion per prompt, in the same order.
@@ -101,7 +104,7 @@ def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_toke
     for at in range(0, len(order), batch):
         indices = order[at:at + batch]
         for index, tokens in zip(indices, _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling,
-                                                  generator), strict=True):
+                                                  generator, until), strict=True):
             results[index] = _completion(loaded, tokens)
     return [results[index] for index in range(len(prompts))]
 
@@ -119,19 +122,22 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
 
 @torch.inference_mode()
 def _decode(loaded: LoadedModel, prompts: Sequence[Sequence[int]], limit: int, sampling: Sampling | None,
-            generator: torch.Generator | None) -> list[list[int]]:
+            generator: torch.Generator | None, until: Sequence[str]) -> list[list[int]]:
     tokens, mask = left_padded(loaded, prompts)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     stops = torch.tensor(loaded.stops, device=loaded.device)
     cache = DynamicCache(config=loaded.model.config)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=loaded.device)
     columns: list[torch.Tensor] = []
-    for _ in range(limit):
+    for step in range(1, limit + 1):
         logits = loaded.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
                               use_cache=True, logits_to_keep=1).logits[:, -1].float()
         chosen = _draw(logits, sampling, generator) if sampling and generator else logits.argmax(-1)
         columns.append(chosen)
         done |= torch.isin(chosen, stops)
+        if until and step % _LOOK == 0:
+            texts = [loaded.decode(row) for row in torch.stack(columns, dim=-1).tolist()]
+            done |= torch.tensor([any(stop in text for stop in until) for text in texts], device=loaded.device)
         if bool(done.all()):
             break
         tokens, positions = chosen[:, None], positions[:, -1:] + 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -75,12 +76,12 @@ class HarnessModel(LM):  # type: ignore[misc]
             ValueError: A request wants its text to be drawn.
         """
         texts: dict[int, str] = {}
-        limits = [self._limit(request.args[1]) for request in requests]
-        for limit in sorted(set(limits)):
-            chosen = [number for number, found in enumerate(limits) if found == limit]
+        wanted = [(self._limit(request.args[1]), _stops(request.args[1])) for request in requests]
+        for limit, stops in sorted(set(wanted)):
+            chosen = [number for number, found in enumerate(wanted) if found == (limit, stops)]
             prompts = [self._given(requests[number].args[0])[-max(1, self._context - limit):] for number in chosen]
-            for number, answer in zip(chosen, generate(self._loaded, prompts, limit, self._batch), strict=True):
-                texts[number] = _until(answer.text, requests[number].args[1].get("until") or ())
+            answers = generate(self._loaded, prompts, limit, self._batch, until=stops)
+            texts |= {number: _cut(answer.text, stops) for number, answer in zip(chosen, answers, strict=True)}
         return [texts[number] for number in range(len(requests))]
 
     def _limit(self, arguments: dict[str, object]) -> int:
@@ -131,6 +132,11 @@ def _plain(text: str) -> str:
     return text[:start] + plain_content(inner) + text[start + len(inner):]
 
 
-def _until(text: str, stops: Sequence[str] | str) -> str:
-    ends = [text.find(stop) for stop in ([stops] if isinstance(stops, str) else stops) if stop]
+def _stops(arguments: dict[str, Any]) -> tuple[str, ...]:
+    found = arguments.get("until") or ()
+    return tuple(stop for stop in ([found] if isinstance(found, str) else found) if stop)
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    ends = [text.find(stop) for stop in stops]
     return text[:min((end for end in ends if end >= 0), default=len(text))]

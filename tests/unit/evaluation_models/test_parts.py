@@ -60,6 +60,17 @@ def test_batched_greedy_generation_equals_generate_one_by_one(loaded: LoadedMode
         assert list(found.tokens) == expected
 
 
+def test_nothing_is_generated_long_after_a_stopping_text(loaded: LoadedModel) -> None:
+    prompts = [loaded.prompt(question(name), True) for name in ("Anna", "Boris")]
+    endless = LoadedModel(loaded.asset, loaded.model, loaded.tokenizer, (0,))  # its end of turn ends nothing
+    whole = generate(endless, prompts, 96, 2)
+    assert all(len(found.tokens) > 64 for found in whole)
+    for found, full in zip(generate(endless, prompts, 96, 2, until=("hat of", "!?")), whole, strict=True):
+        assert found.tokens == full.tokens[:16]
+        assert "hat of" in found.text
+    assert generate(endless, prompts, 96, 2, until=("!?",)) == whole
+
+
 def test_sampling_is_decided_by_its_seed(base: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     loaded = LoadedModel("base_model", base.eval(), tokenizer, (0, tokenizer.convert_tokens_to_ids("<|end|>")))
     prompts = [[loaded.start, *loaded.encode(story(random.Random(1), 2))]] * 4
