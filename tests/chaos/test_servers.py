@@ -68,11 +68,15 @@ class Up:
         return self.log.read_text()
 
     def server(self, name: str) -> psutil.Process:
-        """One of its servers; of the code servers the one of the user's recipe."""
+        """One of its servers; of the code servers the one of the user's recipe.
+
+        One whose parent was killed lives on for half a minute, and nothing starts it again.
+        """
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            command = process.cmdline()
-            if _SERVERS[name] in command and (name != "code server" or command[-1] == "mine"
-                                              or "mine" in command[command.index("--location-name"):]):
+            command, parent = process.cmdline(), process.parent()
+            if _SERVERS[name] in command and (
+                    name != "code server" or (parent is not None and "code-server" in parent.cmdline()
+                                              and "mine" in command[command.index("--location-name"):])):
                 return process
         raise AssertionError(f"no {name}")
 
