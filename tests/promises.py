@@ -12,11 +12,13 @@ Each trial has its own seed, so that a failed one can be run again. A failure is
 test fails in the end, and names the trials.
 
 The full counts take hours. With `--kept`, what passed is noted as soon as it did, and a run that was interrupted goes
-on from there: on the same code nothing is tried again.
+on from there: on the same code nothing is tried again. The code of a test is all that is tracked but texts, results and
+the other modules in tests/chaos: where one of them is mended, only its own tests are made again.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -30,9 +32,9 @@ from types import TracebackType
 
 import pytest
 
-_PROPERTY = "promise"
+_PROPERTY, _MODULE = "promise", "module"
 _ROOT = Path(__file__).resolve().parent.parent
-_RESULTS = "benchmarks/results"
+_OTHER = (":!benchmarks/results", ":!*.md", ":!tests/chaos/test_*.py")
 Row = tuple[str, int, int, float]
 _NO_FAILURE = (pytest.skip.Exception, KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -103,13 +105,13 @@ def promise(request: pytest.FixtureRequest) -> Iterator[Promise]:
     started = time.monotonic()
     yield made
     row = (made.text, made.made, len(made.failures), time.monotonic() - started)
-    request.node.user_properties.append((_PROPERTY, row))
+    request.node.user_properties += [(_MODULE, module_digest(request.node.path)), (_PROPERTY, row)]
 
 
 def code_digest() -> str:
-    """Digest of the checkout, results apart; empty where git cannot tell."""
+    """Digest of the checkout but for texts, results and the modules in tests/chaos; empty where git cannot tell."""
     staged, changed, untracked = (
-        subprocess.run(["git", *command, "--", ".", f":!{_RESULTS}"], cwd=_ROOT, capture_output=True)
+        subprocess.run(["git", *command, "--", ".", *_OTHER], cwd=_ROOT, capture_output=True)
         for command in (["ls-files", "--stage"], ["diff"], ["ls-files", "-z", "--others", "--exclude-standard"]))
     if staged.returncode or changed.returncode or untracked.returncode:
         return ""
@@ -119,7 +121,13 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _noted(path: Path, code: str) -> dict[str, Row]:
+@functools.cache
+def module_digest(path: Path) -> str:
+    """Digest of a test's module as it was when this process first asked, which is when it was collected."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _noted(path: Path, code: str, root: Path) -> dict[str, Row]:
     """What a file says has passed on this code; a line that a kill or a full disk cut short says nothing."""
     found: dict[str, Row] = {}
     for line in path.read_text().splitlines() if code and path.exists() else ():
@@ -127,7 +135,7 @@ def _noted(path: Path, code: str) -> dict[str, Row]:
             note = json.loads(line)
         except ValueError:
             continue
-        if note["code"] == code:
+        if (note["code"], note["module"]) == (code, module_digest(root / note["test"].split("::")[0])):
             found[note["test"]] = note["row"]
     return found
 
@@ -140,10 +148,12 @@ class _Results:
         self._broken: set[str] = set()
         self._kept: Path | None = config.getoption("--kept") if config.getoption("--full") else None
         self._code = code_digest() if self._kept else ""
-        self._rows = _noted(self._kept, self._code) if self._kept else {}
+        self._rows = _noted(self._kept, self._code, config.rootpath) if self._kept else {}
         self._passed = frozenset(self._rows)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items if self._kept else ():
+            module_digest(item.path)
         left_out = [item for item in items if item.nodeid in self._passed]
         items[:] = [item for item in items if item.nodeid not in self._passed]
         self._config.hook.pytest_deselected(items=left_out)
@@ -158,18 +168,18 @@ class _Results:
         self._rows.setdefault(report.nodeid, (report.nodeid, 0, 0, 0.0))
         if report.failed:
             self._broken.add(report.nodeid)
-        for name, row in report.user_properties if report.when == "teardown" else ():
-            if name == _PROPERTY:
-                self._rows[report.nodeid] = row
-                self._keep(report.nodeid, row)
+        properties = dict(report.user_properties)
+        if report.when == "teardown" and _PROPERTY in properties:
+            self._rows[report.nodeid] = properties[_PROPERTY]
+            self._keep(report.nodeid, properties[_MODULE], properties[_PROPERTY])
 
-    def _keep(self, test: str, row: Row) -> None:
+    def _keep(self, test: str, module: str, row: Row) -> None:
         """Note what passed; the tests' own processes (`-n 2`) leave that to the one that hears of all."""
         passed = row[1] and test not in self._broken
         if self._kept and passed and not hasattr(self._config, "workerinput") and self._code == code_digest():
             self._kept.parent.mkdir(exist_ok=True)
             with self._kept.open("a") as file:  # on a line of its own, even after one that was cut short
-                file.write("\n" + json.dumps({"code": self._code, "test": test, "row": row}) + "\n")
+                file.write("\n" + json.dumps({"code": self._code, "module": module, "test": test, "row": row}) + "\n")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         if not self._rows:

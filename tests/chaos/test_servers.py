@@ -42,7 +42,7 @@ NO_MLFLOW = "MLflow's server does not start"
 REVIVED = "The code server of mine has ended"
 RETRY = "dagster/auto_retry_run_id"
 CHECKPOINT_STEPS = 20
-_MODEL = f"base_model: {{steps: 600, checkpoints: {{every_steps: {CHECKPOINT_STEPS}}}}}\n"
+_MODEL = f"base_model: {{steps: 400, checkpoints: {{every_steps: {CHECKPOINT_STEPS}}}}}\n"
 
 
 class Up:

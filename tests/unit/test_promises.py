@@ -31,6 +31,15 @@ def test_breaks(promise):
                 raise KeyboardInterrupt
             assert trial.number != 1 or "MENDED" in os.environ
 """
+OTHER = """
+import pytest
+
+@pytest.mark.promise("other holds")
+def test_other(promise):
+    for trial in promise.trials(quick=1, full=3):
+        with trial:
+            print("other is tried")
+"""
 HOLDS = ["| one holds | 3 | 0", "| two holds | 3 | 0"]
 
 
@@ -73,3 +82,8 @@ def test_other_code_and_what_was_cut_short_is_tried_again(tmp_path: Path) -> Non
     kept.write_text(one.replace('{"code": "', '{"code": "0') + "\n" + two[:30])
     assert chaos(tmp_path).stdout.count("is tried") == 6
     assert chaos(tmp_path).stdout.count("is tried") == 0
+    (tmp_path / "test_other.py").write_text(OTHER)
+    assert chaos(tmp_path).stdout.count("is tried") == 3, "only the new module's"
+    (tmp_path / "test_other.py").write_text(OTHER.replace("other", "another"))
+    assert chaos(tmp_path).stdout.count("another is tried") == 3
+    assert rows(tmp_path) == ["| this one does not hold yet | 3 | 1", *HOLDS, "| another holds | 3 | 0"]
