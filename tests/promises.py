@@ -26,6 +26,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -128,15 +129,13 @@ def module_digest(path: Path) -> str:
 
 
 def _noted(path: Path, code: str, root: Path) -> dict[str, Row]:
-    """What a file says has passed on this code; a line that a kill or a full disk cut short says nothing."""
+    """What a file says has passed on this code; a line cut short or of another form says nothing."""
     found: dict[str, Row] = {}
     for line in path.read_text().splitlines() if code and path.exists() else ():
-        try:
+        with suppress(ValueError, KeyError):
             note = json.loads(line)
-        except ValueError:
-            continue
-        if (note["code"], note["module"]) == (code, module_digest(root / note["test"].split("::")[0])):
-            found[note["test"]] = note["row"]
+            if (note["code"], note["module"]) == (code, module_digest(root / note["test"].split("::")[0])):
+                found[note["test"]] = note["row"]
     return found
 
 

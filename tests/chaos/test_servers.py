@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,11 +74,12 @@ class Up:
         One whose parent was killed lives on for half a minute, and nothing starts it again.
         """
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            command, parent = process.cmdline(), process.parent()
-            if _SERVERS[name] in command and (
-                    name != "code server" or (parent is not None and "code-server" in parent.cmdline()
-                                              and "mine" in command[command.index("--location-name"):])):
-                return process
+            with suppress(psutil.NoSuchProcess):
+                command, parent = process.cmdline(), process.parent()
+                if _SERVERS[name] in command and (
+                        name != "code server" or (parent is not None and "code-server" in parent.cmdline()
+                                                  and "mine" in command[command.index("--location-name"):])):
+                    return process
         raise AssertionError(f"no {name}")
 
     def has_said(self, words: str, times: int) -> bool:
