@@ -9,6 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+WEBHOOK = "GATEHOUSE_WEBHOOK_URL"
 _logger = logging.getLogger("gatehouse.webhook")
 
 

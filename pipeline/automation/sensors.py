@@ -9,11 +9,9 @@ from pipeline.environment import ROOT, home, runs
 from pipeline.graph import GRAPH
 from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe
-from pipeline.webhook import post
+from pipeline.webhook import WEBHOOK, post
 from training.data.source_state import source_state
 from training.errors import SourceError
-
-WEBHOOK = "GATEHOUSE_WEBHOOK_URL"
 
 
 def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:

@@ -147,11 +147,12 @@ class Nights:
 
 
 @contextmanager
-def nights(space: Workspace, stand: Stand, assets: list[str] | None) -> Iterator[Nights]:
+def nights(space: Workspace, stand: Stand, assets: list[str] | None, webhook: str) -> Iterator[Nights]:
     """The nightly schedule of a user, over all assets or over some.
 
     Args:
         assets: None for all, by the recipe's own schedule.
+        webhook: Where the code server posts its notices.
     """
     settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     settings["run_launcher"] = {"module": __name__, "class": "Worker"}
@@ -163,7 +164,7 @@ def nights(space: Workspace, stand: Stand, assets: list[str] | None) -> Iterator
     (space.home / "dagster").mkdir(parents=True)
     (space.folder / "location.py").write_text(_ALL if assets is None else _SOME.format(assets=assets))
     os.environ.update(GATEHOUSE_HOME=str(space.home), GATEHOUSE_DAGSTER=str(space.home / "dagster"),
-                      GATEHOUSE_RECIPE=str(space.recipe))
+                      GATEHOUSE_RECIPE=str(space.recipe), GATEHOUSE_WEBHOOK_URL=webhook)
     target = PythonFileTarget(str(space.folder / "location.py"), attribute=None, working_directory=str(ROOT),
                               location_name="mine")
     try:
@@ -171,4 +172,4 @@ def nights(space: Workspace, stand: Stand, assets: list[str] | None) -> Iterator
               create_test_daemon_workspace_context(target, instance) as context):
             yield Nights(space, stand, instance, context, "mine_nightly" if assets is None else "some_nightly")
     finally:
-        del os.environ["GATEHOUSE_RECIPE"]
+        del os.environ["GATEHOUSE_RECIPE"], os.environ["GATEHOUSE_WEBHOOK_URL"]

@@ -8,17 +8,21 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from pipeline.automation.schedules import MISSED
 from pipeline.graph import GRAPH
 from tests.chaos.nights import SCHEDULED, Nights, nights
 from tests.chaos.stand import Stand
 from tests.integration.workspaces import Workspace, workspace
 from tests.promises import Promise
+from tests.webhooks import receiver
 from training.store import Store
 
 # Models that are as good as random, and gates that let them pass: the nights are about when things are built.
@@ -53,20 +57,21 @@ def space(promise: Promise, tmp_path: Path) -> Workspace:
 def plan(count: int) -> list[str]:
     """What happens in each night: with few nights the first of each, with a month all of them several times."""
     if count < 10:
-        return ["changed", "nothing", "killed", "refused"][:count]
+        return ["changed", "nothing", "killed", "scheduler away", "refused"][:count]
     chosen = [*_FAULTS * 3, *["changed"] * 2, *["nothing"] * (count - 21)]
     random.Random(count).shuffle(chosen)
     return ["changed", *chosen[:count - 1]]
 
 
-@pytest.mark.promise("Nights of the schedule with faults: a run each night, failures say why, no duplicate promotion, "
-                     "and what is not built adds nothing")
+@pytest.mark.promise("Nights of the schedule with faults: a run each night or a message that names it, failures say "
+                     "why, no duplicate promotion, and what is not built adds nothing")
 def test_a_month(promise: Promise, space: Workspace, tmp_path: Path) -> None:
     stand = Stand(tmp_path / "stand")
-    planned = plan(30 if promise.full else 4)
-    with nights(space, stand, None if promise.full else ["raw_corpus", "corpus"]) as schedule:
-        month = Month(schedule)
-        for trial in promise.trials(quick=4, full=30):
+    planned = plan(30 if promise.full else 5)
+    with (receiver() as (url, posted),
+          nights(space, stand, None if promise.full else ["raw_corpus", "corpus"], url) as schedule):
+        month = Month(schedule, posted)
+        for trial in promise.trials(quick=5, full=30):
             with trial:
                 month.live(planned[trial.number], trial.number)
         stand.assert_all_end(1)
@@ -77,11 +82,14 @@ class Month:
     """What is known after each night.
 
     Attributes:
+        posted: What the webhook was told.
         pending: The sources have changed since they were last built.
+        away: Nights since the last run on which no scheduler ran.
     """
 
-    def __init__(self, schedule: Nights) -> None:
+    def __init__(self, schedule: Nights, posted: list[dict[str, Any]]) -> None:
         self.schedule = schedule
+        self.posted = posted
         self.space = schedule.space
         self.store = Store(str(self.space.home / "store"), "mine")
         self.pending = False
@@ -100,13 +108,13 @@ class Month:
         before = self.promoted()
         versions, files = self.versions(), self.files()
         runs = self.runs_of(fault)
-        assert len(runs) == 1 + self.away, "one for each night, and for each that was missed"
-        builds, self.away = self.pending and fault not in ("killed", "refused", "unreadable", "disk full"), 0
-        said = self.schedule.said(runs[0])
+        assert len(runs) == 1
+        self.missed_nights_are_told(runs[0])
+        builds = self.pending and fault not in ("killed", "refused", "unreadable", "disk full")
+        said, status = self.schedule.said(runs[0]), runs[0].status
         expected = {"killed": "ended without a word", "refused": "bytes", "unreadable": "notes",
                     "disk full": r"\A.*[Mm]ake room"}.get(fault)
-        for run in runs:
-            assert (run.status == dg.DagsterRunStatus.SUCCESS) == (expected is None), f"{fault}: {run.status}: {said}"
+        assert (status == dg.DagsterRunStatus.SUCCESS) == (expected is None), f"{fault}: {status}: {said}"
         assert expected is None or re.search(expected, said), said
         after = self.promoted()
         if builds:
@@ -121,6 +129,17 @@ class Month:
             assert self.files() == files, "the store is as it was"
             self.idle_rows.add(self.schedule.rows(runs[0]))
             assert max(self.idle_rows) - min(self.idle_rows) <= 2, self.idle_rows
+
+    def missed_nights_are_told(self, run: dg.DagsterRun) -> None:
+        """The run names the nights without a scheduler before it, and so does one notice; else neither does."""
+        at = datetime.fromisoformat(run.tags[SCHEDULED])
+        missed = [f"{at - timedelta(days=days):%Y-%m-%d %H:%M}" for days in range(self.away, 0, -1)]
+        named = run.tags.get(MISSED, "")
+        assert bool(named) == bool(missed) and all(night in named for night in missed[:1] + missed[-1:]), named
+        notices = [notice["nights"] for notice in self.posted if notice["event"] == "nights_missed"]
+        assert notices == ([missed] if missed else [])
+        self.posted.clear()
+        self.away = 0
 
     def runs_of(self, fault: str) -> list[dg.DagsterRun]:
         """The runs of one night, newest first."""
@@ -168,9 +187,9 @@ class Month:
                 if path.is_file() and "links" not in path.parts}
 
     def every_night_ran(self, planned: list[str]) -> None:
-        """No night was missed, and none had two runs."""
+        """Each night with a scheduler had one run."""
         at = [run.tags[SCHEDULED] for run in self.schedule.instance.get_runs()]
-        assert len(at) == len(set(at)) == len(planned) - self.away
+        assert len(at) == len(set(at)) == len(planned) - planned.count("scheduler away")
 
 
 @contextmanager

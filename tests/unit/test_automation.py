@@ -1,8 +1,5 @@
 """The schedule and the sensors: what starts a run, and what is posted."""
 
-import http.server
-import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ import dagster as dg
 import pytest
 
 from pipeline.build import build_definitions
+from tests.webhooks import receiver
 
 RECIPE = """
 extends: smoke
@@ -38,22 +36,9 @@ def definitions(tmp_path: Path, notes: Path) -> dg.Definitions:
 
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    posted: list[dict[str, Any]] = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_arguments: object) -> None:
-            """Keep the test's output clean."""
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("GATEHOUSE_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}/secret")
-    yield posted
-    server.shutdown()
+    with receiver() as (url, posted):
+        monkeypatch.setenv("GATEHOUSE_WEBHOOK_URL", url)
+        yield posted
 
 
 def test_the_schedule_runs_at_the_recipes_hour_and_is_off(definitions: dg.Definitions) -> None:
