@@ -13,11 +13,13 @@ from tests.chaos.trainings import Layout, Trainings, kill_once, published, read_
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
 from training.specs.execution import Launcher
+from training.store import Store
 
 # A row of 1024 tokens takes about 170 MB in these wide layers in bf16: 64 of them do not fit beside the rest.
 WIDE = {"steps": 3, "batch_tokens": 65536, "curriculum": [{"context": 1024, "share": 1.0}], "precision": "bf16",
         "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024}}
 ROOM = 4_000_000_000
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
 
 class GpuTrainings(Trainings):
@@ -32,16 +34,9 @@ class GpuTrainings(Trainings):
 
 
 @pytest.fixture(scope="module")
-def store_and_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def store_and_work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     work = tmp_path_factory.mktemp("trainings")
     return jobs.build_all(work), work
-
-
-@pytest.fixture
-def on_gpu(store_and_work: tuple[Any, Path]) -> GpuTrainings:
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    return GpuTrainings(*store_and_work)
 
 
 def resume(promise: Promise, trainings: Trainings, asset: str, layouts: list[Layout]) -> None:
@@ -61,23 +56,26 @@ def resume(promise: Promise, trainings: Trainings, asset: str, layouts: list[Lay
 @pytest.mark.promise("{asset} in FP8 (emulated), killed after a checkpoint and started again, ends in the same bytes "
                      "(1 and 2 processes, ZeRO 0 to 3)")
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))
-def test_fp8(promise: Promise, store_and_work: tuple[Any, Path], asset: str) -> None:
+def test_fp8(promise: Promise, store_and_work: tuple[Store, Path], asset: str) -> None:
     layouts: list[Layout] = [(processes, stage, "fp8") for processes in (1, 2) for stage in range(4)]
     resume(promise, Trainings(*store_and_work), asset, layouts)
 
 
+@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.promise("{asset} in {precision} on a GPU, killed after a checkpoint and started again, ends in the same "
                      "bytes (ZeRO 0 to 3)")
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))
-def test_gpu(promise: Promise, on_gpu: GpuTrainings, asset: str, precision: str) -> None:
-    resume(promise, on_gpu, asset, [(1, stage, precision) for stage in range(4)])
+def test_gpu(promise: Promise, store_and_work: tuple[Store, Path], asset: str, precision: str) -> None:
+    resume(promise, GpuTrainings(*store_and_work), asset, [(1, stage, precision) for stage in range(4)])
 
 
+@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.promise("Out of a GPU's memory: the job starts again with half the micro-batch, until it fits")
-def test_a_shortage_of_gpu_memory(promise: Promise, on_gpu: GpuTrainings) -> None:
+def test_a_shortage_of_gpu_memory(promise: Promise, store_and_work: tuple[Store, Path]) -> None:
+    on_gpu = GpuTrainings(*store_and_work)
     for trial in promise.trials(quick=1, full=3):
         with trial:
             free, _ = torch.cuda.mem_get_info()
