@@ -25,6 +25,7 @@ from pipeline.resources.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.execution import Launcher
+from training.specs.job import EVALUATION_SUFFIX
 from training.store import Store, utc_today
 
 LAST = "last_materialization"
@@ -98,6 +99,26 @@ class Builder:
             pay_debts(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
             return manifest, False
+
+    def measure(self, manifest: Manifest, say: Listener) -> Judgement:
+        """What the gates say of a version that was just built or reused; nothing is promoted.
+
+        The page of a materialization cannot be changed afterwards, so it is measured before it is shown. The gates
+        find the evidence there. A version that has a certificate is not measured again.
+
+        Raises:
+            UserError: The evaluation refused, or its evidence was edited.
+            JobFailed: The evaluation failed.
+        """
+        asset, version = manifest.asset, manifest.version
+        certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
+        evaluated = certificate.evaluation_version if certificate else ""
+        if certificate is None or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX):
+            return self.examine(manifest, say, past=False, promote=False)
+
+        evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, evaluated)
+        promoted = pointer is not None and pointer.version == version
+        return Judgement(manifest, evaluation, certificate, promoted)
 
     def judge(self, asset: str, say: Listener) -> Judgement:
         """Measure the asset's current version, once per version and suite, judge it, and promote or refuse it.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,14 @@ import dagster as dg
 
 from pipeline.checks.plot import gate_plot
 from pipeline.checks.promotion import describe_waivers
-from pipeline.checks.verdicts import STATES, gate_state, interval_text
+from pipeline.checks.verdicts import STATES, gate_state, interval_text, number
+from pipeline.graph import GRAPH
+from pipeline.sparkline import loss_sparkline
 from training.specs.artifacts import REPORT, Certificate, Manifest
+from training.specs.evidence import REPORT_FILE, EvaluationReport
 from training.specs.gates import Verdict
+from training.specs.job import EVALUATION_SUFFIX
+from training.store import Store
 
 Metadata = dict[str, dg.MetadataValue[Any]]
 
@@ -23,43 +30,79 @@ MAX_PICTURES = 360_000
 """Bytes: Dagster keeps metadata in its event log, where every page view reads it."""
 
 MAX_CARD, MAX_CELL, MAX_ROWS = 20_000, 300, 20
+_INLINE = 990
+"""Characters: Dagster hides Markdown of 1,000 and more behind a link."""
+
+_REASONS, _REASON = 3, 240
+_SAMPLE = 120
 _LINKS = {"mlflow_url": "mlflow_run", "mlflow_model_url": "mlflow_model", "dagster_url": "built_by"}
 _DIGEST = 12
 
 
-def materialization_metadata(manifest: Manifest, folder: Path, *, reused: bool, store_uri: str,
+@dataclass(frozen=True)
+class Standing:
+    """What an evaluation and the gates say of a version, as far as it is known when its page is made.
+
+    Attributes:
+        certificate: None where the version could not be measured.
+        evaluation: The evaluation's files.
+        promoted: The version that is promoted at that time; empty when none is.
+        problem: Why it could not be measured.
+    """
+
+    certificate: Certificate | None = None
+    evaluation: Path | None = None
+    promoted: str = ""
+    problem: str = ""
+
+
+def standing_of(store: Store, manifest: Manifest, certificate: Certificate) -> Standing:
+    """The standing of a version that was judged."""
+    pointer = store.promotion(manifest.asset)
+    evaluation = store.folder(manifest.asset + EVALUATION_SUFFIX, certificate.evaluation_version)
+    return Standing(certificate, evaluation, pointer.version if pointer else "")
+
+
+def materialization_metadata(manifest: Manifest, folder: Path, standing: Standing, *, reused: bool, store_uri: str,
                              links: Mapping[str, str] | None = None) -> Metadata:
-    """The page of a materialization.
+    """The page of a materialization: what people look for first, hashes last.
 
     Args:
         folder: The version's files.
+        standing: What its gates say.
         reused: True when a version with the same identity was there already and nothing ran.
         store_uri: Address of the version, for people.
         links: Where the version is shown: `mlflow_url`, `mlflow_model_url`, `dagster_url`.
     """
     report = folder / REPORT
+    measured = _quality(standing)
     page: Metadata = {
-        "reused": dg.MetadataValue.bool(reused),
-        "version": dg.MetadataValue.text(manifest.version),
-        "recipe": dg.MetadataValue.text(manifest.recipe),
-        **_headline(manifest),
+        "verdict": dg.MetadataValue.md(_verdict(manifest, standing)),
+        **_headline(manifest, measured),
+        **_loss(report),
+        **_samples(report, standing),
         **_card(report),
+        **{name: dg.MetadataValue.float(value) for name, value in measured.items()},
         **_pictures(report),
-        **_samples(report),
         **_inputs(manifest),
+        **_links(links or {}),
+        "store": dg.MetadataValue.path(store_uri),
+        "megabytes": dg.MetadataValue.float(round(manifest.bytes / 1e6, 3)),
+        "job_seconds": dg.MetadataValue.float(round(manifest.seconds, 3)),
+    }
+    page |= {name: dg.MetadataValue.float(float(value)) for name, value in manifest.metrics.items() if name not in page}
+    if manifest.facts:
+        page["facts"] = dg.MetadataValue.json(manifest.facts)
+    return page | {
+        "recipe": dg.MetadataValue.text(manifest.recipe),
+        "version": dg.MetadataValue.text(manifest.version),
+        "reused": dg.MetadataValue.bool(reused),
+        "files": dg.MetadataValue.int(len(manifest.files)),
+        "library_versions": dg.MetadataValue.json(manifest.versions),
         "data_version": dg.MetadataValue.text(manifest.digest),
         "identity": dg.MetadataValue.text(manifest.identity),
         "code_fingerprint": dg.MetadataValue.text(manifest.fingerprint),
-        "files": dg.MetadataValue.int(len(manifest.files)),
-        "megabytes": dg.MetadataValue.float(round(manifest.bytes / 1e6, 3)),
-        "job_seconds": dg.MetadataValue.float(round(manifest.seconds, 3)),
-        "library_versions": dg.MetadataValue.json(manifest.versions),
-        "store": dg.MetadataValue.path(store_uri),
-        **_links(links or {}),
     }
-    if manifest.facts:
-        page["facts"] = dg.MetadataValue.json(manifest.facts)
-    return page | {name: dg.MetadataValue.float(float(value)) for name, value in manifest.metrics.items()}
 
 
 def check_metadata(verdict: Verdict, certificate: Certificate, *, meaning: str = "",
@@ -86,8 +129,10 @@ def check_metadata(verdict: Verdict, certificate: Certificate, *, meaning: str =
     if report:
         page["gate_report"] = dg.MetadataValue.path(report)
     page["all_gates"] = verdict_table(certificate)
+    if reasons := [other.reason for other in certificate.verdicts if not other.passed]:
+        page["refusals"] = dg.MetadataValue.md("\n".join(f"- {_cut(reason, MAX_CELL)}" for reason in reasons))
     if folder is not None and verdict == certificate.verdicts[0]:
-        page |= {**_card(folder / REPORT), **_pictures(folder / REPORT), **_samples(folder / REPORT)}
+        page |= {**_card(folder / REPORT), **_pictures(folder / REPORT), **_all_samples(folder / REPORT)}
     page |= {
         "version": dg.MetadataValue.text(certificate.version),
         "artifact_digest": dg.MetadataValue.text(certificate.artifact_digest),
@@ -111,49 +156,88 @@ def check_description(verdict: Verdict, certificate: Certificate) -> str:
 
 
 def verdict_table(certificate: Certificate) -> dg.TableMetadataValue:
-    """All gates of a certificate: metric, value, interval, must be, threshold, champion, verdict, reason."""
-    return _table([{"metric": verdict.name, "value": verdict.value, "interval": interval_text(verdict),
-                    "must be": verdict.must_be, "threshold": verdict.threshold,
-                    "champion": verdict.champion.value if verdict.champion else None,
-                    "verdict": STATES[gate_state(certificate, verdict)], "reason": verdict.reason}
+    """All gates of a certificate: metric, value, interval, must be, champion, verdict; numbers have four digits."""
+    return _table([{"metric": verdict.name, "value": number(verdict.value), "interval": interval_text(verdict),
+                    "must be": f"{verdict.must_be} {number(verdict.threshold)}",
+                    "champion": number(verdict.champion.value) if verdict.champion else "",
+                    "verdict": STATES[gate_state(certificate, verdict)]}
                    for verdict in certificate.verdicts])
 
 
 def _measured(verdict: Verdict) -> Metadata:
     """The figures of a verdict: what was measured, how surely, on how many items, and against what."""
     page: Metadata = {
-        "must_be": dg.MetadataValue.text(f"{verdict.must_be} {verdict.threshold:g}"),
-        "threshold": dg.MetadataValue.float(float(verdict.threshold)),
+        "must_be": dg.MetadataValue.text(f"{verdict.must_be} {number(verdict.threshold)}"),
+        "threshold": _number(verdict.threshold),
     }
     if verdict.value is not None:
-        page["value"] = dg.MetadataValue.float(float(verdict.value))
+        page["value"] = _number(verdict.value)
     if verdict.method is not None:
         page |= {"method": dg.MetadataValue.text(verdict.method), "items": dg.MetadataValue.int(verdict.count)}
     if verdict.interval is not None and verdict.confidence is not None:
-        page |= {"interval_low": dg.MetadataValue.float(verdict.interval[0]),
-                 "interval_high": dg.MetadataValue.float(verdict.interval[1]),
-                 "confidence": dg.MetadataValue.float(verdict.confidence)}
+        page |= {"interval_low": _number(verdict.interval[0]), "interval_high": _number(verdict.interval[1]),
+                 "confidence": _number(verdict.confidence)}
     if against := verdict.champion:
         page |= {"champion": dg.MetadataValue.text(against.version),
-                 "champion_value": dg.MetadataValue.float(against.value),
-                 "worse_than_champion_by": dg.MetadataValue.float(against.worse_by),
-                 "worse_than_champion_at_most": dg.MetadataValue.float(against.worse_by_bound),
-                 "champion_margin": dg.MetadataValue.float(against.margin)}
+                 "champion_value": _number(against.value),
+                 "worse_than_champion_by": _number(against.worse_by),
+                 "worse_than_champion_at_most": _number(against.worse_by_bound),
+                 "champion_margin": _number(against.margin)}
     return page
 
 
-def _headline(manifest: Manifest) -> Metadata:
-    if manifest.headline is None or manifest.headline not in manifest.metrics:
+def _verdict(manifest: Manifest, standing: Standing) -> str:
+    """Promoted or refused, in a sentence or two."""
+    certificate, promoted = standing.certificate, standing.promoted
+    elsewhere = f"`{promoted}` stays promoted." if promoted else "Nothing is promoted."
+    if certificate is None:
+        return _cut(f"**Not measured.** {elsewhere} {standing.problem}", _INLINE)
+
+    count = len(certificate.verdicts)
+    refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) == "failed"]
+    if refused:
+        reasons = "".join(f"\n- {_cut(verdict.reason, _REASON)}" for verdict in refused[:_REASONS])
+        more = f"\n- and {len(refused) - _REASONS} more" if len(refused) > _REASONS else ""
+        return f"**Refused by {len(refused)} of {count} gates.** {elsewhere}\n{reasons}{more}"
+    if certificate.unfounded:
+        return _cut(f"**Refused**: it was made from {', '.join(certificate.unfounded)}, which is refused now. "
+                    f"{elsewhere}", _INLINE)
+
+    waived = ", some of them by a waiver" if certificate.waivers or certificate.inherited else ""
+    if promoted == manifest.version:
+        return f"**Promoted.** It passes all {count} gates{waived}."
+    return f"**Passes all {count} gates**{waived}; they promote it as they run."
+
+
+def _quality(standing: Standing) -> dict[str, float]:
+    """What was measured: Dagster plots it over the versions."""
+    if standing.evaluation is None:
         return {}
-    value = manifest.metrics[manifest.headline]
-    return {"headline": dg.MetadataValue.text(f"{manifest.headline} {value:.6g}")}
+    path = standing.evaluation / REPORT_FILE
+    if not path.is_file():
+        return {}
+    return EvaluationReport.model_validate_json(path.read_bytes()).metrics
+
+
+def _headline(manifest: Manifest, measured: Mapping[str, float]) -> Metadata:
+    """The measured metric that sums the asset up, or before it was measured the builder's own count."""
+    metric = GRAPH[manifest.asset].headline
+    value = measured.get(metric, manifest.metrics.get(metric))
+    return {} if value is None else {"headline": dg.MetadataValue.text(f"{metric} {number(value)}")}
+
+
+def _loss(report: Path) -> Metadata:
+    sparkline = loss_sparkline(report)
+    return {"loss_curve": dg.MetadataValue.md(sparkline)} if sparkline else {}
 
 
 def _card(report: Path) -> Metadata:
+    """The card up to the recipe, which has parameters of its own in MLflow."""
     path = report / "card.md"
     if not path.is_file():
         return {}
-    return {"card": dg.MetadataValue.md(_cut(path.read_text(encoding="utf-8"), MAX_CARD))}
+    text = path.read_text(encoding="utf-8").split("\n## Recipe\n")[0].rstrip()
+    return {"card": dg.MetadataValue.md(_cut(text, MAX_CARD))}
 
 
 def _pictures(report: Path) -> Metadata:
@@ -174,12 +258,40 @@ def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{name}](data:image/{kind};base64,{base64.b64encode(data).decode()})")
 
 
-def _samples(report: Path) -> Metadata:
+def _samples(report: Path, standing: Standing) -> Metadata:
+    """A few samples inline, and a table of all: a model's answers, or parts of the data."""
+    for place in (standing.evaluation / REPORT if standing.evaluation else None, report):
+        rows = _sample_rows(place) if place else []
+        if rows and "answer" in rows[0]:
+            return {"samples": dg.MetadataValue.md(_inline_samples(rows)), "all_samples": _table(rows[:MAX_ROWS])}
+    return _all_samples(report)
+
+
+def _inline_samples(rows: Sequence[Mapping[str, Any]]) -> str:
+    """As many prompts with their answers as are shown without a click."""
+    shown = ""
+    for row in rows:
+        sample = f"**{_plain(row['prompt'])}**  \n{_plain(row['answer']) or '(nothing)'}\n\n"
+        if len(shown) + len(sample) > _INLINE:
+            break
+        shown += sample
+    return shown.rstrip()
+
+
+def _all_samples(report: Path) -> Metadata:
+    rows = _sample_rows(report)
+    return {"all_samples": _table(rows[:MAX_ROWS])} if rows else {}
+
+
+def _sample_rows(report: Path) -> list[dict[str, Any]]:
     path = report / "samples.json"
-    if not path.is_file():
-        return {}
-    rows: list[dict[str, Any]] = json.loads(path.read_bytes())
-    return {"samples": _table(rows[:MAX_ROWS])} if rows else {}
+    return list(json.loads(path.read_bytes())) if path.is_file() else []
+
+
+def _plain(text: object) -> str:
+    """A text on one line that Markdown shows as it is."""
+    line = _cut(" ".join(str(text).split()), _SAMPLE)
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", line)
 
 
 def _inputs(manifest: Manifest) -> Metadata:
@@ -191,6 +303,11 @@ def _inputs(manifest: Manifest) -> Metadata:
 
 def _links(links: Mapping[str, str]) -> Metadata:
     return {shown: dg.MetadataValue.url(links[name]) for name, shown in _LINKS.items() if links.get(name)}
+
+
+def _number(value: float) -> dg.FloatMetadataValue:
+    """A figure with six digits: nobody reads sixteen."""
+    return dg.MetadataValue.float(float(f"{value:.6g}"))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:

@@ -16,13 +16,14 @@ from pipeline.checks.promotion import describe_waivers
 from pipeline.environment import runs, work
 from pipeline.graph import GRAPH
 from pipeline.locks import mark_alive
-from pipeline.pages import materialization_metadata
+from pipeline.pages import Standing, materialization_metadata, standing_of
 from pipeline.planner import code_version
 from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import JobFailed, Listener
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
 from training.errors import UserError
+from training.specs.artifacts import Manifest
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"
@@ -66,9 +67,11 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
             manifest, reused = builder.build(stage.name, log_milestones(context.log), config.force)
         context.log.info(f"{stage.name} {manifest.version} {'reused' if reused else 'built'}: digest "
                          f"{manifest.digest[:12]}, identity {manifest.identity[:12]}")
+
+        standing = _standing(builder, manifest, log_milestones(context.log))
         artifacts = builder.store
         page = materialization_metadata(
-            manifest, artifacts.folder(stage.name, manifest.version), reused=reused,
+            manifest, artifacts.folder(stage.name, manifest.version), standing, reused=reused,
             store_uri=artifacts.uri(stage.name, manifest.version),
             links=artifacts.links(stage.name, manifest.version))
         if waived := artifacts.inherited_waivers(manifest):
@@ -76,6 +79,15 @@ def stage_asset(stage: StageAsset, loaded: LoadedRecipe, prefix: list[str]) -> d
         return dg.MaterializeResult(data_version=dg.DataVersion(manifest.digest), metadata=page)
 
     return materialize
+
+
+def _standing(builder: Builder, manifest: Manifest, say: Listener) -> Standing:
+    """What the page says of a version's worth. A failed evaluation fails the gates, which follow, and not the build."""
+    try:
+        judged = builder.measure(manifest, say)
+    except (UserError, JobFailed) as error:
+        return Standing(problem=str(error))
+    return standing_of(builder.store, judged.manifest, judged.certificate)
 
 
 def make_builder(instance: dg.DagsterInstance, run_id: str, recipe: RecipeResource, store: StoreResource,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from pipeline.assets.stage import GPU_POOL, clear_errors, log_milestones, make_builder
-from pipeline.checks.verdicts import gate_state
+from pipeline.checks.verdicts import gate_state, number
 from pipeline.graph import GRAPH
 from pipeline.pages import check_description, check_metadata
 from pipeline.recipe import LoadedRecipe
@@ -51,5 +51,7 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
 
 
 def _description(asset: str, meaning: str, gate: Gate) -> str:
+    """What a gate asks, what its metric is, and why: a sentence each."""
     sure = f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(asset, gate.metric) else ""
-    return f"{meaning} must be {gate.must_be} {gate.threshold:g}{sure}. {gate.why}".strip()
+    about = f"{meaning[:1].upper()}{meaning[1:]}." if meaning else ""
+    return f"Must be {gate.must_be} {number(gate.threshold)}{sure}. {about} {gate.why}".strip()

@@ -20,7 +20,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from pipeline.checks.verdicts import gate_state
 from pipeline.graph import GRAPH
-from pipeline.pages import check_description, check_metadata, materialization_metadata
+from pipeline.pages import check_description, check_metadata, materialization_metadata, standing_of
 from pipeline.resources.debts import debts_of
 from pipeline.resources.tracker import Tracker
 from training.specs.artifacts import Certificate, Manifest, Promotion
@@ -191,8 +191,9 @@ def _shown(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
 def _materialization(manifest: Manifest, certificate: Certificate, store: Store,
                      key: dg.AssetKey) -> dg.AssetMaterialization:
     asset, version = manifest.asset, manifest.version
-    page = materialization_metadata(manifest, store.folder(asset, version), reused=True,
-                                    store_uri=store.uri(asset, version), links=store.links(asset, version))
+    page = materialization_metadata(manifest, store.folder(asset, version), standing_of(store, manifest, certificate),
+                                    reused=True, store_uri=store.uri(asset, version),
+                                    links=store.links(asset, version))
     tags = {DATA_VERSION_TAG: manifest.digest, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
     for used in manifest.inputs.values():
         tags[get_input_data_version_tag(dg.AssetKey([*key.path[:-1], used.asset]))] = used.digest

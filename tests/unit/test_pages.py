@@ -17,8 +17,17 @@ import dagster as dg
 import pytest
 
 from pipeline import webhook
-from pipeline.pages import MAX_PICTURE, check_description, check_metadata, materialization_metadata, verdict_table
+from pipeline.pages import (
+    MAX_PICTURE,
+    Standing,
+    check_description,
+    check_metadata,
+    materialization_metadata,
+    verdict_table,
+)
+from pipeline.sparkline import loss_sparkline
 from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Waiver
+from training.specs.evidence import EvaluationReport, exact
 from training.specs.gates import AgainstChampion, Verdict
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 1000
@@ -64,19 +73,101 @@ def certificate() -> Certificate:
                        issued_by="test")
 
 
-def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path) -> None:
-    page = materialization_metadata(manifest, folder, reused=False, store_uri="/store/v1", links=LINKS)
+UNJUDGED = Standing(problem="the evaluation ran out of memory")
+SHOWN_INLINE = 1000
+"""Dagster hides longer Markdown behind a link."""
+
+
+@pytest.fixture
+def standing(certificate: Certificate, tmp_path: Path) -> Standing:
+    evaluation = tmp_path / "evaluation"
+    (evaluation / "report").mkdir(parents=True)
+    report = EvaluationReport(estimates={"heldout_perplexity": exact(27.031, 40), "loss_drop": exact(2.0, 40)})
+    (evaluation / "report.json").write_text(report.model_dump_json())
+    (evaluation / "report" / "samples.json").write_text(json.dumps(
+        [{"prompt": f"What is {index}?", "answer": "*A* number.\n" * 50, "parent": "x"} for index in range(20)]))
+    return Standing(certificate, evaluation, "v0")
+
+
+def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path, standing: Standing) -> None:
+    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="/store/v1", links=LINKS)
     assert isinstance(page["loss"], dg.FloatMetadataValue)
     assert page["loss"].value == 3.25
-    assert page["headline"].value == "loss 3.25"
+    assert page["heldout_perplexity"].value == 27.031, "what was measured is plotted over the versions"
+    assert page["headline"].value == "heldout_perplexity 27.03"
     assert page["megabytes"].value == 2.5
     assert page["mlflow_run"] == dg.MetadataValue.url(LINKS["mlflow_url"])
     assert page["card"] == dg.MetadataValue.md("# Base model")
     assert page["reused"].value is False
 
 
+def test_the_page_opens_with_what_people_look_for_and_ends_with_hashes(manifest: Manifest, folder: Path,
+                                                                       standing: Standing) -> None:
+    write_losses(folder, 1500)
+    page = list(materialization_metadata(manifest, folder, standing, reused=False, store_uri="x", links=LINKS))
+    assert page[:5] == ["verdict", "headline", "loss_curve", "samples", "all_samples"]
+    assert page[-3:] == ["data_version", "identity", "code_fingerprint"]
+
+
+def test_a_refused_version_says_so_first_and_what_stays_promoted(manifest: Manifest, folder: Path,
+                                                                 standing: Standing) -> None:
+    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
+    verdict = str(page["verdict"].value)
+    assert verdict.startswith("**Refused by 1 of 2 gates.** `v0` stays promoted.")
+    assert "choice_accuracy is missing" in verdict
+    assert "loss_drop" not in verdict
+
+
+def test_a_certified_version_says_whether_it_is_promoted(manifest: Manifest, folder: Path, standing: Standing,
+                                                         certificate: Certificate) -> None:
+    good = certificate.model_copy(update={"verdicts": certificate.verdicts[:1]})
+    for promoted, shown in (("v1", "**Promoted.** It passes all 1 gates."),
+                            ("v0", "**Passes all 1 gates**; they promote it as they run.")):
+        page = materialization_metadata(manifest, folder, Standing(good, standing.evaluation, promoted), reused=True,
+                                        store_uri="x")
+        assert page["verdict"].value == shown
+    unfounded = good.model_copy(update={"unfounded": ("packed_shards v7",)})
+    page = materialization_metadata(manifest, folder, Standing(unfounded), reused=True, store_uri="x")
+    assert str(page["verdict"].value).startswith("**Refused**: it was made from packed_shards v7")
+
+
+def test_a_version_that_could_not_be_measured_says_why(manifest: Manifest, folder: Path) -> None:
+    page = materialization_metadata(manifest, folder, UNJUDGED, reused=False, store_uri="x")
+    assert page["verdict"].value == "**Not measured.** Nothing is promoted. the evaluation ran out of memory"
+    assert "headline" not in page, "a model's headline is measured and never the builder's own"
+
+
+def test_loss_and_samples_are_short_enough_to_be_shown_inline(manifest: Manifest, folder: Path,
+                                                             standing: Standing) -> None:
+    write_losses(folder, 1500)
+    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
+    loss, samples = str(page["loss_curve"].value), str(page["samples"].value)
+    assert len(loss) < SHOWN_INLINE and loss.endswith("1500 → 1")
+    assert 500 < len(samples) < SHOWN_INLINE
+    assert samples.startswith("**What is 0?**  \n\\*A\\* number")
+
+
+@pytest.mark.parametrize("count", [2, 48, 49, 100_000])
+def test_a_sparkline_keeps_the_first_and_the_last_loss(folder: Path, count: int) -> None:
+    write_losses(folder, count)
+    line = loss_sparkline(folder / "report")
+    assert len(line) < SHOWN_INLINE
+    assert "M0%204L" in line and "L480%2092'" in line, "it falls from the upper left to the lower right"
+
+
+def test_without_losses_there_is_no_sparkline(folder: Path) -> None:
+    assert loss_sparkline(folder / "report") == ""
+    write_losses(folder, 1)
+    assert loss_sparkline(folder / "report") == ""
+
+
+def write_losses(folder: Path, count: int) -> None:
+    rows = [json.dumps({"step": step, "loss": count - step}) + "\n" for step in range(count)]
+    (folder / "report" / "training.jsonl").write_text("".join(rows) + '{"step": 9, "grad_norm": 1.0}\n')
+
+
 def test_an_event_with_the_page_survives_dagsters_event_log(manifest: Manifest, folder: Path) -> None:
-    page = materialization_metadata(manifest, folder, reused=True, store_uri="s3://bucket/v1")
+    page = materialization_metadata(manifest, folder, UNJUDGED, reused=True, store_uri="s3://bucket/v1")
 
     @dg.asset
     def base_model() -> dg.MaterializeResult[Any]:
@@ -91,7 +182,7 @@ def test_an_event_with_the_page_survives_dagsters_event_log(manifest: Manifest, 
 
 
 def test_samples_become_a_typed_table_with_short_cells(manifest: Manifest, folder: Path) -> None:
-    samples = materialization_metadata(manifest, folder, reused=False, store_uri="x")["samples"]
+    samples = materialization_metadata(manifest, folder, UNJUDGED, reused=False, store_uri="x")["all_samples"]
     assert isinstance(samples, dg.TableMetadataValue)
     assert {column.name: column.type for column in samples.schema.columns} == {
         "prompt": "string", "tokens": "int", "score": "float", "stopped": "bool", "extra": "string"}
@@ -103,7 +194,7 @@ def test_pictures_are_inline_until_they_are_too_large(manifest: Manifest, folder
     (folder / "report" / "huge.png").write_bytes(PNG + b"0" * MAX_PICTURE)
     for index in range(6):
         (folder / "report" / f"z{index}.png").write_bytes(PNG + b"0" * (MAX_PICTURE - 2000))
-    page = materialization_metadata(manifest, folder, reused=False, store_uri="x")
+    page = materialization_metadata(manifest, folder, UNJUDGED, reused=False, store_uri="x")
     inline = page["picture_loss"]
     assert isinstance(inline, dg.MarkdownMetadataValue)
     assert base64.b64decode(str(inline.md_str).split("base64,")[1].rstrip(")")) == PNG
@@ -114,17 +205,18 @@ def test_pictures_are_inline_until_they_are_too_large(manifest: Manifest, folder
 
 def test_a_version_without_a_report_still_has_a_page(manifest: Manifest, tmp_path: Path) -> None:
     bare = manifest.model_copy(update={"headline": None, "inputs": {}, "metrics": {}})
-    page = materialization_metadata(bare, tmp_path, reused=False, store_uri="x")
+    page = materialization_metadata(bare, tmp_path, UNJUDGED, reused=False, store_uri="x")
     assert page["data_version"].value == "d" * 64
-    assert not {"card", "samples", "headline", "inputs"} & set(page)
+    assert not {"card", "samples", "all_samples", "headline", "inputs"} & set(page)
 
 
 def test_the_gate_table_says_what_was_refused_and_why(certificate: Certificate) -> None:
     rows = [record.data for record in verdict_table(certificate).records]
-    assert rows[0] == {"metric": "loss_drop", "value": 2.0, "interval": "1.5 to 2.5", "must be": ">=", "threshold": 1.0,
-                       "champion": 2.25, "verdict": "passed", "reason": "loss_drop 2 passes >= 1"}
-    assert (rows[1]["verdict"], rows[1]["value"], rows[1]["champion"]) == ("FAILED", None, None)
-    assert "missing" in str(rows[1]["reason"])
+    assert rows[0] == {"metric": "loss_drop", "value": "2", "interval": "1.5 to 2.5", "must be": ">= 1",
+                       "champion": "2.25", "verdict": "passed"}
+    assert (rows[1]["verdict"], rows[1]["value"], rows[1]["champion"]) == ("FAILED", "", "")
+    refusals = check_metadata(certificate.verdicts[0], certificate)["refusals"]
+    assert refusals.value == "- choice_accuracy is missing from the evaluation report"
 
 
 def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Certificate, manifest: Manifest,
@@ -135,8 +227,8 @@ def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Ce
     assert first["value"].value == 2.0
     assert "value" not in second
     assert second["meaning"].value == "a share"
-    assert {"picture_loss", "samples", "card"} <= set(first)
-    assert not {"picture_loss", "samples", "card"} & set(second)
+    assert {"picture_loss", "all_samples", "card"} <= set(first)
+    assert not {"picture_loss", "all_samples", "card"} & set(second)
     assert (second["suite_digest"].value, second["evaluation_version"].value) == ("s", "v2")
 
 
