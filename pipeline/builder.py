@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import progress
+from pipeline.addresses import live_curve_url
 from pipeline.checks.evidence import read_evidence
 from pipeline.checks.judge import certify
 from pipeline.checks.promotion import settle
 from pipeline.checks.reconcile import agree_with_mlflow, owe_judgement, record
 from pipeline.checks.report import write_report
+from pipeline.graph import GRAPH
 from pipeline.locks import building
 from pipeline.planner import Plan, Terms, plan_asset, plan_evaluation, terms
 from pipeline.recipe import LoadedRecipe
@@ -87,7 +89,7 @@ class Builder:
             self.tracker.warm()
             tracked = _Tracked(self, plan.attempt(self.work))
             try:
-                manifest = self._run(plan, say)
+                manifest = self._run(plan, say, tracked.live_curve)
             except BaseException as error:
                 with suppress(OSError):  # on a full disk the job's own message is the one to show
                     tracked.failed(error)
@@ -245,11 +247,12 @@ class Builder:
             raise StoreError(f"{asset} has no version to judge; materialize it first")
         return latest, False
 
-    def _run(self, plan: Plan, say: Listener) -> Manifest:
+    def _run(self, plan: Plan, say: Listener, links: Callable[[], list[dict[str, Any]]] = list) -> Manifest:
         job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
         before = set(self.store.versions(plan.asset))
 
         def listen(events: list[dict[str, Any]]) -> None:
+            events = [*events, *links()]
             progress.tell(plan.asset, events)
             say(events)
 
@@ -266,10 +269,21 @@ class _Tracked:
 
     def __init__(self, builder: Builder, attempt: Path) -> None:
         self._store = builder.store
+        self._tracker = builder.tracker
+        self._curve_shown = not GRAPH[attempt.parent.name].uses_gpu  # nothing else has a curve to look at
         for debt in debts_of(attempt):
             resolve(debt, builder.store)
         self._debt = open_debt(attempt)
         self._follower = builder.tracker.follower(self._debt, lambda: begin(self._debt, builder.tracker))
+
+    def live_curve(self) -> list[dict[str, Any]]:
+        """An event with the address of a training's curves, once, as soon as MLflow has its run."""
+        run_id = self._debt.build.run_id
+        if self._curve_shown or not run_id:
+            return []
+        self._curve_shown = True
+        page = self._tracker.url(run_id)
+        return [{"kind": "link", "name": "live curve", "url": live_curve_url(page)}] if page else []
 
     def published(self, manifest: Manifest) -> None:
         self._follower.close()

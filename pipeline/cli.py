@@ -14,7 +14,7 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
     help="Gatehouse trains language models as a graph of assets, with a promotion gate after every stage.")
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
-app.add_typer(recipe_app, name="recipe")
+app.add_typer(recipe_app, name="recipe", rich_help_panel="Build")
 
 Recipe = Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
                                      help="Name of a recipe in assets_config/, or a path to one.")]
@@ -22,7 +22,7 @@ Overrides = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY=VALUE", help="Override one value, such as `base_model.steps=200`. Repeatable.")]
 
 
-@app.command()
+@app.command(rich_help_panel="Build")
 def run(
     recipe: Recipe = "tiny",
     select: Annotated[list[str] | None, typer.Option(
@@ -43,31 +43,45 @@ def run(
     raise typer.Exit(execute(recipe, select or [], overrides or [], launcher, force))
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def up(
     recipe: Annotated[list[str] | None, typer.Option(
         "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="Show this recipe beside tiny. Repeatable.")] = None,
     port: Annotated[int, typer.Option(help="Dagster's port on 127.0.0.1.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="MLflow's port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Serve the Dagster UI with its daemon, and MLflow, until Ctrl-C."""
+    """Serve the Dagster UI with its daemon, and MLflow, until Ctrl-C.
+
+    Examples: `gatehouse up`, `gatehouse up -r mine.yaml --port 3001`.
+    """
+    typer.echo("Starting Dagster and MLflow; this takes about half a minute ...")
     from pipeline.commands.up import serve
 
     serve(recipe or [], port, mlflow_port)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def status(
+    asset: Annotated[str, typer.Argument(help="One asset, with its files, its links and its lineage; all if left "
+                                         "out.")] = "",
     recipe: Recipe = "tiny",
+    wide: Annotated[bool, typer.Option("--wide", help="Whole version names, sizes, and the reasons in the "
+                                       "table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object an asset.")] = False,
 ) -> None:
-    """Show every asset: promoted and latest version, fresh or stale and why, gates, headline metric, age, size."""
-    from pipeline.commands.status import show_status
+    """Show every asset: version, fresh or stale and why, gates, headline metric, age.
 
-    show_status(recipe, [], as_json)
+    Examples: `gatehouse status`, `gatehouse status --wide`, `gatehouse status sft_model`.
+    """
+    from pipeline.commands.status import show_asset, show_status
+
+    if asset:
+        show_asset(recipe, asset)
+    else:
+        show_status(recipe, [], as_json, wide)
 
 
-@app.command()
+@app.command(rich_help_panel="Build")
 def plan(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
     """Say what `gatehouse run` would build and what it would reuse, and why. Nothing runs."""
     from pipeline.commands.status import show_plan
@@ -75,7 +89,7 @@ def plan(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
     show_plan(recipe, overrides or [])
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def gates(
     recipe: Recipe = "tiny",
     overrides: Overrides = None,
@@ -97,7 +111,7 @@ def gates(
         show_gates(recipe, overrides or [], as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def waive(
     asset: Annotated[str, typer.Argument(help="The refused asset, such as sft_model.")],
     gate: Annotated[str, typer.Option(help="The gate that refused it, as `gatehouse gates` names it.")],
@@ -127,7 +141,7 @@ def waive(
         command.waive(recipe, asset, gate, reason, until, author, version)
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def promote(
     asset: Annotated[str, typer.Argument(help="An asset, such as base_model.")],
     version: Annotated[str, typer.Argument(help="One of its versions; `gatehouse status` shows the newest.")],
@@ -147,7 +161,7 @@ def promote(
     execute(recipe, asset, version, author)
 
 
-@app.command()
+@app.command(rich_help_panel="Decide")
 def rollback(
     asset: Annotated[str, typer.Argument(help="An asset, such as base_model.")],
     reason: Annotated[str, typer.Option(help="Why the promoted version is left.")] = "rolled back",
@@ -166,7 +180,7 @@ def rollback(
     execute(recipe, asset, reason, author)
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def gc(
     recipe: Recipe = "tiny",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and what would be lost with "
@@ -186,7 +200,7 @@ def gc(
     collect(recipe, dry_run, older_than)
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def verify(
     asset: Annotated[str, typer.Argument(help="An asset, such as sft_model; every promoted one by default.")] = "",
     recipe: Recipe = "tiny",
@@ -203,7 +217,7 @@ def verify(
     raise typer.Exit(execute(recipe, asset, as_json))
 
 
-@app.command()
+@app.command(rich_help_panel="Upkeep")
 def sync(
     recipe: Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
                                         help="One recipe; all that were run here by default.")] = "",
@@ -220,7 +234,7 @@ def sync(
     raise typer.Exit(execute(recipe))
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def chat(
     question: Annotated[str, typer.Argument(help="One question; without it, a conversation on the terminal.")] = "",
     recipe: Recipe = "tiny",

@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipeline.addresses import is_served
 from training.specs.job import EVALUATION_SUFFIX
 
 _LINE_SECONDS = 10.0
@@ -32,12 +33,14 @@ class RunDisplay:
         states: Asset to the last of `built` and `reused`.
         versions: Asset to the version that was built or reused.
         seconds: Asset to the wall-clock time of its job and its evaluation.
+        refused: Assets that their gates refused.
     """
 
     def __init__(self, console: Console) -> None:
         self.states: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.refused: list[str] = []
         self._console = console
         self._progress = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
@@ -72,12 +75,16 @@ class RunDisplay:
                 self._begin(asset, event["name"])
             elif event["kind"] == "progress":
                 self._advance(event)
+            elif event["kind"] == "link" and is_served(event["url"]):
+                self._console.print(f"  {asset}: {event['name']} {event['url']}", markup=False, soft_wrap=True)
             elif event["kind"] == "log" and event["level"] == "warning":
                 self._console.print(f"  {asset}: {event['message']}", markup=False)
 
     def _state(self, asset: str, state: str, version: str) -> None:
         if state in ("built", "reused"):
             self.states[asset], self.versions[asset] = state, version
+        elif state == "refused":
+            self.refused.append(asset)
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.recipe_messages import nearest
+from training.errors import RecipeError
+
 DEFAULT_RECIPE = "tiny"
 EXCLUSIONS = "exclusions.parquet"
 
@@ -73,3 +76,22 @@ GRAPH: dict[str, Node] = {
         "lora_model", inputs={"dpo_model": None, "adapter_data": None, "tokenizer": None}, evaluator="evaluate_model",
         judged_with=("dpo_model", "evaluation_sets"), headline="domain_gain", group="models", uses_gpu=True),
 }
+
+
+def require_asset(name: str, option: str = "") -> None:
+    """Raise RecipeError where there is no such asset, with the nearest one.
+
+    Args:
+        option: Where it was written, such as `--why`.
+    """
+    if name not in GRAPH:
+        where = f"{option} {name}: there is no such asset" if option else f"there is no asset {name!r}"
+        raise RecipeError(f"{where}{nearest(name, GRAPH)}; the assets are {', '.join(GRAPH)}")
+
+
+def require_model(name: str, option: str = "") -> None:
+    """Raise RecipeError where there is no such asset, or it is no model."""
+    require_asset(name, option)
+    models = [asset for asset, node in GRAPH.items() if node.group == "models"]
+    if name not in models:
+        raise RecipeError(f"{option} {name}: this is no model; the models are {', '.join(models)}".strip())

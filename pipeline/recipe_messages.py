@@ -60,9 +60,12 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` for the closest known word, or nothing where none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    """`; did you mean ...?` for the closest known word, or the only one that begins so; nothing where none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close and word:
+        close = [name for name in known if name.startswith(word)]
+    return f"; did you mean {close[0]}?" if len(close) == 1 else ""
 
 
 def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] | None:

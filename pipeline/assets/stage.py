@@ -151,6 +151,8 @@ def log_milestones(log: dg.DagsterLogManager) -> Listener:
                 write("INFO", f"phase: {event['name']}")
             elif event["kind"] == "log":
                 write(event["level"].upper(), event["message"])
+            elif event["kind"] == "link":
+                write("INFO", f"{event['name']}: {event['url']}")
             elif event["kind"] == "progress" and event["total"]:
                 quarter = int(4 * event["done"] / event["total"])
                 if quarter > quarters[0]:

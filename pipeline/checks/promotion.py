@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.graph import GRAPH
+from pipeline.graph import require_asset
 from pipeline.recipe_messages import nearest
 from pipeline.resources.launchers import Listener
 from training.errors import InputRefused, RecipeError
@@ -48,7 +48,7 @@ def promote(builder: Builder, asset: str, version: str, author: str, say: Listen
         StoreError: There is no such version.
         InputRefused: It was never judged, a gate refuses it, it rests on an expired waiver, or its bytes have changed.
     """
-    _require_asset(asset)
+    require_asset(asset)
     store = builder.store
     manifest = store.manifest(asset, version)
     certificate = _eligible(builder, manifest, say)
@@ -66,7 +66,7 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
         RecipeError: There is no such asset.
         InputRefused: Nothing is promoted, or no earlier promotion passes; the message says why of each.
     """
-    _require_asset(asset)
+    require_asset(asset)
     store = builder.store
     left = store.promotion(asset)
     if left is None:
@@ -186,7 +186,7 @@ def _promotion(certificate: Certificate, by: str) -> Promotion:
 
 
 def _version(store: Store, asset: str, version: str) -> Manifest:
-    _require_asset(asset)
+    require_asset(asset)
     if version:
         return store.manifest(asset, version)
     latest = store.latest(asset)
@@ -197,8 +197,3 @@ def _version(store: Store, asset: str, version: str) -> Manifest:
 
 def _is_latest(store: Store, manifest: Manifest) -> bool:
     return store.versions(manifest.asset)[-1] == manifest.version
-
-
-def _require_asset(asset: str) -> None:
-    if asset not in GRAPH:
-        raise RecipeError(f"there is no asset {asset!r}{nearest(asset, GRAPH)}; the assets are {', '.join(GRAPH)}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from pipeline.environment import ROOT, home, store_root, variables
+from pipeline.graph import require_model
 from pipeline.planner import promoted_input
 from pipeline.recipe import load_recipe
 from training.store import Store
@@ -16,8 +17,10 @@ def talk(recipe: str, asset: str, question: str) -> int:
     """Answer one question, or converse until the input ends; return the exit code.
 
     Raises:
+        RecipeError: There is no such asset, or it is no model.
         InputRefused: The asset has no promoted version, or its bytes have changed.
     """
+    require_model(asset, "--asset")
     loaded = load_recipe(recipe)
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
     used = promoted_input(asset, loaded, store)

@@ -21,11 +21,10 @@ from pipeline.checks.verdicts import STATES, gate_state, number
 from pipeline.commands.status import age
 from pipeline.display import make_console
 from pipeline.environment import home, store_root
-from pipeline.graph import GRAPH
+from pipeline.graph import GRAPH, require_asset
 from pipeline.planner import Terms, terms
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.recipe_messages import nearest
-from training.errors import RecipeError, UserError
+from training.errors import UserError
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.gates import Gate, Verdict
 from training.specs.job import EVALUATION_SUFFIX
@@ -95,9 +94,7 @@ def explain(recipe: str, asset: str) -> None:
         RecipeError: There is no such asset.
     """
     loaded, store = _open(recipe, [])
-    if asset not in GRAPH:
-        raise RecipeError(f"--why {asset}: there is no such asset{nearest(asset, GRAPH)}; the assets are "
-                          f"{', '.join(GRAPH)}")
+    require_asset(asset, "--why")
     console = make_console()
     latest = store.latest(asset)
     certificate = store.certificate(asset, latest.version) if latest else None

@@ -15,18 +15,18 @@ from rich.table import Table
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
+from pipeline.commands.next_steps import next_steps
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
 from pipeline.environment import home, runs, store_root
-from pipeline.graph import GRAPH
-from pipeline.instance import open_instance
+from pipeline.graph import GRAPH, require_asset
+from pipeline.instance import NO_RETRY, in_code_location, open_instance
 from pipeline.locks import mark_alive
 from pipeline.progress import displayed
 from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.recipe_messages import nearest
 from pipeline.status import headline
-from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
+from training.errors import EXIT_FAULT, EXIT_OK
 from training.store import Store
 
 INTERRUPTED = 130
@@ -63,8 +63,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
     if code == EXIT_OK:
         _answers(store, console)
-        console.print("\nNext:\n  make up                  the graph, the gates and the lineage in the browser\n"
-                      "  .venv/bin/gatehouse chat  talk to the final model", highlight=False)
+    _next(next_steps(recipe, display.refused, code != EXIT_OK, store), console)
     return code
 
 
@@ -83,8 +82,10 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, se
         config["ops"] = {"__".join([*prefix, asset]): {"config": {"force": True}} for asset in chosen}
     run_id = make_new_run_id()
     mark_alive(runs(), run_id)  # before Dagster shows it as started: killed in between, it would be shown so for ever
-    return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False, run_id=run_id,
-                                  asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen])
+    with in_code_location(instance, loaded.recipe.name, job.name):
+        return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False, run_id=run_id,
+                                      asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen],
+                                      tags=NO_RETRY)
 
 
 def _selected(select: list[str]) -> list[str]:
@@ -92,9 +93,7 @@ def _selected(select: list[str]) -> list[str]:
     if not names or "*" in names:
         return list(GRAPH)
     for name in names:
-        if name.removeprefix("+") not in GRAPH:
-            raise RecipeError(f"--select {','.join(select)}: there is no asset {name!r}{nearest(name, GRAPH)}; the "
-                              f"assets are {', '.join(GRAPH)}, and +name takes what is upstream too")
+        require_asset(name.removeprefix("+"), "--select")
     chosen: set[str] = set()
     for name in names:
         chosen |= _upstream(name[1:]) if name.startswith("+") else {name}
@@ -162,6 +161,15 @@ def _answers(store: Store, console: Console) -> None:
     for prompt in list(after)[:_QUESTIONS]:
         table.add_row(*(shortened(text) for text in (prompt, before.get(prompt, ""), after[prompt])))
     console.print(table)
+
+
+def _next(steps: list[tuple[str, str]], console: Console) -> None:
+    if not steps:
+        return
+    width = max(len(command) for command, _ in steps)
+    console.print("\nNext:", highlight=False)
+    for command, purpose in steps:
+        console.print(f"  {command:<{width}}  {purpose}", highlight=False, markup=False, soft_wrap=True)
 
 
 def shortened(text: str) -> str:

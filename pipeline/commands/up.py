@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline import leftovers
+from pipeline.addresses import experiment_url, graph_url
 from pipeline.commands.promote import repair
 from pipeline.commands.server import Server, Standby
 from pipeline.display import make_console
@@ -73,9 +74,10 @@ def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) 
         with console.status("starting the servers ..."):
             for server in servers:
                 server.await_answer()
-        console.print(f"Dagster  [link]{dagster.url}[/]   the graph, runs and gates\n"
-                      f"MLflow   [link]{escape(os.environ['GATEHOUSE_MLFLOW_URL'])}[/]   metrics, models and lineage\n"
-                      f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.", highlight=False)
+        for line in _addresses(recipes, dagster.url, os.environ["GATEHOUSE_MLFLOW_URL"]):
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.", highlight=False,
+                      soft_wrap=True)
         _watch(dagster, mlflow, console)
     except KeyboardInterrupt:
         console.print("stopping ...")
@@ -84,6 +86,14 @@ def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) 
             server.end()
         _clean_up(lock, console)
     console.print("Nothing is left running.")
+
+
+def _addresses(recipes: list[str], dagster: str, mlflow: str) -> list[str]:
+    """Addresses that open on the graph and on each recipe's runs."""
+    names = [load_recipe(recipe).recipe.name for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes])]
+    return [f"Dagster  [link]{dagster}[/]   runs, gates, schedules", f"graph    [link]{graph_url(dagster)}[/]",
+            *(f"MLflow   [link]{escape(experiment_url(mlflow, name))}[/]   metrics, models and lineage of {name}"
+              for name in names)]
 
 
 def _watch(dagster: Server, mlflow: Server | None, console: Console) -> None:
@@ -123,8 +133,9 @@ def _dagster(recipes: list[str], port: int) -> list[str]:
     extra = [recipe for recipe in recipes if recipe != DEFAULT_RECIPE]
     if extra:
         known = yaml.safe_load(workspace.read_text(encoding="utf-8"))
-        known["load_from"] += [{"python_module": {"module_name": "pipeline.locations", "attribute": recipe,
-                                                  "location_name": recipe}} for recipe in extra]
+        known["load_from"] += [
+            {"python_module": {"module_name": "pipeline.locations", "attribute": recipe,
+                               "location_name": load_recipe(recipe).recipe.name}} for recipe in extra]
         workspace = home() / "workspace.yaml"
         workspace.write_text(yaml.safe_dump(known), encoding="utf-8")
     return [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--host", "127.0.0.1", "--port",

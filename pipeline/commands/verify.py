@@ -10,11 +10,10 @@ from rich.table import Table
 from pipeline.commands.status import size
 from pipeline.display import make_console
 from pipeline.environment import home, store_root
-from pipeline.graph import GRAPH
+from pipeline.graph import require_asset
 from pipeline.recipe import load_recipe
-from pipeline.recipe_messages import nearest
 from pipeline.verification import Finding, Verification
-from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
+from training.errors import EXIT_FAULT, EXIT_OK
 from training.store import Store
 
 
@@ -26,8 +25,8 @@ def verify(recipe: str, asset: str, as_json: bool) -> int:
         InputRefused: Nothing of the asset is promoted.
     """
     loaded = load_recipe(recipe)
-    if asset and asset not in GRAPH:
-        raise RecipeError(f"there is no asset {asset!r}{nearest(asset, GRAPH)}; the assets are {', '.join(GRAPH)}")
+    if asset:
+        require_asset(asset)
     found = _read(Verification(Store(store_root(), loaded.recipe.name, cache=home() / "cache"), asset), as_json)
     if as_json:
         print(json.dumps([finding.as_json() for finding in found], indent=1))

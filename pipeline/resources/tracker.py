@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import dagster as dg
 from pydantic import Field
 
+from pipeline.addresses import TRAINING_VIEW, run_url
 from pipeline.checks.promotion import describe_waivers
 from pipeline.environment import tracking_uri
 from pipeline.resources import mlflow_records as records
@@ -240,13 +241,14 @@ class Tracker:
         if run_id is None or self._mlflow_url is None:
             return None
         experiment_id = self._connection.attempt("find its experiment", self._experiment, None)
-        return experiment_id and f"{self._mlflow_url}/#/experiments/{experiment_id}/runs/{run_id}"
+        return experiment_id and run_url(self._mlflow_url, experiment_id, run_id)
 
     def model_url(self, asset: str, version: str) -> str | None:
         """Address of the page of a registered model's version (MLflow's number)."""
         if self._mlflow_url is None:
             return None
-        return f"{self._mlflow_url}/#/models/{records.model_name(self.experiment, asset)}/versions/{version}"
+        name = records.model_name(self.experiment, asset)
+        return f"{self._mlflow_url}/#/models/{name}/versions/{version}{TRAINING_VIEW}"
 
     # Parts
 
