@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 TRAINING_LOG = "training.jsonl"
-_POINTS, _WIDTH, _HEIGHT, _ROOM = 48, 480, 96, 4
+_POINTS, _WIDTH, _HEIGHT, _ROOM = 48, 340, 96, 4
 # This colour reads on white and on black: the picture cannot know what is behind it.
 _COLOUR = "#3b82c4"
 

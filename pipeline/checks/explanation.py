@@ -42,8 +42,8 @@ def advice(asset: str, gates: list[str], recipe: str, until: date) -> list[str]:
         f"Make it better: change its section or its data in the recipe, then {again}.",
         f"If a gate asks too much, change it under `gates.{asset}`; if too few items are measured, change "
         f"`evaluation_sets`. Then {again} judges it again and trains nothing.",
-        *(f"Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gate} --reason \"...\" "
-          f"--until {until}`" for gate in gates),
+        f"Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gates[0]} --reason \"...\" --until "
+        f"{until}`" + (f"; the same for {', '.join(gates[1:])}" if gates[1:] else ""),
     ]
 
 

@@ -90,9 +90,18 @@ def _badness(gate: Gate, value: float) -> float:
 
 def _shown(evidence: Evidence, metric: str, estimate: Estimate, item: Item, champion: float | None = None,
            champion_details: Mapping[str, str] | None = None) -> ShownItem:
-    own = details(next(row for row in evidence.rows[metric] if row["id"] == item.id))
+    own = _details_of(evidence, metric, item.id)
     theirs = {key: value for key, value in (champion_details or {}).items() if own.get(key) != value}
     return ShownItem(item.id, _alone(estimate, item), own, champion, theirs)
+
+
+def _details_of(evidence: Evidence, metric: str, item_id: str) -> dict[str, str]:
+    """What explains an item: by its own line, or by another metric's line about the same text."""
+    for rows in (evidence.rows[metric], *evidence.rows.values()):
+        for row in rows:
+            if row["id"] == item_id and (explained := details(row)):
+                return explained
+    return {}
 
 
 def _exact(row: Row) -> ShownItem:

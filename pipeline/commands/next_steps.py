@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) 
         failed: Something else went wrong.
         store: The recipe's store.
     """
-    of_recipe = "" if recipe == DEFAULT_RECIPE else f" -r {recipe}"
+    of_recipe = "" if recipe == DEFAULT_RECIPE else f" -r {shlex.quote(recipe)}"
     program = command_name()
     if refused:
         return [(f"{program} gates --why {asset}{of_recipe}", "why it was refused, on which items, what can be done")

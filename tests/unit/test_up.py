@@ -51,7 +51,7 @@ def test_an_mlflow_that_is_a_server_already_is_linked_to(monkeypatch: pytest.Mon
     assert [made.name for made in Dummy.instances] == (["dagster"] if elsewhere else ["mlflow", "dagster"])
     assert ("MLFLOW_BACKEND_STORE_URI" in os.environ) is not elsewhere
     said = capsys.readouterr().out
-    assert ("http://localhost:1 " if elsewhere else f"http://127.0.0.1:{own} ") in said and "canary" not in said
+    assert ("http://localhost:1/#/" if elsewhere else f"http://127.0.0.1:{own}/#/") in said and "canary" not in said
 
 
 def interrupted(*_: Any) -> None:

@@ -231,3 +231,12 @@ def test_of_a_share_only_wrong_items_are_worst(world: World) -> None:
     assert [item.value for item in worst_items(own, GATES[1], 9)] == [1.0] * 4  # less is better
     bits = [item.value for item in worst_items(own, GATES[2], 9)]
     assert bits == sorted(bits, reverse=True) and len(bits) == 9
+
+
+def test_an_item_without_text_is_shown_with_the_text_that_another_metric_has_of_it(world: World) -> None:
+    texts = [row | {"begins": f"text {number}"} for number, row in enumerate(nats(40, 3.0))]
+    bare = [{"metric": "heldout_perplexity", **{key: row[key] for key in ("id", "score", "weight")}} for row in texts]
+    own = world.evidence({"heldout_bits_per_byte": bits_of(texts), "heldout_perplexity": bits_of(bare)}, texts + bare)
+    shown = worst_items(own, Gate(metric="heldout_perplexity", must_be="<=", threshold=3.0), 3)
+    begins = {row["id"]: row["begins"] for row in texts}
+    assert [item.details["begins"] for item in shown] == [begins[item.id] for item in shown]
