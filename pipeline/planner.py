@@ -14,12 +14,12 @@ from training.errors import InputRefused
 from training.fingerprint import fingerprint
 from training.specs.artifacts import Certificate, Manifest, content_digest
 from training.specs.base import digest_of
+from training.specs.contracts import ARTIFACT
 from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
 from training.specs.raw_corpus import RawCorpusSection
 from training.store import Store, file_entry
 
-ARTIFACT = "artifact"
 SUITE = "evaluation_sets"
 
 
