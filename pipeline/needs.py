@@ -17,6 +17,7 @@ from training.fingerprint import FingerprintError
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.job import EVALUATION_SUFFIX, Job
 from training.store import Store, utc_today
+from training.validity import standing_changed
 
 NAMES = (*GRAPH, *(asset + EVALUATION_SUFFIX for asset in GRAPH))
 """Every asset and what holds its evaluations."""
@@ -191,8 +192,7 @@ class _Needs:
             raise
         except (UserError, FingerprintError):  # nothing can be judged today
             return False
-        return (not on.outdated(certificate) and certificate.inherited == store.inherited_waivers(manifest)
-                and certificate.unfounded == store.unfounded(manifest)
+        return (not on.outdated(certificate) and not standing_changed(store, manifest, certificate)
                 and set(certificate.waivers) <= set(store.waivers(asset, version)))
 
     def _recorded(self, asset: str, folder: str) -> list[str]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ from training.publishing import publish_objects, publish_on_disk
 from training.records import Records, sealed
 from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, Waiver, content_digest
 from training.storage import relative_files
+from training.validity import require_valid
 
 
 class Store(Records):
@@ -51,6 +53,7 @@ class Store(Records):
     def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
         super().__init__(root, recipe)
         self.cache = cache
+        self._entries: dict[Path, tuple[tuple[int, ...], FileEntry]] = {}
 
     # Reading
 
@@ -127,6 +130,37 @@ class Store(Records):
             raise InputRefused(f"{asset} {version}: {problem} ({folder}); {_REBUILD}")
         return folder
 
+    def fault_of(self, manifest: Manifest, names: Sequence[str]) -> str:
+        """What is wrong with some files of a version; empty when they are what was published.
+
+        Their sizes are looked at where they are stored, each time. Their bytes are read once, and again when the file
+        was touched.
+        """
+        place = self.place(manifest.asset, manifest.version)
+        with self.storage.errors(place):
+            sizes = {name: measure.bytes for name, measure in self.storage.files(place).items()}
+            for name in names:
+                address = self.storage.address(place / name)
+                if name not in sizes:
+                    return f"{address} is missing"
+                if sizes[name] != manifest.files[name].bytes:
+                    return f"{address} has changed since it was published"
+            folder = self._local(manifest)[0]
+            if any(self._entry_once(folder / name) != manifest.files[name] for name in names) and not self.is_local:
+                _discard(folder)
+                folder = self._local(manifest)[0]
+            changed = [name for name in names if self._entry_once(folder / name) != manifest.files[name]]
+        return f"{folder / changed[0]} has changed since it was published" if changed else ""
+
+    def _entry_once(self, path: Path) -> FileEntry:
+        """Size and SHA-256 of a file, read again only when it was touched."""
+        status = path.stat()
+        touched = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = self._entries.get(path)
+        if known is None or known[0] != touched:
+            known = self._entries[path] = touched, file_entry(path)
+        return known[1]
+
     def _local(self, manifest: Manifest) -> tuple[Path, bool]:
         """A version's folder on this machine, and whether it was verified just now because it was just copied."""
         source = self.place(manifest.asset, manifest.version)
@@ -158,7 +192,8 @@ class Store(Records):
 
     def require_promoted(self, asset: str, version: str, digest: str, certificate_digest: str = "",
                          today: date | None = None) -> Certificate:
-        """Refuse a version unless it is promoted and its certificate vouches for these very bytes.
+        """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is
+        there (`training.validity`).
 
         Args:
             certificate_digest: The certificate that a job was planned on; empty when nothing was planned yet.
@@ -170,31 +205,7 @@ class Store(Records):
         Raises:
             InputRefused: With the reason, the gate that refused it where there is one, and what to do.
         """
-        pointer = self.promotion(asset)
-        if pointer is None or pointer.version != version:
-            raise InputRefused(self.explain_unpromoted(asset, wanted=version))
-        certificate = self.promoted_with(pointer)
-        again = f"`gatehouse run -r {self.recipe} --select {asset}` judges it again and trains nothing"
-        if certificate is None:
-            raise InputRefused(f"{asset} {version} has no certificate: {again}")
-        if (certificate.asset, certificate.version) != (asset, version):
-            raise InputRefused(f"{asset} {version}: its certificate belongs to {certificate.asset} "
-                               f"{certificate.version}: {again}")
-        if certificate.digest != pointer.certificate_digest:
-            raise InputRefused(f"{asset} {version}: its certificate is not the one it was promoted with (digest "
-                               f"{certificate.digest[:12]}, promoted.json says {pointer.certificate_digest[:12]}): one "
-                               f"of the two was changed since: {again}")
-        if certificate_digest and certificate_digest != certificate.digest:
-            raise InputRefused(f"{asset} {version}: the job was planned on the certificate {certificate_digest[:12]}, "
-                               f"and its certificate is {certificate.digest[:12]}: it was judged again since, or "
-                               "job.json was edited; start the asset again through Gatehouse")
-        if not certificate.artifact_digest == pointer.digest == digest:
-            raise InputRefused(f"{asset} {version}: its certificate vouches for content "
-                               f"{certificate.artifact_digest[:12]} and promoted.json for {pointer.digest[:12]}, not "
-                               f"for {digest[:12]}: {again}")
-        if not certificate.passed or certificate.expired(today or utc_today()):
-            raise InputRefused(self.explain_unpromoted(asset, wanted=version, today=today))
-        return certificate
+        return require_valid(self, asset, version, digest, certificate_digest, today or utc_today())
 
     def explain_unpromoted(self, asset: str, wanted: str | None = None, today: date | None = None) -> str:
         """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
