@@ -185,6 +185,9 @@ class Builder:
         pointer = self.store.promotion(asset)
         if pointer is None or pointer.version == judged.version:
             return
+        if pointer.version not in self.store.versions(asset):  # deleted by hand
+            self.store.withdraw(asset)
+            return
         certificate = self.store.certificate(asset, pointer.version)
         manifest = self.store.manifest(asset, pointer.version)
         if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())

@@ -127,17 +127,18 @@ class Verification:
         defects = []
         tokenizers = {manifest.asset: manifest.facts[TOKENIZER]} if TOKENIZER in manifest.facts else {}
         for used in manifest.inputs.values():
-            if used.version not in self._store.versions(used.asset):
+            version = self._store.stand_in(used)
+            if not version:
                 defects.append(f"it was made from {used.asset} {used.version}, which is gone: it cannot be made again "
-                               f"from the same; {self._rebuild(manifest.asset)}, on what is promoted now")
+                               f"from the same; {self._store.remake(manifest)}, on what is promoted now")
                 continue
-            self._visit(used.asset, used.version, f"{manifest.asset} was made from it")
-            if (used.asset, used.version) not in self._manifests:
+            self._visit(used.asset, version, f"{manifest.asset} was made from it")
+            if (used.asset, version) not in self._manifests:
                 continue
-            found = self._manifests[used.asset, used.version][0]
+            found = self._manifests[used.asset, version][0]
             if found.digest != used.digest:
                 defects.append(f"it was made from {used.asset} {used.version} with content {used.digest[:12]}, and "
-                               f"that version has {found.digest[:12]} now; {self._rebuild(manifest.asset)}")
+                               f"that version has {found.digest[:12]} now; {self._store.remake(manifest)}")
             if TOKENIZER in found.facts:
                 tokenizers[used.asset] = found.facts[TOKENIZER]
         if len(set(tokenizers.values())) > 1:
@@ -168,9 +169,4 @@ class Verification:
         if content_digest(manifest.files) != manifest.digest:
             defects.append(f"its manifest says {manifest.digest[:12]} of content that is "
                            f"{content_digest(manifest.files)[:12]}")
-        return [f"{defect} ({self._store.storage.address(place)}); {self._rebuild(manifest.asset)}"
-                for defect in defects]
-
-    def _rebuild(self, asset: str) -> str:
-        built = asset.removesuffix(EVALUATION_SUFFIX)
-        return f"`gatehouse run -r {self._store.recipe} --select {built} --force` builds it anew"
+        return [f"{defect}; {self._store.remake(manifest)}" for defect in defects]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from training.errors import InputRefused
 from training.publishing import MANIFEST
-from training.specs.artifacts import Certificate, Manifest, Promotion
+from training.specs.artifacts import Certificate, Manifest, Promotion, Waiver
 from training.specs.contracts import ARTIFACT
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE
 from training.specs.job import EVALUATION_SUFFIX
@@ -50,6 +50,9 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
                            "edited; start the asset again through Gatehouse")
     if not certificate.passed or certificate.expired(today):
         raise InputRefused(store.explain_unpromoted(asset, wanted=version, today=today))
+    if not store.storage.exists(store.place(asset, version) / MANIFEST):
+        raise InputRefused(f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
+                           f"--select {asset}` makes it anew")
     if standing_changed(store, store.manifest(asset, version), certificate):
         raise InputRefused(f"{asset} {version} was judged on other terms: the standing of what it was made from "
                            f"changed since; {again}")
@@ -71,6 +74,34 @@ def why_invalid(store: Store, pointer: Promotion, today: date) -> str:
     return ""
 
 
+def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date) -> str:
+    """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
+    latest = store.latest(asset)
+    if latest is None:
+        return f"{asset} was never built: materialize {asset} first"
+    version = wanted or latest.version
+    certificate = store.certificate(asset, version)
+    if certificate is None:
+        return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
+    waived = {waiver.gate for waiver in certificate.waivers}
+    refused = [verdict.reason for verdict in certificate.verdicts
+               if not verdict.passed and verdict.name not in waived]
+    if refused:
+        return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
+    if certificate.unfounded:
+        return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
+                "refused now; materialize that first")
+    if expired := certificate.expired(today):
+        return f"{asset} {version} rests on {_explain_expired(expired[0], asset, store.recipe)}"
+    if hold := store.hold(asset, version):
+        return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
+                f"{store.recipe} {asset} {version}` promotes it")
+    pointer = store.promotion(asset)
+    if pointer is not None and pointer.version != version:
+        return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
+    return f"{asset} {version} is not promoted: materialize {asset} to have it judged again"
+
+
 def standing_changed(store: Store, manifest: Manifest, certificate: Certificate) -> bool:
     """Whether what a version was made from rests on other waivers, or is refused otherwise, than when it was judged."""
     return (certificate.inherited != store.inherited_waivers(manifest)
@@ -84,9 +115,8 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
         StoreError: The evaluation's manifest is damaged.
     """
     asset, version = certificate.asset + EVALUATION_SUFFIX, certificate.evaluation_version
-    place = store.place(asset, version)
     run = f"`gatehouse run -r {store.recipe} --select {certificate.asset}`"
-    if not version or not store.storage.exists(place / MANIFEST):
+    if not version or not store.storage.exists(store.place(asset, version) / MANIFEST):
         return (f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
                 "again")
     evaluation = store.manifest(asset, version)
@@ -99,7 +129,7 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
     if any(name not in evaluation.files or evaluation.files[name].sha256 != digest for name, digest in judged.items()):
         return f"its certificate rests on another report than {asset} {version} holds; {run} judges it again"
     if fault := store.fault_of(evaluation, tuple(judged)):
-        return (f"its evidence is not what was judged: {fault}; delete {store.storage.address(place)}, then {run} "
+        return (f"its evidence is not what was judged: {fault}; delete {store.uri(asset, version)}, then {run} "
                 "measures and judges it again")
     return ""
 
@@ -115,3 +145,10 @@ def _binding_fault(certificate: Certificate, pointer: Promotion, digest: str) ->
         return (f"its certificate vouches for content {certificate.artifact_digest[:12]} and promoted.json for "
                 f"{pointer.digest[:12]}, not for {digest[:12]}")
     return ""
+
+
+def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
+    then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
+    return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
+            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
+            f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")

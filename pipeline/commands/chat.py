@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 from pipeline.environment import ROOT, home, store_root, variables
+from pipeline.graph import GRAPH
 from pipeline.planner import promoted_input
 from pipeline.recipe import load_recipe
+from pipeline.recipe_messages import nearest
+from training.errors import RecipeError
 from training.store import Store
 
 
@@ -16,9 +19,14 @@ def talk(recipe: str, asset: str, question: str) -> int:
     """Answer one question, or converse until the input ends; return the exit code.
 
     Raises:
+        RecipeError: There is no such model.
         InputRefused: The asset has no promoted version, or its bytes have changed.
     """
     loaded = load_recipe(recipe)
+    models = [name for name, node in GRAPH.items() if node.group == "models"]
+    if asset not in models:
+        raise RecipeError(f"--asset {asset}: there is no such model{nearest(asset, models)}; the models are "
+                          f"{', '.join(models)}")
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
     used = promoted_input(asset, loaded, store)
     folder = store.verified_folder(used.asset, used.version, used.digest)
