@@ -29,6 +29,7 @@ from training.specs.artifacts import Certificate, Manifest
 from training.specs.execution import Launcher
 from training.specs.job import EVALUATION_SUFFIX
 from training.store import Store, utc_today
+from training.validity import standing_changed
 
 LAST = "last_materialization"
 _BUDGET_AT_A_FAILURE = 5.0
@@ -207,12 +208,14 @@ class Builder:
         pointer = self.store.promotion(asset)
         if pointer is None or pointer.version == judged.version:
             return
+        if pointer.version not in self.store.versions(asset):  # deleted by hand
+            self.store.withdraw(asset)
+            return
         certificate = self.store.certificate(asset, pointer.version)
         manifest = self.store.manifest(asset, pointer.version)
         if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())
                 or terms(asset, self.loaded, self.store).outdated(certificate)
-                or certificate.inherited != self.store.inherited_waivers(manifest)
-                or certificate.unfounded != self.store.unfounded(manifest)):
+                or standing_changed(self.store, manifest, certificate)):
             self.examine(manifest, say, past=True)
 
     def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.recipe_messages import nearest
 from training.errors import RecipeError
+from training.specs.contracts import CONTRACTS
 
 DEFAULT_RECIPE = "tiny"
 EXCLUSIONS = "exclusions.parquet"
@@ -37,44 +38,29 @@ class Node:
 
 _WRITTEN = ("harmful", "benign")
 
+
+def _node(asset: str, headline: str, parts: dict[str, str] | None = None, files: tuple[str, ...] = (),
+          group: str = "data") -> Node:
+    contract = CONTRACTS[asset]
+    return Node(asset, {name: (parts or {}).get(name) for name in contract.inputs}, contract.evaluator, headline,
+                contract.judged_with, files, group, uses_gpu=group == "models")
+
+
+_EXCLUDED: dict[str, str] = {"evaluation_sets": EXCLUSIONS}
 GRAPH: dict[str, Node] = {
-    "raw_corpus": Node("raw_corpus", inputs={}, evaluator="evaluate_data", headline="documents"),
-    "corpus": Node("corpus", inputs={"raw_corpus": None}, evaluator="evaluate_data", headline="documents"),
-    "evaluation_sets": Node(
-        "evaluation_sets", inputs={"corpus": None}, files=_WRITTEN, evaluator="evaluate_data", headline="questions",
-        group="evaluation"),
-    "tokenizer": Node(
-        "tokenizer", inputs={"corpus": None}, evaluator="evaluate_data", judged_with=("corpus",),
-        headline="bytes_per_token"),
-    "packed_shards": Node(
-        "packed_shards", inputs={"corpus": None, "tokenizer": None, "evaluation_sets": EXCLUSIONS},
-        evaluator="evaluate_data", judged_with=("corpus", "tokenizer", "evaluation_sets"), headline="tokens"),
-    "instruction_data": Node(
-        "instruction_data", inputs={"corpus": None, "evaluation_sets": EXCLUSIONS}, files=_WRITTEN,
-        evaluator="evaluate_data", judged_with=("evaluation_sets",), headline="conversations",
-        group="post_training_data"),
-    "preference_data": Node(
-        "preference_data", inputs={"instruction_data": None}, evaluator="evaluate_data",
-        judged_with=("evaluation_sets",), headline="pairs", group="post_training_data"),
-    "adapter_data": Node(
-        "adapter_data", inputs={"corpus": None, "instruction_data": None, "evaluation_sets": EXCLUSIONS},
-        evaluator="evaluate_data", judged_with=("evaluation_sets",), headline="documents",
-        group="post_training_data"),
-    "base_model": Node(
-        "base_model", inputs={"packed_shards": None, "tokenizer": None}, evaluator="evaluate_model",
-        judged_with=("evaluation_sets",), headline="heldout_perplexity", group="models", uses_gpu=True),
-    "sft_model": Node(
-        "sft_model",
-        inputs={"base_model": None, "instruction_data": None, "packed_shards": None, "tokenizer": None},
-        evaluator="evaluate_model", judged_with=("base_model", "evaluation_sets"), headline="choice_accuracy",
-        group="models", uses_gpu=True),
-    "dpo_model": Node(
-        "dpo_model", inputs={"sft_model": None, "preference_data": None, "tokenizer": None},
-        evaluator="evaluate_model", judged_with=("sft_model", "evaluation_sets"), headline="preference_accuracy",
-        group="models", uses_gpu=True),
-    "lora_model": Node(
-        "lora_model", inputs={"dpo_model": None, "adapter_data": None, "tokenizer": None}, evaluator="evaluate_model",
-        judged_with=("dpo_model", "evaluation_sets"), headline="domain_gain", group="models", uses_gpu=True),
+    "raw_corpus": _node("raw_corpus", headline="documents"),
+    "corpus": _node("corpus", headline="documents"),
+    "evaluation_sets": _node("evaluation_sets", headline="questions", files=_WRITTEN, group="evaluation"),
+    "tokenizer": _node("tokenizer", headline="bytes_per_token"),
+    "packed_shards": _node("packed_shards", headline="tokens", parts=_EXCLUDED),
+    "instruction_data": _node("instruction_data", headline="conversations", parts=_EXCLUDED, files=_WRITTEN,
+                              group="post_training_data"),
+    "preference_data": _node("preference_data", headline="pairs", group="post_training_data"),
+    "adapter_data": _node("adapter_data", headline="documents", parts=_EXCLUDED, group="post_training_data"),
+    "base_model": _node("base_model", headline="heldout_perplexity", group="models"),
+    "sft_model": _node("sft_model", headline="choice_accuracy", group="models"),
+    "dpo_model": _node("dpo_model", headline="preference_accuracy", group="models"),
+    "lora_model": _node("lora_model", headline="domain_gain", group="models"),
 }
 
 

@@ -14,9 +14,10 @@ from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import JOB_FILE
 from training.errors import StoreError, UserError
 from training.fingerprint import FingerprintError
-from training.specs.artifacts import Certificate, Manifest, Promotion
+from training.specs.artifacts import Certificate, InputRecord, Manifest, Promotion
 from training.specs.job import EVALUATION_SUFFIX, Job
 from training.store import Store, utc_today
+from training.validity import standing_changed
 
 NAMES = (*GRAPH, *(asset + EVALUATION_SUFFIX for asset in GRAPH))
 """Every asset and what holds its evaluations."""
@@ -154,9 +155,15 @@ class _Needs:
             return
         self.kept[asset, version] = why
         for used in manifest.inputs.values():
-            self.add(used.asset, used.version, f"{asset} {version} was made from it")
+            self.add(used.asset, self._stand_in(used), f"{asset} {version} was made from it")
         for evaluation in self._evaluations(asset, version):
             self.add(asset + EVALUATION_SUFFIX, evaluation, f"it measured {asset} {version}")
+
+    def _stand_in(self, used: InputRecord) -> str:
+        """As `Store.stand_in`, by what was read already."""
+        there = self._versions.get(used.asset, {})
+        equal = [version for version, manifest in there.items() if manifest.digest == used.digest]
+        return used.version if used.version in there or not equal else equal[-1]
 
     def _returns(self, asset: str, promoted: str, held: list[str]) -> Iterator[str]:
         """The earlier promotions that a rollback may take, newest first, up to the first that it takes as far as known.
@@ -191,8 +198,7 @@ class _Needs:
             raise
         except (UserError, FingerprintError):  # nothing can be judged today
             return False
-        return (not on.outdated(certificate) and certificate.inherited == store.inherited_waivers(manifest)
-                and certificate.unfounded == store.unfounded(manifest)
+        return (not on.outdated(certificate) and not standing_changed(store, manifest, certificate)
                 and set(certificate.waivers) <= set(store.waivers(asset, version)))
 
     def _recorded(self, asset: str, folder: str) -> list[str]:

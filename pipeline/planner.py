@@ -14,12 +14,12 @@ from training.errors import InputRefused
 from training.fingerprint import fingerprint
 from training.specs.artifacts import Certificate, Manifest, content_digest
 from training.specs.base import digest_of
+from training.specs.contracts import ARTIFACT
 from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
 from training.specs.raw_corpus import RawCorpusSection
 from training.store import Store, file_entry
 
-ARTIFACT = "artifact"
 SUITE = "evaluation_sets"
 
 
@@ -159,11 +159,7 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     if pointer is None:
         raise InputRefused(store.explain_unpromoted(asset))
     certificate = store.require_promoted(asset, pointer.version, pointer.digest)
-    changed = terms(asset, loaded, store).outdated(certificate)
-    manifest = store.manifest(asset, pointer.version)
-    if not changed and (certificate.inherited != store.inherited_waivers(manifest) or store.unfounded(manifest)):
-        changed = "the standing of what it was made from"
-    if changed:
+    if changed := terms(asset, loaded, store).outdated(certificate):
         raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
                            f"run -r {loaded.recipe.name} --select {asset}` judges it again and trains nothing")
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)

@@ -8,11 +8,12 @@ from typing import Any
 
 from pipeline.builder import LAST
 from pipeline.graph import GRAPH
-from pipeline.planner import Plan, plan_asset, terms
+from pipeline.planner import Plan, plan_asset, promoted_input
 from pipeline.recipe import LoadedRecipe
-from training.errors import UserError
+from training.errors import StoreError, UserError
 from training.specs.artifacts import Certificate, Manifest
-from training.store import Store
+from training.store import Store, utc_today
+from training.validity import why_invalid
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class AssetStatus:
     """One asset, as `gatehouse status` shows it.
 
     Attributes:
-        shown: The promoted version, or the newest one when none is promoted; None when nothing was built.
+        shown: The version that the pointer names, or the newest one when there is no pointer; None when nothing was
+            built, or when what is there cannot be read.
+        promoted: Whether the next stage may use it (`training.validity`).
         fresh: True when the promoted version is what materializing would give now.
         why: Why it is not fresh; empty when it is.
     """
@@ -83,41 +86,41 @@ def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
 
 
 def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, AssetStatus]) -> AssetStatus:
-    pointer = store.promotion(asset)
-    latest = store.latest(asset)
-    shown = store.manifest(asset, pointer.version) if pointer else latest
-    why = _why_not_fresh(asset, loaded, store, shown, upstream)
-    if shown is None:
-        return AssetStatus(asset, None, None, False, False, why, None, {}, "")
-    return AssetStatus(
-        asset, shown, latest, pointer is not None, not why, why, store.certificate(asset, shown.version),
-        store.links(asset, shown.version), store.uri(asset, shown.version))
+    try:
+        pointer, latest = store.promotion(asset), store.latest(asset)
+        problem = why_invalid(store, pointer, utc_today()) if pointer else store.explain_unpromoted(asset)
+        there = pointer is not None and pointer.version in store.versions(asset)
+        shown = store.manifest(asset, pointer.version) if pointer and there else latest
+        if shown is None:
+            return AssetStatus(asset, None, None, False, False, problem if pointer else "never built", None, {}, "")
+        why = _why_not_fresh(asset, loaded, store, shown, problem, upstream)
+        return AssetStatus(asset, shown, latest, not problem, not why, why, store.certificate(asset, shown.version),
+                           store.links(asset, shown.version), store.uri(asset, shown.version))
+    except StoreError as error:  # a damaged record, which the message names: the other assets are shown all the same
+        return AssetStatus(asset, None, None, False, False, str(error), None, {}, "")
 
 
-def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest | None,
+def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, problem: str,
                    upstream: dict[str, AssetStatus]) -> str:
-    if shown is None:
-        return "never built"
+    """Why the next stage would refuse what is shown, or a run would build or judge it again; empty when neither.
+
+    Args:
+        problem: Why it is not promoted, or not validly.
+    """
     stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
     if stale:
         return f"upstream is not fresh: {', '.join(stale)}"
     try:
         plan = plan_asset(asset, loaded, store)
+        held_back = plan.existing is not None and store.hold(asset, plan.existing.version) is not None
+        if plan.identity != shown.identity and not held_back:  # then the promoted version stands in for it
+            return explain_change(plan, shown)
+        if problem:
+            return problem
+        promoted_input(asset, loaded, store)
     except UserError as error:
         return str(error)
-    held_back = plan.existing is not None and store.hold(asset, plan.existing.version) is not None
-    if plan.identity != shown.identity and not held_back:  # then the promoted version stands in for it
-        return explain_change(plan, shown)
-    certificate = store.certificate(asset, shown.version)
-    if certificate is None:
-        return "never judged"
-    if not certificate.passed:
-        return store.explain_unpromoted(asset, wanted=shown.version)
-    try:
-        changed = terms(asset, loaded, store).outdated(certificate)
-    except UserError as error:
-        return str(error)
-    return f"judged on other terms: {changed} changed since" if changed else ""
+    return ""
 
 
 def explain_change(plan: Plan, shown: Manifest) -> str:

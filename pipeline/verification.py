@@ -10,10 +10,10 @@ from typing import Any
 from pipeline.graph import GRAPH
 from training.errors import InputRefused, UserError
 from training.publishing import CLAIM
-from training.specs.artifacts import Certificate, Manifest, Promotion, content_digest
-from training.specs.evidence import ITEMS_FILE, REPORT_FILE
+from training.specs.artifacts import Manifest, Promotion, content_digest
 from training.specs.job import EVALUATION_SUFFIX
-from training.store import MANIFEST, Store
+from training.store import MANIFEST, Store, utc_today
+from training.validity import why_invalid
 
 TOKENIZER = "tokenizer"
 Advance = Callable[[str, int], None]
@@ -92,13 +92,18 @@ class Verification:
         store, asset = self._store, pointer.asset
         finding = self._visit(asset, pointer.version, "promoted")
         try:
-            certificate = store.require_promoted(asset, pointer.version, pointer.digest)
+            certificate = store.promoted_with(pointer)
+            evaluation = certificate.evaluation_version if certificate else ""
+            if evaluation in store.versions(asset + EVALUATION_SUFFIX):
+                self._visit(asset + EVALUATION_SUFFIX, evaluation, f"evidence about {asset}")
             if pointer not in store.promotions(asset):
                 finding.defects.append(f"the history of promotions does not know the promotion of {pointer.version}: "
                                        f"`gatehouse promote -r {store.recipe} {asset} {pointer.version}` writes it")
-            finding.defects += self._evidence(certificate)
+            if problem := why_invalid(store, pointer, utc_today()):
+                finding.defects.append(problem)
         except UserError as error:
-            finding.defects.append(str(error))
+            if str(error) not in finding.defects:  # its manifest may have been read before
+                finding.defects.append(str(error))
 
     def _visit(self, asset: str, version: str, role: str) -> Finding:
         """Note a version and, before it, what it was made from."""
@@ -122,17 +127,18 @@ class Verification:
         defects = []
         tokenizers = {manifest.asset: manifest.facts[TOKENIZER]} if TOKENIZER in manifest.facts else {}
         for used in manifest.inputs.values():
-            if used.version not in self._store.versions(used.asset):
+            version = self._store.stand_in(used)
+            if not version:
                 defects.append(f"it was made from {used.asset} {used.version}, which is gone: it cannot be made again "
-                               f"from the same; {self._rebuild(manifest.asset)}, on what is promoted now")
+                               f"from the same; {self._store.remake(manifest)}, on what is promoted now")
                 continue
-            self._visit(used.asset, used.version, f"{manifest.asset} was made from it")
-            if (used.asset, used.version) not in self._manifests:
+            self._visit(used.asset, version, f"{manifest.asset} was made from it")
+            if (used.asset, version) not in self._manifests:
                 continue
-            found = self._manifests[used.asset, used.version][0]
+            found = self._manifests[used.asset, version][0]
             if found.digest != used.digest:
                 defects.append(f"it was made from {used.asset} {used.version} with content {used.digest[:12]}, and "
-                               f"that version has {found.digest[:12]} now; {self._rebuild(manifest.asset)}")
+                               f"that version has {found.digest[:12]} now; {self._store.remake(manifest)}")
             if TOKENIZER in found.facts:
                 tokenizers[used.asset] = found.facts[TOKENIZER]
         if len(set(tokenizers.values())) > 1:
@@ -140,22 +146,6 @@ class Verification:
             defects.append(f"it and its inputs were made with different tokenizers: {told}; materialize the older ones "
                            "again")
         return defects
-
-    def _evidence(self, certificate: Certificate) -> list[str]:
-        """What is wrong with the evaluation that a certificate rests on."""
-        asset = certificate.asset + EVALUATION_SUFFIX
-        version = certificate.evaluation_version
-        again = f"`gatehouse run -r {self._store.recipe} --select {certificate.asset}` measures and judges it again"
-        if version not in self._store.versions(asset):
-            return [f"its certificate rests on {asset} {version}, which is gone; {again}"]
-        self._visit(asset, version, f"evidence about {certificate.asset}")
-        if (asset, version) not in self._manifests:
-            return []
-        files = self._manifests[asset, version][0].files
-        found = tuple(files[name].sha256 if name in files else "" for name in (REPORT_FILE, ITEMS_FILE))
-        if found != (certificate.report_digest, certificate.items_digest):
-            return [f"its certificate rests on another report than {asset} {version} holds; {again}"]
-        return []
 
     def _content(self, manifest: Manifest, advance: Advance) -> list[str]:
         """What differs between a version's files, where they are stored, and its manifest."""
@@ -179,9 +169,4 @@ class Verification:
         if content_digest(manifest.files) != manifest.digest:
             defects.append(f"its manifest says {manifest.digest[:12]} of content that is "
                            f"{content_digest(manifest.files)[:12]}")
-        return [f"{defect} ({self._store.storage.address(place)}); {self._rebuild(manifest.asset)}"
-                for defect in defects]
-
-    def _rebuild(self, asset: str) -> str:
-        built = asset.removesuffix(EVALUATION_SUFFIX)
-        return f"`gatehouse run -r {self._store.recipe} --select {built} --force` builds it anew"
+        return [f"{defect}; {self._store.remake(manifest)}" for defect in defects]

@@ -22,6 +22,8 @@ from training.specs.job import EVALUATION_SUFFIX
 from training.storage import Storage
 
 _Record = TypeVar("_Record", bound=Spec)
+_POINTER = "promoted.json"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _CHECKSUM = re.compile(rb'{\n "checksum": "([0-9a-f]{64})",\n')
 
 
@@ -77,7 +79,7 @@ class Records:
 
     def waivers(self, asset: str, version: str) -> list[Waiver]:
         """What was waived of a version's gates, expired or not, by gate."""
-        folder = self.base / asset / "waivers" / version
+        folder = self._path(asset, "waivers", version)
         found = (self._read(folder / name, Waiver) for name in self._names(folder))
         return [waiver for waiver in found if waiver is not None]
 
@@ -93,17 +95,21 @@ class Records:
 
     def promotion(self, asset: str) -> Promotion | None:
         """Which version of an asset is promoted."""
-        return self._read(self.base / asset / "promoted.json", Promotion)
+        path = self._pointer(asset)
+        pointer = self._read(path, Promotion)
+        if pointer is not None and pointer.asset != asset:
+            raise self._damaged(path, f"it belongs to {pointer.asset}")
+        return pointer
 
     def promotions(self, asset: str) -> list[Promotion]:
         """Every promotion of an asset there ever was, oldest first."""
-        folder = self.base / asset / "promotions"
+        folder = self._path(asset, "promotions")
         found = (self._read(folder / name, Promotion) for name in self._names(folder))
         return sorted((promotion for promotion in found if promotion is not None), key=lambda made: made.promoted_at)
 
     def withdraw(self, asset: str) -> None:
         """Remove an asset's promotion pointer."""
-        self.storage.remove(self.base / asset / "promoted.json")
+        self.storage.remove(self._pointer(asset))
 
     def hold(self, asset: str, version: str) -> Hold | None:
         """The decision that a version is not to be promoted, if there is one."""
@@ -122,60 +128,79 @@ class Records:
         moment = round(promotion.promoted_at * 1e6)
         while not self.storage.create(self._promotion(promotion, moment), sealed(promotion)):
             moment += 1
-        self._write(self.base / promotion.asset / "promoted.json", promotion)
+        self._write(self._pointer(promotion.asset), promotion)
 
     # Pages
 
     def links(self, asset: str, version: str) -> dict[str, str]:
         """Where a version is shown: `mlflow_run_id`, `dagster_run_id` and the like."""
-        path = self.base / asset / "links" / f"{version}.json"
+        path = self._links(asset, version)
         data = self.storage.read(path)
         try:
-            return dict(json.loads(data)) if data else {}
-        except (ValueError, TypeError, RecursionError) as error:
+            return dict(_read_links(data).links) if data else {}
+        except ValidationError as error:
+            raise self._damaged(path, error.errors()[0]["msg"]) from error
+        except (ValueError, RecursionError) as error:
             raise self._damaged(path, str(error)) from error
 
     def write_links(self, asset: str, version: str, links: dict[str, str]) -> None:
         """Add to where a version is shown."""
-        merged = self.links(asset, version) | links
-        self.storage.write(self.base / asset / "links" / f"{version}.json", json.dumps(merged, indent=1).encode())
+        self._write(self._links(asset, version), Links(links=self.links(asset, version) | links))
 
     def gate_report(self, asset: str, version: str) -> str:
         """Address of the page of a version's newest judgement; empty when there is none."""
-        path = self._gate_reports(asset) / f"{version}.html"
+        path = self._gate_report(asset, version, ".html")
         return self.storage.address(path) if self.storage.exists(path) else ""
 
     def gate_pages(self, asset: str, version: str) -> tuple[str, str] | None:
         """The page of a version's newest judgement and its card with the table of gates."""
-        page = self.storage.read(self._gate_reports(asset) / f"{version}.html")
-        card = self.storage.read(self._gate_reports(asset) / f"{version}.md")
+        page = self.storage.read(self._gate_report(asset, version, ".html"))
+        card = self.storage.read(self._gate_report(asset, version, ".md"))
         return (page.decode(), card.decode()) if page is not None and card is not None else None
 
     def write_gate_report(self, asset: str, version: str, page: str, card: str) -> None:
         """Keep the page of a version's newest judgement, and its card with the table of gates."""
-        self.storage.write(self._gate_reports(asset) / f"{version}.md", card.encode())
-        self.storage.write(self._gate_reports(asset) / f"{version}.html", page.encode())
+        self.storage.write(self._gate_report(asset, version, ".md"), card.encode())
+        self.storage.write(self._gate_report(asset, version, ".html"), page.encode())
 
     # Files
 
+    def _path(self, *names: str, suffix: str = "") -> PurePosixPath:
+        """A path below the recipe's folder, of names alone: what a person typed never leads out of an asset's folder.
+
+        Raises:
+            StoreError: One of them is no name.
+        """
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise StoreError(f"{name[:80]!r} is no name of an asset, a version or a gate: names consist of "
+                                 "letters, digits, `_`, `-` and `.`; `gatehouse status` lists assets and versions")
+        return self.base.joinpath(*names[:-1], names[-1] + suffix)
+
     def _certificate(self, asset: str, version: str) -> PurePosixPath:
-        return self.base / asset / "certificates" / f"{version}.json"
+        return self._path(asset, "certificates", version, suffix=".json")
 
     def _superseded(self, asset: str, version: str) -> PurePosixPath:
-        return self.base / asset / "superseded" / f"{version}.json"
+        return self._path(asset, "superseded", version, suffix=".json")
+
+    def _links(self, asset: str, version: str) -> PurePosixPath:
+        return self._path(asset, "links", version, suffix=".json")
+
+    def _pointer(self, asset: str) -> PurePosixPath:
+        return self._path(asset, _POINTER)
 
     def _promotion(self, promotion: Promotion, moment: int) -> PurePosixPath:
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(moment // 1_000_000))}.{moment % 1_000_000:06d}"
-        return self.base / promotion.asset / "promotions" / f"{stamp}-{promotion.version}.json"
+        return self._path(promotion.asset, "promotions", f"{stamp}-{promotion.version}", suffix=".json")
 
     def _waiver(self, asset: str, version: str, gate: str) -> PurePosixPath:
-        return self.base / asset / "waivers" / version / f"{gate}.json"
+        return self._path(asset, "waivers", version, gate, suffix=".json")
 
     def _hold(self, asset: str, version: str) -> PurePosixPath:
-        return self.base / asset / "holds" / f"{version}.json"
+        return self._path(asset, "holds", version, suffix=".json")
 
-    def _gate_reports(self, asset: str) -> PurePosixPath:
-        return self.base / asset / "gate_reports"
+    def _gate_report(self, asset: str, version: str, suffix: str) -> PurePosixPath:
+        return self._path(asset, "gate_reports", version, suffix=suffix)
 
     def _names(self, folder: PurePosixPath) -> list[str]:
         """Names of the records in a folder; a record that is being written is not one yet."""
@@ -196,10 +221,41 @@ class Records:
         self.storage.write(path, sealed(record))
 
     def _damaged(self, path: PurePosixPath, reason: str) -> StoreError:
-        """For a file whose loss costs nothing but a job: what it says is found again by materializing its asset."""
-        asset = path.relative_to(self.base).parts[0].removesuffix(EVALUATION_SUFFIX)
-        return StoreError(f"{self.storage.address(path)} is damaged: {reason}; delete this file and materialize "
-                          f"{asset} again")
+        """The error for a record that cannot be read; what it says is found or decided again after its deletion."""
+        asset, *rest = path.relative_to(self.base).parts
+        return StoreError(f"{self.storage.address(path)} is damaged: {reason}; delete this file"
+                          f"{self._remedy(asset, rest)}")
+
+    def _remedy(self, asset: str, rest: list[str]) -> str:
+        """What to do after a damaged record was deleted."""
+        built = asset.removesuffix(EVALUATION_SUFFIX)
+        kind, name = rest[0], rest[-1].removesuffix(".json")
+        if kind == "links":
+            return f", then `gatehouse sync -r {self.recipe}` writes it anew"
+        if kind == "holds":
+            return f": {name} is held back no longer then"
+        if kind == "waivers":
+            return (f", then `gatehouse waive -r {self.recipe} {asset} --version {rest[1]} --gate {name} --reason ... "
+                    "--until ...` writes it anew")
+        if kind == "promotions":
+            version = name.partition("-")[2]
+            return (f": a rollback does not know this promotion then; if {version} is still promoted, `gatehouse "
+                    f"promote -r {self.recipe} {asset} {version}` writes it anew")
+        return f" and materialize {built} again"
+
+
+class Links(Spec):
+    """Where a version is shown."""
+
+    links: dict[str, str]
+
+
+def _read_links(data: bytes) -> Links:
+    """Links as they are written, or as they were once: without a checksum, the names at the top."""
+    record = _unsealed(data)
+    if record is data and isinstance(plain := json.loads(record), dict) and "links" not in plain:
+        return Links(links=plain)
+    return Links.model_validate_json(record)
 
 
 def dump(record: Spec) -> bytes:

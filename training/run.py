@@ -34,6 +34,7 @@ from training.events import EVENTS_FILE, EventWriter
 from training.fingerprint import fingerprint
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import Spec
+from training.specs.contracts import ARTIFACT, breaches
 from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
 from training.storage import read_bounded
 from training.store import Store, file_entry
@@ -154,6 +155,8 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
     if found != job.fingerprint:
         raise InputRefused(f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
                            f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
+    if breach := next(breaches(job), ""):
+        raise InputRefused(f"job.json: {breach}; start {job.asset} through Gatehouse")
     events.phase("verify inputs")
     attempt = Path(job.attempt)
     store = _store(job)
@@ -181,19 +184,17 @@ def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact
                                "through Gatehouse")
         store.require_promoted(wanted.asset, wanted.version, wanted.digest, wanted.certificate)
     elif not _may_be_unpromoted(store, job, name, wanted):
-        raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; only an evaluation may read "
-                           "what is not")
+        raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it "
+                           "measures, an evaluation may read only what that one was made from")
     folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
     return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
 
 
 def _may_be_unpromoted(store: Store, job: Job, name: str, wanted: Input) -> bool:
-    """An evaluation reads the version that it measures, and what that one was made from."""
-    measured = job.inputs.get("artifact")
-    if not job.asset.endswith(EVALUATION_SUFFIX) or measured is None:
-        return False
+    """Whether an evaluation, which trains nothing, measures this version or compares it with what it was made from."""
+    measured = job.inputs[ARTIFACT]
     made_from = store.manifest(measured.asset, measured.version).inputs.get(name)
-    return name == "artifact" or (made_from is not None and (made_from.asset, made_from.version, made_from.digest) == (
+    return name == ARTIFACT or (made_from is not None and (made_from.asset, made_from.version, made_from.digest) == (
         wanted.asset, wanted.version, wanted.digest))
 
 

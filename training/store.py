@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
@@ -31,9 +32,11 @@ from pathlib import Path, PurePosixPath
 from training.errors import InputRefused, StoreError
 from training.publishing import MANIFEST as MANIFEST
 from training.publishing import publish_objects, publish_on_disk
-from training.records import Records, sealed
-from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, Waiver, content_digest
+from training.records import NAME, Records, sealed
+from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Promotion, Waiver, content_digest
+from training.specs.job import EVALUATION_SUFFIX
 from training.storage import relative_files
+from training.validity import explain_unpromoted, require_valid
 
 
 class Store(Records):
@@ -51,13 +54,14 @@ class Store(Records):
     def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
         super().__init__(root, recipe)
         self.cache = cache
+        self._entries: dict[Path, tuple[tuple[int, ...], FileEntry]] = {}
 
     # Reading
 
     def versions(self, asset: str) -> list[str]:
         """Published versions of an asset, oldest first."""
-        folder = self.base / asset / "versions"
-        return sorted(name for name in self.storage.names(folder) if not name.startswith(".")
+        folder = self._path(asset, "versions")
+        return sorted(name for name in self.storage.names(folder) if NAME.fullmatch(name)
                       and self.storage.exists(folder / name / MANIFEST))
 
     def manifest(self, asset: str, version: str) -> Manifest:
@@ -69,7 +73,8 @@ class Store(Records):
         path = self.place(asset, version) / MANIFEST
         found = self._read(path, Manifest)
         if found is None:
-            raise StoreError(f"{asset} has no version {version} in {self.root}; `gatehouse status` lists what there is")
+            newest = (self.versions(asset) or ["none"])[-1]
+            raise StoreError(f"{asset} has no version {version} in {self.root}; its newest is {newest}")
         if (found.asset, found.version) != (asset, version):
             raise self._damaged(path, f"it belongs to {found.asset} {found.version}")
         if outside := [name for name in found.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
@@ -95,7 +100,7 @@ class Store(Records):
 
     def place(self, asset: str, version: str) -> PurePosixPath:
         """Where a version's files are in the storage."""
-        return self.base / asset / "versions" / version
+        return self._path(asset, "versions", version)
 
     def folder(self, asset: str, version: str) -> Path:
         """A local folder with a version's files; a remote version is copied to the cache first.
@@ -117,15 +122,46 @@ class Store(Records):
         manifest = self.manifest(asset, version)
         if content_digest(manifest.files) != manifest.digest or manifest.digest != digest:
             raise InputRefused(f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
-                               f"{digest[:12]} as expected; {_REBUILD}")
+                               f"{digest[:12]} as expected; {self.remake(manifest)}")
         folder, verified = self._local(manifest)
         problem = "" if verified else defect(folder, manifest)
         if problem and not self.is_local:
             _discard(folder)
             folder, problem = self._local(manifest)[0], ""
         if problem:
-            raise InputRefused(f"{asset} {version}: {problem} ({folder}); {_REBUILD}")
+            raise InputRefused(f"{asset} {version}: {problem}; {self.remake(manifest)}")
         return folder
+
+    def fault_of(self, manifest: Manifest, names: Sequence[str]) -> str:
+        """What is wrong with some files of a version; empty when they are what was published.
+
+        Their sizes are looked at where they are stored, each time. Their bytes are read once, and again when the file
+        was touched.
+        """
+        place = self.place(manifest.asset, manifest.version)
+        with self.storage.errors(place):
+            sizes = {name: measure.bytes for name, measure in self.storage.files(place).items()}
+            for name in names:
+                address = self.storage.address(place / name)
+                if name not in sizes:
+                    return f"{address} is missing"
+                if sizes[name] != manifest.files[name].bytes:
+                    return f"{address} has changed since it was published"
+            folder = self._local(manifest)[0]
+            if any(self._entry_once(folder / name) != manifest.files[name] for name in names) and not self.is_local:
+                _discard(folder)
+                folder = self._local(manifest)[0]
+            changed = [name for name in names if self._entry_once(folder / name) != manifest.files[name]]
+        return f"{folder / changed[0]} has changed since it was published" if changed else ""
+
+    def _entry_once(self, path: Path) -> FileEntry:
+        """Size and SHA-256 of a file, read again only when it was touched."""
+        status = path.stat()
+        touched = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = self._entries.get(path)
+        if known is None or known[0] != touched:
+            known = self._entries[path] = touched, file_entry(path)
+        return known[1]
 
     def _local(self, manifest: Manifest) -> tuple[Path, bool]:
         """A version's folder on this machine, and whether it was verified just now because it was just copied."""
@@ -140,8 +176,7 @@ class Store(Records):
             for name in [*manifest.files, MANIFEST]:
                 self.storage.download(source / name, partial / name)
             if problem := defect(partial, manifest):
-                raise InputRefused(f"{manifest.asset} {manifest.version}: {problem} ({self.storage.address(source)}); "
-                                   f"{_REBUILD}")
+                raise InputRefused(f"{manifest.asset} {manifest.version}: {problem}; {self.remake(manifest)}")
             try:
                 partial.rename(target)
             except OSError:
@@ -151,6 +186,12 @@ class Store(Records):
             shutil.rmtree(partial, ignore_errors=True)
         return target, True
 
+    def remake(self, manifest: Manifest) -> str:
+        """What to do about a version whose files are not what was published."""
+        built = manifest.asset.removesuffix(EVALUATION_SUFFIX)
+        return (f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.recipe} --select "
+                f"{built}` makes it anew")
+
     def _copy(self, manifest: Manifest) -> Path:
         if self.cache is None:
             raise StoreError(f"{self.root} is remote and no local cache folder was configured")
@@ -158,7 +199,8 @@ class Store(Records):
 
     def require_promoted(self, asset: str, version: str, digest: str, certificate_digest: str = "",
                          today: date | None = None) -> Certificate:
-        """Refuse a version unless it is promoted and its certificate vouches for these very bytes.
+        """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is
+        there (`training.validity`).
 
         Args:
             certificate_digest: The certificate that a job was planned on; empty when nothing was planned yet.
@@ -170,71 +212,35 @@ class Store(Records):
         Raises:
             InputRefused: With the reason, the gate that refused it where there is one, and what to do.
         """
-        pointer = self.promotion(asset)
-        if pointer is None or pointer.version != version:
-            raise InputRefused(self.explain_unpromoted(asset, wanted=version))
-        certificate = self.promoted_with(pointer)
-        again = f"`gatehouse run -r {self.recipe} --select {asset}` judges it again and trains nothing"
-        if certificate is None:
-            raise InputRefused(f"{asset} {version} has no certificate: {again}")
-        if (certificate.asset, certificate.version) != (asset, version):
-            raise InputRefused(f"{asset} {version}: its certificate belongs to {certificate.asset} "
-                               f"{certificate.version}: {again}")
-        if certificate.digest != pointer.certificate_digest:
-            raise InputRefused(f"{asset} {version}: its certificate is not the one it was promoted with (digest "
-                               f"{certificate.digest[:12]}, promoted.json says {pointer.certificate_digest[:12]}): one "
-                               f"of the two was changed since: {again}")
-        if certificate_digest and certificate_digest != certificate.digest:
-            raise InputRefused(f"{asset} {version}: the job was planned on the certificate {certificate_digest[:12]}, "
-                               f"and its certificate is {certificate.digest[:12]}: it was judged again since, or "
-                               "job.json was edited; start the asset again through Gatehouse")
-        if not certificate.artifact_digest == pointer.digest == digest:
-            raise InputRefused(f"{asset} {version}: its certificate vouches for content "
-                               f"{certificate.artifact_digest[:12]} and promoted.json for {pointer.digest[:12]}, not "
-                               f"for {digest[:12]}: {again}")
-        if not certificate.passed or certificate.expired(today or utc_today()):
-            raise InputRefused(self.explain_unpromoted(asset, wanted=version, today=today))
-        return certificate
+        return require_valid(self, asset, version, digest, certificate_digest, today or utc_today())
 
     def explain_unpromoted(self, asset: str, wanted: str | None = None, today: date | None = None) -> str:
         """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
-        latest = self.latest(asset)
-        if latest is None:
-            return f"{asset} was never built: materialize {asset} first"
-        version = wanted or latest.version
-        certificate = self.certificate(asset, version)
-        if certificate is None:
-            return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
-        waived = {waiver.gate for waiver in certificate.waivers}
-        refused = [verdict.reason for verdict in certificate.verdicts
-                   if not verdict.passed and verdict.name not in waived]
-        if refused:
-            return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
-        if certificate.unfounded:
-            return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
-                    "refused now; materialize that first")
-        if expired := certificate.expired(today or utc_today()):
-            return f"{asset} {version} rests on {_explain_expired(expired[0], asset, self.recipe)}"
-        if hold := self.hold(asset, version):
-            return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
-                    f"{self.recipe} {asset} {version}` promotes it")
-        pointer = self.promotion(asset)
-        if pointer is not None and pointer.version != version:
-            return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
-        return f"{asset} {version} is not promoted: materialize {asset} to have it judged again"
+        return explain_unpromoted(self, asset, wanted, today or utc_today())
 
     def inherited_waivers(self, manifest: Manifest) -> tuple[Waiver, ...]:
         """The waivers that what a version was made from rests on, by its certificates as they are now."""
         found: dict[Waiver, None] = {}
         for used in manifest.inputs.values():
-            if certificate := self.certificate(used.asset, used.version):
+            if certificate := self._standing(used):
                 found |= dict.fromkeys((*certificate.waivers, *certificate.inherited))
         return tuple(found)
 
     def unfounded(self, manifest: Manifest) -> tuple[str, ...]:
         """The versions that a version was made from and that do not pass by their certificates as they are now."""
         return tuple(f"{used.asset} {used.version}" for used in manifest.inputs.values()
-                     if (certificate := self.certificate(used.asset, used.version)) is None or not certificate.passed)
+                     if (certificate := self._standing(used)) is None or not certificate.passed)
+
+    def stand_in(self, used: InputRecord) -> str:
+        """The version that a version was made from, or the newest one of equal content when that is gone."""
+        if self.storage.exists(self.place(used.asset, used.version) / MANIFEST):
+            return used.version
+        return next((version for version in reversed(self.versions(used.asset))
+                     if self.manifest(used.asset, version).digest == used.digest), "")
+
+    def _standing(self, used: InputRecord) -> Certificate | None:
+        version = self.stand_in(used)
+        return self.certificate(used.asset, version or used.version)
 
     # Writing
 
@@ -290,9 +296,6 @@ class Store(Records):
         self._point(promotion)
 
 
-_REBUILD = "materialize it again with force to replace it"
-
-
 def file_entry(path: Path) -> FileEntry:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
@@ -330,10 +333,3 @@ def _discard(folder: Path) -> None:
 def utc_today() -> date:
     """The day that decides whether a waiver still holds."""
     return datetime.now(UTC).date()
-
-
-def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
-    then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
-    return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
-            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
-            f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")

@@ -71,7 +71,7 @@ def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store:
     try:
         folder = store.verified_folder(evaluation.asset, evaluation.version, evaluation.digest)
     except InputRefused as error:
-        raise InputRefused(f"{what} was edited: {error}; or {again}") from error
+        raise InputRefused(f"{what} was edited: {error}") from error
     try:
         report = _read_report(folder / REPORT_FILE)
         rows = _read_rows(folder / ITEMS_FILE)

@@ -6,7 +6,7 @@ comes next does the rest. What MLflow was told is kept beside the asset and writ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -19,9 +19,10 @@ from dagster._core.definitions.data_version import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from pipeline.checks.verdicts import gate_state
+from pipeline.environment import work
 from pipeline.graph import GRAPH
 from pipeline.pages import check_description, check_metadata, materialization_metadata, standing_of
-from pipeline.resources.debts import debts_of
+from pipeline.resources.debts import Debt, debts_of
 from pipeline.resources.tracker import Tracker
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.job import EVALUATION_SUFFIX
@@ -96,7 +97,7 @@ def publish_late(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
     links = store.links(asset, version)
     if links.get("mlflow_run_id"):
         return True
-    if "attempt" in links and any(debt.build.version == version for debt in debts_of(Path(links["attempt"]))):
+    if any(debt.build.version == version for debt in _debts(links)):
         return False
     late = tracker.publish(None, manifest, store.folder(asset, version), store)
     if not late or not tracker.finish(late["mlflow_run_id"]):
@@ -107,10 +108,18 @@ def publish_late(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
 
 def owe_judgement(manifest: Manifest, store: Store) -> None:
     """Note that MLflow was not told of a version's newest judgement; whoever comes to MLflow next tells it."""
-    attempt = store.links(manifest.asset, manifest.version).get("attempt")
-    for debt in debts_of(Path(attempt)) if attempt else []:
+    for debt in _debts(store.links(manifest.asset, manifest.version)):
         if debt.build.version == manifest.version:
             debt.change(told=False)
+
+
+def _debts(links: Mapping[str, str]) -> list[Debt]:
+    """What MLflow is owed of the attempt that made a version.
+
+    The folder is looked for where the attempts are now: a home that was copied writes nothing into the old one.
+    """
+    recorded = links.get("attempt")
+    return debts_of(work() / Path(*Path(recorded).parts[-3:])) if recorded else []
 
 
 def _told(asset: str, store: Store) -> bool:

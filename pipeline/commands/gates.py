@@ -29,6 +29,7 @@ from training.specs.artifacts import Certificate, Manifest
 from training.specs.gates import Gate, Verdict
 from training.specs.job import EVALUATION_SUFFIX
 from training.store import Store, utc_today
+from training.validity import standing_changed
 
 _COLOURS = {"passed": "green", "FAILED": "red", "waived": "yellow"}
 _WORST, _LINE = 5, 400
@@ -167,8 +168,7 @@ def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: Loa
         changed = terms(asset, loaded, store).outdated(certificate)
     except UserError:
         return "the evaluation sets (none are promoted)"
-    if not changed and (certificate.inherited != store.inherited_waivers(manifest)
-                        or certificate.unfounded != store.unfounded(manifest)):
+    if not changed and standing_changed(store, manifest, certificate):
         return "the standing of what it was made from"
     return changed
 

@@ -30,6 +30,7 @@ from pipeline.instance import open_instance
 from pipeline.locks import held
 from pipeline.reaper import clean_up, note_code_servers
 from pipeline.recipe import load_recipe
+from pipeline.resources.mlflow_database import prepare
 from training.errors import Busy
 from training.store import Store
 
@@ -64,6 +65,7 @@ def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) 
     servers = [mlflow, dagster] if mlflow else [dagster]
     os.environ["GATEHOUSE_DAGSTER_URL"] = dagster.url
     if mlflow:
+        prepare(tracking_uri())
         os.environ["GATEHOUSE_MLFLOW_URL"] = mlflow.url
         os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # a password on the command line is seen by every user
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: it may be inherited as ignored

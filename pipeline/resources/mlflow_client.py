@@ -7,19 +7,17 @@ minutes.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.environment import home
+from pipeline.resources.mlflow_database import artifacts_beside, prepared, sqlite_file
 
 logger = logging.getLogger("gatehouse.tracker")
 
@@ -28,7 +26,6 @@ PATIENCE = 20.0
 _ATTEMPTS = 3
 _CALL_SECONDS = 20.0  # of one call; MLflow waits as long for SQLite's lock
 _OPENING_SECONDS = 60.0  # more where MLflow has still to be imported, or its tables made
-_SQLITE = "sqlite:///"
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S+@|(?<=[?&]password=)[^&\s]+")
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,8 +61,8 @@ class Connection:
     @property
     def artifact_location(self) -> str | None:
         """Where a new experiment keeps its artifacts: beside a SQLite file, in the home, or where the server says."""
-        if self._uri.startswith(_SQLITE):
-            return (Path(self._uri.removeprefix(_SQLITE)).parent / "artifacts").absolute().as_uri()
+        if database := sqlite_file(self._uri):
+            return artifacts_beside(database)
         return (home() / "mlflow" / "artifacts").as_uri() if self._is_database else None
 
     @property
@@ -74,14 +71,14 @@ class Connection:
         return time.monotonic() < self._down_until
 
     def client(self) -> Any:
-        """The `mlflow.MlflowClient`; the first call imports MLflow and creates the database where there is none."""
+        """The `mlflow.MlflowClient`; the first call imports MLflow and prepares the database."""
         with self._opening:
             if self._client is None:
                 for name, value in _ENVIRONMENT.items():
                     os.environ.setdefault(name, value)
                 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # `attempt` says it in one line
                 from mlflow import MlflowClient
-                with _one_process(self._uri):
+                with prepared(self._uri):
                     if self._is_database:
                         _require_database(self._uri)
                     client = MlflowClient(self._uri, self._uri)
@@ -181,21 +178,8 @@ def _is_collision(error: Exception) -> bool:
 
 def _require_database(uri: str) -> None:
     """Fail at once where a database does not answer: MLflow alone would try again for minutes."""
-    if uri.startswith(_SQLITE):
+    if sqlite_file(uri):
         return
     import sqlalchemy
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
     engine.connect().close()
-
-
-@contextmanager
-def _one_process(uri: str) -> Iterator[None]:
-    """Let one process at a time create a SQLite database: MLflow's migrations do not guard themselves."""
-    if not uri.startswith(_SQLITE):
-        yield
-        return
-    database = Path(uri.removeprefix(_SQLITE))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

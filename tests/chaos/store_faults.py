@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.evidence import with_evidence
 from tests.unit.test_store import certificate, draft, pointer_to
 from training.specs.artifacts import Manifest
 from training.store import Store
@@ -139,7 +140,7 @@ def publish(store: Store, folder: Path, text: str, asset: str = "corpus", identi
 
 def promote(store: Store, manifest: Manifest, by: str = "test") -> None:
     """Certify a version and promote it."""
-    issued = certificate(manifest, issued_by=by)
+    issued = with_evidence(store, certificate(manifest, issued_by=by))
     store.write_certificate(issued)
     store.promote(pointer_to(issued))
 

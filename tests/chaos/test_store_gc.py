@@ -15,6 +15,7 @@ from pipeline.planner import terms
 from pipeline.recipe import load_recipe
 from tests.chaos.object_faults import PART, faulty_network, killed_remotely
 from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child, served, write_files
+from tests.evidence import with_evidence
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.promises import Promise
 from tests.unit.promotion.conftest import World, new_world
@@ -35,8 +36,9 @@ def fill(store: Store, world: World) -> list[str]:
     for number in range(4):
         manifest = store.publish(write_files(world.folder / "attempt", str(number)), draft(ASSET, f"{number}" * 64))
         made.append(manifest.version)
-        issued = certificate(manifest, value=float(number < 3), thresholds_digest=on.thresholds,
-                             evaluator_fingerprint=on.evaluator, suite_digest=on.suite)
+        issued = with_evidence(store, certificate(
+            manifest, value=float(number < 3), thresholds_digest=on.thresholds, evaluator_fingerprint=on.evaluator,
+            suite_digest=on.suite))
         store.write_certificate(issued)
         if issued.passed:
             store.promote(pointer_to(issued))

@@ -29,6 +29,7 @@ from pipeline.resources.settlement import note_published, pay_debts
 from pipeline.resources.tracker import Tracker
 from tests.chaos.mlflow_server import Proxy, mlflow_server
 from tests.conftest import BIN, ROOT, environment
+from tests.evidence import with_evidence
 from tests.integration.postgresql_server import postgresql
 from tests.integration.test_tracker import JOB, certificate_of, lineage_of, publish_version, write_events
 from tests.integration.training_jobs import RECIPE, make_job, publish_data
@@ -277,12 +278,8 @@ def built_chain(store: Store, work: Path, folder: Path) -> dict[str, Manifest]:
                                     for step in range(1, 600)])
         made[asset] = publish_version(store, folder, asset, asset, {name: made[name] for name in inputs})
         note_published(debt, made[asset], store)
-        certificate = certificate_of(made[asset], 2.0)
+        certificate = with_evidence(store, certificate_of(made[asset], 2.0))
         store.write_certificate(certificate)
-        evaluation = store.root / Path(store.recipe, f"{asset}.evaluation", "versions", "v")
-        evaluation.mkdir(parents=True)
-        (evaluation / "report.json").write_text('{"estimates": {}}')
-        (evaluation / "manifest.json").write_text(made[asset].model_dump_json())
         store.promote(Promotion(asset=asset, version=made[asset].version, digest=made[asset].digest,
                                 certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
     return made

@@ -287,6 +287,13 @@ def forged_input(**values: Any) -> Callable[[Workspace], None]:
     return forge
 
 
+def disguised_as_an_evaluation(space: Workspace) -> None:
+    job = json.loads(job_of(space).read_text())
+    job["asset"] = f"{CHILD}.evaluation"
+    job["inputs"][PARENT]["promoted"] = False
+    job_of(space).write_text(json.dumps(job))
+
+
 def nothing_promoted(space: Workspace) -> None:
     (space.home / "store" / "mine" / PARENT / "promoted.json").unlink()
 
@@ -294,6 +301,7 @@ def nothing_promoted(space: Workspace) -> None:
 @pytest.mark.parametrize(("way", "tamper", "said"), [
     ("a parent that is not promoted", nothing_promoted, "is not promoted"),
     ("`promoted: false`", forged_input(promoted=False), "must be promoted; only an evaluation may read what is not"),
+    ("a training that says it is an evaluation", disguised_as_an_evaluation, "is evaluate_model, not sft_model"),
     ("no certificate", forged_input(certificate=""), "names no certificate"),
     ("a forged certificate digest", forged_input(certificate="0" * 64), "was planned on the certificate 000000000000"),
     ("an edited verdict", verdict_edited, "its certificate is not the one it was promoted with"),

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.evidence import with_evidence
 from training.data.byte_bpe import encode_texts, load_plain, train_bpe
 from training.data.chat import CHAT_TEMPLATE
 from training.data.shards import TokenWriter
@@ -99,6 +100,7 @@ def promote(store: Store, manifest: Manifest) -> None:
                               suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
                               items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=0.0,
                               issued_at=0.0, issued_by="test")
+    certificate = with_evidence(store, certificate)
     store.write_certificate(certificate)
     store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
                             certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.evidence import with_evidence
 from training.errors import InputRefused, StoreError
 from training.specs.artifacts import Certificate, Hold, InputRecord, Manifest, Promotion, Waiver
 from training.specs.gates import Verdict
@@ -49,7 +50,7 @@ def pointer_to(issued: Certificate) -> Promotion:
 
 
 def promote(store: Store, manifest: Manifest) -> Promotion:
-    issued = certificate(manifest)
+    issued = with_evidence(store, certificate(manifest))
     store.write_certificate(issued)
     pointer = pointer_to(issued)
     store.promote(pointer)
@@ -194,9 +195,14 @@ def test_a_job_planned_on_another_certificate_is_refused(store: Store, tmp_path:
 @pytest.mark.parametrize("own", [True, False])
 def test_a_waiver_holds_to_its_last_day_and_not_longer(store: Store, tmp_path: Path, own: bool) -> None:
     parent = publish(store, tmp_path / "a", asset="raw_corpus")
-    child = publish(store, tmp_path / "b")
+    made_from = {"raw_corpus": InputRecord(asset="raw_corpus", version=parent.version, digest=parent.digest)}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data.txt").write_text("hello")
+    child = store.publish(tmp_path / "b", draft().model_copy(update={"inputs": made_from}))
     given = waiver(child if own else parent, TODAY)
-    issued = certificate(child, value=0.0, waivers=(given,)) if own else certificate(child, inherited=(given,))
+    store.write_certificate(certificate(parent, waivers=() if own else (given,)))
+    issued = with_evidence(store, certificate(child, value=0.0, waivers=(given,)) if own else
+                           certificate(child, inherited=(given,)))
     store.write_certificate(issued)
     store.promote(pointer_to(issued), TODAY)
     assert store.require_promoted("corpus", child.version, child.digest, today=TODAY) == issued

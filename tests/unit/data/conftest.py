@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.evidence import with_evidence
 from training.fingerprint import fingerprint
 from training.run import run_job
 from training.specs.artifacts import Certificate, Manifest, Promotion
@@ -62,6 +63,7 @@ class Pipeline:
                                   suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
                                   items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=time.time(),
                                   issued_at=time.time(), issued_by="test")
+        certificate = with_evidence(self.store, certificate)
         self.store.write_certificate(certificate)
         self.store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
                                      certificate_digest=certificate.digest, promoted_at=time.time(),
