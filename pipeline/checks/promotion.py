@@ -48,7 +48,7 @@ def promote(builder: Builder, asset: str, version: str, author: str, say: Listen
         StoreError: There is no such version.
         InputRefused: It was never judged, a gate refuses it, it rests on an expired waiver, or its bytes have changed.
     """
-    _require_asset(asset)
+    require_asset(asset)
     store = builder.store
     manifest = store.manifest(asset, version)
     certificate = _eligible(builder, manifest, say)
@@ -66,7 +66,7 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
         RecipeError: There is no such asset.
         InputRefused: Nothing is promoted, or no earlier promotion passes; the message says why of each.
     """
-    _require_asset(asset)
+    require_asset(asset)
     store = builder.store
     left = store.promotion(asset)
     if left is None:
@@ -186,7 +186,7 @@ def _promotion(certificate: Certificate, by: str) -> Promotion:
 
 
 def _version(store: Store, asset: str, version: str) -> Manifest:
-    _require_asset(asset)
+    require_asset(asset)
     if version:
         return store.manifest(asset, version)
     latest = store.latest(asset)
@@ -199,6 +199,7 @@ def _is_latest(store: Store, manifest: Manifest) -> bool:
     return store.versions(manifest.asset)[-1] == manifest.version
 
 
-def _require_asset(asset: str) -> None:
+def require_asset(asset: str) -> None:
+    """Raise RecipeError, with the nearest name, if there is no such asset."""
     if asset not in GRAPH:
         raise RecipeError(f"there is no asset {asset!r}{nearest(asset, GRAPH)}; the assets are {', '.join(GRAPH)}")

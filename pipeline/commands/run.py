@@ -25,6 +25,7 @@ from pipeline.progress import displayed
 from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_messages import nearest
+from pipeline.resources.settings import LauncherResource
 from pipeline.status import headline
 from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
 from training.store import Store
@@ -37,10 +38,14 @@ _CELL = 160
 def run(recipe: str, select: list[str], overrides: list[str], launcher: str, force: bool) -> int:
     """Materialize a selection of the recipe's graph; return the exit code.
 
-    0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted.
+    0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted. A mistake
+    in the options is found before anything is touched.
     """
-    console = make_console()
     loaded = load_recipe(recipe, overrides)
+    chosen = _selected(select)
+    LauncherResource(name=launcher).choose(loaded)
+
+    console = make_console()
     instance = open_instance()
     for line in clean_up(instance, home(), runs()):
         console.print(line, highlight=False)
@@ -49,7 +54,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     with RunDisplay(console) as display, displayed(display):
         try:
-            result = _execute(recipe, loaded, instance, select, overrides, launcher, force)
+            result = _execute(recipe, loaded, instance, chosen, overrides, launcher, force)
             interrupted = _interrupted(result)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             interrupted = True
@@ -68,12 +73,11 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     return code
 
 
-def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, select: list[str], overrides: list[str],
+def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, chosen: list[str], overrides: list[str],
              launcher: str, force: bool) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(recipe)
     prefix = key_prefix(loaded)
     job = definitions.resolve_implicit_global_asset_job_def()
-    chosen = _selected(select)
     config: dict[str, Any] = {
         "resources": {"recipe": {"config": {"name": recipe, "overrides": overrides}},
                       "launcher": {"config": {"name": launcher}}},
