@@ -9,7 +9,7 @@ a check. A row that somebody else reports in the meantime would stay in front of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -51,16 +51,30 @@ def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, pref
         work: Folder of the attempts, where the builders' locks are.
     """
     repaired = []
-    for asset in GRAPH:
-        key = dg.AssetKey([*prefix, asset])
-        if store.latest(asset) is None or _is_in_progress(asset, store, instance, key, work):
-            continue
-
+    for asset, key in _settled(store, instance, prefix, work):
         told = not _told(asset, store) and agree_with_mlflow(asset, store, tracker)
         if _agree_with_dagster(asset, store, instance, key) or told:
             repaired.append(asset)
-
     return repaired
+
+
+def agree_with_dagster(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path) -> None:
+    """Do the half of `reconcile` that is Dagster's.
+
+    A run calls it at its end: another one that was refused meanwhile, since this one was building, has planned the same
+    checks. Those stand in front of this run's verdicts and will never be evaluated.
+    """
+    for asset, key in _settled(store, instance, prefix, work):
+        _agree_with_dagster(asset, store, instance, key)
+
+
+def _settled(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str],
+             work: Path) -> Iterator[tuple[str, dg.AssetKey]]:
+    """The assets that have a version and that no run is working at."""
+    for asset in GRAPH:
+        key = dg.AssetKey([*prefix, asset])
+        if store.latest(asset) is not None and not _is_in_progress(asset, store, instance, key, work):
+            yield asset, key
 
 
 def _is_in_progress(asset: str, store: Store, instance: dg.DagsterInstance, key: dg.AssetKey, work: Path) -> bool:

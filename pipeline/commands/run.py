@@ -15,9 +15,10 @@ from rich.table import Table
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
+from pipeline.checks.reconcile import agree_with_dagster
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
-from pipeline.environment import home, runs, store_root
+from pipeline.environment import home, runs, store_root, work
 from pipeline.graph import GRAPH
 from pipeline.instance import open_instance
 from pipeline.locks import mark_alive
@@ -63,6 +64,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
             return INTERRUPTED
     code = _failures(result, console, key_prefix(loaded))
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+    agree_with_dagster(store, instance, key_prefix(loaded), work())
     if display.states:
         console.print(_summary(store, display))
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
