@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from pipeline.environment import prepare
-from training.errors import GatehouseError
+from pipeline.room import explain_full_disk
+from pipeline.terminal import make_legible
+from training.errors import EXIT_USER, GatehouseError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
@@ -273,15 +275,19 @@ def recipe_schema() -> None:
 
 
 def main() -> None:
-    """Entry point: a GatehouseError is one message and its exit code."""
+    """Entry point: a GatehouseError, a path that cannot be used or a full disk is one message and its exit code."""
+    make_legible()
     try:
         prepare()
         app()
     except GatehouseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        message = explain_full_disk(error)
+        if not message and isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        if not message:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER)

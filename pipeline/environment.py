@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from training.errors import StoreError, UserError
@@ -17,6 +18,7 @@ DATABASES = ("GATEHOUSE_POSTGRES_URL", "MLFLOW_TRACKING_URI")
 """Variables that may hold a password; jobs don't get them."""
 ROOT = Path(__file__).resolve().parent.parent
 _SERVER = re.compile(r"(https?://)(?:[^/]*@)?([^?#]*)")
+_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _DATABASE_USER = re.compile(r"^[^:]+://(?:[^:/]*(?::[^@]*)?@)?")
 # Else a connection whose other end is gone, without a word, waits for a quarter of an hour, or for two hours.
 _GIVE_UP = "keepalives_idle=60&keepalives_interval=20&keepalives_count=3&tcp_user_timeout=120000"
@@ -91,8 +93,10 @@ def prepare() -> None:
     """Set the variables in this process and make the folders they name.
 
     Raises:
+        UserError: A path holds what Dagster's databases cannot work with.
         StoreError: The home is not a folder that can be written.
     """
+    _require_plain_paths()
     os.environ.update(variables())
     try:
         for folder in (home() / "dagster", home() / "mlflow", work()):
@@ -100,6 +104,23 @@ def prepare() -> None:
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}; all state is kept in {home()}, so set GATEHOUSE_HOME to "
                          "a folder that can be written") from error
+
+
+def _require_plain_paths() -> None:
+    """Refuse paths that would be read as something else, before anything is made under the wrong name.
+
+    SQLAlchemy reads an address of SQLite as a URL, so that `?` begins options and `%41` is `A`. Alembic reads the path
+    of Dagster's migrations through a ConfigParser, for which `%` begins a reference.
+    """
+    for name, folder in (("GATEHOUSE_HOME", home()), ("GATEHOUSE_DAGSTER", variables()["GATEHOUSE_DAGSTER"])):
+        if "?" in str(folder) or _ESCAPE.search(str(folder)):
+            raise UserError(f"{folder}: Dagster cannot work in a path with ? or with % before two digits; move it, or "
+                            f"set {name} to another folder")
+    dagster = find_spec("dagster")
+    for place in (str(ROOT), dagster.origin if dagster else None):
+        if place and "%" in place:
+            raise UserError(f"{place}: Dagster cannot work in a path with %; move the project, and run `make setup` "
+                            "there")
 
 
 if __name__ == "__main__":

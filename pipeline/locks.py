@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import json
 import logging
@@ -94,6 +93,9 @@ _runs: dict[Path, int] = {}
 def mark_alive(runs: Path, run_id: str) -> None:
     """Hold the run's lock until this process ends.
 
+    The file stays. A free lock of a run that Dagster shows as unfinished tells a reaper that the run is dead, also when
+    its process ended in order and had no room on the disk to say so.
+
     Args:
         runs: Folder of such locks.
         run_id: Dagster's.
@@ -107,7 +109,6 @@ def mark_alive(runs: Path, run_id: str) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     unheld.replace(path)  # held before it has its name: a reaper never sees a living run without its lock
     _runs[path] = descriptor
-    atexit.register(path.unlink, missing_ok=True)
 
 
 def is_alive(runs: Path, run_id: str) -> bool:
@@ -118,6 +119,11 @@ def is_alive(runs: Path, run_id: str) -> bool:
 def is_dead(runs: Path, run_id: str) -> bool:
     """Whether a run once marked itself alive and no process does so now."""
     return is_held(runs / f"{run_id}.lock") is False
+
+
+def free_locks(runs: Path) -> list[str]:
+    """Ids of the runs that once marked themselves alive, and whose process has ended."""
+    return [path.stem for path in sorted(runs.glob("*.lock")) if is_held(path) is False]
 
 
 def is_held(path: Path) -> bool | None:

@@ -11,20 +11,22 @@ import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline import leftovers
-from pipeline.locks import CLEANING, held, is_alive, is_dead
+from pipeline.locks import CLEANING, free_locks, held, is_alive, is_dead
 from training.errors import Busy
 
-_UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_NOT_BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
+_UNFINISHED = [*_NOT_BEGUN, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _CODE_SERVERS = "code-servers.txt"
-_KILLED = ("The process of this run has ended without a word: it was killed, or the machine went down. Start it again; "
-           "it goes on from its last checkpoint.")
+_ENDED = "it was killed, the machine went down, or its disk was full."
+_KILLED = f"The process of this run ended without a word: {_ENDED} Start it again; it goes on from its last checkpoint."
+_NEVER_BEGAN = f"The process of this run ended before the run began: {_ENDED} Start it again."
 
 
 def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
     """Mark every unfinished run as failed whose process has ended, so that nothing waits for it.
 
     A database may hold runs of other homes and of other machines too. A run is this home's if its lock is here, or if a
-    code server of this home has started it.
+    code server of this home has started it. The locks of runs that are over are removed.
 
     Args:
         instance: Where the runs are recorded.
@@ -36,13 +38,21 @@ def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str
         Ids of the runs that were ended.
     """
     ended = []
-    statuses = [*_UNFINISHED, dg.DagsterRunStatus.STARTING] if ended_servers else _UNFINISHED
-    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
-        lost = _started_by(run) in ended_servers and not is_alive(runs, run.run_id)
-        if lost or is_dead(runs, run.run_id):
-            instance.report_run_failed(run, _KILLED)
-            (runs / f"{run.run_id}.lock").unlink(missing_ok=True)
+    for found in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        lost = _started_by(found) in ended_servers and not is_alive(runs, found.run_id)
+        if not lost and not is_dead(runs, found.run_id):
+            continue
+
+        run = instance.get_run_by_id(found.run_id)  # it may have ended well between the two looks
+        if run is not None and not run.is_finished:
+            instance.report_run_failed(run, _NEVER_BEGAN if run.status in _NOT_BEGUN else _KILLED)
             ended.append(run.run_id)
+
+    for run_id in free_locks(runs):
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished:
+            (runs / f"{run_id}.lock").unlink(missing_ok=True)
+
     return ended
 
 
@@ -78,7 +88,7 @@ def clean_up(instance: dg.DagsterInstance, home: Path, runs: Path, *, servers_en
     reaped = reap(instance, runs, noted_code_servers(home) if servers_ended else ())
     if servers_ended:
         (home / _CODE_SERVERS).unlink(missing_ok=True)
-    return lines + [f"Run {run_id[:8]} was killed in mid-work; it is marked as failed." for run_id in reaped]
+    return lines + [f"Run {run_id[:8]} ended without a word; it is marked as failed." for run_id in reaped]
 
 
 def note_code_servers(home: Path, sockets: Collection[str]) -> None:

@@ -22,7 +22,8 @@ from pipeline.recipe import LoadedRecipe
 from pipeline.resources.launchers import JobFailed, Listener
 from pipeline.resources.settings import LauncherResource, RecipeResource, StoreResource
 from pipeline.resources.tracker import TrackerResource
-from training.errors import UserError
+from pipeline.room import explain_full_disk
+from training.errors import EXIT_USER, UserError
 from training.specs.artifacts import Manifest
 
 GPU_POOL = "gpu"
@@ -129,6 +130,10 @@ def clear_errors() -> Iterator[None]:
         yield
     except (UserError, JobFailed) as error:
         raise dg.Failure(str(error), metadata={EXIT_CODE: error.exit_code}, allow_retries=False) from error
+    except Exception as error:
+        if full := explain_full_disk(error):
+            raise dg.Failure(full, metadata={EXIT_CODE: EXIT_USER}, allow_retries=False) from error
+        raise
 
 
 def log_milestones(log: dg.DagsterLogManager) -> Listener:

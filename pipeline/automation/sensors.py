@@ -1,9 +1,16 @@
 """Sensors: new source files start the chain; failures and refusals are posted to a webhook."""
 
+from __future__ import annotations
+
+import json
 import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from pipeline.environment import ROOT, home, runs
 from pipeline.graph import GRAPH
@@ -13,25 +20,64 @@ from pipeline.webhook import WEBHOOK, post
 from training.data.source_state import source_state
 from training.errors import SourceError
 
+_FIRST_LOOK = "first_look"
+_HISTORY = 20
+
 
 def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """Starts the whole graph when the files of the recipe's sources have changed; off until it is switched on."""
+    """Starts the whole graph when the files of the recipe's sources have changed; off until it is switched on.
+
+    A file that is still being copied changes from look to look: the chain starts once two looks saw the same.
+    """
 
     @dg.sensor(name=job.name.replace("everything", "sources_changed"), job=job, minimum_interval_seconds=60,
-               description="Starts the chain when a source file of the corpus is added, changed or removed.")
+               description="Starts the chain when a source file of the corpus is added, changed or removed, and two "
+                           "looks have seen the same.")
     def sources_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             state = source_state(loaded.recipe.sources, ROOT)
         except SourceError as error:
             return dg.SkipReason(str(error))
-        if context.cursor == state:
-            return dg.SkipReason("The source files are as they were.")
+
         if context.cursor is None:
-            context.update_cursor(state)
+            context.update_cursor(str(_Looks(state)))
             return dg.SkipReason("First look at the source files; a change from now on starts the chain.")
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=state)], cursor=state)
+
+        looks = _Looks.parse(context.cursor)
+        if state == looks.started:
+            context.update_cursor(str(_Looks(state)))
+            return dg.SkipReason("The source files are as they were.")
+        if state != looks.seen:
+            context.update_cursor(str(_Looks(looks.started, state, f"{time.time():.3f}")))
+            return dg.SkipReason("The source files have changed; the chain starts when the next look sees the same.")
+        # The same files may come and go: a key of their state alone would start the chain for them only once.
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{state} seen at {looks.since}")],
+                               cursor=str(_Looks(state)))
 
     return sources_changed
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What the sensor of the sources remembers between its looks.
+
+    Attributes:
+        started: The state for which the chain was started, or that the first look saw.
+        seen: Another state that the last look saw; empty when it saw none.
+        since: Seconds since 1970 at which `seen` was first seen.
+    """
+
+    started: str
+    seen: str = ""
+    since: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.started, self.seen, self.since)))
+
+    @classmethod
+    def parse(cls, cursor: str) -> _Looks:
+        """Read a cursor."""
+        return cls(*cursor.split(" ")[:3])
 
 
 def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefinition]:
@@ -42,7 +88,8 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
         prefix: Key prefix of its assets.
     """
     recipe = loaded.recipe.name
-    keys = {dg.AssetKey([*prefix, asset]) for asset in GRAPH}
+    gates = [dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
+             for asset in GRAPH for gate in loaded.recipe.gates[asset]]
 
     @dg.run_failure_sensor(name=f"{recipe}_run_failed", default_status=dg.DefaultSensorStatus.RUNNING,
                            description=f"Posts failed runs to ${WEBHOOK}.")
@@ -60,10 +107,10 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
                description=f"Posts artifacts that a gate refused to ${WEBHOOK}.")
     def gate_refused(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         url = os.environ.get(WEBHOOK)
-        records = _new_verdicts(context)
         if not url:
+            context.update_cursor(None)
             return dg.SkipReason(f"{WEBHOOK} is not set")
-        refused = [verdict for verdict in records if verdict.asset_key in keys and not verdict.passed]
+        refused = _new_refusals(context, gates)
         for verdict in refused:
             post(url, {"event": "gate_refused", "recipe": recipe, "asset": verdict.asset_key.to_user_string(),
                        "gate": verdict.check_name, "reason": verdict.description or ""})
@@ -85,16 +132,36 @@ def dead_runs_sensor(loaded: LoadedRecipe) -> dg.SensorDefinition:
     return dead_runs
 
 
-def _new_verdicts(context: dg.SensorEvaluationContext) -> list[dg.AssetCheckEvaluation]:
-    """Gate verdicts since the cursor, which moves past them; the first look only sets the cursor."""
-    filter_ = dg.EventRecordsFilter(dg.DagsterEventType.ASSET_CHECK_EVALUATION,
-                                    after_cursor=int(context.cursor) if context.cursor else None)
-    storage = context.instance.event_log_storage
-    records = storage.get_event_records(filter_, limit=1000 if context.cursor else 1, ascending=bool(context.cursor))
-    newest = str(max((record.storage_id for record in records), default=int(context.cursor or 0)))
-    first_look = context.cursor is None
-    context.update_cursor(newest)
-    if first_look:
+def _new_refusals(context: dg.SensorEvaluationContext, gates: Sequence[dg.AssetCheckKey],
+                  ) -> list[dg.AssetCheckEvaluation]:
+    """Refusals that are not posted yet, oldest first; the first look finds none.
+
+    Dagster's default event log, SQLite, has one database a run and no order across them, so each gate has a mark of its
+    own: when its last refusal that was posted was evaluated. A row of the history is planned first and gets its verdict
+    later, so the row's number is no such mark.
+    """
+    marks = _marks(context.cursor)
+    if not marks:
+        context.update_cursor(json.dumps({_FIRST_LOOK: time.time()}))
         return []
-    return [event.asset_check_evaluation_data for record in records
-            if (event := record.event_log_entry.dagster_event) is not None]
+
+    found = []
+    for gate in gates:
+        name = gate.to_user_string()
+        history = context.instance.event_log_storage.get_asset_check_execution_history(
+            gate, limit=_HISTORY, status={AssetCheckExecutionRecordStatus.FAILED})
+        for record in history:
+            if record.event is None or record.evaluation is None:
+                continue
+            if record.event.timestamp > marks.get(name, marks[_FIRST_LOOK]):
+                found.append((record.event.timestamp, name, record.evaluation))
+
+    found.sort(key=lambda one: one[:2])
+    context.update_cursor(json.dumps(marks | {name: timestamp for timestamp, name, _ in found}))
+    return [evaluation for _, _, evaluation in found]
+
+
+def _marks(cursor: str | None) -> dict[str, float]:
+    """The marks that a cursor holds; none for a cursor of an earlier version, which was a row's number."""
+    marks = json.loads(cursor) if cursor else {}
+    return marks if isinstance(marks, dict) and _FIRST_LOOK in marks else {}

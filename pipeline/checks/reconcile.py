@@ -2,11 +2,14 @@
 
 A promotion is one file in the store. MLflow's alias and Dagster's record follow it, and that may be cut short: whoever
 comes next does the rest. What MLflow was told is kept beside the asset and written last; Dagster is asked.
+
+An asset that a run is working at is left alone: its verdicts are that run's to report. Dagster shows the newest row of
+a check. A row that somebody else reports in the meantime would stay in front of the run's own verdict for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -16,11 +19,15 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
     get_input_data_version_tag,
 )
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from pipeline.checks.verdicts import gate_state
 from pipeline.environment import work
 from pipeline.graph import GRAPH
+from pipeline.locks import LOCK_FILE, is_held
 from pipeline.pages import check_description, check_metadata, materialization_metadata, standing_of
 from pipeline.resources.debts import Debt, debts_of
 from pipeline.resources.tracker import Tracker
@@ -34,22 +41,67 @@ LINKS = ("mlflow_run_id", "mlflow_url", "mlflow_model_id", "mlflow_model_version
 """What a version's links say about MLflow."""
 
 
-def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str]) -> list[str]:
+def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str],
+              work: Path) -> list[str]:
     """Make MLflow and Dagster show the promoted version of every asset; return the assets of which they did not.
 
-    MLflow being down is no error: it is told next time.
+    MLflow being down is no error: it is told next time. An asset that a run is working at is left to that run.
 
     Args:
         prefix: Key prefix of the recipe's assets.
+        work: Folder of the attempts, where the builders' locks are.
     """
     repaired = []
-    for asset in GRAPH:
-        if store.latest(asset) is None:
-            continue
+    for asset, key in _settled(store, instance, prefix, work):
         told = not _told(asset, store) and agree_with_mlflow(asset, store, tracker)
-        if _agree_with_dagster(asset, store, instance, dg.AssetKey([*prefix, asset])) or told:
+        if _agree_with_dagster(asset, store, instance, key) or told:
             repaired.append(asset)
     return repaired
+
+
+def agree_with_dagster(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path) -> None:
+    """Do the half of `reconcile` that is Dagster's.
+
+    A run calls it at its end: another one that was refused meanwhile, since this one was building, has planned the same
+    checks. Those stand in front of this run's verdicts and will never be evaluated.
+    """
+    for asset, key in _settled(store, instance, prefix, work):
+        _agree_with_dagster(asset, store, instance, key)
+
+
+def _settled(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str],
+             work: Path) -> Iterator[tuple[str, dg.AssetKey]]:
+    """The assets that have a version and that no run is working at."""
+    for asset in GRAPH:
+        key = dg.AssetKey([*prefix, asset])
+        if store.latest(asset) is not None and not _is_in_progress(asset, store, instance, key, work):
+            yield asset, key
+
+
+def _is_in_progress(asset: str, store: Store, instance: dg.DagsterInstance, key: dg.AssetKey, work: Path) -> bool:
+    """Whether a process builds or measures an asset, or an unfinished run has still to build or to judge it."""
+    locks = (work / store.recipe / name / LOCK_FILE for name in (asset, asset + EVALUATION_SUFFIX))
+    if any(is_held(lock) for lock in locks):
+        return True
+
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(_check_keys(asset, store, key))
+    awaited = {record.run_id for record in records.values() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
+    for entry in (record.asset_entry for record in instance.get_asset_records([key])):
+        made = entry.last_materialization_record
+        if entry.last_run_id and (made is None or made.run_id != entry.last_run_id):
+            awaited.add(entry.last_run_id)
+
+    runs = [instance.get_run_by_id(run_id) for run_id in awaited]
+    return any(run is not None and not run.is_finished for run in runs)
+
+
+def _check_keys(asset: str, store: Store, key: dg.AssetKey) -> list[dg.AssetCheckKey]:
+    """The gates by which an asset's newest and its promoted version were judged."""
+    pointer, versions = store.promotion(asset), store.versions(asset)
+    judged = {*versions[-1:], *([pointer.version] if pointer else [])}
+    certificates = (store.certificate(asset, version) for version in judged)
+    gates = {verdict.name for certificate in certificates if certificate for verdict in certificate.verdicts}
+    return [dg.AssetCheckKey(key, gate) for gate in sorted(gates)]
 
 
 # MLflow
@@ -176,15 +228,29 @@ def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificat
 
 
 def _known_verdicts(instance: dg.DagsterInstance, key: dg.AssetKey, certificate: Certificate) -> dict[str, bool]:
-    """What Dagster shows of the gates; a check that was planned and never finished is not shown."""
+    """What Dagster shows of the gates on the asset's newest materialization.
+
+    It shows a check that was planned and never finished as not evaluated, and so it does one of an earlier
+    materialization.
+    """
     keys = [dg.AssetCheckKey(key, verdict.name) for verdict in certificate.verdicts]
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    newest = _target(instance, key)
     finished = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
     return {check.name: record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
-            for check, record in records.items() if record.status in finished}
+            for check, record in records.items() if record.status in finished and _is_about(record, newest)}
+
+
+def _is_about(record: AssetCheckExecutionRecord, newest: AssetCheckEvaluationTargetMaterializationData | None) -> bool:
+    """Whether Dagster counts a verdict for a materialization; its own rule is `targets_latest_materialization`."""
+    if newest is None or record.run_id == newest.run_id:
+        return True
+    target = record.evaluation.target_materialization_data if record.evaluation else None
+    return newest.timestamp < record.create_timestamp if target is None else target.storage_id == newest.storage_id
 
 
 def _target(instance: dg.DagsterInstance, key: dg.AssetKey) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The asset's newest materialization, as verdicts name it."""
     found = instance.fetch_materializations(key, limit=1).records
     return AssetCheckEvaluationTargetMaterializationData(
         storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp) if found else None

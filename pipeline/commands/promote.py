@@ -12,8 +12,9 @@ from pipeline.builder import Builder
 from pipeline.checks import promotion
 from pipeline.checks.reconcile import reconcile
 from pipeline.display import make_console
-from pipeline.environment import home, store_root, work
+from pipeline.environment import home, runs, store_root, work
 from pipeline.instance import open_instance
+from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource
 from pipeline.resources.settlement import pay_debts
@@ -28,6 +29,7 @@ def promote(recipe: str, asset: str, version: str, author: str) -> None:
     Raises:
         UserError: It may not be promoted; see `pipeline.checks.promotion.promote`.
     """
+    promotion.require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()
     left = desk.promoted(asset)
@@ -40,6 +42,7 @@ def rollback(recipe: str, asset: str, reason: str, author: str) -> None:
     Raises:
         UserError: There is none; see `pipeline.checks.promotion.rollback`.
     """
+    promotion.require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()
     left = desk.promoted(asset)
@@ -67,7 +70,9 @@ class Desk:
             owner=self.author, labels={})
 
     def repair(self) -> None:
-        """Make MLflow and Dagster agree with the store, before a decision."""
+        """Make MLflow and Dagster agree with the store, before a decision; a dead run must not stand in the way."""
+        for line in clean_up(open_instance(), home(), runs()):
+            self.console.print(line, highlight=False)
         repair(self.loaded, self.builder.store, self.console)
 
     def tell(self) -> None:
@@ -110,7 +115,7 @@ def say(events: list[dict[str, Any]]) -> None:
 
 def _reconcile(loaded: LoadedRecipe, store: Store) -> list[str]:
     tracker = tracker_resource().tracker(loaded.recipe.name)
-    return reconcile(store, tracker, open_instance(), key_prefix(loaded))
+    return reconcile(store, tracker, open_instance(), key_prefix(loaded), work())
 
 
 def _login() -> str:

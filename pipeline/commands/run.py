@@ -15,16 +15,18 @@ from rich.table import Table
 
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
+from pipeline.checks.reconcile import agree_with_dagster
 from pipeline.commands.next_steps import next_steps
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
-from pipeline.environment import home, runs, store_root
+from pipeline.environment import home, runs, store_root, work
 from pipeline.graph import GRAPH, require_asset
 from pipeline.instance import NO_RETRY, in_code_location, open_instance
 from pipeline.locks import mark_alive
 from pipeline.progress import displayed
 from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
+from pipeline.resources.settings import LauncherResource
 from pipeline.status import headline
 from training.errors import EXIT_FAULT, EXIT_OK
 from training.store import Store
@@ -37,10 +39,14 @@ _CELL = 160
 def run(recipe: str, select: list[str], overrides: list[str], launcher: str, force: bool) -> int:
     """Materialize a selection of the recipe's graph; return the exit code.
 
-    0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted.
+    0 everything selected is promoted; 1 a fault, or a gate refused; 2 a person's mistake; 130 interrupted. A mistake
+    in the options is found before anything is touched.
     """
-    console = make_console()
     loaded = load_recipe(recipe, overrides)
+    chosen = _selected(select)
+    LauncherResource(name=launcher).choose(loaded)
+
+    console = make_console()
     instance = open_instance()
     for line in clean_up(instance, home(), runs()):
         console.print(line, highlight=False)
@@ -49,7 +55,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     with RunDisplay(console) as display, displayed(display):
         try:
-            result = _execute(recipe, loaded, instance, select, overrides, launcher, force)
+            result = _execute(recipe, loaded, instance, chosen, overrides, launcher, force)
             interrupted = _interrupted(result)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             interrupted = True
@@ -58,6 +64,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
             return INTERRUPTED
     code = _failures(result, console, key_prefix(loaded))
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+    agree_with_dagster(store, instance, key_prefix(loaded), work())
     if display.states:
         console.print(_summary(store, display))
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
@@ -67,12 +74,11 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     return code
 
 
-def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, select: list[str], overrides: list[str],
+def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, chosen: list[str], overrides: list[str],
              launcher: str, force: bool) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(recipe)
     prefix = key_prefix(loaded)
     job = definitions.resolve_implicit_global_asset_job_def()
-    chosen = _selected(select)
     config: dict[str, Any] = {
         "resources": {"recipe": {"config": {"name": recipe, "overrides": overrides}},
                       "launcher": {"config": {"name": launcher}}},

@@ -29,7 +29,7 @@ from pipeline.graph import DEFAULT_RECIPE
 from pipeline.instance import open_instance
 from pipeline.locks import held
 from pipeline.reaper import clean_up, note_code_servers
-from pipeline.recipe import load_recipe
+from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.mlflow_database import prepare
 from training.errors import Busy
 from training.store import Store
@@ -41,23 +41,24 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
     """Start the servers on 127.0.0.1, print their addresses, and end all of them when asked to stop.
 
     Raises:
+        RecipeError: A recipe is wrong.
         Busy: A port is in use, or the state's folder is served already.
         GatehouseError: Dagster's webserver or daemon ended by itself; the message holds the end of its log.
     """
+    loaded = [load_recipe(recipe) for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes])]
     lock = home() / LOCK_FILE
     with held(lock, "gatehouse up", f"%s serves {home()} already; use that one, or end it and start again"):
-        _serve(recipes, dagster_port, mlflow_port, lock)
+        _serve(recipes, loaded, dagster_port, mlflow_port, lock)
 
 
-def _serve(recipes: list[str], dagster_port: int, mlflow_port: int, lock: Path) -> None:
+def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, mlflow_port: int, lock: Path) -> None:
     console = make_console()
     _clean_up(lock, console)
     _require_free(dagster_port, "--port")
     if not tracking_server():
         _require_free(mlflow_port, "--mlflow-port")
-    for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes]):
-        loaded = load_recipe(recipe)
-        repair(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"), console)
+    for one in loaded:
+        repair(one, Store(store_root(), one.recipe.name, cache=home() / "cache"), console)
     mlflow = None if tracking_server() else Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}",
                                                    "/health", lock)
     dagster = Server("dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}", "/server_info",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline import leftovers
@@ -61,6 +62,52 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         assert reap(instance, runs) == []
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("came_to", [[], [dg.DagsterEventType.PIPELINE_ENQUEUED],
+                                     [dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_STARTING]],
+                         ids=["not started", "queued", "starting"])
+def test_a_run_that_was_killed_before_it_began_is_ended(instance: dg.DagsterInstance, tmp_path: Path,
+                                                        came_to: list[dg.DagsterEventType]) -> None:
+    run = instance.create_run_for_job(_job())
+    for event in came_to:
+        instance.report_dagster_event(DagsterEvent(event.value, run.job_name), run.run_id)
+    _killed_owner(tmp_path / "runs", run.run_id)
+    [told] = clean_up(instance, tmp_path, tmp_path / "runs")
+    assert run.run_id[:8] in told
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
+    [failure] = [entry.dagster_event.message or "" for entry in instance.all_logs(run.run_id)
+                 if entry.dagster_event and entry.dagster_event.is_failure]
+    assert "before the run began" in failure
+    assert clean_up(instance, tmp_path, tmp_path / "runs") == [] and not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_whose_end_dagster_never_heard_of_is_ended_though_its_process_ended_in_order(
+        instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """As when the disk was full: the process could say nothing, and ended."""
+    run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
+    code = f"from pathlib import Path; from pipeline.locks import mark_alive; mark_alive(Path({str(tmp_path)!r}), '%s')"
+    subprocess.run([sys.executable, "-c", code % run.run_id], check=True)
+    assert reap(instance, tmp_path) == [run.run_id]
+
+
+def test_a_run_that_ends_well_while_it_is_looked_at_stays_as_it_ended(
+        instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
+    seen = instance.get_runs()
+    monkeypatch.setattr(instance, "get_runs", lambda _filter: seen)
+    instance.report_run_canceled(run)
+    _killed_owner(tmp_path, run.run_id)
+    assert reap(instance, tmp_path) == []
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None and found.status == dg.DagsterRunStatus.CANCELED
+    assert not (tmp_path / f"{run.run_id}.lock").exists(), "the lock of a run that is over is of no use"
+
+
+def test_the_lock_of_a_run_that_dagster_does_not_know_yet_is_left(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    _killed_owner(tmp_path, "unknown")
+    assert reap(instance, tmp_path) == [] and (tmp_path / "unknown.lock").exists()
 
 
 def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -143,6 +190,13 @@ def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pyte
     else:
         with pytest.raises(dg.DagsterExecutionInterruptedError):
             check()
+
+
+def _killed_owner(runs: Path, run_id: str) -> None:
+    """Leaves the lock of a run whose process is gone."""
+    code = ("import os, signal, sys; from pathlib import Path; from pipeline.locks import mark_alive; "
+            "mark_alive(Path(sys.argv[1]), sys.argv[2]); os.kill(os.getpid(), signal.SIGKILL)")
+    subprocess.run([sys.executable, "-c", code, str(runs), run_id], check=False)
 
 
 def _started_by(socket: str) -> dict[str, str]:

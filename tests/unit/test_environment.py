@@ -1,8 +1,13 @@
 """Addresses of databases and servers, as people write them and as they are used."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from pipeline.environment import tracking_server, tracking_uri, variables
+from pipeline import environment
+from pipeline.environment import prepare, tracking_server, tracking_uri, variables
+from training.errors import UserError
 
 GIVE_UP = "keepalives_idle=60&keepalives_interval=20&keepalives_count=3&tcp_user_timeout=120000"
 
@@ -32,3 +37,26 @@ def test_an_mlflow_server_is_linked_to_without_credentials(monkeypatch: pytest.M
                                                            shown: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", written)
     assert tracking_server() == shown and variables()["GATEHOUSE_MLFLOW_URL"] == shown
+
+
+@pytest.mark.parametrize("name", ["h?c", "a b?c#d", "h%41x", "100%25"])
+def test_a_home_that_dagster_would_misread_is_refused_before_anything_is_made(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / name / "home"))
+    with pytest.raises(UserError, match=r"home: Dagster cannot work in a path with \? or with %.*GATEHOUSE_HOME"):
+        prepare()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["h 50%", "h#d", "h ü b", "100%/x"])
+def test_a_home_with_other_odd_characters_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(os, "environ", os.environ | {"GATEHOUSE_HOME": str(tmp_path / name)})
+    prepare()
+    assert (tmp_path / name / "work").is_dir()
+
+
+def test_a_project_in_a_path_with_a_percent_sign_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "100%" / "gatehouse")
+    with pytest.raises(UserError, match=r"100%/gatehouse: Dagster cannot work in a path with %; move the project"):
+        prepare()
+    assert not list(tmp_path.iterdir())

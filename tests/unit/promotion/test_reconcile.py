@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.checks import promotion
 from pipeline.checks.reconcile import agree_with_mlflow, reconcile
+from pipeline.locks import building
 from pipeline.resources.tracker import Tracker
 from tests.unit.promotion.conftest import World, new_world, silent
 from training.store import utc_today
@@ -48,7 +49,7 @@ def models(template: World, tmp_path: Path) -> World:
 
 
 def agree(world: World, instance: dg.DagsterInstance, tracker: Tracker | None = None) -> list[str]:
-    return reconcile(world.store, tracker or world.builder.tracker, instance, ["unit"])
+    return reconcile(world.store, tracker or world.builder.tracker, instance, ["unit"], world.folder / "work")
 
 
 def champion(world: World) -> str:
@@ -79,8 +80,12 @@ def shown(instance: dg.DagsterInstance) -> Any:
     return event.asset_materialization
 
 
+def verdict_record(instance: dg.DagsterInstance) -> Any:
+    return instance.event_log_storage.get_latest_asset_check_execution_by_key([GATE])[GATE]
+
+
 def verdict(instance: dg.DagsterInstance) -> Any:
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([GATE])[GATE]
+    record = verdict_record(instance)
     assert record.event is not None and record.event.dagster_event is not None
     return record.event.dagster_event.asset_check_evaluation_data
 
@@ -184,3 +189,58 @@ def test_a_refused_newer_version_stays_in_sight(models: World, instance: dg.Dags
     assert shown(instance).metadata["version"].value == refused.version
     assert not verdict(instance).passed
     assert models.promoted("base_model") == promoted == champion(models)
+
+
+def planned(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """A run that has begun, and has still to make base_model and to judge it."""
+
+    @dg.asset(name="base_model", key_prefix="unit")
+    def model() -> None:
+        raise NotImplementedError
+
+    @dg.asset_check(asset=model, name="loss_drop")
+    def loss_drop() -> dg.AssetCheckResult:
+        raise NotImplementedError
+
+    job = dg.Definitions(assets=[model], asset_checks=[loss_drop]).resolve_implicit_global_asset_job_def()
+    return instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+
+
+def test_what_an_unfinished_run_has_still_to_judge_is_left_to_it(models: World, instance: dg.DagsterInstance) -> None:
+    agree(models, instance)
+    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    run = planned(instance)
+    before = verdict_record(instance)
+    assert before.status.name == "PLANNED"
+    assert agree(models, instance) == [] and verdict_record(instance).id == before.id
+    instance.report_run_failed(run)
+    assert agree(models, instance) == ["base_model"]
+    assert_agreement(models, instance, models.promoted("base_model"))
+
+
+@pytest.mark.parametrize("built", ["base_model", "base_model.evaluation"])
+def test_what_is_being_built_or_measured_is_left_alone(models: World, instance: dg.DagsterInstance, built: str) -> None:
+    with building(models.folder / "work", "unit", built, "a run"):
+        assert "base_model" not in agree(models, instance)
+        assert instance.get_latest_materialization_event(KEY) is None
+    assert agree(models, instance) == ["base_model"]
+
+
+def test_verdicts_of_an_earlier_materialization_are_not_evaluated_in_dagster(models: World,
+                                                                            instance: dg.DagsterInstance) -> None:
+    """The page shows the checks of the newest materialization alone, whether they pass or not."""
+    agree(models, instance)
+    version = models.promoted("base_model")
+
+    @dg.op
+    def materialize(context: dg.OpExecutionContext) -> None:
+        context.log_event(dg.AssetMaterialization(KEY, metadata={"version": version},
+                                                  tags=shown(instance).tags))
+
+    @dg.job
+    def without_checks() -> None:
+        materialize()
+
+    assert without_checks.execute_in_process(instance=instance).success
+    assert agree(models, instance) == ["base_model"]
+    assert_agreement(models, instance, version)

@@ -1,0 +1,27 @@
+"""Output on terminals and in files that are not UTF-8: what they cannot show is replaced."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+
+_HANDLER = "gatehouse.legible"
+_SUBSTITUTES = {"✓": "ok", "✗": "x", "…": "...", "·": "-", "–": "-", "—": "-", "─": "-", "━": "-", "╸": "-", "╺": "-",
+                "→": "->", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def make_legible() -> None:
+    """Let standard output and standard error replace what their encoding lacks."""
+    codecs.register_error(_HANDLER, _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    """What is written in place of characters that cannot be encoded; others than marks are escaped, as `\\xfc` is."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start:error.end]
+    return "".join(_SUBSTITUTES.get(character) or ascii(character)[1:-1] for character in lacking), error.end

@@ -1,0 +1,78 @@
+"""What is shown on terminals and in files that cannot take every character, or nothing at all."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline import progress
+from pipeline.display import RunDisplay
+from pipeline.terminal import make_legible
+
+BUILT = [{"kind": "state", "state": "built", "version": "20261129T011748"}]
+REFUSED = [{"kind": "state", "state": "refused", "version": "20261129T011748"}]
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("ascii", "\\xfcber.txt"), ("latin-1", "über.txt")])
+def test_marks_are_replaced_where_the_terminal_lacks_them(monkeypatch: pytest.MonkeyPatch, encoding: str,
+                                                          name: str) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    make_legible()
+    display = RunDisplay(Console(width=100))
+    with progress.displayed(display):
+        progress.tell("corpus", BUILT)
+        progress.tell("corpus", REFUSED)
+    print("read über.txt … 3 ≥ 2 \udcff 中")
+    lines = written.getvalue().decode(encoding).splitlines()
+    assert lines[0].split() == ["corpus", "ok", "built"]
+    assert lines[1].split() == ["corpus", "x", "refused", "by", "its", "gates"]
+    assert lines[2] == f"read {name} ... 3 >= 2 \\udcff \\u4e2d"
+
+
+def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8", write_through=True))
+    make_legible()
+    print("✓ über 中")
+    assert written.getvalue().decode() == "✓ über 中\n"
+
+
+def test_a_process_without_standard_output_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    make_legible()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"),
+                                   UnicodeEncodeError("ascii", "✓", 0, 1, "ordinal not in range(128)"),
+                                   ValueError("I/O operation on closed file")])
+def test_what_cannot_be_shown_fails_no_step_and_is_logged_once(error: Exception, caplog: pytest.LogCaptureFixture,
+                                                               ) -> None:
+    shown: list[str] = []
+
+    def broken(_asset: str, _events: list[dict[str, Any]]) -> None:
+        raise error
+
+    def whole(asset: str, _events: list[dict[str, Any]]) -> None:
+        shown.append(asset)
+
+    with caplog.at_level(logging.WARNING, "gatehouse"), progress.displayed(broken), progress.displayed(whole):
+        progress.tell("corpus", BUILT)
+        progress.tell("tokenizer", BUILT)
+    assert shown == ["corpus", "tokenizer"]
+    [record] = caplog.records
+    assert "progress cannot be shown" in record.getMessage()
+    assert not progress.is_displayed()
+
+
+def test_a_fault_of_a_display_is_not_hidden() -> None:
+    def faulty(_asset: str, _events: list[dict[str, Any]]) -> None:
+        raise KeyError("versions")
+
+    with progress.displayed(faulty), pytest.raises(KeyError):
+        progress.tell("corpus", BUILT)
