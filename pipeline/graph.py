@@ -63,7 +63,7 @@ GRAPH: dict[str, Node] = {
     "sft_model": Node(
         "sft_model",
         inputs={"base_model": None, "instruction_data": None, "packed_shards": None, "tokenizer": None},
-        evaluator="evaluate_model", judged_with=("base_model", "evaluation_sets"), headline="choice_accuracy",
+        evaluator="evaluate_model", judged_with=("base_model", "evaluation_sets"), headline="choice_accuracy_dcpmi",
         group="models", uses_gpu=True),
     "dpo_model": Node(
         "dpo_model", inputs={"sft_model": None, "preference_data": None, "tokenizer": None},
