@@ -112,7 +112,7 @@ def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
     if chat:
         ids, _ = encode_conversation(session.tokenizer, [{"role": "user", "content": text}], True)
         return torch.from_numpy(ids).unsqueeze(0)
-    return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False)])
+    return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)])
 
 
 def _clean(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -24,8 +24,8 @@ _NEW_TOKENS = 256  # what the harness's own models take where a task names no li
 class HarnessModel(LM):  # type: ignore[misc]
     """Answers the harness's requests with the evaluation's own scoring and greedy decoding.
 
-    Special tokens' names in an item's text are broken by a space, as they are in training: no item can open or close a
-    turn. Whether a scored text is the greedy one is not computed: `False` stands in its place, and `harness` runs no
+    No item can open or close a turn: in plain text the names of special tokens are text, and in a chat they are broken
+    by a space, both as in training. Whether a scored text is the greedy one is not computed: `False` stands in its place, and `harness` runs no
     task that asks for it.
 
     Attributes:
@@ -84,7 +84,7 @@ class HarnessModel(LM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log-likelihood of each whole text, in windows that do not overlap."""
-        cut = [windows(self._loaded, _plain(request.args[0]), self._context) for request in requests]
+        cut = [windows(self._loaded, request.args[0], self._context) for request in requests]
         found = iter(score(self._loaded, [span for spans in cut for span in spans], self._batch, self._context))
         return [math.fsum(next(found).nats for _ in spans) for spans in cut]
 
@@ -126,8 +126,8 @@ class HarnessModel(LM):  # type: ignore[misc]
 
     def _given(self, context: str) -> list[int]:
         if self._chat and context:
-            return self._loaded.encode(context)
-        return [self._loaded.start, *self._loaded.encode(_plain(context))]
+            return self._loaded.encode_rendered(context)
+        return [self._loaded.start, *self._loaded.encode(context)]
 
     def _span(self, context: str, continuation: str) -> Span:
         """A context and what is scored after it.
@@ -140,11 +140,11 @@ class HarnessModel(LM):  # type: ignore[misc]
         kept = context.rstrip()
         given = self._given(kept)
         whole = self._given(kept + context[len(kept):] + continuation)
-        return Span(given, whole[len(given):] or self._loaded.encode(_plain(continuation)))
+        return Span(given, whole[len(given):] or self._loaded.encode(continuation))
 
 
 def _plain(text: str) -> str:
-    """A text with the names of special tokens broken, and the white space at its ends kept."""
+    """A turn's content with the names of special tokens broken, and the white space at its ends kept."""
     inner = text.strip()
     start = text.index(inner)
     return text[:start] + plain_content(inner) + text[start + len(inner):]
