@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 
 from training.errors import InputRefused, StoreError
 from training.publishing import MANIFEST as MANIFEST
-from training.publishing import publish_objects, publish_on_disk
+from training.publishing import publish_objects, publish_on_disk, set_modes
 from training.records import Records, sealed
 from training.specs.artifacts import Certificate, FileEntry, Manifest, Promotion, Waiver, content_digest
 from training.storage import relative_files
@@ -255,6 +255,7 @@ class Store(Records):
             if not files:
                 raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
             draft = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
+            set_modes(source)
             if self.is_local:
                 return publish_on_disk(source, Path(versions), draft)
             whole = publish_objects(self.storage, source, versions, draft)

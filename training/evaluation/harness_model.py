@@ -25,8 +25,8 @@ class HarnessModel(LM):  # type: ignore[misc]
     """Answers the harness's requests with the evaluation's own scoring and greedy decoding.
 
     No item can open or close a turn: in plain text the names of special tokens are text, and in a chat they are broken
-    by a space, both as in training. Whether a scored text is the greedy one is not computed: `False` stands in its place, and `harness` runs no
-    task that asks for it.
+    by a space, both as in training. Whether a scored text is the greedy one is not computed: `False` stands in its
+    place, and `harness` runs no task that asks for it.
 
     Attributes:
         elsewhere: Mean log-likelihood of a choice after the contexts of other items, by task, item and choice. Filled

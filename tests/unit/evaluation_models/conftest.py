@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from tests.conftest import ROOT
 from training.context import InputArtifact, StageContext
 from training.data.chat import CHAT_TEMPLATE, encode_conversation
+from training.engine.saved_weights import sample_weights
 from training.events import EventWriter
 from training.specs.artifacts import Manifest
 from training.specs.evaluation import EvaluationSection
@@ -201,12 +202,14 @@ def manifest(asset: str, facts: dict[str, str]) -> Manifest:
 
 
 def probe_of(model: LlamaForCausalLM) -> Probe:
-    """What a model says about rows of arbitrary tokens, as training would have written it down."""
+    """What a model says of rows of arbitrary tokens, and its weights, as training would have written them down."""
     rows = torch.randint(10, model.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(5))
     model.eval()
     with torch.no_grad():
         logprobs = model(rows).logits[:, :-1].log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
-    return Probe(rows=rows.tolist(), logprobs=logprobs.tolist())
+    names = [name for name, _ in model.named_parameters()]
+    return Probe(rows=rows.tolist(), logprobs=logprobs.tolist(), float32_logprobs=logprobs.tolist(),
+                 weights=sample_weights(model.state_dict(), names, seed=5))
 
 
 def items_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
