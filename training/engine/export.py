@@ -23,6 +23,7 @@ from training.model_folder import SAFELY, plain_model
 from training.specs.probe import Probe
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32
 Prompt = tuple[str, bool]  # text, and whether it is asked in chat
 
@@ -75,10 +76,22 @@ def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torc
     model.tie_weights()
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
-    for file in sorted((session.context.input("tokenizer").folder / "tokenizer").iterdir()):
-        shutil.copyfile(file, folder / file.name)  # as they are: a tokenizer's digest survives
+    save_tokenizer(session, folder, getattr(config.get_text_config(), "max_position_embeddings", None))
     probe.save(out, taken.model_copy(update={"weights": sample}))
     return why
+
+
+def save_tokenizer(session: Session, folder: Path, positions: int | None) -> None:
+    """Put the tokenizer beside weights, and tell it how many tokens the model takes.
+
+    `tokenizer.json` and the templates are copied as they are: a tokenizer's digest survives.
+    """
+    source = session.context.input("tokenizer").folder / "tokenizer"
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    settings: dict[str, Any] = json.loads((source / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    if positions is not None:
+        settings["model_max_length"] = positions
+    (folder / _TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _parameter_names(config: PreTrainedConfig) -> list[str]:
@@ -139,7 +152,9 @@ def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
 
 
 def _clean(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy without the path that it was loaded from."""
+    """A copy without the path that it was loaded from, and with the cache that trainers switch off."""
     values: dict[str, Any] = config.to_dict()
     values.pop("_name_or_path", None)
+    if "use_cache" in values:
+        values["use_cache"] = True
     return type(config).from_dict(values)

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from tests.conftest import ROOT
 from training.context import InputArtifact, StageContext
-from training.data.chat import CHAT_TEMPLATE, encode_conversation
+from training.data.chat import TEMPLATES, encode_conversation
 from training.engine.saved_weights import sample_weights
 from training.events import EventWriter
 from training.specs.artifacts import Manifest
@@ -68,7 +68,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=420, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PAD)
-    made.chat_template = CHAT_TEMPLATE
+    made.chat_template = dict(TEMPLATES)
     return made
 
 
