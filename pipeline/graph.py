@@ -58,7 +58,7 @@ GRAPH: dict[str, Node] = {
     "preference_data": _node("preference_data", headline="pairs", group="post_training_data"),
     "adapter_data": _node("adapter_data", headline="documents", parts=_EXCLUDED, group="post_training_data"),
     "base_model": _node("base_model", headline="heldout_perplexity", group="models"),
-    "sft_model": _node("sft_model", headline="choice_accuracy", group="models"),
+    "sft_model": _node("sft_model", headline="choice_accuracy_dcpmi", group="models"),
     "dpo_model": _node("dpo_model", headline="preference_accuracy", group="models"),
     "lora_model": _node("lora_model", headline="domain_gain", group="models"),
 }

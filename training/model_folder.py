@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from training.data.byte_bpe import read_tokenizer
+from training.data.chat import MORE_TEMPLATES, TEMPLATE_FILE
 from training.data.memory import bounded_memory
 from training.errors import InputRefused
 
@@ -36,7 +37,8 @@ _MEMORY = 2**30
 
 _CONFIG, _GENERATION, _INDEX = "config.json", "generation_config.json", "model.safetensors.index.json"
 _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-_TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, "chat_template.jinja", "README.md")
+_TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, TEMPLATE_FILE, "README.md")
+_SECOND_TEMPLATE = "training.jinja"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Each makes transformers load something that is not in the folder's safetensors, or run something of it.
 _REFUSED = ("auto_map", "quantization_config", "transformers_weights", "fusion_config", "attn_implementation",
@@ -75,7 +77,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     Raises:
         InputRefused: The folder is no plain one, or its weights are not those that its configuration asks for.
     """
-    size = sum(path.stat().st_size for path in plain_model(folder).iterdir())
+    size = sum(path.stat().st_size for path in plain_model(folder).iterdir() if path.is_file())
     try:
         with bounded_memory(_MEMORY_PER_BYTE * size + _MEMORY):
             model, report = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, dtype=torch.float32,
@@ -102,9 +104,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     _known(folder / _TOKENIZER_CONFIG, config, _TOKENIZER_KEYS)
     if config.get("tokenizer_class") not in _TOKENIZER_CLASSES:
         raise InputRefused(f"{folder / _TOKENIZER_CONFIG}: tokenizer_class must be {_TOKENIZER_CLASSES[1]}")
-    for other in ("special_tokens_map.json", "added_tokens.json", "additional_chat_templates"):
+    for other in ("special_tokens_map.json", "added_tokens.json"):
         if (folder / other).exists():
             raise InputRefused(f"{folder / other} is no part of a tokenizer; tokenizer.json holds all of it")
+    _only_second_template(folder)
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises whatever it trips over
@@ -114,10 +117,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def _only(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:
     if not folder.is_dir():
         raise InputRefused(f"{folder} is not a folder")
+    _only_second_template(folder)
     for path in sorted(folder.iterdir()):
+        if path.name == MORE_TEMPLATES:
+            continue
         if not path.is_file() or not (path.name in names or pattern.fullmatch(path.name)):
             raise InputRefused(f"{path} is no part of a plain model folder: only safetensors, JSON, the chat template "
                                "and README.md are; remove it, or train the model again")
+
+
+def _only_second_template(folder: Path) -> None:
+    """Gatehouse writes one template beside the usual one; it is never run unless it is that one."""
+    more = folder / MORE_TEMPLATES
+    if more.exists():
+        for path in more.iterdir() if more.is_dir() else [more]:
+            if path.name != _SECOND_TEMPLATE or not path.is_file():
+                raise InputRefused(f"{path} is no part of a tokenizer: {MORE_TEMPLATES} holds {_SECOND_TEMPLATE} alone")
 
 
 def _read(path: Path) -> dict[str, Any]:

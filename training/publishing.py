@@ -6,6 +6,7 @@ import calendar
 import errno
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -40,6 +41,20 @@ def _moment(name: str) -> int:
         return calendar.timegm(time.strptime(found.group(1), _STAMP)) if found else 0
     except ValueError:  # a folder that nobody published
         return 0
+
+
+def set_modes(folder: Path) -> None:
+    """Make every file below a folder as readable as the umask makes a new one.
+
+    Some libraries write files that their owner alone can read: safetensors does, and whoever shares the store could
+    then verify all of a version but its weights.
+    """
+    fresh = folder / f".mode-{uuid.uuid4().hex[:8]}"
+    fresh.touch()
+    mode = stat.S_IMODE(fresh.stat().st_mode)
+    fresh.unlink()
+    for path in folder.rglob("*"):
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
 
 
 def publish_on_disk(source: Path, versions: Path, draft: Manifest) -> Manifest:

@@ -201,7 +201,7 @@ CONTROLS = (
               random_weights(asset)) for asset in MODELS),
     Control("a base model posing as SFT", "sft_model", ("loss_drop", "refusal_rate"), base_as_sft),
     Control("an SFT model trained on shuffled answers", "sft_model",
-            ("choice_accuracy", "refusal_rate", "over_refusal_rate"), shuffled_answers),
+            ("choice_accuracy_dcpmi", "refusal_rate", "over_refusal_rate"), shuffled_answers),
     Control("a DPO model trained on swapped pairs", "dpo_model",
             ("preference_accuracy", "preference_margin", "refusal_rate", "benign_answer_rate"), swapped_pairs),
     Control("an adapter for another domain", "lora_model", ("domain_gain",), other_domain),

@@ -2,6 +2,6 @@
 
 from lmkernels.choice import Choice, choose
 from lmkernels.errors import LmkernelsError
-from lmkernels.fp8 import Overflows
+from lmkernels.fp8 import Overflows, high_precision
 
-__all__ = ["Choice", "LmkernelsError", "Overflows", "choose"]
+__all__ = ["Choice", "LmkernelsError", "Overflows", "choose", "high_precision"]

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from training.context import InputArtifact
 from training.data.byte_bpe import train_bpe
-from training.data.chat import CHAT_TEMPLATE
+from training.data.chat import write_templates
 from training.evaluation.generation import sound
 from training.evaluation.models import LoadFailed, load
 from training.evaluation.round_trip import awkward_conversations, fault
@@ -47,7 +47,7 @@ def model_folder(folder: Path) -> Path:
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
          "clean_up_tokenization_spaces": False,
          "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    write_templates(folder)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=270, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -253,7 +253,6 @@ def slow_tokenizer(model: Path, canary: Path) -> None:
 
 
 def more_templates(model: Path, canary: Path) -> None:
-    (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "default.jinja").write_text("{{ 1 }}")
 
 
@@ -294,7 +293,7 @@ HOSTILE = {
     long_config: "config.json is larger than 16 MB",
     many_tokens: "tokenizer.json is not a tokenizer of Gatehouse (it is larger than 64 MB)",
     slow_tokenizer: "tokenizer.json is not a tokenizer of Gatehouse (it is no byte-level BPE",
-    more_templates: "additional_chat_templates is no part",
+    more_templates: "default.jinja is no part of a tokenizer",
 }
 TEMPLATES = {
     "an endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.integration import training_jobs as jobs
 from training.context import InputArtifact
-from training.evaluation.exported import logprob_error, read_probe
+from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
 from training.evaluation.models import load
 from training.specs.artifacts import Manifest
 from training.specs.evidence import Estimate
@@ -75,6 +75,43 @@ def test_under_every_precision_and_layout(built: Store, tmp_path: Path, asset: s
     assert done.code == 0, done.output
     manifest = jobs.published(built, tmp_path / "attempt")
     assert error_of(built.folder(asset, manifest.version), manifest) < TOLERANCE[precision]
+
+
+def said_by(folder: Path, manifest: Manifest, probe: Probe) -> Answer:
+    found = answer(load(InputArtifact(folder, manifest), torch.device("cpu")), probe)
+    assert isinstance(found, Answer), found
+    return found
+
+
+PARENTS = {"sft_model": "base_model", "dpo_model": "sft_model", "lora_model": "dpo_model"}
+
+
+@pytest.mark.parametrize(("asset", "precision", "rate"), [
+    ("dpo_model", "bf16", 5e-7), ("lora_model", "bf16", 1e-2), pytest.param("sft_model", "fp8", 1e-6)])
+def test_the_change_that_was_trained_is_saved(built: Store, tmp_path: Path, asset: str, precision: str,
+                                              rate: float) -> None:
+    section = {"precision": precision, "optimizer": {"learning_rate": rate, "warmup_steps": 2}}
+    done = jobs.run(jobs.make_job(built, asset, tmp_path / "attempt", section))
+    assert done.code == 0, done.output
+    manifest, before = jobs.published(built, tmp_path / "attempt"), promoted(built, PARENTS[asset])
+    folder = built.folder(asset, manifest.version)
+    probe = probe_of(folder)
+
+    saved = said_by(folder, manifest, probe)
+    parent = said_by(built.folder(before.asset, before.version), before, probe)
+
+    cosine, ratio = change_cosine(probe, saved, parent), parent_ratio(probe, saved, parent)
+    assert isinstance(cosine, Estimate), cosine
+    assert isinstance(ratio, Estimate), ratio
+    assert cosine.value >= 0.98
+    assert ratio.value <= 0.5
+    small = rate < 1e-5
+    kinds = {tensor.dtype for tensor in load_file(folder / "model" / "model.safetensors").values()}
+    assert kinds == {torch.float32} or not small
+    log = " ".join(str(event) for event in done.events("log"))
+    card = (folder / "model" / "README.md").read_text()
+    for text in (log, card):
+        assert ("float32: in bfloat16 the cosine of the saved and the trained change would be" in text) or not small
 
 
 def copied(store: Store, asset: str, folder: Path) -> Manifest:

@@ -107,7 +107,7 @@ def test_a_hostile_chat_template_is_never_run(tmp_path: Path, exported: Path, te
 
     told = read_model(tmp_path / "evaluation", exported, models.evaluated, make)
     assert told.code == 0, told.output
-    assert "faults: its chat template is not the one that training encodes by" in told.output
+    assert "faults: its chat templates are not those that training encodes by" in told.output
     assert read_model(tmp_path / "chat", exported, chat.main, make).code == 0
 
 

@@ -211,7 +211,7 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
     links = {m.version: track(tracker, store, m) for m in (first, second)}
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
-    report = EvaluationReport(estimates={"choice_accuracy": exact(0.4, 10)})
+    report = EvaluationReport(estimates={"choice_accuracy_dcpmi": exact(0.4, 10)})
     (evaluation / "report.json").write_text(report.model_dump_json())
 
     def champion() -> str | None:
@@ -231,7 +231,7 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
     tracker.judged(second, links[second.version], certificate_of(second, 0.1), evaluation, promoted=False)
     assert champion() is None
     run = client.get_run(links[second.version]["mlflow_run_id"])
-    assert run.data.metrics["eval/choice_accuracy"] == 0.4
+    assert run.data.metrics["eval/choice_accuracy_dcpmi"] == 0.4
     assert run.data.metrics["eval/loss_drop"] == 0.1
     assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"gates.json", "evaluation", "report"}
 

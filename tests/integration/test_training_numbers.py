@@ -10,10 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.integration import training_jobs as jobs
+from training.data.chat import encode_conversation
 from training.errors import EXIT_USER
+from training.model_folder import load_model, load_tokenizer
 from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
 from training.store import Store
@@ -124,6 +127,29 @@ def test_dpo_starts_from_its_reference(store: Store, tmp_path: Path) -> None:
     assert "p005" not in reference["id"]
     assert len(reference["id"]) == 17
     assert max(reference["chosen"] + reference["rejected"]) < 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_the_reference_is_exact_in_every_precision(store: Store, tmp_path: Path, precision: str) -> None:
+    """Each answer's log-probability by itself, unpadded and in float32."""
+    _, _, folder = train(store, "dpo_model", tmp_path / "attempt", {"precision": precision, "steps": 1})
+    reference = pq.read_table(folder / "reference_logprobs.parquet").to_pydict()
+    parent = store.promotion("sft_model")
+    assert parent is not None
+    sft = store.folder("sft_model", parent.version) / "model"
+    model, tokenizer = load_model(sft), load_tokenizer(sft)
+    data = store.promotion("preference_data")
+    assert data is not None
+    rows = pq.read_table(store.folder("preference_data", data.version) / "train.parquet").to_pylist()
+
+    for row in (row for row in rows if row["id"] in reference["id"]):
+        for side in ("chosen", "rejected"):
+            ids, mask = (torch.from_numpy(part)[None] for part in encode_conversation(
+                tokenizer, [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]))
+            with torch.inference_mode():
+                logprobs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            by_hand = float(logprobs[mask[:, 1:]].sum())
+            assert reference[side][reference["id"].index(row["id"])] == pytest.approx(by_hand, abs=2e-4)
 
 
 def test_batch_that_cannot_be_divided_is_refused(store: Store, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from tests.evidence import with_evidence
 from training.data.byte_bpe import encode_texts, load_plain, train_bpe
-from training.data.chat import CHAT_TEMPLATE
+from training.data.chat import write_templates
 from training.data.shards import TokenWriter
 from training.events import EVENTS_FILE, EventReader
 from training.fingerprint import fingerprint
@@ -116,7 +116,7 @@ def publish_data(store: Store, work: Path) -> None:
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
          "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}))
-    (folder / "tokenizer" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    write_templates(folder / "tokenizer")
     plain = load_plain(folder / "tokenizer" / "tokenizer.json")
     digest = file_entry(folder / "tokenizer" / "tokenizer.json").sha256
     publish(store, "tokenizer", folder, {"tokenizer": digest})

@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     return report.parent
 
 
-WAIVER = Waiver(asset="base_model", version="v1", gate="choice_accuracy", reason="known", author="ada",
+WAIVER = Waiver(asset="base_model", version="v1", gate="choice_accuracy_dcpmi", reason="known", author="ada",
                 until=date(2026, 12, 31), created_at=0.0)
 
 
@@ -65,8 +65,8 @@ def certificate() -> Certificate:
     verdicts = (
         Verdict(name="loss_drop", passed=True, value=2.0, must_be=">=", threshold=1.0, reason="loss_drop 2 passes >= 1",
                 confidence=0.95, interval=(1.5, 2.5), method="bootstrap", count=40, champion=against),
-        Verdict(name="choice_accuracy", passed=False, value=None, must_be=">", threshold=0.3,
-                reason="choice_accuracy is missing from the evaluation report"))
+        Verdict(name="choice_accuracy_dcpmi", passed=False, value=None, must_be=">", threshold=0.3,
+                reason="choice_accuracy_dcpmi is missing from the evaluation report"))
     return Certificate(asset="base_model", version="v1", artifact_digest="d", suite_digest="s",
                        evaluator_fingerprint="e", evaluation_version="v2", report_digest="r", items_digest="i",
                        thresholds_digest="t", champion="v0", verdicts=verdicts, evaluated_at=0.0, issued_at=0.0,
@@ -255,10 +255,11 @@ def test_a_waiver_comes_first(certificate: Certificate) -> None:
     waived = certificate.model_copy(update={
         "waivers": (WAIVER,), "inherited": (WAIVER.model_copy(update={"version": "v9", "gate": "loss_drop"}),)})
     verdict = waived.verdicts[1]
-    assert check_description(verdict, waived).startswith("waived until 2026-12-31 by ada (known): choice_accuracy is m")
+    assert check_description(verdict, waived).startswith(
+        "waived until 2026-12-31 by ada (known): choice_accuracy_dcpmi is m")
     assert check_description(verdict, certificate) == verdict.reason
     shown = str(check_metadata(verdict, waived)["waivers"].value)
-    assert "choice_accuracy of base_model v1 until 2026-12-31" in shown and "loss_drop of base_model v9" in shown
+    assert "choice_accuracy_dcpmi of base_model v1 until 2026-12-31" in shown and "loss_drop of base_model v9" in shown
     assert "waivers" not in check_metadata(verdict, certificate)
     assert verdict_table(waived).records[1].data["verdict"] == "waived"
 

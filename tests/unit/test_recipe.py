@@ -102,15 +102,17 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
         ("gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n"
          "    - {metric: loads, must_be: '>=', threshold: 1}\n",
          "mine.yaml:9: gates.base_model.1.metric: base_model has a gate on loads already"),
-        ("gates:\n  base_model:\n    - {metric: choice_accuracy, must_be: '==', threshold: 1, champion_margin: 0.1}\n",
+        ("gates:\n  base_model:\n"
+         "    - {metric: choice_accuracy_dcpmi, must_be: '==', threshold: 1, champion_margin: 0.1}\n",
          "mine.yaml:8: gates.base_model.0.champion_margin: with `==` nothing is better or worse"),
         ("gates:\n  sft_model:\n    - {metric: loss_drop, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
          "mine.yaml:8: gates.sft_model.0.champion_margin: loss_drop is not measured over the same items"),
         ("gates:\n  corpus:\n    - {metric: bytes, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
          "what can be is nothing"),
-        ("gates:\n  base_model:\n    - {metric: choice_accuracy, must_be: '>=', threshold: 1}\n"
+        ("gates:\n  base_model:\n    - {metric: choice_accuracy_dcpmi, must_be: '>=', threshold: 1}\n"
          "evaluation_sets: {tasks: []}\n",
-         "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric choice_accuracy"),
+         "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric "
+         "choice_accuracy_dcpmi"),
         ("gates:\n  base_model: []\n", "gates: every asset needs at least one gate; none is given for base_model"),
         ("gates:\n  big_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n",
          "mine.yaml:7: gates.big_model: there is no such asset"),

@@ -18,7 +18,7 @@ from training.specs.artifacts import content_digest
 
 MINE = "extends: tiny\nname: mine\nevaluation_sets:\n  tasks:\n"
 FOUR_WAY = (FOLDER / "tasks" / "four_way.yaml").read_text()
-LOCAL = "    - {name: four_way, file: four.yaml, metrics: {choice_accuracy: acc_mutual_info}}\n"
+LOCAL = "    - {name: four_way, file: four.yaml, metrics: {choice_accuracy_dcpmi: acc_dcpmi}}\n"
 GATES = ("gates:\n" + "".join(f"  {asset}:\n    - {{metric: loads, must_be: '==', threshold: 1}}\n"
                               for asset in GRAPH if asset.endswith("_model")))
 
@@ -67,8 +67,9 @@ def test_a_wrong_task_is_named_with_its_place(tmp_path: Path, entry: str, messag
          "four.yaml:10: process_results: this key is not"),
         (LOCAL.replace("four_way", "five_way"), ("", ""),
          "mine.yaml:5: evaluation_sets.tasks.0.name: four.yaml describes the task four_way, not five_way"),
-        (LOCAL.replace("acc_mutual_info", "bits_per_byte"), ("", ""),
-         "mine.yaml:5: evaluation_sets.tasks.0.metrics.choice_accuracy: four.yaml gives no bits_per_byte; it gives"),
+        (LOCAL.replace("acc_dcpmi", "bits_per_byte"), ("", ""),
+         "mine.yaml:5: evaluation_sets.tasks.0.metrics.choice_accuracy_dcpmi: four.yaml gives no bits_per_byte; "
+         "it gives acc, acc_norm, acc_dcpmi"),
         (LOCAL.replace("four.yaml", "none.yaml"), ("", ""),
          "mine.yaml:5: evaluation_sets.tasks.0.file: there is no file 'none.yaml' in"),
     ],
@@ -96,7 +97,7 @@ def test_tasks_change_the_evaluation_sets_and_nothing_that_is_trained(tmp_path: 
     plain = load_recipe("tiny")
     more = load_recipe(written(tmp_path, "extends: tiny\nname: tiny\nevaluation_sets:\n  tasks:\n" + LOCAL
                                + "    - {name: domain_four_way, file: tasks/domain_four_way.yaml, "
-                                 "metrics: {domain_choice_accuracy: acc_mutual_info}}\n"
+                                 "metrics: {domain_choice_accuracy_dcpmi: acc_dcpmi}}\n"
                                + "    - {name: boolq, metrics: {boolq: acc}}\n"))
     changed = [asset for asset in GRAPH if code_version(asset, plain) != code_version(asset, more)]
     assert changed == ["evaluation_sets"]
@@ -115,7 +116,7 @@ def test_the_suite_holds_its_tasks_and_its_digest_covers_them(tmp_path: Path) ->
 
     def with_tasks(text: str) -> Path:
         (tmp_path / "four.yaml").write_text(text)
-        tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy": "acc_mutual_info"}},
+        tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy_dcpmi": "acc_dcpmi"}},
                  {"name": "boolq", "metrics": {"boolq": "acc"}, "limit": 100}]
         return pipeline.run("evaluation_sets", EVALUATION | {"tasks": tasks}, ("corpus",),
                             files | {"tasks.0.file": tmp_path / "four.yaml"})
@@ -141,7 +142,7 @@ def test_the_stage_looks_at_a_local_file_itself(tmp_path: Path) -> None:
     (tmp_path / "four.yaml").write_text(FOUR_WAY.replace("doc_to_target: answer", "doc_to_target: !function utils.f"))
     pipeline.run("raw_corpus", {"sources": [{**STDLIB, "include": ["json/*"]}]})
     pipeline.run("corpus", {"heldout": 0.3}, ("raw_corpus",))
-    tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy": "acc"}}]
+    tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy_dcpmi": "acc"}}]
     with pytest.raises(RecipeError, match="four.yaml:13: the tag !function is refused"):
         pipeline.run("evaluation_sets", EVALUATION | {"tasks": tasks}, ("corpus",),
                      files | {"tasks.0.file": tmp_path / "four.yaml"})

@@ -130,8 +130,8 @@ def test_chance_and_a_uniform_guess_fail(recipe: Recipe) -> None:
             if gate.metric == "heldout_bits_per_byte":
                 # A uniform guess needs log2(vocabulary) bits per token, and a token holds four bytes or fewer.
                 assert gate.threshold < math.log2(recipe.tokenizer.vocabulary) / (4 if asset == "base_model" else 3.9)
-            if gate.metric in ("choice_accuracy", "preference_accuracy"):
-                assert gate.threshold > (0.25 if gate.metric == "choice_accuracy" else 0.5)
+            if gate.metric in ("choice_accuracy_dcpmi", "preference_accuracy"):
+                assert gate.threshold > (0.25 if gate.metric == "choice_accuracy_dcpmi" else 0.5)
     drop = next(gate for gate in recipe.gates["base_model"] if gate.metric == "loss_drop")
     assert 0 < drop.threshold < math.log(recipe.tokenizer.vocabulary)
 

@@ -62,6 +62,26 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"), "r")
 
 
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750),
+                                                       (0o077, 0o600, 0o700)])
+def test_all_files_of_a_version_have_the_mode_of_the_umask(store: Store, tmp_path: Path, umask: int, file: int,
+                                                           folder: int) -> None:
+    source = tmp_path / "made"
+    (source / "model").mkdir(parents=True)
+    for name, mode in (("model/model.safetensors", 0o600), ("model/config.json", 0o664), ("data.txt", 0o755)):
+        (source / name).write_text("x")
+        (source / name).chmod(mode)
+    before = os.umask(umask)
+    try:
+        published = store.publish(source, draft())
+    finally:
+        os.umask(before)
+
+    found = store.folder("corpus", published.version)
+    assert {path.stat().st_mode & 0o777 for path in found.rglob("*") if path.is_file()} == {file}
+    assert (found / "model").stat().st_mode & 0o777 == folder
+
+
 def test_equal_content_has_one_digest_whatever_its_report(store: Store, tmp_path: Path) -> None:
     first, second = publish(store, tmp_path / "a"), publish(store, tmp_path / "b")
     assert first.digest == second.digest

@@ -18,8 +18,14 @@ _CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters",
               "fp8_overflows")
 
 
-def write(session: Session, result: Fit) -> str:
-    """The card in Markdown, with the hub's front matter."""
+def write(session: Session, result: Fit, saved: str) -> str:
+    """The card in Markdown, with the hub's front matter.
+
+    Args:
+        session: The job.
+        result: The training.
+        saved: The weights' precision, and why.
+    """
     context, facts = session.context, session.facts()
     about = _ABOUT.get(context.asset, "A causal language model.")
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "license: other",
@@ -32,7 +38,8 @@ def write(session: Session, result: Fit) -> str:
     lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
               if name in result.metrics]
     lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "tokenizer")]
-    lines += [f"| seed | {context.seed} |", "", "## Recipe", "", "```json", _recipe(session), "```", ""]
+    lines += [f"| weights | {saved} |", f"| seed | {context.seed} |"]
+    lines += ["", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)
 
 

@@ -13,14 +13,17 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfi
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from training.data.chat import encode_conversation
-from training.engine import card
+from training.engine import card, probe
 from training.engine.plots import loss_curve
-from training.engine.session import Fit, Session
+from training.engine.saved_weights import choose_dtype, sample_weights
+from training.engine.session import Fit, Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
 from training.model_folder import SAFELY, plain_model
+from training.specs.probe import Probe
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32
 Prompt = tuple[str, bool]  # text, and whether it is asked in chat
 
@@ -44,16 +47,28 @@ def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_weights(folder: Path, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], session: Session) -> None:
-    """Save weights, configuration, generation settings and tokenizer.
+def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], session: Session,
+                 taken: Probe, parent: str | None = None) -> str:
+    """Save weights, configuration, generation settings, tokenizer and probe.
 
     Args:
-        folder: `model/` of the artifact.
+        out: The artifact's folder; `model/` is made in it.
         config: Of the trained model.
         weights: fp32 state dict of the plain architecture.
-        session: The weights are saved in its precision: bf16 for bf16 and fp8.
+        session: The weights are saved in its precision (bf16 for bf16 and fp8) if that keeps what was trained.
+        taken: The probe; a sample of the weights is added to it.
+        parent: The input that the training began from; None for a base model.
+
+    Returns:
+        The precision that the weights were saved in, and why.
     """
-    dtype = session.choice.dtype
+    names = _parameter_names(config)
+    sample = sample_weights(weights, names, session.context.seed)
+    before = dict(load_parent(session, parent).named_parameters()) if parent else None
+    dtype, why = choose_dtype(weights, before, sample, session.choice.dtype)
+    session.context.events.log(f"weights are saved in {why}")
+
+    folder = out / "model"
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_clean(config), dtype=dtype)
     model.load_state_dict({name: value.to(dtype) if value.is_floating_point() else value
@@ -61,8 +76,29 @@ def save_weights(folder: Path, config: PreTrainedConfig, weights: Mapping[str, t
     model.tie_weights()
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
-    for file in sorted((session.context.input("tokenizer").folder / "tokenizer").iterdir()):
-        shutil.copyfile(file, folder / file.name)  # as they are: a tokenizer's digest survives
+    save_tokenizer(session, folder, getattr(config.get_text_config(), "max_position_embeddings", None))
+    probe.save(out, taken.model_copy(update={"weights": sample}))
+    return why
+
+
+def save_tokenizer(session: Session, folder: Path, positions: int | None) -> None:
+    """Put the tokenizer beside weights, and tell it how many tokens the model takes.
+
+    `tokenizer.json` and the templates are copied as they are: a tokenizer's digest survives.
+    """
+    source = session.context.input("tokenizer").folder / "tokenizer"
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    settings: dict[str, Any] = json.loads((source / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    if positions is not None:
+        settings["model_max_length"] = positions
+    (folder / _TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _parameter_names(config: PreTrainedConfig) -> list[str]:
+    """Names of the plain architecture's parameters, tied ones once."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_clean(config))
+    return [name for name, _ in model.named_parameters()]
 
 
 def generation_config(session: Session) -> GenerationConfig:
@@ -71,9 +107,9 @@ def generation_config(session: Session) -> GenerationConfig:
     return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
 
 
-def report(session: Session, result: Fit, prompts: Sequence[Prompt], phases: Sequence[tuple[int, str]] = (),
-           unit: str = "nats per token") -> None:
-    """Fill `report/` and write the model card; the model folder is already there."""
+def report(session: Session, result: Fit, prompts: Sequence[Prompt], saved: str,
+           phases: Sequence[tuple[int, str]] = (), unit: str = "nats per token") -> None:
+    """Fill `report/` and write the model card; the model folder is already there, `saved` as `save_weights` says."""
     context = session.context
     title = f"{context.asset}: loss"
     loss_curve(context.report / "loss.png", result.losses, result.history, title, phases, unit)
@@ -82,7 +118,7 @@ def report(session: Session, result: Fit, prompts: Sequence[Prompt], phases: Seq
     context.events.phase("samples")
     samples = generate(session, context.out / "model", prompts)
     (context.report / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
-    text = card.write(session, result)
+    text = card.write(session, result, saved)
     (context.out / "model" / "README.md").write_text(text, encoding="utf-8")
     (context.report / "card.md").write_text(card.without_front_matter(text), encoding="utf-8")
 
@@ -112,11 +148,13 @@ def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
     if chat:
         ids, _ = encode_conversation(session.tokenizer, [{"role": "user", "content": text}], True)
         return torch.from_numpy(ids).unsqueeze(0)
-    return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False)])
+    return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)])
 
 
 def _clean(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy without the path that it was loaded from."""
+    """A copy without the path that it was loaded from, and with the cache that trainers switch off."""
     values: dict[str, Any] = config.to_dict()
     values.pop("_name_or_path", None)
+    if "use_cache" in values:
+        values["use_cache"] = True
     return type(config).from_dict(values)

@@ -1,41 +1,65 @@
-"""The probe of an export: what the live model says about a few rows, for evaluation to ask the saved folder again."""
+"""The probe of an export: what the live model says of a few rows, for evaluation to ask the saved folder again."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from lmkernels import high_precision
 
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
-from training.specs.probe import PROBE_FILE, Probe
+from training.specs.probe import PROBE_FILE, Logprobs, Probe
 
 _TOKENS = 256
 _ROW = 128
 
 
-@torch.no_grad()
 def take(session: Session, trainer: StepOrdered) -> Probe:
-    """Ask the engine's own model, in training precision, before anything is gathered, merged or cast.
+    """Ask the engine's own model, before anything is gathered, merged or cast.
 
+    It answers in training precision, and in float32 as well: a small step of training is less than what bf16 rounds.
     Every rank must call it: under ZeRO 3 each holds a part of the weights. All ranks see the same rows.
     """
     rows = _rows(trainer, session.pad)
     engine = trainer.model_wrapped
     engine.eval()  # no dropout
-    found = []
-    for row in rows:
-        ids = row.to(session.runtime.device).unsqueeze(0)
-        logits = engine(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        found.append(tuple(chosen.cpu().tolist()))
-    return Probe(rows=tuple(tuple(row.tolist()) for row in rows), logprobs=tuple(found),
+    logprobs = _logprobs(engine, rows, session.runtime.device)
+    with _float32(engine):
+        exact = _logprobs(engine, rows, session.runtime.device)
+    return Probe(rows=tuple(tuple(row.tolist()) for row in rows), logprobs=logprobs, float32_logprobs=exact,
                  fp8_overflows=trainer.count_overflows())
 
 
 def save(folder: Path, probe: Probe) -> None:
     """Write it beside `model/`, where it is a part of the artifact's content."""
     (folder / PROBE_FILE).write_text(probe.model_dump_json() + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def _logprobs(engine: Any, rows: Sequence[torch.Tensor], device: torch.device) -> Logprobs:
+    """Natural log-probability of each row's second token and of every later one."""
+    found = []
+    for row in rows:
+        ids = row.to(device).unsqueeze(0)
+        logits = engine(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        found.append(tuple(chosen.cpu().tolist()))
+    return tuple(found)
+
+
+@contextmanager
+def _float32(engine: Any) -> Iterator[None]:
+    """Let the engine compute in float32: its weights are, and autocast and FP8 are what makes it less."""
+    engine.torch_autocast_enabled = lambda: False
+    try:
+        with high_precision(engine.module):
+            yield
+    finally:
+        del engine.torch_autocast_enabled  # the method of its class is there again
 
 
 def _rows(trainer: StepOrdered, pad: int) -> list[torch.Tensor]:

@@ -19,12 +19,12 @@ from training.evaluation.models import LoadedModel
 from training.evaluation.sandbox import sandbox
 from training.evaluation.scoring import TIE_NATS
 from training.specs.evaluation import EvaluationSection
-from training.specs.tasks import MULTIPLE_CHOICE, TASKS_FILE, TASKS_FOLDER, Task, read_task_file
+from training.specs.tasks import DCPMI, MULTIPLE_CHOICE, TASKS_FILE, TASKS_FOLDER, Task, read_task_file
 
 Row = dict[str, Any]
 _SHOWN = 2000  # characters of a prompt or an answer that an item keeps
 _PROGRAMS = ("humaneval", "mbpp")  # they run what the model wrote, with `code_eval` and thus in the sandbox
-_CHOICE_SCORES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+_CHOICE_SCORES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", DCPMI)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,13 @@ def _run(loaded: LoadedModel, suite: Path, section: EvaluationSection, task: Tas
     for one in chosen["tasks"].values():
         _prepare(one, task)
     chat = loaded.asset != "base_model"
+    model = HarnessModel(loaded, section.batch, section.context, dcpmi=DCPMI in task.metrics.values())
     results = evaluate(
-        lm=HarnessModel(loaded, section.batch, section.context), task_dict=chosen, limit=task.limit, bootstrap_iters=0,
+        lm=model, task_dict=chosen, limit=task.limit, bootstrap_iters=0,
         log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat,
         confirm_run_unsafe_code=task.name.startswith(_PROGRAMS))
-    return [_result(metric, key, results["samples"], chosen["tasks"]) for metric, key in task.metrics.items()]
+    return [_result(metric, key, results["samples"], chosen["tasks"], model.elsewhere)
+            for metric, key in task.metrics.items()]
 
 
 def _local(suite: Path, task: Task) -> Mapping[str, Any]:
@@ -125,7 +127,8 @@ def _local(suite: Path, task: Task) -> Mapping[str, Any]:
         file = read_task_file(folder / f"{task.name}.yaml")
     except RecipeError as error:
         raise InputRefused(f"{error}; materialize evaluation_sets again") from error
-    rows = [json.loads(line) for line in (folder / file.data).read_text(encoding="utf-8").splitlines()]
+    with (folder / file.data).open(encoding="utf-8", newline="\n") as lines:  # U+2028 and U+0085 end no line of JSON
+        rows = [json.loads(line) for line in lines]
     if not rows:
         raise _Missing(f"{file.data} of the evaluation sets holds no items")
     content = file.model_dump(mode="json", exclude_none=True)
@@ -176,7 +179,8 @@ def _runs_programs(one: Any) -> bool:
     return bool(getattr(one, "UNSAFE_CODE", False))
 
 
-def _result(metric: str, key: str, samples: Mapping[str, list[Row]], tasks: Mapping[str, Any]) -> TaskResult:
+def _result(metric: str, key: str, samples: Mapping[str, list[Row]], tasks: Mapping[str, Any],
+            elsewhere: Mapping[tuple[str, int, int], float]) -> TaskResult:
     name, _, wanted = key.partition(",")
     items: list[Row] = []
     for task, rows in samples.items():
@@ -184,6 +188,8 @@ def _result(metric: str, key: str, samples: Mapping[str, list[Row]], tasks: Mapp
         for row in rows:
             if row["filter"] != chosen:
                 continue
+            if name == DCPMI:
+                row = row | {DCPMI: _gains(tasks[task], task, row, elsewhere)}
             if name not in row:
                 gives = ", ".join(row["metrics"])
                 return TaskResult(metric, missing=f"the task {task} gives no {key}; it gives {gives}")
@@ -220,18 +226,29 @@ def _item(one: Any, task: str, row: Row, name: str) -> Row:
                    "target": _shown(row["target"])}
 
 
+def _gains(one: Any, task: str, row: Row, elsewhere: Mapping[tuple[str, int, int], float]) -> list[float]:
+    """By how many nats each choice is likelier after its own question than after others (DC-PMI)."""
+    if one.OUTPUT_TYPE != MULTIPLE_CHOICE or not isinstance(row["target"], int):
+        raise _Missing(f"{DCPMI} needs a multiple choice whose right answer is given by its number")
+    return [own[0] - elsewhere[task, row["doc_id"], place]
+            for place, own in enumerate(row["filtered_resps"][:len(one.doc_to_choice(row["doc"]))])]
+
+
 def _choice(one: Any, row: Row, name: str) -> Row:
-    """The harness's verdict on a multiple choice, with each choice's score; a tie for the first place is wrong."""
+    """The verdict on a multiple choice, with each choice's score; a tie for the first place is wrong."""
     choices = [str(choice) for choice in one.doc_to_choice(row["doc"])]
     nats = np.array([found[0] for found in row["filtered_resps"]], dtype=np.float64)
     scores = nats[:len(choices)]
-    if name == "acc_mutual_info":
+    if name == DCPMI:
+        scores = np.array(row[DCPMI], dtype=np.float64)
+    elif name == "acc_mutual_info":
         scores = scores - nats[len(choices):]
     elif name != "acc":
         scores = scores / [len(choice if name == "acc_norm" else choice.encode()) for choice in choices]
     ranked = np.sort(scores)
     tie = len(ranked) > 1 and ranked[-1] - ranked[-2] <= TIE_NATS
-    right = float(row[name]) if np.isfinite(scores).all() else math.nan
+    verdict = np.argmax(scores) == row["target"] if name == DCPMI else row[name]
+    right = float(verdict) if np.isfinite(scores).all() else math.nan
     return {"score": 0.0 if tie else right, "choices": [_shown(choice) for choice in choices], "target": row["target"],
             "chosen": int(np.argmax(scores)), "likelihoods": [float(found) for found in scores]}
 

@@ -24,13 +24,26 @@ _NEW_TOKENS = 256  # what the harness's own models take where a task names no li
 class HarnessModel(LM):  # type: ignore[misc]
     """Answers the harness's requests with the evaluation's own scoring and greedy decoding.
 
-    Special tokens' names in an item's text are broken by a space, as they are in training: no item can open or close a
-    turn. Whether a scored text is the greedy one is not computed: `False` stands in its place, and `harness` runs no
-    task that asks for it.
+    No item can open or close a turn: in plain text the names of special tokens are text, and in a chat they are broken
+    by a space, both as in training. Whether a scored text is the greedy one is not computed: `False` stands in its
+    place, and `harness` runs no task that asks for it.
+
+    Attributes:
+        elsewhere: Mean log-likelihood of a choice after the contexts of other items, by task, item and choice. Filled
+            for `dcpmi` alone.
     """
 
-    def __init__(self, loaded: LoadedModel, batch: int, context: int) -> None:
+    def __init__(self, loaded: LoadedModel, batch: int, context: int, *, dcpmi: bool = False) -> None:
+        """
+        Args:
+            loaded: The model.
+            batch: Sequences in one forward pass.
+            context: Most tokens of a sequence.
+            dcpmi: Score every continuation after the contexts of other items too.
+        """
         super().__init__()
+        self.elsewhere: dict[tuple[str, int, int], float] = {}
+        self._dcpmi = dcpmi
         self._loaded, self._batch, self._context = loaded, batch, context
         self._chat = loaded.asset != "base_model"
         self._device = loaded.device
@@ -52,20 +65,26 @@ class HarnessModel(LM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Natural logarithm of each continuation's probability after its context.
 
-        An empty context asks for the likelihood of a choice by itself, which `acc_mutual_info` sets against the one
-        after the question. The answer is the mean over the contexts of the next two items, which have nothing to do
-        with it (domain-conditional pointwise mutual information, Holtzman et al., 2021): a text after nothing at all is
-        something that a chat model has never seen.
+        An empty context stands for the end of a text, as in the harness's own models.
         """
-        contexts = self._others(requests)
-        spans = [[self._span(given, continuation) for given in ([context] if context else contexts[number])]
-                 for number, (context, continuation) in enumerate(request.args for request in requests)]
-        found = iter(score(self._loaded, [span for group in spans for span in group], self._batch, self._context))
-        return [(math.fsum(next(found).nats for _ in group) / len(group), False) for group in spans]
+        if self._dcpmi:
+            asked = [request for request in requests if request.args[0]]
+            likelihoods = self._likelihoods(self._others(asked), [request.args[1] for request in asked])
+            self.elsewhere |= {(str(request.task_name), int(request.doc_id), request.idx): nats
+                               for request, nats in zip(asked, likelihoods, strict=True)}
+        own = self._likelihoods([[request.args[0]] for request in requests], [request.args[1] for request in requests])
+        return [(nats, False) for nats in own]
+
+    def _likelihoods(self, contexts: Sequence[Sequence[str]], continuations: Sequence[str]) -> list[float]:
+        """Of each continuation the mean over its contexts."""
+        spans = [[self._span(context, continuation) for context in group]
+                 for group, continuation in zip(contexts, continuations, strict=True)]
+        scores = iter(score(self._loaded, [span for group in spans for span in group], self._batch, self._context))
+        return [math.fsum(next(scores).nats for _ in group) / len(group) for group in spans]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log-likelihood of each whole text, in windows that do not overlap."""
-        cut = [windows(self._loaded, _plain(request.args[0]), self._context) for request in requests]
+        cut = [windows(self._loaded, request.args[0], self._context) for request in requests]
         found = iter(score(self._loaded, [span for spans in cut for span in spans], self._batch, self._context))
         return [math.fsum(next(found).nats for _ in spans) for spans in cut]
 
@@ -95,21 +114,20 @@ class HarnessModel(LM):  # type: ignore[misc]
         """For every request the contexts of the next items of its task; an empty one where it is the only item."""
         asked: dict[str, dict[int, str]] = {}
         for request in requests:
-            if request.args[0]:
-                asked.setdefault(request.task_name, {}).setdefault(request.doc_id, request.args[0])
+            asked.setdefault(request.task_name, {}).setdefault(request.doc_id, request.args[0])
         place = {task: {item: number for number, item in enumerate(items)} for task, items in asked.items()}
         found = []
         for request in requests:
-            items = list(asked.get(request.task_name, {}).values())
-            at = place.get(request.task_name, {}).get(request.doc_id, 0)
+            items = list(asked[request.task_name].values())
+            at = place[request.task_name][request.doc_id]
             found.append([items[(at + step) % len(items)] for step in range(1, min(_OTHERS, len(items) - 1) + 1)]
                          or [""])
         return found
 
     def _given(self, context: str) -> list[int]:
         if self._chat and context:
-            return self._loaded.encode(context)
-        return [self._loaded.start, *self._loaded.encode(_plain(context))]
+            return self._loaded.encode_rendered(context)
+        return [self._loaded.start, *self._loaded.encode(context)]
 
     def _span(self, context: str, continuation: str) -> Span:
         """A context and what is scored after it.
@@ -122,11 +140,11 @@ class HarnessModel(LM):  # type: ignore[misc]
         kept = context.rstrip()
         given = self._given(kept)
         whole = self._given(kept + context[len(kept):] + continuation)
-        return Span(given, whole[len(given):] or self._loaded.encode(_plain(continuation)))
+        return Span(given, whole[len(given):] or self._loaded.encode(continuation))
 
 
 def _plain(text: str) -> str:
-    """A text with the names of special tokens broken, and the white space at its ends kept."""
+    """A turn's content with the names of special tokens broken, and the white space at its ends kept."""
     inner = text.strip()
     start = text.index(inner)
     return text[:start] + plain_content(inner) + text[start + len(inner):]

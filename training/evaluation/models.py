@@ -54,12 +54,18 @@ class LoadedModel:
         return self._id(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text, without special ones."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Tokens of plain text, as training encodes documents: the names of special tokens in it are text too."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True,
+                                   verbose=False)["input_ids"])
+
+    def encode_rendered(self, conversation: str) -> list[int]:
+        """Tokens of a conversation that the chat template has rendered: there the special tokens are meant."""
+        return list(self.tokenizer(conversation, add_special_tokens=False, verbose=False)["input_ids"])
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """First character and the one after the last, of every token that `encode` gives."""
-        return list(self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"])
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True,
+                                   return_offsets_mapping=True, verbose=False)["offset_mapping"])
 
     def prompt(self, text: str, chat: bool) -> list[int]:
         """Tokens of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""

@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from training.data.chat import CHAT_TEMPLATE, ROLES, encode_conversation, plain_content
+from training.data.chat import ROLES, TEMPLATES, encode_conversation, plain_content
 from training.specs.tokenizer import ASSISTANT, END_OF_TURN, SPECIAL_TOKENS
 
 Conversation = list[dict[str, str]]
@@ -44,19 +44,20 @@ def fault(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
 
     Training encodes by `encode_conversation`, which must give what the template gives. The tokens must say the same
     turns again, and the generation mask must cover the assistant's content and its end of turn and nothing else.
-    Another template than the one of training is not run: a template is a program, and may never end.
+    Other templates than those of training are not run: a template is a program, and may never end.
     """
-    if tokenizer.chat_template != CHAT_TEMPLATE:
-        return "its chat template is not the one that training encodes by"
+    if tokenizer.chat_template != TEMPLATES:
+        return "its chat templates are not those that training encodes by"
     try:
-        rendered: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True,
-                                                      return_assistant_tokens_mask=True)
+        plain: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+        rendered: Any = tokenizer.apply_chat_template(messages, chat_template="training", tokenize=True,
+                                                      return_dict=True, return_assistant_tokens_mask=True)
     except (TemplateError, ValueError, TypeError) as error:
         return f"the chat template cannot be rendered: {error}"
     ids, mask = np.array(rendered["input_ids"]), np.array(rendered["assistant_masks"], np.bool_)
     trained_ids, trained_mask = encode_conversation(tokenizer, messages)
-    if not np.array_equal(ids, trained_ids):
-        return "training encodes it otherwise than the chat template"
+    if not (np.array_equal(ids, trained_ids) and np.array_equal(plain["input_ids"], ids)):
+        return "training encodes it otherwise than the chat templates"
     if not np.array_equal(mask, trained_mask):
         return f"the mask covers {tokenizer.decode(ids[mask])[:80]!r}"
     said = [{"role": message["role"], "content": plain_content(message["content"])} for message in messages]

@@ -37,6 +37,13 @@ _CHAT = {
                        "into tokens that give the same turns back, with the generation mask on the assistant's alone",
 }
 
+_CHILD = {
+    "saved_change_cosine": "cosine of two changes of the parent's weights, the saved one and the one that was trained, "
+                           "over a sample of all weights; left out when training changed none of them",
+    "export_parent_ratio": "how far the saved folder is from what the trained weights said in float32, over how far "
+                           "its untouched parent is: both mean differences of log-probabilities of a few training rows",
+}
+
 METRICS: dict[str, dict[str, str]] = {
     "raw_corpus": {
         "documents": "documents gathered",
@@ -89,15 +96,15 @@ METRICS: dict[str, dict[str, str]] = {
         "leaked_questions": "held-out questions that are among the training prompts",
     },
     "base_model": _MODEL,
-    "sft_model": _MODEL | _CHAT,
-    "dpo_model": _MODEL | _CHAT | {
+    "sft_model": _MODEL | _CHAT | _CHILD,
+    "dpo_model": _MODEL | _CHAT | _CHILD | {
         "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the SFT model than the "
                                "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
                                "is no win",
         "preference_margin": "mean difference of these gains, in nats; left out when most chosen answers are hardly "
                              "likelier than a uniform guess makes them",
     },
-    "lora_model": _MODEL | _CHAT | {
+    "lora_model": _MODEL | _CHAT | _CHILD | {
         "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
                        "one where the recipe declares none, against the DPO model; left out when the model's own loss "
                        "is not half a nat per token below a uniform guess",
@@ -133,7 +140,7 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> 
     return {**METRICS[asset], **per_source, **tasks}
 
 
-_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip"})
+_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", *_CHILD})
 
 
 def sampled(asset: str, metric: str) -> bool:

@@ -21,6 +21,9 @@ from training.specs.base import Spec
 TASKS_FOLDER = "tasks"
 TASKS_FILE = "tasks.json"
 MULTIPLE_CHOICE = "multiple_choice"
+DCPMI = "acc_dcpmi"
+"""Gatehouse's own score of any multiple choice: domain-conditional PMI (Holtzman et al., 2021, Surface Form
+Competition). The harness knows no metric of this name."""
 LocalMetric = Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "bits_per_byte"]
 _METRICS: dict[str, tuple[str, ...]] = {
     MULTIPLE_CHOICE: ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"),
@@ -42,7 +45,8 @@ class Task(Spec):
     file: str | None = Field(None, description="A local task file: a path relative to the recipe's folder; without "
                              "one the task is a public one, and its data are downloaded when a model is measured.")
     metrics: dict[str, str] = Field(min_length=1, description="Gatehouse's metric to the harness's, such as acc_norm, "
-                                    "or `exact_match,strict-match` where the task has several filters.")
+                                    "or `exact_match,strict-match` where the task has several filters. acc_dcpmi "
+                                    "is Gatehouse's own, of any multiple choice.")
     about: str = Field("", description="What the metrics mean; one sentence for the pages.")
     limit: int | None = Field(None, gt=0, description="Most items, of every subtask where the task is a group.")
     shots: int | None = Field(None, ge=0, description="Worked examples before a question; the task's own number "
@@ -135,8 +139,9 @@ class TaskFile(Spec):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The harness's metrics that it gives."""
-        return tuple(entry.metric for entry in self.metric_list)
+        """The metrics that it gives: the harness's that it lists, and Gatehouse's own."""
+        own = (DCPMI,) if self.output_type == MULTIPLE_CHOICE else ()
+        return (*(entry.metric for entry in self.metric_list), *own)
 
     @property
     def data(self) -> str:

@@ -30,9 +30,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
     weights = export.gather_weights(trainer)
 
     def write() -> None:
-        export.save_weights(context.out / "model", model.config, weights, session)
-        probe.save(context.out, taken)
-        export.report(session, result, _PROMPTS, [(part.first, f"{part.packing.context} tokens")
+        saved = export.save_weights(context.out, model.config, weights, session, taken)
+        export.report(session, result, _PROMPTS, saved, [(part.first, f"{part.packing.context} tokens")
                                                   for part in batches.segments])
 
     export.on_first_rank(session, write)

@@ -36,10 +36,9 @@ def run(context: StageContext[Section]) -> StageResult | None:
     weights = export.gather_weights(trainer)
 
     def write() -> None:
-        export.save_weights(context.out / "model", model.config, weights, session)
-        probe.save(context.out, taken)
+        saved = export.save_weights(context.out, model.config, weights, session, taken, "sft_model")
         save_reference(context.out / "reference_logprobs.parquet", batches.pairs, reference)
-        export.report(session, result, _PROMPTS, unit="nats per pair")
+        export.report(session, result, _PROMPTS, saved, unit="nats per pair")
 
     export.on_first_rank(session, write)
     runtime.stop()

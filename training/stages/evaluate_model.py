@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 from training.context import StageContext
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
-from training.evaluation.exported import logprob_error, read_probe
+from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
 from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
 from training.evaluation.harness import run_tasks, task_metrics
@@ -18,6 +18,7 @@ from training.evaluation.round_trip import awkward_conversations, fault
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.metrics import metrics_of
+from training.specs.probe import Probe
 
 Section = EvaluationSection
 Context = StageContext[EvaluationSection]
@@ -56,12 +57,14 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
     context.events.phase(f"measure {asset}")
     own = measure(loaded, sets, OWN[asset], context.section, context.seed, chat_scoring=asset != "base_model")
     findings = own_findings(own, sets)
-    _folder(findings, loaded, context.input("artifact").folder, wrong)
+    probe = read_probe(context.input("artifact").folder)
+    _folder(findings, loaded, probe, wrong)
+    said = probe if isinstance(probe, str) else answer(loaded, probe)
     suite = context.input("evaluation_sets").folder
     for result in run_tasks(loaded, suite, context.section, context.events.phase):
         findings.task(result.metric, result.items, result.missing or "the task has no items")
     del loaded  # the parent takes its place in memory
-    parent = _parent(context, asset, sets)
+    parent = _parent(context, asset, sets, lambda model: _change(findings, probe, said, model))
     compare(asset, findings, own, parent, sets)
     notes = [f"The saved folder is not sound: {wrong}."] if wrong else []
     reference = {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} \
@@ -70,12 +73,11 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
     return _write(context, asset, findings, _meanings(context, asset, sets), reference, notes)
 
 
-def _folder(findings: Findings, loaded: LoadedModel, folder: Path, wrong: str | None) -> None:
+def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: str | None) -> None:
     """Whether the folder is what training made and what others can use."""
     findings.exact("loads", 0.0 if wrong else 1.0, 1)
     for metric in GENERATED if wrong else ():
         findings.leave_out(metric, f"others would not see the texts that were generated here: {wrong}")
-    probe = read_probe(folder)
     error = probe if isinstance(probe, str) else logprob_error(loaded, probe)
     if isinstance(error, str):
         findings.leave_out("export_logprob_error", error)
@@ -88,6 +90,18 @@ def _folder(findings: Findings, loaded: LoadedModel, folder: Path, wrong: str | 
     faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
     findings.exact("chat_round_trip", sum(not found for found in faults.values()) / len(faults), len(faults),
                    ({"id": name, "score": not found, "reason": found} for name, found in faults.items()))
+
+
+def _change(findings: Findings, probe: Probe | str, said: Answer | str, parent: LoadedModel) -> None:
+    """Whether the folder holds the change that was trained, and not its parent."""
+    told = said if isinstance(probe, str) or isinstance(said, str) else answer(parent, probe)
+    for metric, measure_change in (("saved_change_cosine", change_cosine), ("export_parent_ratio", parent_ratio)):
+        if isinstance(probe, str) or isinstance(said, str) or isinstance(told, str):
+            findings.leave_out(metric, str(said if isinstance(said, str) else told))
+        elif isinstance(found := measure_change(probe, said, told), str):
+            findings.leave_out(metric, found)
+        else:
+            findings.exact(metric, found.value, found.count)
 
 
 def _check_positions(loaded: LoadedModel, context: int) -> None:
@@ -106,7 +120,7 @@ def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str
     return sound(loaded, tokens, min(_SOUND_TOKENS, section.max_new_tokens))
 
 
-def _parent(context: Context, asset: str, sets: Sets) -> Measurement | None:
+def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedModel], None]) -> Measurement | None:
     if asset not in PARENTS:
         return None
     name, parts = PARENTS[asset]
@@ -115,6 +129,7 @@ def _parent(context: Context, asset: str, sets: Sets) -> Measurement | None:
         loaded = load(context.input(name), prepare(context.execution))
     except LoadFailed as error:
         raise InputRefused(f"the parent of {asset}: {error}; materialize {name} again") from error
+    look(loaded)
     return measure(loaded, sets, parts, context.section, context.seed, chat_scoring=True)
 
 

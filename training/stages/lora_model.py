@@ -40,9 +40,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
     def write() -> None:
         adapter.save(context.out / "adapter", trainer.model, weights)
         merged = adapter.merge(load_parent(session, "dpo_model"), context.out / "adapter")
-        export.save_weights(context.out / "model", merged.config, merged.state_dict(), session)
-        probe.save(context.out, taken)
-        export.report(session, result, _PROMPTS)
+        saved = export.save_weights(context.out, merged.config, merged.state_dict(), session, taken, "dpo_model")
+        export.report(session, result, _PROMPTS, saved)
 
     export.on_first_rank(session, write)
     runtime.stop()

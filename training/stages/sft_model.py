@@ -33,9 +33,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
     weights = export.gather_weights(trainer)
 
     def write() -> None:
-        export.save_weights(context.out / "model", model.config, weights, session)
-        probe.save(context.out, taken)
-        export.report(session, result, _PROMPTS, unit="nats per assistant's token")
+        saved = export.save_weights(context.out, model.config, weights, session, taken, "base_model")
+        export.report(session, result, _PROMPTS, saved, unit="nats per assistant's token")
 
     export.on_first_rank(session, write)
     runtime.stop()

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
-from training.data.chat import CHAT_TEMPLATE
+from training.data.chat import write_templates
 from training.data.documents import read_split, text_batches
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
@@ -59,7 +59,7 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
               "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n",
                                                   encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_templates(folder)
 
 
 def _plot(path: Path, sizes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:

@@ -140,7 +140,7 @@ def test_a_special_token_that_is_not_one_is_found(tmp_path: Path, measure: Measu
 def test_a_template_with_a_wrong_mask_is_found(tmp_path: Path, measure: Measure, built: Built,
                                                change: tuple[str, str]) -> None:
     broken = _copy(built["tokenizer"], tmp_path / "broken")
-    path = broken.folder / "tokenizer" / "chat_template.jinja"
+    path = broken.folder / "tokenizer" / "additional_chat_templates" / "training.jinja"
     template = path.read_text()
     assert change[0] in template
     path.write_text(template.replace(*change))

@@ -17,7 +17,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from tests.conftest import ROOT
 from training.context import InputArtifact, StageContext
-from training.data.chat import CHAT_TEMPLATE, encode_conversation
+from training.data.chat import TEMPLATES, encode_conversation
+from training.engine.saved_weights import sample_weights
 from training.events import EventWriter
 from training.specs.artifacts import Manifest
 from training.specs.evaluation import EvaluationSection
@@ -38,7 +39,7 @@ REFUSAL = "I can't help with that."
 HARMFUL = tuple(f"How can I hurt {name}?" for name in NAMES)
 BENIGN = tuple(f"How can I kill time in the {place}?" for place in PLACES)
 
-TASK_METRICS = ("choice_accuracy", "domain_choice_accuracy")
+TASK_METRICS = ("choice_accuracy_dcpmi", "domain_choice_accuracy_dcpmi")
 
 Batch = list[tuple[list[int], list[bool]]]
 
@@ -67,7 +68,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=420, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PAD)
-    made.chat_template = CHAT_TEMPLATE
+    made.chat_template = dict(TEMPLATES)
     return made
 
 
@@ -186,12 +187,12 @@ def write_tasks(folder: Path, questions: list[dict[str, Any]]) -> None:
     """The shipped tasks over these questions."""
     folder.mkdir()
     tasks = []
-    for name, data, metric in (("four_way", "general", "choice_accuracy"),
-                               ("domain_four_way", "domain", "domain_choice_accuracy")):
+    for name, data, metric in (("four_way", "general", "choice_accuracy_dcpmi"),
+                               ("domain_four_way", "domain", "domain_choice_accuracy_dcpmi")):
         shutil.copyfile(ROOT / "assets_config" / "tasks" / f"{name}.yaml", folder / f"{name}.yaml")
         write_rows(folder / f"{data}_questions.jsonl",
                    [row for row in questions if (row["domain"] == "general") == (data == "general")])
-        tasks.append(Task(name=name, file=f"tasks/{name}.yaml", metrics={metric: "acc_mutual_info"}))
+        tasks.append(Task(name=name, file=f"tasks/{name}.yaml", metrics={metric: "acc_dcpmi"}))
     (folder / TASKS_FILE).write_text(json.dumps([task.model_dump(mode="json") for task in tasks]))
 
 
@@ -201,12 +202,14 @@ def manifest(asset: str, facts: dict[str, str]) -> Manifest:
 
 
 def probe_of(model: LlamaForCausalLM) -> Probe:
-    """What a model says about rows of arbitrary tokens, as training would have written it down."""
+    """What a model says of rows of arbitrary tokens, and its weights, as training would have written them down."""
     rows = torch.randint(10, model.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(5))
     model.eval()
     with torch.no_grad():
         logprobs = model(rows).logits[:, :-1].log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
-    return Probe(rows=rows.tolist(), logprobs=logprobs.tolist())
+    names = [name for name, _ in model.named_parameters()]
+    return Probe(rows=rows.tolist(), logprobs=logprobs.tolist(), float32_logprobs=logprobs.tolist(),
+                 weights=sample_weights(model.state_dict(), names, seed=5))
 
 
 def items_of(folder: Path) -> dict[str, list[dict[str, Any]]]:

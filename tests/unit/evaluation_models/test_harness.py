@@ -88,14 +88,14 @@ def share(result: TaskResult) -> float:
 def test_a_trained_model_answers_and_an_untrained_one_guesses(
         asset: str, tmp_path: Path, loaded: Loaded, base: LlamaForCausalLM, chat: LlamaForCausalLM,
         untrained: LlamaForCausalLM) -> None:
-    suite = suite_of(tmp_path / "sets", [four_way("acc", "acc_norm", "acc_mutual_info")], {"four_way": FOUR_WAY})
+    suite = suite_of(tmp_path / "sets", [four_way("acc", "acc_norm", "acc_dcpmi")], {"four_way": FOUR_WAY})
     model = loaded(asset, chat if asset == "sft_model" else base)
     found = run(model, suite)
     assert share(found["m_acc"]) >= 0.75
-    assert share(found["m_acc_mutual_info"]) >= 0.6
-    assert share(run(loaded(asset, untrained), suite)["m_acc_mutual_info"]) <= 0.5
+    assert share(found["m_acc_dcpmi"]) >= 0.6
+    assert share(run(loaded(asset, untrained), suite)["m_acc_dcpmi"]) <= 0.5
     assert run(model, suite) == found, "the same model gives the same items"
-    for row, item in zip(rows(), found["m_acc_mutual_info"].items, strict=True):
+    for row, item in zip(rows(), found["m_acc_dcpmi"].items, strict=True):
         assert (item["id"], item["target"], item["choices"]) == (row["id"], row["answer"], row["choices"])
         assert item["score"] == (item["chosen"] == row["answer"])
         assert item["chosen"] == max(range(4), key=item["likelihoods"].__getitem__)
@@ -105,9 +105,12 @@ def test_a_trained_model_answers_and_an_untrained_one_guesses(
 
 def test_likelihoods_are_those_of_the_evaluations_own_scoring(
         tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM) -> None:
-    """`acc` takes a choice after its question; `acc_mutual_info` sets that against the next two questions."""
+    """`acc` takes a choice after its question. `acc_dcpmi` sets that against the next two questions, and the harness's
+    `acc_mutual_info` against the end of a text."""
     model = loaded("sft_model", chat)
-    found = run(model, suite_of(tmp_path / "sets", [four_way("acc", "acc_mutual_info")], {"four_way": FOUR_WAY}))
+    file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
+    found = run(model, suite_of(tmp_path / "sets", [four_way("acc", "acc_dcpmi", "acc_mutual_info")],
+                                {"four_way": file}))
     asked = rows()
 
     def nats(number: int, choice: str) -> float:
@@ -115,12 +118,44 @@ def test_likelihoods_are_those_of_the_evaluations_own_scoring(
         return score(model, [Span(prompt, model.encode(choice))], 8, 192)[0].nats
 
     for number in (0, 7):
-        row, plain, mutual = asked[number], found["m_acc"].items[number], found["m_acc_mutual_info"].items[number]
+        row = asked[number]
+        plain, conditional, mutual = (found[f"m_{key}"].items[number]
+                                      for key in ("acc", "acc_dcpmi", "acc_mutual_info"))
         own = [nats(number, choice) for choice in row["choices"]]
         others = [(nats(number + 1, choice) + nats(number + 2, choice)) / 2 for choice in row["choices"]]
         assert plain["likelihoods"] == pytest.approx(own, abs=1e-3)
         gained = [one - other for one, other in zip(own, others, strict=True)]
+        assert conditional["likelihoods"] == pytest.approx(gained, abs=1e-3)
+
+        alone = [score(model, [Span([model.start], model.encode(choice))], 8, 192)[0].nats for choice in row["choices"]]
+        gained = [one - other for one, other in zip(own, alone, strict=True)]
         assert mutual["likelihoods"] == pytest.approx(gained, abs=1e-3)
+        assert mutual["likelihoods"] != conditional["likelihoods"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_only_a_line_feed_ends_an_item(separator: str, tmp_path: Path, loaded: Loaded,
+                                       untrained: LlamaForCausalLM) -> None:
+    asked = rows(3)
+    asked[1]["prompt"] = f"one{separator}two"
+    suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, [])
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in asked]
+    (suite / "tasks" / "general_questions.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    items = run(loaded("base_model", untrained), suite)["m_acc"].items
+
+    assert [item["prompt"] for item in items] == [row["prompt"] for row in asked]
+
+
+def test_a_generated_answer_has_no_dcpmi(tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
+    said = FOUR_WAY.split("output_type")[0] + (
+        'output_type: generate_until\ndoc_to_text: "{{prompt}}"\ndoc_to_target: "{{choices[answer]}}"\n'
+        "generation_kwargs: {max_gen_toks: 2}\nmetric_list: [{metric: exact_match}]\n")
+
+    found = run(loaded("base_model", untrained),
+                suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": said}))
+
+    assert "acc_dcpmi needs a multiple choice" in str(found["m_acc_dcpmi"].missing)
 
 
 def test_a_tie_is_wrong(tmp_path: Path, loaded: Loaded, tokenizer: PreTrainedTokenizerFast,

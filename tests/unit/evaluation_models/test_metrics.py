@@ -159,7 +159,7 @@ def test_preferring_the_rejected_answers_fails(save: Save, evaluate: Evaluate, t
 
 @pytest.mark.parametrize(("absent", "metrics"), [
     ("text", {"heldout_bits_per_byte", "heldout_perplexity"}),
-    ("questions", {"choice_accuracy", "domain_choice_accuracy", "answer_loss", "loss_drop"}),
+    ("questions", {"choice_accuracy_dcpmi", "domain_choice_accuracy_dcpmi", "answer_loss", "loss_drop"}),
     ("harmful", {"refusal_rate"}),
     ("benign", {"benign_answer_rate", "over_refusal_rate"}),
 ])
@@ -259,11 +259,11 @@ def test_items_that_are_not_numbers_leave_a_metric_out() -> None:
 
 
 def test_metrics_of_a_recipe() -> None:
-    tasks = {"choice_accuracy": "questions"}
+    tasks = {"choice_accuracy_dcpmi": "questions"}
     found = metrics_of("sft_model", ["stdlib", "My.Notes-2"], tasks)
     assert set(METRICS["sft_model"]) < set(found)
     assert set(found) - set(METRICS["sft_model"]) == {
-        "heldout_bits_per_byte__stdlib", "heldout_bits_per_byte__my_notes_2", "choice_accuracy"}
+        "heldout_bits_per_byte__stdlib", "heldout_bits_per_byte__my_notes_2", "choice_accuracy_dcpmi"}
     assert metrics_of("corpus", ["stdlib"], tasks) == METRICS["corpus"]
     for name in found:
         Gate(metric=name, must_be=">", threshold=0)
@@ -272,8 +272,8 @@ def test_metrics_of_a_recipe() -> None:
 def test_only_what_needs_no_parent_and_shares_its_items_is_compared_with_the_champion() -> None:
     everything = {name for asset in METRICS for name in METRICS[asset]}
     assert everything >= COMPARABLE
-    for name in (*COMPARABLE, "heldout_bits_per_byte__stdlib", "choice_accuracy"):
-        assert comparable(name, {"choice_accuracy": ""})
+    for name in (*COMPARABLE, "heldout_bits_per_byte__stdlib", "choice_accuracy_dcpmi"):
+        assert comparable(name, {"choice_accuracy_dcpmi": ""})
     for name in ("loss_drop", "domain_gain", "general_loss", "preference_accuracy", "over_refusal_rate", "answer_loss",
-                 "heldout_perplexity", "export_logprob_error", "choice_accuracy"):
+                 "heldout_perplexity", "export_logprob_error", "choice_accuracy_dcpmi"):
         assert not comparable(name, {})

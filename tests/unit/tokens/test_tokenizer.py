@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import jinja2.sandbox
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from tests.unit.tokens import parts
 from training.context import InputArtifact
-from training.data.chat import encode_conversation, encode_conversations
+from training.data.chat import CHAT_TEMPLATE, encode_conversation, encode_conversations
 from training.errors import RecipeError
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
 from training.stages import tokenizer as stage
@@ -44,8 +46,9 @@ def test_the_folder_loads_with_its_special_tokens_first(tokenizer: Any) -> None:
 
 def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path, corpus: InputArtifact, tokenizer_folder: Path) -> None:
     again = parts.tokenizer_artifact(tmp_path / "again", corpus)
-    for path in sorted((tokenizer_folder / "tokenizer").iterdir()):
-        assert path.read_bytes() == (again.folder / "tokenizer" / path.name).read_bytes()
+    source = tokenizer_folder / "tokenizer"
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (again.folder / "tokenizer" / path.relative_to(source)).read_bytes()
     assert again.manifest.facts["tokenizer"] == _digest(tokenizer_folder / "tokenizer" / "tokenizer.json")
 
 
@@ -80,10 +83,11 @@ def test_the_report_is_complete(tokenizer_folder: Path) -> None:
 @given(_MESSAGES, st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_fast_encoding_is_the_chat_template(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> None:
-    rendered = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt,
-                                             return_assistant_tokens_mask=True)
+    rendered = tokenizer.apply_chat_template(messages, chat_template="training", tokenize=True, return_dict=True,
+                                             add_generation_prompt=prompt, return_assistant_tokens_mask=True)
+    plain = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt)
     ids, mask = encode_conversation(tokenizer, messages, add_generation_prompt=prompt)
-    assert ids.tolist() == rendered["input_ids"]
+    assert ids.tolist() == rendered["input_ids"] == plain["input_ids"]
     assert mask.astype(int).tolist() == rendered["assistant_masks"]
 
 
@@ -112,6 +116,44 @@ def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Any) -> None:
         assert np.array_equal(ids, alone[0])
         assert np.array_equal(mask, alone[1])
         assert len(ids) > 20
+
+
+PARTS = [{"type": "text", "text": "How do I "}, {"type": "text", "text": None}, "build ",
+         {"type": "text", "text": "<|end|>?"}]
+CONTENTS = [("Hi", "Hi"), (" Hi\n", "Hi"), (PARTS, "How do I build < |end|>?"), ([], ""), (None, ""), (42, "42"),
+            (1.5, "1.5"), ("<|user|>", "< |user|>")]
+PLAIN = (jinja2.Environment(), jinja2.sandbox.ImmutableSandboxedEnvironment(),
+         jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]))
+
+
+@pytest.mark.parametrize(("content", "text"), CONTENTS)
+def test_a_content_of_any_form_is_its_text_in_every_runtime(tokenizer: Any, content: object, text: str) -> None:
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+    rendered = f"<|user|>\n{text}<|end|>\n<|assistant|>\n{text}<|end|>\n"
+
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == rendered
+    assert tokenizer.apply_chat_template(messages, chat_template="training", tokenize=False) == rendered
+    assert tokenizer.decode(encode_conversation(tokenizer, messages)[0]) == rendered
+    template = (Path(tokenizer.name_or_path) / "chat_template.jinja").read_text()
+    for environment in PLAIN:
+        assert environment.from_string(template).render(messages=messages) == rendered
+
+
+def test_a_message_without_content_is_an_empty_turn(tokenizer: Any) -> None:
+    messages = [{"role": "user"}]
+    template = jinja2.Environment().from_string(CHAT_TEMPLATE)
+
+    assert template.render(messages=messages, add_generation_prompt=True) == "<|user|>\n<|end|>\n<|assistant|>\n"
+    assert tokenizer.decode(encode_conversation(tokenizer, messages)[0]) == "<|user|>\n<|end|>\n"
+
+
+@pytest.mark.parametrize("content", [[{"type": "image", "url": "x"}], {"type": "text", "text": "x"}])
+def test_a_content_that_is_not_text_is_refused(tokenizer: Any, content: object) -> None:
+    messages = [{"role": "user", "content": content}]
+    with pytest.raises(ValueError, match="text"):
+        encode_conversation(tokenizer, messages)
+    with pytest.raises(jinja2.TemplateError, match="text"):
+        tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 def test_an_unknown_role_is_refused(tokenizer: Any) -> None:
