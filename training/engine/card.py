@@ -31,7 +31,8 @@ def write(session: Session, result: Fit) -> str:
     lines += ["", "## Training", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
               if name in result.metrics]
-    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "tokenizer")]
+    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "rows", "tokenizer")
+              if name in facts]
     lines += [f"| seed | {context.seed} |", "", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)
 
