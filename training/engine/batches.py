@@ -217,14 +217,27 @@ def loader(batches: Batches, first_step: int, rank: int) -> DataLoader[Batch]:
     return DataLoader(_MicroSteps(batches, first_step, rank), batch_size=None, generator=torch.Generator())
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """What was left out because it is longer than the context."""
+
+    count: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """Share of all."""
+        return self.count / self.of
+
+
 def conversations_that_fit(encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int,
-                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
     """Token ids and loss masks of the conversations that a row can hold, and how many it cannot."""
     kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
-    dropped = len(encoded) - len(kept)
-    if dropped:
-        log(f"{dropped} of {len(encoded)} conversations are longer than the context of {context} tokens and are left "
-            "out")
+    dropped = Dropped(len(encoded) - len(kept), len(encoded))
+    if dropped.count:
+        log(f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "
+            "left out")
     if not kept:
         raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
     return [ids for ids, _ in kept], [mask for _, mask in kept], dropped

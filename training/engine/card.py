@@ -14,8 +14,9 @@ _ABOUT = {
     "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
 }
 _CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
-              "dropped_pairs", "dropped_conversations", "trainable_parameters", "rollbacks", "skipped_batches",
-              "fp8_overflows")
+              "dropped_pairs", "dropped_pairs_share", "dropped_conversations", "dropped_conversations_share",
+              "trainable_parameters", "rollbacks", "skipped_batches",
+              "fp8_overflows", "clipped_share")
 
 
 def write(session: Session, result: Fit) -> str:

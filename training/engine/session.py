@@ -321,6 +321,6 @@ def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: i
                "seconds": reporter.seconds, "parameters": float(parameters),
                "flops": float(trainer.state.total_flos), "converted_layers": float(converted),
                "checkpoint_seconds": trainer.checkpoint_seconds, "rollbacks": float(plan.rollbacks.count),
-               "fp8_overflows": float(trainer.count_overflows()),
+               "fp8_overflows": float(trainer.count_overflows()), "clipped_share": trainer.clipped / steps,
                "skipped_batches": float(len(plan.rollbacks.skipped))}
     return Fit(losses, [row for row in trainer.state.log_history if "loss" in row], metrics)

@@ -18,11 +18,13 @@ class Probe(Spec):
         rows: Token ids; each row begins anew, with nothing before it.
         logprobs: Per row, the natural logarithm of the probability of its second token and of every later one.
         fp8_overflows: FP8 products of the training's logged steps that were not finite.
+        dropped_share: Share of the conversations or pairs that were longer than the context; None where there are none.
     """
 
     rows: tuple[tuple[int, ...], ...] = Field(min_length=1)
     logprobs: tuple[tuple[float, ...], ...]
     fp8_overflows: int = Field(0, ge=0)
+    dropped_share: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_number_per_next_token(self) -> Self:

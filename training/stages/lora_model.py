@@ -11,7 +11,7 @@ from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.chat import encode_conversations
 from training.engine import adapter, export, probe, runtime
-from training.engine.batches import PackedBatches, conversations_that_fit
+from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
 from training.engine.session import Session, convert, examine, fit, load_parent, model_type, open_session
 from training.specs.job import StageResult
@@ -33,9 +33,10 @@ def run(context: StageContext[Section]) -> StageResult | None:
                                    adapter.lora_config(context.section, model))
     trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     result = fit(session, trainer, batches, converted)
-    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped),
+    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
+                                                       "dropped_conversations_share": dropped.share,
                                                        "trainable_parameters": float(trainable)})
-    taken = probe.take(session, trainer)
+    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:
@@ -51,7 +52,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts() | {"domain": domain})
 
 
-def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:
+def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, Dropped]:
     """Rows of documents, which are learned whole, and of conversations, of which the assistant's part is."""
     section, folder = context.section, context.input("adapter_data").folder
     context.events.phase("encode documents")

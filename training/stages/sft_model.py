@@ -10,7 +10,7 @@ from training.context import StageContext
 from training.data.chat import encode_conversations
 from training.data.shards import TokenShards
 from training.engine import export, probe, runtime
-from training.engine.batches import PackedBatches, conversations_that_fit
+from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
 from training.engine.session import Session, convert, examine, fit, load_parent, model_type, open_session
 from training.specs.job import StageResult
@@ -29,8 +29,9 @@ def run(context: StageContext[Section]) -> StageResult | None:
     converted = convert(session, model)
     trainer = conversation_trainer(model, session, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
-    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped)})
-    taken = probe.take(session, trainer)
+    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
+                                                       "dropped_conversations_share": dropped.share})
+    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:
@@ -43,7 +44,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
 
 
-def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:
+def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, Dropped]:
     section = context.section
     context.events.phase("encode conversations")
     conversations = read_conversations(context.input("instruction_data").folder / "train.parquet")
