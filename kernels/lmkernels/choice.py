@@ -68,7 +68,7 @@ class Choice:
         return fp8.revert(model) if self.precision == "fp8" else 0
 
 
-def choose(precision: str, kernels: str, device: torch.device, architecture: str) -> Choice:
+def choose(precision: str, kernels: str, device: torch.device, architecture: str, sdpa: bool = True) -> Choice:
     """Decide what a job uses; nothing is patched or converted yet.
 
     Args:
@@ -76,14 +76,17 @@ def choose(precision: str, kernels: str, device: torch.device, architecture: str
         kernels: `torch`, `liger`, or `auto`, which takes Liger where it runs.
         device: Where the job trains.
         architecture: transformers' `model_type`.
+        sdpa: Whether transformers implements this architecture with torch's scaled dot product attention.
 
     Raises:
         LmkernelsError: What was asked for does not exist or cannot run here.
     """
     emulated, why_precision = _precision(precision, device)
     chosen, why_kernels = _kernels(kernels, device, architecture)
-    return Choice(precision=cast(Precision, precision), kernels=chosen, attention="sdpa", fp8_emulated=emulated,
-                  reasons=(why_precision, why_kernels, "attention sdpa: torch picks the fastest exact kernel"),
+    why_attention = ("attention sdpa: torch picks the fastest exact kernel" if sdpa else
+                     f"attention eager: transformers has no other for {architecture}")
+    return Choice(precision=cast(Precision, precision), kernels=chosen, attention="sdpa" if sdpa else "eager",
+                  fp8_emulated=emulated, reasons=(why_precision, why_kernels, why_attention),
                   architecture=architecture)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.promises import Promise
 from training.data.shards import ArrayTokens
-from training.engine.batches import PackedBatches, Segment, loader, pack
+from training.engine.batches import PackedBatches, loader, read_documents
 
 EARLY, LATE, STEPS = 10, 10_000_000, 10_000_100
 CONTEXT, ROWS = 64, 8
@@ -23,9 +23,9 @@ def batches() -> PackedBatches:
     """A long training over two sources. A document is one number again and again, so that rows can be told apart."""
     generator = np.random.default_rng(0)
     documents = [np.full(size, 5 + number) for number, size in enumerate(generator.integers(20, CONTEXT, 3000))]
-    lengths = np.array([len(document) for document in documents], np.int64)
-    packing = pack([np.arange(2000), np.arange(2000, 3000)], lengths, [1.0, 2.0], CONTEXT, seed=3)
-    return PackedBatches((Segment(0, STEPS, packing),), ArrayTokens(documents), CONTEXT * ROWS, CONTEXT * ROWS, 1, 0)
+    tokens, sources = ArrayTokens(documents), [np.arange(2000), np.arange(2000, 3000)]
+    segments = read_documents(sources, tokens, [1.0, 2.0], [(0, STEPS, CONTEXT)], CONTEXT * ROWS, 3, alone=False)
+    return PackedBatches(segments, tokens, CONTEXT * ROWS, CONTEXT * ROWS, 1, 0)
 
 
 def first_batch(batches: PackedBatches, step: int) -> tuple[float, dict[str, torch.Tensor]]:
@@ -51,14 +51,17 @@ def test_the_loader_starts_anywhere_at_once(promise: Promise, batches: PackedBat
 def assert_right(batches: PackedBatches, step: int) -> None:
     """The loader gives the rows of its order, and over one epoch of them each row of a source comes exactly once."""
     (segment,) = batches.segments
-    order, plans = segment.packing.order, segment.packing.plans
-    source, row = order.rows(step * ROWS, ROWS)
+    order, portions = segment.rows.order, segment.rows.portions
+    source, nth = order.turns(step * ROWS, ROWS)
     whole = [replace(batches, micro_tokens=CONTEXT).micro_batch(step, micro, 0)["input_ids"] for micro in range(ROWS)]
     assert torch.equal(first_batch(batches, step)[1]["input_ids"], torch.cat(whole))
+
     which = int(source[0])
-    count = plans[which].rows
-    sources, rows = order.rows(step * ROWS, 6 * sum(plan.rows for plan in plans))
-    seen = rows[sources == which]
-    assert seen[0] == row[0]
-    epoch_ends = [end for end in range(count) if sorted(seen[end:end + count].tolist()) == list(range(count))]
-    assert epoch_ends, "no whole epoch of the source follows"
+    (portion,) = portions[which]
+    count = portion.packing.rows
+    begin = int(nth[0])
+    seen = np.concatenate([row for packing, row, _ in segment.rows.places(step * ROWS, 6 * sum(
+        one.packing.rows for (one,) in portions)) if packing is portion.packing])
+    to_next_epoch = -begin % count
+    epoch = seen[to_next_epoch:to_next_epoch + count]
+    assert sorted(epoch.tolist()) == list(range(count)), "no whole epoch of the source follows"

@@ -57,6 +57,9 @@ class TokenReader(Protocol):
             Tokens, int64 [sum of lengths], and which of them are learned, bool of that shape; None stands for all.
         """
 
+    def before(self, documents: Int64, starts: Int64) -> Int64:
+        """The token before `starts[i]` of `documents[i]`, int64 [documents]; at 0 it is what documents begin after."""
+
 
 class TokenWriter:
     """Writes documents in the order they are given; use it as a context manager.
@@ -185,34 +188,72 @@ class TokenShards:
         return out, None
 
 
-class ArrayTokens:
-    """Token sequences in memory, read in the same way as `TokenShards`.
+class ShardDocuments:
+    """The documents of token shards as training reads them: each begins after the end of another text.
 
     Args:
-        sequences: Integer arrays [length].
-        masks: True (or 1) where a token is learned, of the same lengths; None learns all.
+        shards: The tokens; every document ends with `end`.
+        end: Id of `<|endoftext|>`.
+    """
+
+    def __init__(self, shards: TokenShards, end: int) -> None:
+        self._shards = shards
+        self._end = end
+
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of every document, its own end included, int64 [documents]."""
+        return self._shards.lengths
+
+    def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, None]:
+        """As `TokenShards.gather`."""
+        return self._shards.gather(documents, starts, lengths)
+
+    def before(self, documents: Int64, starts: Int64) -> Int64:
+        """The token before, int64 [documents]; `end` at the beginning of a document."""
+        inside = starts > 0
+        out = np.full(len(starts), self._end, np.int64)
+        out[inside] = self._shards.gather(documents[inside], starts[inside] - 1, np.ones(inside.sum(), np.int64))[0]
+        return out
+
+
+class ArrayTokens:
+    """Token sequences in memory, read in the same way as `ShardDocuments`.
+
+    The first token of a sequence is given and not learned: token 0 of the document that is read is the second one.
+
+    Args:
+        sequences: Integer arrays [length], at least one token each.
+        masks: True (or 1) where a token is learned, of the same lengths; None learns all but the first.
     """
 
     def __init__(self, sequences: Sequence[npt.NDArray[np.integer]],
                  masks: Sequence[npt.NDArray[np.bool_]] | None = None) -> None:
-        self._lengths: Int64 = np.array([len(sequence) for sequence in sequences], np.int64)
-        self._offsets: Int64 = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
+        sizes = np.array([len(sequence) for sequence in sequences], np.int64)
+        if (sizes < 1).any():
+            raise ValueError("every sequence needs a first token")
+        self._lengths: Int64 = sizes - 1
+        self._offsets: Int64 = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._tokens: Int64 = (np.concatenate(list(sequences)) if len(sequences) else np.empty(0)).astype(np.int64)
         self._mask: Bool | None = None
         if masks is not None:
-            if [len(mask) for mask in masks] != self._lengths.tolist():
+            if [len(mask) for mask in masks] != sizes.tolist():
                 raise ValueError("every mask must be as long as its sequence")
             self._mask = (np.concatenate(list(masks)) if len(masks) else np.empty(0)).astype(np.bool_)
 
     @property
     def lengths(self) -> Int64:
-        """Tokens of every sequence, int64 [sequences]."""
+        """Tokens of every sequence after its first one, int64 [sequences]."""
         return self._lengths
 
     def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, Bool | None]:
         """As `TokenShards.gather`, with the mask where there is one."""
-        places = ranges(self._offsets[documents] + starts, lengths)
+        places = ranges(self._offsets[documents] + 1 + starts, lengths)
         return self._tokens[places], None if self._mask is None else self._mask[places]
+
+    def before(self, documents: Int64, starts: Int64) -> Int64:
+        """The token before, int64 [documents]; at 0 it is the first one of the sequence."""
+        return self._tokens[self._offsets[documents] + starts]
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

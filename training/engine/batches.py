@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from training.data.order import RowOrder
-from training.data.packing import PackingPlan, plan, rows
+from training.data.passes import PhaseRows, read_in_phases
 from training.data.shards import TokenReader
 from training.errors import RecipeError
 
@@ -51,47 +50,38 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Packing:
-    """Packed rows of one context length, and the order in which training reads them.
-
-    Attributes:
-        context: Tokens per row.
-        plans: One packing plan per source.
-        order: Which row of which source is read next.
-    """
-
-    context: int
-    plans: tuple[PackingPlan, ...]
-    order: RowOrder
-
-
-@dataclass(frozen=True)
 class Segment:
     """Steps that share a context length.
 
     Attributes:
         first: First step.
         end: The step after the last one.
+        rows: What the steps read.
     """
 
     first: int
     end: int
-    packing: Packing
+    rows: PhaseRows
 
 
-def pack(tokens_of: Sequence[np.ndarray], lengths: np.ndarray, weights: Sequence[float], context: int,
-         seed: int) -> Packing:
-    """Pack documents for one context length.
+def read_documents(documents: Sequence[np.ndarray], tokens: TokenReader, weights: Sequence[float],
+                   phases: Sequence[tuple[int, int, int]], batch_tokens: int, seed: int,
+                   alone: bool) -> tuple[Segment, ...]:
+    """The rows of a whole run; see `passes.read_in_phases`.
 
     Args:
-        tokens_of: Per source, the numbers of its documents (int64).
-        lengths: Tokens per document (int64).
+        documents: Per source, the numbers of its documents (int64).
+        tokens: The documents.
         weights: Sampling weight per source.
-        context: Tokens per row.
+        phases: First step, the step after the last one, and the context length of each phase.
+        batch_tokens: Tokens per step.
         seed: Seed of the order.
+        alone: One document a row.
     """
-    plans = tuple(plan(lengths, context, documents) for documents in tokens_of)
-    return Packing(context, plans, RowOrder([one.rows for one in plans], list(weights), seed))
+    phases = [phase for phase in phases if phase[1] > phase[0]]
+    counts = [(context, (end - first) * batch_tokens // context) for first, end, context in phases]
+    read = read_in_phases(documents, tokens.lengths, weights, counts, seed, alone)
+    return tuple(Segment(first, end, rows) for (first, end, _), rows in zip(phases, read, strict=True))
 
 
 def share_steps(steps: int, shares: Sequence[float]) -> list[tuple[int, int]]:
@@ -127,9 +117,12 @@ def smaller_divisor(whole: int, part: int) -> int | None:
 
 @dataclass(frozen=True)
 class PackedBatches:
-    """Batches of packed rows; documents in a row are told apart by their position ids.
+    """Batches of rows of documents.
 
-    A batch has the same number of tokens at every context length. Which rows make up a step does not depend on the
+    Documents that share a row are told apart by their position ids. Where a row holds one document, a mask covers the
+    padding.
+
+    A batch has the same number of places at every context length. Which rows make up a step does not depend on the
     number of ranks or the micro-batch.
 
     Attributes:
@@ -138,6 +131,7 @@ class PackedBatches:
         batch_tokens: Tokens per optimizer step.
         micro_tokens: Tokens per rank and forward pass.
         pad: Id of the padding token.
+        alone: One document a row.
     """
 
     segments: tuple[Segment, ...]
@@ -146,6 +140,16 @@ class PackedBatches:
     micro_tokens: int
     world_size: int
     pad: int
+    alone: bool = False
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the run's places that hold a token."""
+        shares = [(part.end - part.first) * part.rows.efficiency(self._rows_of(part)) for part in self.segments]
+        return sum(shares) / self.steps
+
+    def _rows_of(self, segment: Segment) -> int:
+        return (segment.end - segment.first) * self.batch_tokens // segment.rows.context
 
     @property
     def steps(self) -> int:
@@ -158,16 +162,19 @@ class PackedBatches:
         return self.batch_tokens // (self.micro_tokens * self.world_size)
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
-        """`input_ids`, `labels` and `position_ids`, int64 of shape [rows, context]."""
+        """`input_ids`, `labels` and `position_ids`, int64 of shape [rows, context].
+
+        With one document a row `attention_mask` takes the place of `position_ids`.
+        """
         segment = next((part for part in self.segments if step < part.end), self.segments[-1])
-        context = segment.packing.context
+        context = segment.rows.context
         count = self.micro_tokens // context
         first = ((step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens)
-        return self._rows(segment.packing, first // context, count)
+        return self._batch(segment.rows, first // context, count)
 
     def smaller(self) -> int | None:
         """A divisor of the batch in whole rows of every context length."""
-        row = math.lcm(*(segment.packing.context for segment in self.segments))
+        row = math.lcm(*(segment.rows.context for segment in self.segments))
         rows = smaller_divisor(self.batch_tokens // (self.world_size * row), self.micro_tokens // row)
         return rows and rows * row
 
@@ -177,18 +184,16 @@ class PackedBatches:
 
     def longest(self) -> Batch:
         """A micro-batch of the longest context."""
-        packing = max((segment.packing for segment in self.segments), key=lambda one: one.context)
-        return self._rows(packing, 0, self.micro_tokens // packing.context)
+        rows = max((segment.rows for segment in self.segments), key=lambda one: one.context)
+        return self._batch(rows, 0, self.micro_tokens // rows.context)
 
-    def _rows(self, packing: Packing, start: int, count: int) -> Batch:
-        source, row = packing.order.rows(start, count)
-        parts: dict[str, np.ndarray] = {}
-        for number in np.unique(source):
-            chosen = source == number
-            found = rows(packing.plans[number], self.tokens, row[chosen], self.pad)
-            for name, values in found.items():
-                parts.setdefault(name, np.empty((count, packing.context), dtype=np.int64))[chosen] = values
-        return {name: torch.from_numpy(values) for name, values in parts.items()}
+    def _batch(self, rows: PhaseRows, start: int, count: int) -> Batch:
+        found = {name: torch.from_numpy(values)
+                 for name, values in rows.batch(self.tokens, start, count, self.pad).items()}
+        if self.alone:
+            positions = found.pop("position_ids")  # from 0 again at the padding; as every model counts by itself
+            found["attention_mask"] = (positions == torch.arange(rows.context)).long()
+        return found
 
 
 class _MicroSteps(IterableDataset[Batch]):
@@ -212,14 +217,27 @@ def loader(batches: Batches, first_step: int, rank: int) -> DataLoader[Batch]:
     return DataLoader(_MicroSteps(batches, first_step, rank), batch_size=None, generator=torch.Generator())
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """What was left out because it is longer than the context."""
+
+    count: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """Share of all."""
+        return self.count / self.of
+
+
 def conversations_that_fit(encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int,
-                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
     """Token ids and loss masks of the conversations that a row can hold, and how many it cannot."""
     kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
-    dropped = len(encoded) - len(kept)
-    if dropped:
-        log(f"{dropped} of {len(encoded)} conversations are longer than the context of {context} tokens and are left "
-            "out")
+    dropped = Dropped(len(encoded) - len(kept), len(encoded))
+    if dropped.count:
+        log(f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "
+            "left out")
     if not kept:
         raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
     return [ids for ids, _ in kept], [mask for _, mask in kept], dropped

@@ -22,7 +22,7 @@ _RENAMED = {"rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejec
             "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin",
             "logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected",
             "mean_token_accuracy": "token_accuracy", "entropy": "entropy"}
-_KEPT = ("loss", "learning_rate", "grad_norm")
+_KEPT = ("loss", "learning_rate", "grad_norm", "clipped_share")
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -88,7 +88,7 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
     """Asks for a checkpoint every so many steps, and for a last one when the job is told to stop."""
 
     def __init__(self, plan: Plan) -> None:
-        self._every = plan.section.checkpoints.every_steps
+        self._rule = plan.section.checkpoints
         self._runtime = plan.runtime
         self._steps = plan.batches.steps
         self._told_to_stop = False
@@ -101,11 +101,16 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
                     **kwargs: Any) -> None:
-        """Decide about a checkpoint; its step is logged too, so that a resumed run logs the same rows."""
+        """Decide about a checkpoint; its step is logged too, so that a resumed run logs the same rows.
+
+        After the last step one is written only to be kept.
+        """
         if state.global_step >= self._steps:
+            if self._rule.for_good(self._steps):
+                control.should_log = control.should_save = True
             return
         self.preempted = self._anyone_told_to_stop()
-        if self.preempted or state.global_step % self._every == 0:
+        if self.preempted or self._rule.due(state.global_step):
             control.should_log = True
             control.should_save = True
         if self.preempted:

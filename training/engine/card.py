@@ -14,8 +14,9 @@ _ABOUT = {
     "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
 }
 _CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
-              "dropped_pairs", "dropped_conversations", "trainable_parameters", "rollbacks", "skipped_batches",
-              "fp8_overflows")
+              "dropped_pairs", "dropped_pairs_share", "dropped_conversations", "dropped_conversations_share",
+              "trainable_parameters", "rollbacks", "skipped_batches",
+              "fp8_overflows", "clipped_share")
 
 
 def write(session: Session, result: Fit, saved: str) -> str:
@@ -37,7 +38,8 @@ def write(session: Session, result: Fit, saved: str) -> str:
     lines += ["", "## Training", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
               if name in result.metrics]
-    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "tokenizer")]
+    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "rows", "tokenizer")
+              if name in facts]
     lines += [f"| weights | {saved} |", f"| seed | {context.seed} |"]
     lines += ["", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)

@@ -159,8 +159,7 @@ class CheckpointFolder:
     def _for_good(self, folders: list[Path]) -> set[Path]:
         manifests = {folder: found for folder in folders if (found := _manifest(folder)) is not None}
         best = sorted(manifests, key=lambda folder: manifests[folder].loss)[:self._rule.keep_best]
-        every = self._rule.keep_every
-        return {*best, *(folder for folder, found in manifests.items() if every and found.step % every == 0)}
+        return {*best, *(folder for folder, found in manifests.items() if self._rule.for_good(found.step))}
 
     def retire(self) -> None:
         """The job is done: keep only what is kept for good."""
@@ -205,7 +204,7 @@ class CheckpointFolder:
         self._root.mkdir(parents=True, exist_ok=True)
         there = sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file())
         kept = rule.keep + rule.keep_best + (steps // rule.keep_every if rule.keep_every else 0) + bool(self._reach)
-        count = min(kept, steps // rule.every_steps) + 1 + 2 * cut
+        count = min(kept, rule.written(steps)) + 1 + 2 * cut
         need, free = checkpoint * count + model - there, shutil.disk_usage(self._root).free
         if need > free:
             raise StoreError(f"training will write about {need / 1e6:,.0f} MB to {self._root} ({count} checkpoints of "

@@ -18,7 +18,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from training.data.chat import encode_conversations
 from training.data.order import RowOrder
-from training.engine.batches import Batch, smaller_divisor
+from training.engine.batches import Batch, Dropped, smaller_divisor
 from training.engine.deepspeed_config import undivided
 from training.engine.session import Session
 from training.errors import RecipeError
@@ -53,7 +53,7 @@ class Pair:
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], context: int,
-                 log: Callable[[str], None]) -> tuple[list[Pair], int]:
+                 log: Callable[[str], None]) -> tuple[list[Pair], Dropped]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
     Raises:
@@ -73,9 +73,9 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, An
     if not kept:
         raise RecipeError(f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
                           "dpo_model.context")
-    dropped = len(pairs) - len(kept)
-    if dropped:
-        log(f"{dropped} of {len(pairs)} pairs are longer than the context of {context} tokens and are left out")
+    dropped = Dropped(len(pairs) - len(kept), len(pairs))
+    if dropped.count:
+        log(f"{dropped.count} of {dropped.of} pairs are longer than the context of {context} tokens and are left out")
     return kept, dropped
 
 

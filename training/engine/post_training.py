@@ -14,10 +14,8 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from training.data.order import RowOrder
-from training.data.packing import plan
 from training.data.shards import ArrayTokens
-from training.engine.batches import PackedBatches, Packing, Segment, micro_batch_tokens
+from training.engine.batches import PackedBatches, micro_batch_tokens, read_documents
 from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
@@ -82,18 +80,32 @@ def packed_batches(session: Session, sequences: Sequence[np.ndarray], masks: Seq
 
     Args:
         session: The job.
-        sequences: Token ids, int64 [length] each.
-        masks: Which tokens are learned, bool [length] each.
+        sequences: Token ids, int64 [length] each; the first one is given.
+        masks: Which tokens are learned, bool [length] each; the first one never is.
         steps: Optimizer steps.
         context: Tokens per row.
         batch_tokens: Tokens per step.
     """
-    where = session.runtime
+    where, tokens = session.runtime, ArrayTokens(list(sequences), list(masks))
     micro = micro_batch_tokens(batch_tokens, session.context.execution.micro_batch_tokens, where.world_size, [context])
-    packed = plan(np.array([len(ids) for ids in sequences], np.int64), context)
-    packing = Packing(context, (packed,), RowOrder([packed.rows], [1.0], session.context.seed))
-    return PackedBatches((Segment(0, steps, packing),), ArrayTokens(list(sequences), list(masks)), batch_tokens, micro,
-                         where.world_size, session.pad)
+    segments = read_documents([np.arange(len(sequences))], tokens, [1.0], [(0, steps, context)], batch_tokens,
+                              session.context.seed, session.alone)
+    return PackedBatches(segments, tokens, batch_tokens, micro, where.world_size, session.pad, session.alone)
+
+
+def pieces_of(document: np.ndarray, end: int, context: int) -> list[np.ndarray]:
+    """A document as sequences that fit into a row, each after the token before it.
+
+    Args:
+        document: Token ids, int64 [length].
+        end: Id of `<|endoftext|>`, which comes before a document.
+        context: Tokens per row.
+
+    Returns:
+        int64 [2 to `context`] each; without their first tokens they make up the document.
+    """
+    whole = np.concatenate([[end], document]).astype(np.int64)
+    return [whole[start:start + context] for start in range(0, len(document), context - 1)]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import torch
 import transformers
 from lmkernels import Choice, LmkernelsError, choose
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.context import StageContext
 from training.endings import Ending, Interrupted
-from training.engine import deepspeed_config, elastic, runtime
+from training.engine import deepspeed_config, elastic, isolation, runtime
 from training.engine.batches import Batches
 from training.engine.callbacks import Checkpointer, Reporter
 from training.engine.checkpoints import Checkpoint, CheckpointFolder
 from training.engine.divergence import Rollbacks, SkippingBatches
+from training.engine.isolation import Isolation
 from training.engine.memory import smaller_when_short
 from training.engine.runtime import Runtime
 from training.engine.trainer import Plan, StepOrdered, arguments
@@ -32,13 +35,18 @@ from training.store import file_entry
 
 @dataclass(frozen=True)
 class Session:
-    """One training job: where it runs, with which kernels, and its tokenizer."""
+    """One training job: where it runs, with which kernels, and its tokenizer.
+
+    Attributes:
+        isolation: Whether documents may share a row; None before `examine`, and where no rows are packed.
+    """
 
     context: StageContext[Any]
     section: TrainingSection
     runtime: Runtime
     choice: Choice
     tokenizer: PreTrainedTokenizerBase
+    isolation: Isolation | None = None
 
     @property
     def pad(self) -> int:
@@ -46,6 +54,19 @@ class Session:
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
         return pad
+
+    @property
+    def end(self) -> int:
+        """Id of `<|endoftext|>`, which ends a document and comes before one."""
+        end = self.tokenizer.eos_token_id
+        assert isinstance(end, int)
+        return end
+
+    @property
+    def alone(self) -> bool:
+        """Whether every document has a row of its own: its model would let those of one row see each other."""
+        assert self.isolation is not None, "examine the model first"
+        return not self.isolation.isolated
 
     def arguments(self, batches: Batches) -> dict[str, Any]:
         """Trainer arguments that all stages share."""
@@ -59,7 +80,8 @@ class Session:
     def facts(self) -> dict[str, str]:
         """What was chosen and why, and the tokenizer's digest."""
         tokenizer = self.context.input("tokenizer").folder / "tokenizer" / "tokenizer.json"
-        return {"tokenizer": file_entry(tokenizer).sha256, "precision": self.choice.precision,
+        rows = {} if self.isolation is None else {"rows": _rows_in_words(self.isolation)}
+        return rows | {"tokenizer": file_entry(tokenizer).sha256, "precision": self.choice.precision,
                 "kernels": self.choice.kernels, "attention": self.choice.attention, "layout": self.runtime.layout,
                 "why": "; ".join(self.choice.reasons)}
 
@@ -93,7 +115,7 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
     where = runtime.start(context.execution, context.rank, context.world_size, context.seed)
     section: TrainingSection = context.section
     try:
-        choice = choose(section.precision, section.kernels, where.device, architecture)
+        choice = choose(section.precision, section.kernels, where.device, architecture, _has_sdpa(architecture))
     except LmkernelsError as error:
         raise RecipeError(f"{context.asset}: {error}") from error
     context.events.log(f"{where.layout}; " + "; ".join(choice.reasons))
@@ -101,6 +123,33 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
     tokenizer = load_tokenizer(context.input("tokenizer").folder / "tokenizer")
     deepspeed_config.initialize(where.device)
     return Session(context, section, where, choice, tokenizer)
+
+
+def examine(session: Session, model: PreTrainedModel) -> Session:
+    """Find out whether documents may share a row; call it before the batches and before `convert`.
+
+    With ZeRO 3 on GPUs the model need not fit on one of them, so a copy with fewer layers stands in.
+    """
+    where = session.runtime
+    examined = model
+    if where.zero_stage == 3 and where.device.type == "cuda":
+        with torch.random.fork_rng([where.device]):
+            examined = AutoModelForCausalLM.from_config(isolation.shrunken(model.config), dtype=torch.float32,
+                                                        attn_implementation=session.choice.attention)
+    found = isolation.examine(examined.to(where.device))
+    session.context.events.log(_rows_in_words(found), level="info" if found.isolated else "warning")
+    return replace(session, isolation=found)
+
+
+def _rows_in_words(found: Isolation) -> str:
+    return f"packed: {found.reason}" if found.isolated else f"one document each, padded: {found.reason}"
+
+
+def _has_sdpa(architecture: str) -> bool:
+    """Whether transformers implements an architecture with torch's scaled dot product attention."""
+    if architecture not in CONFIG_MAPPING or CONFIG_MAPPING[architecture] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return True  # refused where the model is built
+    return bool(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[architecture]]._supports_sdpa)
 
 
 def _quiet() -> None:
@@ -272,6 +321,6 @@ def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: i
                "seconds": reporter.seconds, "parameters": float(parameters),
                "flops": float(trainer.state.total_flos), "converted_layers": float(converted),
                "checkpoint_seconds": trainer.checkpoint_seconds, "rollbacks": float(plan.rollbacks.count),
-               "fp8_overflows": float(trainer.count_overflows()),
+               "fp8_overflows": float(trainer.count_overflows()), "clipped_share": trainer.clipped / steps,
                "skipped_batches": float(len(plan.rollbacks.skipped))}
     return Fit(losses, [row for row in trainer.state.log_history if "loss" in row], metrics)

@@ -29,6 +29,7 @@ from training.specs.optimization import TrainingSection
 
 PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"
+_RATES = ("A_log", "A", "D")
 _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos")  # what torch.save says of a full disk
 
 
@@ -72,7 +73,7 @@ def arguments(section: TrainingSection, execution: Execution, runtime: Runtime, 
         "bf16": False,  # DeepSpeed's autocast does it
         "average_tokens_across_devices": True,
         "ignore_data_skip": True,
-        "seed": seed,
+        "seed": seed % 2**32,  # NumPy takes no larger one; `runtime.seed_everything` mixes all of it
         "logging_strategy": "steps",
         "logging_steps": section.log_every,
         "logging_first_step": True,
@@ -96,11 +97,13 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     plan: Plan
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
     losses: list[float]
+    clipped: int
     gradient_norms: list[Any]
     overflows: Overflows
     earlier_overflows: int
     checkpoint_seconds: float
     _saved_step: int
+    _logged: tuple[int, int]  # steps and clipped ones, up to the last log
     _pending: list[torch.Tensor]
     _step_loss: torch.Tensor | None
 
@@ -108,6 +111,8 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Give the trainer its plan; the rest of the work reads it."""
         self.plan = plan
         self.losses, self.gradient_norms = [], []
+        self.clipped = 0
+        self._logged = (0, 0)
         self.overflows, self.earlier_overflows = Overflows(self.model), 0
         self._pending = []
         self._step_loss = None
@@ -129,6 +134,11 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Matrices alone: of the Trainer's own choice, which leaves biases and norms out, what `is_matrix`."""
+        chosen = set(super().get_decay_parameter_names(model))
+        return [name for name, parameter in model.named_parameters() if name in chosen and is_matrix(name, parameter)]
+
     def floating_point_ops(self, inputs: Batch) -> int:
         """FLOPs of forward and backward over a micro-batch."""
         ids = inputs["input_ids"]
@@ -146,10 +156,13 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         return share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's, with the mean loss over all ranks of the steps since the last log."""
+        """As the Trainer's, with the mean loss over all ranks and the share of clipped steps since the last log."""
         fresh = self.collect_losses()
         if fresh and "loss" in logs:
             logs["loss"] = math.fsum(fresh) / len(fresh)
+            steps, clipped = self._logged
+            self._logged = len(self.losses), self.clipped
+            logs["clipped_share"] = (self.clipped - clipped) / (len(self.losses) - steps)
         super().log(logs, start_time)
 
     def collect_losses(self) -> list[float]:
@@ -169,6 +182,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         fresh = [float(value) for value in stacked.tolist()]
         for value, norm in zip(fresh, norms, strict=True):
             self.losses.append(value)
+            self.clipped += norm > self.plan.section.optimizer.clip_norm
             if wrong := what_is_wrong(self.losses, norm, self.plan.section.divergence):
                 self._diverged(wrong)
         return fresh
@@ -194,6 +208,8 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """Take up what is known of the steps before a resume."""
         found = json.loads((checkpoint / PROGRESS_FILE).read_text())
         self.losses, self.earlier_overflows = list(found["losses"]), int(found["fp8_overflows"])
+        self.clipped = int(found["clipped"])
+        self._logged = len(self.losses), self.clipped  # a checkpoint's step is logged
 
     def count_overflows(self) -> int:
         """FP8 products that were not finite, of all ranks and of the steps before a resume; all ranks must call it.
@@ -231,7 +247,8 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             self._save_rng_state(str(folder))
             if first:
                 self.state.save_to_json(str(folder / _STATE_FILE))
-                (folder / PROGRESS_FILE).write_text(json.dumps({"losses": self.losses, "fp8_overflows": overflows}))
+                (folder / PROGRESS_FILE).write_text(json.dumps({"losses": self.losses, "clipped": self.clipped,
+                                                                "fp8_overflows": overflows}))
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TORCH_CANNOT_WRITE):
                 raise
@@ -265,6 +282,16 @@ class PretrainingTrainer(StepOrdered):
 def pretraining_trainer(model: torch.nn.Module, settings: dict[str, Any]) -> PretrainingTrainer:
     """A Trainer for next-token prediction."""
     return PretrainingTrainer(model=model, args=TrainingArguments(**settings))
+
+
+def is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter multiplies what comes in, and so may be drawn towards zero.
+
+    Scales and shifts may not. Nor may the rates of state-space and linear attention layers (Gu and Dao, Mamba, 2023),
+    even where they are stored as a table.
+    """
+    last = name.rsplit(".", 1)[-1]
+    return parameter.dim() >= 2 and last not in _RATES and not last.startswith("time_")
 
 
 def _keep_gradient_norm(engine: Any) -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from training.context import InputArtifact
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.documents import read_split, text_batches
-from training.data.packing import PackingPlan, plan
+from training.data.packing import PackingPlan, plan, whole
 from training.data.shards import Int64, TokenShards
 from training.data.tables import read_rows
 from training.evaluation.measurement import Measurement
@@ -45,14 +45,14 @@ def measure_shards(artifact: InputArtifact, corpus: InputArtifact, tokenizer: In
     lost = _against_corpus(found, shards, plain, expected.wanted)
     shares = []
     for context in section.contexts:
-        plans = [plan(shards.lengths, context, np.flatnonzero(shards.source == number))
+        plans = [plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
                  for number in range(len(shards.sources))]
         missing = uncovered(plans, shards.offsets)
         if missing:
             found.fail("tokens_lost", f"context {context}", missing, reason="the packing plan")
         lost += missing
         rows = sum(one.rows for one in plans)
-        shares.append(sum(one.tokens for one in plans) / max(rows * context, 1))
+        shares.append(sum(one.used for one in plans) / max(rows * context, 1))
     found.add("packing_efficiency", min(shares), len(shares))
     found.add("tokens_lost", lost, int(shards.lengths.sum()))
     _contaminated(found, shards, plain, expected.excluded)
@@ -60,7 +60,9 @@ def measure_shards(artifact: InputArtifact, corpus: InputArtifact, tokenizer: In
 
 
 def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
-    """Tokens that lie in no row or in more than one, plus tokens beyond a row's end.
+    """Tokens that no piece holds or more than one, plus tokens beyond a row's end.
+
+    A piece takes one place more than it has tokens, for the token before it.
 
     Args:
         plans: Together they should hold all documents.
@@ -70,7 +72,7 @@ def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
     end = start + np.concatenate([one.length for one in plans])
     order = np.argsort(start, kind="stable")
     borders = np.abs(np.append(start[order], offsets[-1]) - np.concatenate([[0], end[order]])).sum()
-    beyond = sum(int(np.maximum(np.add.reduceat(one.length, one.row_offsets[:-1]) - one.context, 0).sum())
+    beyond = sum(int(np.maximum(np.add.reduceat(one.length + 1, one.row_offsets[:-1]) - one.context, 0).sum())
                  for one in plans if one.rows)
     return int(borders) + beyond
 

@@ -44,6 +44,11 @@ _CHILD = {
                            "its untouched parent is: both mean differences of log-probabilities of a few training rows",
 }
 
+_DROPPED = {
+    "dropped_conversations_share": "share of the training conversations that are longer than the context and were left "
+                                   "out",
+}
+
 METRICS: dict[str, dict[str, str]] = {
     "raw_corpus": {
         "documents": "documents gathered",
@@ -96,15 +101,16 @@ METRICS: dict[str, dict[str, str]] = {
         "leaked_questions": "held-out questions that are among the training prompts",
     },
     "base_model": _MODEL,
-    "sft_model": _MODEL | _CHAT | _CHILD,
+    "sft_model": _MODEL | _CHAT | _CHILD | _DROPPED,
     "dpo_model": _MODEL | _CHAT | _CHILD | {
+        "dropped_pairs_share": "share of the training pairs that are longer than the context and were left out",
         "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the SFT model than the "
                                "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
                                "is no win",
         "preference_margin": "mean difference of these gains, in nats; left out when most chosen answers are hardly "
                              "likelier than a uniform guess makes them",
     },
-    "lora_model": _MODEL | _CHAT | _CHILD | {
+    "lora_model": _MODEL | _CHAT | _CHILD | _DROPPED | {
         "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
                        "one where the recipe declares none, against the DPO model; left out when the model's own loss "
                        "is not half a nat per token below a uniform guess",
@@ -140,7 +146,8 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> 
     return {**METRICS[asset], **per_source, **tasks}
 
 
-_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", *_CHILD})
+_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", "dropped_pairs_share",
+                      *_CHILD, *_DROPPED})
 
 
 def sampled(asset: str, metric: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -31,10 +32,24 @@ class Checkpoints(Spec):
 
     every_steps: int = Field(50, gt=0)
     keep: int = Field(2, gt=0, description="The newest ones: what a killed job goes on from. They go when it is done.")
-    keep_every: int | None = Field(None, gt=0, description="Beside these, for good: those whose step is a multiple of "
-                                   "this.")
+    keep_every: int | None = Field(None, gt=0, description="Beside these, for good: one at each multiple of this.")
     keep_best: int = Field(0, ge=0, description="Beside these, for good: so many with the lowest mean training loss "
                            "since the checkpoint before.")
+
+    def for_good(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good, whatever its loss."""
+        return self.keep_every is not None and step % self.keep_every == 0
+
+    def written(self, steps: int) -> int:
+        """How many are written in so many steps."""
+        if self.keep_every is None:
+            return steps // self.every_steps
+        both = steps // math.lcm(self.every_steps, self.keep_every)
+        return steps // self.every_steps + steps // self.keep_every - both
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is written after a step."""
+        return step % self.every_steps == 0 or self.for_good(step)
 
 
 class Divergence(Spec):

@@ -13,9 +13,9 @@ class SftModelSection(TrainingSection):
     steps: int = Field(gt=0)
     context: int = Field(512, gt=0)
     batch_tokens: int = Field(8192, gt=0)
-    replay: float = Field(0.0, ge=0, lt=1, description="Share of the tokens that are pretraining text, learned "
-                          "whole, so that fine-tuning does not wipe out the language (the pretraining mix of "
-                          "Ouyang et al., InstructGPT, 2022).")
+    replay: float = Field(0.0, ge=0, lt=1, description="Share of the learned tokens that are pretraining text, so "
+                          "that fine-tuning does not wipe out the language (the pretraining mix of Ouyang et al., "
+                          "InstructGPT, 2022). Of a conversation only the answers are learned, of this text all.")
 
 
 class DpoModelSection(TrainingSection):

@@ -42,6 +42,7 @@ class Probe(Spec):
         float32_logprobs: The same as the same weights give it in float32; finer than what bf16 or FP8 can tell apart.
         weights: A seeded sample of all weights.
         fp8_overflows: FP8 products of the training's logged steps that were not finite.
+        dropped_share: Share of the conversations or pairs that were longer than the context; None where there are none.
     """
 
     rows: tuple[tuple[int, ...], ...] = Field(min_length=1)
@@ -49,6 +50,7 @@ class Probe(Spec):
     float32_logprobs: Logprobs = ()
     weights: tuple[WeightSample, ...] = ()
     fp8_overflows: int = Field(0, ge=0)
+    dropped_share: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_number_per_next_token(self) -> Self:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from training.context import StageContext
-from training.data.shards import TokenShards
+from training.data.shards import ShardDocuments, TokenShards
 from training.engine import export, probe, runtime
 from training.engine.architecture import untrained_model
-from training.engine.batches import PackedBatches, Segment, micro_batch_tokens, pack, share_steps
-from training.engine.session import Session, convert, fit, open_session
+from training.engine.batches import PackedBatches, micro_batch_tokens, read_documents, share_steps
+from training.engine.session import Session, convert, examine, fit, open_session
 from training.engine.trainer import pretraining_trainer
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
@@ -21,8 +21,9 @@ _PROMPTS = (("def read_text(path):\n", False), ("import os\n\n", False), ("class
 def run(context: StageContext[Section]) -> StageResult | None:
     """Build the model, train it along the curriculum, save it."""
     session = open_session(context, str(context.section.architecture["model_type"]))
-    batches = _batches(context, session)
     model = untrained_model(session, context.section.architecture)
+    session = examine(session, model)
+    batches = _batches(context, session)
     converted = convert(session, model)
     trainer = pretraining_trainer(model, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
@@ -31,8 +32,8 @@ def run(context: StageContext[Section]) -> StageResult | None:
 
     def write() -> None:
         saved = export.save_weights(context.out, model.config, weights, session, taken)
-        export.report(session, result, _PROMPTS, saved, [(part.first, f"{part.packing.context} tokens")
-                                                  for part in batches.segments])
+        phases = [(part.first, f"{part.rows.context} tokens") for part in batches.segments]
+        export.report(session, result, _PROMPTS, saved, phases)
 
     export.on_first_rank(session, write)
     runtime.stop()
@@ -47,8 +48,11 @@ def _batches(context: StageContext[Section], session: Session) -> PackedBatches:
     micro = micro_batch_tokens(section.batch_tokens, context.execution.micro_batch_tokens, context.world_size, contexts)
     documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
     weights = [shards.meta.weights[name] for name in shards.sources]
-    packings = {length: pack(documents, shards.lengths, weights, length, context.seed) for length in set(contexts)}
     spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
-    segments = tuple(Segment(first, end, packings[phase.context])
-                     for phase, (first, end) in zip(section.curriculum, spans, strict=True) if end > first)
-    return PackedBatches(segments, shards, section.batch_tokens, micro, context.world_size, session.pad)
+    phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
+    tokens = ShardDocuments(shards, session.end)
+    segments = read_documents(documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone)
+    batches = PackedBatches(segments, tokens, section.batch_tokens, micro, context.world_size, session.pad,
+                            session.alone)
+    context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
+    return batches

@@ -9,6 +9,7 @@ import numpy as np
 from training.context import StageContext
 from training.data.order import RowOrder
 from training.engine import export, probe, runtime
+from training.engine.batches import Dropped
 from training.engine.memory import smaller_when_short
 from training.engine.pairs import PairBatches, encode_pairs, micro_batch_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
@@ -31,8 +32,9 @@ def run(context: StageContext[Section]) -> StageResult | None:
     with smaller_when_short(batches, model):
         reference = reference_logprobs(session, trainer, batches)
     result = fit(session, trainer, replace(batches, reference=reference), converted)
-    result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped)})
-    taken = probe.take(session, trainer)
+    result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped.count),
+                                                       "dropped_pairs_share": dropped.share})
+    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:
@@ -45,7 +47,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
 
 
-def _batches(context: StageContext[Section], session: Session) -> tuple[PairBatches, int]:
+def _batches(context: StageContext[Section], session: Session) -> tuple[PairBatches, Dropped]:
     """The batches, with a reference of zeros until it has been computed, and the number of pairs left out."""
     section, world_size = context.section, context.world_size
     context.events.phase("encode pairs")

@@ -17,7 +17,7 @@ from training.evaluation.pages import write_answers, write_pages
 from training.evaluation.round_trip import awkward_conversations, fault
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
-from training.specs.metrics import metrics_of
+from training.specs.metrics import METRICS, metrics_of
 from training.specs.probe import Probe
 
 Section = EvaluationSection
@@ -87,6 +87,7 @@ def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: 
         findings.leave_out("fp8_overflows", probe)
     else:
         findings.exact("fp8_overflows", probe.fp8_overflows, 1)
+    _dropped(findings, loaded.asset, probe)
     faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
     findings.exact("chat_round_trip", sum(not found for found in faults.values()) / len(faults), len(faults),
                    ({"id": name, "score": not found, "reason": found} for name, found in faults.items()))
@@ -102,6 +103,19 @@ def _change(findings: Findings, probe: Probe | str, said: Answer | str, parent: 
             findings.leave_out(metric, found)
         else:
             findings.exact(metric, found.value, found.count)
+
+
+def _dropped(findings: Findings, asset: str, probe: Probe | str) -> None:
+    """How much of what it was to learn from was longer than its context."""
+    metric = next((name for name in METRICS[asset] if name.startswith("dropped_")), None)
+    if metric is None:
+        return
+    if isinstance(probe, str):
+        findings.leave_out(metric, probe)
+    elif probe.dropped_share is None:
+        findings.leave_out(metric, "the artifact does not tell: train it again")
+    else:
+        findings.exact(metric, probe.dropped_share, 1)
 
 
 def _check_positions(loaded: LoadedModel, context: int) -> None:

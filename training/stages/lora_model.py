@@ -11,9 +11,9 @@ from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.chat import encode_conversations
 from training.engine import adapter, export, probe, runtime
-from training.engine.batches import PackedBatches, conversations_that_fit
-from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
-from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
+from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
+from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
+from training.engine.session import Session, convert, examine, fit, load_parent, model_type, open_session
 from training.specs.job import StageResult
 from training.specs.post_training import LoraModelSection as Section
 from training.specs.post_training_data import AdapterDataSection
@@ -25,16 +25,18 @@ _PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join
 def run(context: StageContext[Section]) -> StageResult | None:
     """Encode documents and conversations of the domain, train the adapter, save it and the merged model."""
     session = open_session(context, model_type(context.input("dpo_model").folder / "model"))
-    batches, dropped = _batches(context, session)
     model = load_parent(session, "dpo_model")
+    session = examine(session, model)
+    batches, dropped = _batches(context, session)
     converted = convert(session, model)
     trainer = conversation_trainer(model, session, session.arguments(batches),
                                    adapter.lora_config(context.section, model))
     trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     result = fit(session, trainer, batches, converted)
-    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped),
+    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
+                                                       "dropped_conversations_share": dropped.share,
                                                        "trainable_parameters": float(trainable)})
-    taken = probe.take(session, trainer)
+    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:
@@ -49,7 +51,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts() | {"domain": domain})
 
 
-def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, int]:
+def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBatches, Dropped]:
     """Rows of documents, which are learned whole, and of conversations, of which the assistant's part is."""
     section, folder = context.section, context.input("adapter_data").folder
     context.events.phase("encode documents")
@@ -57,9 +59,9 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBa
     sequences, masks, dropped = conversations_that_fit(encode_conversations(session.tokenizer, conversations),
                                                        section.context, context.events.log)
     for ids in _documents(session):
-        for start in range(0, len(ids), section.context):
-            sequences.append(ids[start:start + section.context])
-            masks.append(np.ones(len(sequences[-1]), np.bool_))
+        pieces = pieces_of(ids, session.end, section.context)
+        sequences += pieces
+        masks += [np.ones(len(piece), np.bool_) for piece in pieces]
     return packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens), dropped
 
 

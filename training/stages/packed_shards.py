@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.documents import read_split, text_batches
-from training.data.packing import plan
+from training.data.packing import plan, whole
 from training.data.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tables import read_rows
 from training.errors import RecipeError
@@ -93,10 +93,10 @@ def _write(context: StageContext[PackedShardsSection], documents: pa.Table, toke
 
 
 def _efficiency(shards: TokenShards, context: int) -> float:
-    """Used share of the rows, packed source by source as training does."""
-    plans = [plan(shards.lengths, context, np.flatnonzero(shards.source == number))
+    """Used share of the rows of a whole pass, packed source by source as training does."""
+    plans = [plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
              for number in range(len(shards.sources))]
-    return sum(one.tokens for one in plans) / (sum(one.rows for one in plans) * context)
+    return sum(one.used for one in plans) / (sum(one.rows for one in plans) * context)
 
 
 def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, float]) -> None:

@@ -4,31 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.order import RowOrder
-from training.data.packing import plan
 from training.data.shards import ArrayTokens
 from training.engine.batches import (
+    Dropped,
     PackedBatches,
-    Packing,
-    Segment,
     conversations_that_fit,
     loader,
     micro_batch_tokens,
+    read_documents,
     share_steps,
     smaller_divisor,
 )
 from training.errors import RecipeError
 
 
-def batches(micro: int, world_size: int) -> PackedBatches:
+def batches(micro: int, world_size: int, alone: bool = False) -> PackedBatches:
     generator = np.random.default_rng(3)
-    sequences = [generator.integers(5, 90, size) for size in generator.integers(3, 40, 200)]
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    segments = []
-    for first, end, context in ((0, 2, 16), (2, 5, 32)):
-        packed = plan(lengths, context)
-        segments.append(Segment(first, end, Packing(context, (packed,), RowOrder([packed.rows], [1.0], 1))))
-    return PackedBatches(tuple(segments), ArrayTokens(sequences), 256, micro, world_size, 1)
+    tokens = ArrayTokens([generator.integers(5, 90, size) for size in generator.integers(3, 40, 200)])
+    segments = read_documents([np.arange(200)], tokens, [1.0], [(0, 2, 16), (2, 2, 64), (2, 5, 32)], 256, 1, alone)
+    return PackedBatches(segments, tokens, 256, micro, world_size, 1, alone)
 
 
 def tokens_of_step(source: PackedBatches, step: int) -> torch.Tensor:
@@ -52,6 +46,15 @@ def test_the_number_of_rows_follows_the_context() -> None:
     assert source.longest()["position_ids"].shape == (2, 32)
     assert [source.tokens_before(step) for step in (0, 2, 5)] == [0, 512, 1280]
     assert (source.steps, source.accumulation) == (5, 4)
+
+
+def test_a_row_of_its_own_has_a_mask_for_its_padding() -> None:
+    source = batches(256, 1, alone=True)
+    batch = source.micro_batch(3, 0, 0)
+    assert batch.keys() == {"input_ids", "labels", "attention_mask"}
+    assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == 1)
+    assert (batch["labels"][:, 1:] != -100).sum() == (batch["attention_mask"][:, 1:]).sum()
+    assert source.efficiency < 0.8 < batches(256, 1).efficiency
 
 
 def test_a_loader_starts_at_any_step_and_leaves_random_numbers_alone() -> None:
@@ -91,7 +94,8 @@ def test_conversations_longer_than_the_context_are_counted() -> None:
     encoded = [(np.arange(size), np.ones(size, np.bool_)) for size in (3, 9, 4)]
     log: list[str] = []
     sequences, masks, dropped = conversations_that_fit(encoded, 8, log.append)
-    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == ([3, 4], [3, 4], 1)
+    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == ([3, 4], [3, 4], Dropped(1, 3))
+    assert dropped.share == pytest.approx(1 / 3)
     assert "1 of 3 conversations" in log[0]
     with pytest.raises(RecipeError, match="no conversation fits"):
         conversations_that_fit(encoded, 2, log.append)

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
 from training.context import InputArtifact
-from training.data.packing import plan
+from training.data.packing import plan, whole
 from training.data.shards import TokenShards, TokenWriter
 from training.evaluation import shards
 from training.evaluation.shards import difference, uncovered
@@ -90,14 +90,16 @@ def test_a_swapped_tokenizer_shows_as_lost_tokens(tmp_path: Path, measure: Measu
 def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
     lengths = np.array([10, 3, 7, 20])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    whole = plan(lengths, 8)
-    assert uncovered([whole], offsets) == 0
-    assert uncovered([plan(lengths, 8, np.array([0, 2])), plan(lengths, 8, np.array([1, 3]))], offsets) == 0
-    assert uncovered([plan(lengths, 8, np.array([0, 1, 3]))], offsets) == 7
-    assert uncovered([whole, plan(lengths, 8, np.array([1]))], offsets) == 3
-    shorter = dataclasses.replace(whole, length=whole.length - (np.arange(len(whole.length)) == 0))
+    sound = plan(whole(lengths), 8)
+    assert uncovered([sound], offsets) == 0
+    assert uncovered([plan(whole(lengths, np.array(some)), 8) for some in ([0, 2], [1, 3])], offsets) == 0
+    assert uncovered([plan(whole(lengths, np.array([0, 1, 3])), 8)], offsets) == 7
+    assert uncovered([sound, plan(whole(lengths, np.array([1])), 8)], offsets) == 3
+    shorter = dataclasses.replace(sound, length=sound.length - (np.arange(len(sound.length)) == 0))
     assert uncovered([shorter], offsets) == 1
-    assert uncovered([dataclasses.replace(whole, context=6)], offsets) >= 4
+    assert uncovered([dataclasses.replace(sound, context=6)], offsets) >= 4
+    without_room_for_the_token_before = dataclasses.replace(sound, context=7)
+    assert uncovered([without_room_for_the_token_before], offsets) >= 2
 
 
 @pytest.mark.parametrize(("expected", "there", "differing"), [

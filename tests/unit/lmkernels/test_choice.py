@@ -20,6 +20,12 @@ def test_auto_takes_torch_on_a_cpu_and_says_why() -> None:
     assert any("need a CUDA device and this job runs on cpu" in reason for reason in choice.reasons)
 
 
+def test_eager_attention_is_taken_where_there_is_no_sdpa() -> None:
+    choice = choose("fp32", "torch", CPU, "gemma2", sdpa=False)
+    assert choice.attention == "eager"
+    assert "attention eager: transformers has no other for gemma2" in choice.reasons
+
+
 def test_liger_is_refused_on_a_cpu() -> None:
     with pytest.raises(LmkernelsError, match=r"CUDA device.*set kernels: auto or torch"):
         choose("bf16", "liger", CPU, "llama")

@@ -8,8 +8,8 @@ import pytest
 from tests.unit.tokens import parts
 from training.context import InputArtifact
 from training.data.byte_bpe import TOKENIZER_FILE, load_plain
-from training.data.packing import plan, rows
-from training.data.shards import TokenShards, TokenWriter
+from training.data.packing import IGNORE, plan, rows, whole
+from training.data.shards import ShardDocuments, TokenShards, TokenWriter
 from training.data.tables import read_rows
 from training.errors import InputRefused, RecipeError
 from training.specs.packed_shards import PackedShardsSection
@@ -43,10 +43,22 @@ def test_documents_come_back_whole_from_every_shard(tmp_path: Path, vocabulary: 
 def test_rows_of_shards_hold_every_document(tmp_path: Path) -> None:
     documents = [np.arange(start, start + length) for start, length in ((0, 7), (100, 30), (200, 55))]
     shards = _write(tmp_path, documents)
-    packing = plan(shards.lengths, 16)
-    batch = rows(packing, shards, np.arange(packing.rows), pad=499)
-    held = batch["input_ids"][batch["input_ids"] != 499]
-    assert sorted(held.tolist()) == sorted(np.concatenate(documents).tolist())
+    packing = plan(whole(shards.lengths), 16)
+    batch = rows(packing, ShardDocuments(shards, 498), np.arange(packing.rows), pad=499)
+    learned = batch["labels"][batch["labels"] != IGNORE]
+    assert sorted(learned.tolist()) == sorted(np.concatenate(documents).tolist())
+
+
+def test_a_document_of_shards_begins_after_the_end_of_a_text(tmp_path: Path) -> None:
+    shards = _write(tmp_path, [np.arange(start, start + length) for start, length in ((0, 7), (100, 50))])
+    reader = ShardDocuments(shards, 498)
+    assert reader.before(np.array([0, 1, 1, 0]), np.array([0, 0, 20, 6])).tolist() == [498, 498, 119, 5]
+    packing = plan(whole(shards.lengths), 16)
+    batch = rows(packing, reader, np.arange(packing.rows), pad=499)
+    firsts = {0: 498, 100: 498, 115: 114, 130: 129, 145: 144}
+    for token, before in firsts.items():
+        (row,), (column,) = np.nonzero(batch["labels"] == token)
+        assert (batch["input_ids"][row, column - 1], batch["position_ids"][row, column]) == (before, 1)
 
 
 @pytest.mark.parametrize("name", ["train/shard-00001.bin", "train/offsets.npy", "meta.json"])
