@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from training.data.words import words_of
+
 Shingles = npt.NDArray[np.uint64]
-_WORD = re.compile(r"[^\W_]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _STREAM_BATCH = 512
 
@@ -38,8 +38,8 @@ class Match:
 
 
 def normalised_words(text: str) -> list[str]:
-    """Lower-case words; punctuation and white space do not count."""
-    return _WORD.findall(text.lower())
+    """Lower-case words, by the rule that the builders use; punctuation and white space do not count."""
+    return words_of(text)
 
 
 def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
