@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
+from training.data.similarity import normalised_words
 from training.data.words import extent, word_weight, words_of
-from training.evaluation.similarity import normalised_words
 
 
 @pytest.mark.parametrize(("text", "words"), [
