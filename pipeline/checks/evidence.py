@@ -35,6 +35,7 @@ class Evidence:
         folder: The evaluation's files.
         estimates: Metrics that can be judged.
         problems: Metrics that cannot, each with why: a sentence that follows the metric's name.
+        causes: Metrics to what most likely made them bad, as the evaluation found it.
         items: The items of every sampled metric that can be judged.
         rows: Every line of items.jsonl by its metric, with the keys that explain it.
     """
@@ -44,6 +45,7 @@ class Evidence:
     folder: Path
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str]
+    causes: Mapping[str, str]
     items: Mapping[str, tuple[Item, ...]]
     rows: Mapping[str, list[Row]]
 
@@ -112,11 +114,12 @@ def _check_terms(evaluation: Manifest, terms: Terms) -> None:
 
 def _read_report(path: Path) -> Row:
     report = _loads(path.name, _text(path))
-    for key, kind in (("estimates", dict), ("missing", dict)):
+    for key, kind in (("estimates", dict), ("missing", dict), ("causes", dict)):
         if not isinstance(report.get(key, {}), kind):
             raise InputRefused(f"`{key}` of {path.name} is no object")
     if "estimates" not in report or set(report) - set(EvaluationReport.model_fields):
-        raise InputRefused(f"{path.name} has the keys {', '.join(sorted(report))}; it needs estimates and missing")
+        raise InputRefused(f"{path.name} has the keys {', '.join(sorted(report))}; it needs estimates and "
+                           "may have missing and causes")
     return report
 
 
@@ -167,7 +170,7 @@ def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, 
             continue
         estimates[name] = estimate
     usable = {name: estimate for name, estimate in estimates.items() if name not in problems}
-    return Evidence(manifest, evaluation, folder, usable, problems,
+    return Evidence(manifest, evaluation, folder, usable, problems, report.get("causes", {}),
                     {name: found for name, found in items.items() if name in usable}, rows)
 
 

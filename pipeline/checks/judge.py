@@ -38,6 +38,8 @@ def judge_gate(gate: Gate, evidence: Evidence, champion: Evidence | None) -> Ver
         return _verdict(gate, False, None, why)
     if estimate.method == "exact":
         passed, why = _compare(gate, estimate.value)
+        if not passed and gate.metric in evidence.causes:
+            why = f"{why}: {evidence.causes[gate.metric]}"
         found: dict[str, Any] = {}
     else:
         passed, why, found = _sampled(gate, estimate, evidence)

@@ -91,7 +91,7 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
         ("sft_model:\n  context: 4096\n", "mine.yaml:7: sft_model.context: a context of 4096 tokens is longer than"),
         ("adapter_data:\n  domain: music\n", "mine.yaml:7: adapter_data.domain: there is no domain 'music'"),
         ("corpus:\n  domains: {a: ['*']}\n", "mine.yaml:7: corpus.domains: domains belong to a source"),
-        ("corpus:\n  near_duplicates: {bands: 7}\n", "permutations 128 cannot be divided into 7 bands"),
+        ("corpus:\n  near_duplicates: {permutations: 3}\n", "permutations 3 miss near-duplicates at the threshold 0.8"),
         ("gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: abc}\n",
          "mine.yaml:8: gates.base_model.0.threshold: 'abc' is not a number"),
         ("gates:\n  base_model:\n    - {metric: beauty, must_be: '==', threshold: 1}\n",

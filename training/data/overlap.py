@@ -7,7 +7,6 @@ Words are hashed to 64 bits and a window of n words to the polynomial of its wor
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_WORD = re.compile(r"\w+")
+from training.data.words import word_weight, words_of
+
 _MIN_WORDS = 6
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
@@ -46,8 +46,9 @@ class OverlapIndex:
     """An inverted index from hashed n-grams to evaluation items.
 
     Args:
-        items: An item with fewer words than `ngram` is looked for as a whole, one with fewer than 6 not at all.
-        ngram: Words per n-gram.
+        items: An item with fewer words than `ngram` is looked for as a whole. One with fewer than 6 words, or 12
+            characters of a script without spaces, is not looked for at all.
+        ngram: Words per n-gram; a character of a script without spaces is a word, see `words_of`.
         overlap: Least share of an item's n-grams that excludes a document.
     """
 
@@ -59,7 +60,7 @@ class OverlapIndex:
         postings: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         for item in sorted(set(items)):
             words = words_of(item.text)
-            if len(words) < _MIN_WORDS:
+            if word_weight(words) < _MIN_WORDS:
                 continue
             length = min(ngram, len(words))
             for word in words:
@@ -91,11 +92,6 @@ class OverlapIndex:
     def _hashed(self, words: list[str]) -> Hashes:
         """Hash of each word; 0 for words that no item holds."""
         return np.fromiter((self._words.get(word, 0) for word in words), np.uint64, len(words))
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words; punctuation and white space do not count."""
-    return _WORD.findall(text.lower())
 
 
 def _word_hash(word: str) -> int:

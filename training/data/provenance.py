@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_PART = re.compile(r"#part\d+$")
+PART = r"(#part\d+)+$"
+_PART = re.compile(PART)
 _ROW = re.compile(r"#\d+$")
 _PACKING = re.compile(r"\.(gz|zst)$")
 

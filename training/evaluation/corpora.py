@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from training.context import InputArtifact
 from training.data.documents import read_split, text_batches
+from training.data.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.data.tables import read_rows
 from training.errors import InputRefused
 from training.evaluation.measurement import Measurement
-from training.evaluation.similarity import Match, Shingles, most_similar, shingle_sets
-from training.specs.corpus import CorpusSection, MinHash
+from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
 
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
@@ -67,26 +70,32 @@ def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
 def measure_corpus(artifact: InputArtifact) -> Measurement:
     """Sizes, near-duplicates within the training split, and held-out documents that lie in it."""
     found = Measurement()
-    spec = CorpusSection.model_validate(artifact.manifest.section).near_duplicates
-    train = read_split(artifact.folder / "train", ["id", "text"])
-    heldout = read_split(artifact.folder / "heldout", ["id", "text"])
+    spec = _near_duplicates(artifact)
+    train = read_split(artifact.folder / "train", ["id", "text", "source", "path"])
+    heldout = read_split(artifact.folder / "heldout", ["id", "text", "source", "path"])
     found.add("documents", train.num_rows, train.num_rows)
     found.add("bytes", _text_bytes(train), train.num_rows)
     found.add("heldout_documents", heldout.num_rows, heldout.num_rows)
+    if cause := _commonest_drop(artifact):
+        found.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
-    whole = found.estimates["bytes"].value <= QUERY_BYTES
-    train_sets = _sets(train, spec, QUERY_BYTES)
-    queries = {"duplicate_rate": (train_sets, list(range(len(train_sets)))), "heldout_leaks": _heldout(heldout, spec)}
-    for metric, (sets, rows) in queries.items():
-        stream = train_sets if whole else _stream(train, spec, None)
-        matches = most_similar(sets, rows, stream, spec.threshold)
-        _list_matches(found, metric, heldout if metric == "heldout_leaks" else train, train, matches)
-        share = len(matches) / max(len(sets), 1)
-        found.add(metric, share if metric == "duplicate_rate" else len(matches), len(sets))
+    # One pass over the training text, for both questions: most of the time goes into its shingles.
+    stream = _stream(train, spec.ngram)
+    asked = list(itertools.islice(stream, _rows_within(train, QUERY_BYTES)))
+    heldout_sets = list(itertools.islice(_stream(heldout, spec.ngram), _rows_within(heldout, QUERY_BYTES)))
+    matches = similar_documents([*asked, *heldout_sets], [*range(len(asked)), *[-1] * len(heldout_sets)],
+                                itertools.chain(asked, stream), spec.threshold)
+
+    duplicates = {row: match for row, match in matches.items() if row < len(asked)}
+    leaks = {row - len(asked): match for row, match in matches.items() if row >= len(asked)}
+    _list_matches(found, "duplicate_rate", train, train, duplicates)
+    _list_matches(found, "heldout_leaks", heldout, train, leaks)
+    found.add("duplicate_rate", len(duplicates) / max(len(asked), 1), len(asked))
+    found.add("heldout_leaks", len(leaks), len(heldout_sets))
     found.notes.append(f"near-duplicate: Jaccard similarity of {spec.ngram}-word shingles of at least "
                        f"{spec.threshold:g}, compared exactly")
-    if not whole:
-        found.notes.append(f"near-duplicates were searched for {len(train_sets):,} of {train.num_rows:,} training "
+    if len(asked) < train.num_rows:
+        found.notes.append(f"near-duplicates were searched for {len(asked):,} of {train.num_rows:,} training "
                            "documents, chosen by digest, among all of them")
     return found
 
@@ -130,20 +139,41 @@ def _text_bytes(table: pa.Table) -> int:
     return sum(len(text.encode()) for batch in text_batches(table) for text in batch)
 
 
-def _stream(table: pa.Table, spec: MinHash, max_bytes: int | None) -> Iterator[Shingles]:
-    return shingle_sets((text for batch in text_batches(table, max_bytes) for text in batch), spec.ngram)
+def _near_duplicates(artifact: InputArtifact) -> MinHash:
+    """The builder's rule of similarity; a version of earlier code may name further keys of its search."""
+    section = artifact.manifest.section.get("near_duplicates", {})
+    return MinHash(**{key: section[key] for key in ("ngram", "threshold") if key in section})
 
 
-def _sets(table: pa.Table, spec: MinHash, max_bytes: int) -> list[Shingles]:
-    return list(_stream(table, spec, max_bytes))
+def _commonest_drop(artifact: InputArtifact) -> str:
+    """What most documents were dropped for in cleaning, with one of them; empty where none was."""
+    counts = {reason: int(artifact.manifest.metrics.get(dropped_metric(reason), 0)) for reason in DROP_REASONS}
+    reason = max(counts, key=counts.__getitem__)
+    if not counts[reason]:
+        return ""
+    example = next(row for row in read_lines(artifact.folder / DROPPED) if row["reason"] == reason)
+    key = f" (corpus.{DROP_REASONS[reason]})" if DROP_REASONS[reason] else ""
+    return (f"cleaning dropped {sum(counts.values()):,} documents, {counts[reason]:,} of them as {reason}{key}, such "
+            f"as {_place(example)}")
 
 
-def _heldout(table: pa.Table, spec: MinHash) -> tuple[list[Shingles], list[int]]:
-    sets = _sets(table, spec, QUERY_BYTES)
-    return sets, [-1] * len(sets)
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['source']}/{row['path']}"
+
+
+def _rows_within(table: pa.Table, max_bytes: int) -> int:
+    """How many of the first documents hold at most so much text, and one more."""
+    ends = np.cumsum(pc.binary_length(table["text"]).to_numpy())
+    return int(np.searchsorted(ends, max_bytes)) + 1
+
+
+def _stream(table: pa.Table, ngram: int) -> Iterator[Shingles]:
+    return shingle_sets((text for batch in text_batches(table) for text in batch), ngram)
 
 
 def _list_matches(found: Measurement, metric: str, queries: pa.Table, train: pa.Table,
                   matches: dict[int, Match]) -> None:
     for query, match in sorted(matches.items()):
-        found.fail(metric, queries["id"][query].as_py(), match.similarity, other=train["id"][match.row].as_py())
+        row, other = (table.slice(at, 1).select(["id", "source", "path"]).to_pylist()[0]
+                      for table, at in ((queries, query), (train, match.row)))
+        found.fail(metric, row["id"], match.similarity, path=_place(row), other=_place(other))

@@ -18,12 +18,14 @@ class Measurement:
     Attributes:
         estimates: Metric to what was counted.
         missing: Metric to why it could not be.
+        causes: Metric to what most likely made it bad, for the sentence of a refusal.
         items: What was found wrong: `metric`, `id`, `score` and whatever explains it.
         notes: Lines for the card, such as what was measured on a sample.
     """
 
     estimates: dict[str, Estimate] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -42,7 +44,7 @@ class Measurement:
     @property
     def report(self) -> EvaluationReport:
         """What report.json holds."""
-        return EvaluationReport(estimates=self.estimates, missing=self.missing)
+        return EvaluationReport(estimates=self.estimates, missing=self.missing, causes=self.causes)
 
     def write(self, folder: Path, asset: str, meanings: Mapping[str, str]) -> None:
         """Write `report.json`, `items.jsonl` and `report/card.md`.

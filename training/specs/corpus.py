@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatchcase
 from typing import Self
 
@@ -10,21 +11,47 @@ from pydantic import Field, model_validator
 from training.specs.base import Spec
 
 GENERAL = "general"
+RECALL = 0.999
+DROPPED = "dropped.jsonl"
+TOO_SHORT, FEW_LETTERS, LONG_LINE = "too short", "few letters", "long line"
+EXACT, NEAR = "exact duplicate", "near-duplicate"
+DROP_REASONS = {TOO_SHORT: "min_characters", FEW_LETTERS: "min_letters", LONG_LINE: "max_line", EXACT: "",
+                NEAR: "near_duplicates.threshold"}  # with the key of the section that decides
+
+
+def dropped_metric(reason: str) -> str:
+    """Metric of the corpus that counts what was dropped for a reason."""
+    return f"dropped_{reason.replace(' ', '_').replace('-', '_')}"
 
 
 class MinHash(Spec):
-    """Near-duplicate removal by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4)."""
+    """Near-duplicate removal by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4).
 
-    permutations: int = Field(128, gt=0)
-    bands: int = Field(16, gt=0, description="`permutations` must be divisible by it.")
+    The MinHashes of two documents with similarity s agree with probability s each, so the two share at least one of b
+    bands of r MinHashes with probability 1 - (1 - s**r)**b. Candidates are compared exactly, so a band more costs time
+    and never a document.
+    """
+
+    permutations: int = Field(128, gt=0, description="MinHashes per document; with more of them fewer documents that "
+                              "differ are compared.")
     ngram: int = Field(5, gt=0, description="Words per shingle.")
-    threshold: float = Field(0.8, gt=0, le=1, description="Estimated Jaccard similarity from which two documents "
-                             "are the same.")
+    threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of the sets of shingles from which two "
+                             "documents are the same.")
+
+    @property
+    def rows_and_bands(self) -> tuple[int, int]:
+        """MinHashes per band and bands: the longest bands that find a pair at the threshold with probability 0.999."""
+        for rows in range(self.permutations, 0, -1):
+            bands = self.permutations // rows
+            if 1 - (1 - self.threshold**rows)**bands >= RECALL:
+                return rows, bands
+        needed = math.ceil(math.log(1 - RECALL) / math.log(1 - self.threshold))
+        raise ValueError(f"permutations {self.permutations} miss near-duplicates at the threshold {self.threshold:g}; "
+                         f"it needs at least {needed}")
 
     @model_validator(mode="after")
-    def _bands_divide(self) -> Self:
-        if self.permutations % self.bands:
-            raise ValueError(f"permutations {self.permutations} cannot be divided into {self.bands} bands")
+    def _finds_what_it_removes(self) -> Self:
+        assert self.rows_and_bands
         return self
 
 
@@ -34,9 +61,11 @@ class CorpusSection(Spec):
     min_characters: int = Field(200, ge=0)
     max_characters: int = Field(200_000, gt=0, description="Longer documents are cut into pieces of this size.")
     min_letters: float = Field(0.25, ge=0, le=1, description="Least share of letters among the characters.")
-    max_line: int = Field(2_000, gt=0, description="A document with a longer line is dropped as generated data.")
+    max_line: int = Field(2_000, gt=0, description="A document is dropped as generated data for a longer line "
+                          "of code, or one that is no prose: without spaces, or full of digits and punctuation.")
     near_duplicates: MinHash = MinHash()
-    heldout: float = Field(0.05, gt=0, lt=1, description="Share of documents held out, chosen by their digest.")
+    heldout: float = Field(0.05, gt=0, lt=1, description="Share of documents held out, chosen by the digest "
+                           "of their text.")
     domains: dict[str, tuple[str, ...]] = Field({}, description="Filled in from the sources' domains: name to globs "
                                                 "of `source/path`.")
 

@@ -60,10 +60,13 @@ class EvaluationReport(Spec):
     Attributes:
         estimates: Metric to what was measured.
         missing: Metric to why it could not be measured, such as a task that ran past its time limit.
+        causes: Metric to what most likely made it bad, such as the commonest reason to drop a document; a refusal ends
+            with it.
     """
 
     estimates: dict[str, Estimate]
     missing: dict[str, str] = {}
+    causes: dict[str, str] = {}
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from training.context import StageContext
-from training.data.cleaning import EXACT, NEAR, REASONS, cleaned, mark_exact_duplicates, mark_heldout
-from training.data.near_duplicates import near_duplicates
+from training.data.cleaning import cleaned, mark_exact_duplicates, mark_heldout
+from training.data.near_duplicates import near_duplicates, twins_across
 from training.data.quiet_daft import F, daft
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
 from training.data.tables import CORPUS_SCHEMA, ShardWriter
 from training.errors import RecipeError
+from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
 from training.specs.job import StageResult
 
@@ -33,25 +36,57 @@ def run(context: StageContext[Section]) -> StageResult:
     raw = daft.read_parquet(str(context.input("raw_corpus").folder / "documents" / "*.parquet"))
     events.phase("clean")
     pieces = cleaned(raw, context.section).collect()
+
     events.phase("exact duplicates")
     marked = mark_exact_duplicates(pieces.where(F.is_null(col("reason")))).collect()
     unique = marked.where(F.is_null(col("reason")))
+
     events.phase("near-duplicates")
-    removed = near_duplicates(unique, context.section.near_duplicates)
-    twins = daft.from_pydict({"id": [*removed, ""], "of": [*removed.values(), ""]})  # never empty, so it has types
-    kept = mark_heldout(unique.join(twins, on="id", how="anti"), context.section.heldout).collect()
-    nearly = unique.join(twins, on="id").with_column("reason", daft.lit(NEAR))
-    dropped = [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT), nearly]
-    counts = _write_dropped(context, dropped)
+    near = context.section.near_duplicates
+    removed = near_duplicates(unique, near)
+    kept = mark_heldout(_without(unique, removed), context.section.heldout).collect()
+
+    events.phase("held-out text among training text")
+    across = twins_across(kept.where(col("heldout")), kept.where(~col("heldout")), near)
+    kept = _without(kept, across).collect()
+
+    nearly = _only(unique, removed | across).with_column("reason", daft.lit(NEAR))
+    dropped = _write_dropped(context, [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT),
+                                       nearly])
     events.phase("write")
     statistics = {split: _write(context, kept, split) for split in ("train", "heldout")}
-    _require_both(statistics, counts)
-    _report(context, statistics, counts)
+    _require_both(statistics, dropped)
+    _report(context, statistics, dropped)
     train, heldout = statistics["train"], statistics["heldout"]
-    reasons = {f"dropped_{reason.replace(' ', '_').replace('-', '_')}": float(counts[reason]) for reason in REASONS}
     return StageResult(metrics={"documents": float(train.documents.total()), "bytes": float(train.bytes.total()),
                                 "heldout_documents": float(heldout.documents.total()),
-                                "heldout_bytes": float(heldout.bytes.total()), **reasons}, headline="documents")
+                                "heldout_bytes": float(heldout.bytes.total()),
+                                **{dropped_metric(reason): float(dropped.counts[reason]) for reason in DROP_REASONS}},
+                       headline="documents")
+
+
+def _without(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
+    return frame.join(_table(ids), on="id", how="anti")
+
+
+def _only(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
+    return frame.join(_table(ids), on="id", how="semi")
+
+
+def _table(ids: Collection[str]) -> daft.DataFrame:
+    return daft.from_pydict({"id": [*ids, ""]})  # never empty, so it has a type
+
+
+@dataclass
+class _Dropped:
+    """Documents that were dropped: how many for each reason, and the path of one of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {reason}, such as {self.examples[reason]}"
+                         for reason, count in self.counts.most_common()) or "nothing was dropped"
 
 
 class _Statistics:
@@ -82,45 +117,49 @@ def _write(context: StageContext[Section], kept: daft.DataFrame, split: str) -> 
     return statistics
 
 
-def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame]) -> Counter[str]:
-    """Counts by reason; examples go to dropped.jsonl."""
-    counts = Counter[str]()
-    with (context.out / "dropped.jsonl").open("w", encoding="utf-8") as file:
+def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame]) -> _Dropped:
+    """Count by reason; examples go to dropped.jsonl."""
+    dropped = _Dropped()
+    with (context.out / DROPPED).open("w", encoding="utf-8") as file:
         for frame in frames:
             found = frame.groupby("reason").agg(F.count(col("id")).alias("rows")).to_pylist()
-            counts.update({row["reason"]: row["rows"] for row in found})
+            dropped.counts.update({row["reason"]: row["rows"] for row in found})
             for reason in sorted(row["reason"] for row in found):
                 examples = frame.where(col("reason") == reason).select("id", "source", "path", "reason", "text")
                 for row in examples.sort(["id", "source", "path"]).limit(_EXAMPLES).to_pylist():
+                    dropped.examples.setdefault(reason, f"{row['source']}/{row['path']}")
                     row["excerpt"] = row.pop("text")[:_EXCERPT]
                     file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
-    return counts
+    return dropped
 
 
-def _require_both(statistics: dict[str, _Statistics], counts: Counter[str]) -> None:
-    why = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing was dropped"
+def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
     if not statistics["train"].documents:
-        raise RecipeError(f"corpus: no document is left after cleaning ({why}); loosen the limits of the recipe's "
-                          "corpus section or add sources")
+        reason, _ = dropped.counts.most_common(1)[0]
+        raise RecipeError(f"corpus: no document is left after cleaning ({dropped}); loosen "
+                          f"corpus.{DROP_REASONS[reason]} in the recipe or add sources")
     if not statistics["heldout"].documents:
-        raise RecipeError(f"corpus: only one document is left in each domain ({why}), so none can be held out; add "
+        raise RecipeError(f"corpus: only one document is left in each domain ({dropped}), so none can be held out; add "
                           "documents, or split the file: a .jsonl file holds one document a line")
 
 
-def _report(context: StageContext[Section], statistics: dict[str, _Statistics], counts: Counter[str]) -> None:
+def _report(context: StageContext[Section], statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
     train, heldout = statistics["train"], statistics["heldout"]
     write_samples(context.report, train.samples)
     lengths = train.lengths + heldout.lengths
     length_and_drop_chart(context.report / "documents.png",
                           {10 ** (bin_ / _BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
-                          10 ** (1 / _BINS_PER_DECADE), {reason: counts[reason] for reason in REASONS})
-    rows = [[domain, train.documents[domain], f"{train.bytes[domain] / 1e6:.2f}", heldout.documents[domain],
+                          10 ** (1 / _BINS_PER_DECADE), {reason: dropped.counts[reason] for reason in DROP_REASONS})
+    sizes = [[domain, train.documents[domain], f"{train.bytes[domain] / 1e6:.2f}", heldout.documents[domain],
              f"{heldout.bytes[domain] / 1e6:.2f}"] for domain in sorted(train.documents | heldout.documents)]
     near = context.section.near_duplicates
+    rows, bands = near.rows_and_bands
     write_card(context.report, "Corpus", [
-        markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], rows), "",
-        "## Dropped", "", markdown_table(["reason", "documents"], [[reason, counts[reason]] for reason in REASONS]), "",
-        f"Near-duplicates are documents whose MinHash signatures ({near.permutations} permutations, {near.ngram}-word "
-        f"shingles, {near.bands} bands) agree in at least {near.threshold:.0%}. They are removed before the split, "
-        "which goes by the digest of a document's source and path, so all pieces of one document lie on one side.", "",
-        "Examples of what was dropped are in `dropped.jsonl`."])
+        markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], sizes), "",
+        "## Dropped", "", markdown_table(["reason", "documents", "such as"], [
+            [reason, dropped.counts[reason], dropped.examples.get(reason, "")] for reason in DROP_REASONS]), "",
+        f"Near-duplicates are documents whose sets of {near.ngram}-word shingles have a Jaccard similarity of at least "
+        f"{near.threshold:g}. Candidates share one of {bands} bands of {rows} MinHashes and are compared exactly. They "
+        "are removed before the split, which goes by the digest of a document's text: a new name, other packing or "
+        "further rows do not move it, and all pieces of one document lie on one side.", "",
+        f"Examples of what was dropped are in `{DROPPED}`."])

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
 from training.context import InputArtifact
+from training.data import similarity
+from training.data.similarity import jaccard, shingle_sets, similar_documents
 from training.data.tables import EXCLUSION_SCHEMA, RAW_SCHEMA, ShardWriter, write_table
 from training.errors import InputRefused
 from training.evaluation import corpora
-from training.evaluation.similarity import jaccard, most_similar, shingle_sets
 from training.specs.corpus import CorpusSection, MinHash
 from training.specs.evidence import EvaluationReport
 from training.specs.metrics import METRICS
@@ -24,13 +25,16 @@ _SETS = st.lists(st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.u
                  max_size=12)
 
 
-@given(_SETS, st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+@given(_SETS, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.sampled_from([1, 5, 2**22]))
 @settings(max_examples=200, deadline=None)
-def test_the_search_finds_what_comparing_all_pairs_finds(sets: list[np.ndarray], threshold: float) -> None:
-    found = most_similar(sets, list(range(len(sets))), sets, threshold)
+def test_the_search_finds_what_comparing_all_pairs_finds(sets: list[np.ndarray], threshold: float, hits: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(similarity, "_MOST_HITS", hits)
+        found = similar_documents(sets, list(range(len(sets))), sets, threshold)
     for query, one in enumerate(sets):
-        best = max((jaccard(one, other) for row, other in enumerate(sets) if row != query), default=0.0)
-        assert (found[query].similarity == best) if best >= threshold else (query not in found)
+        near = [row for row, other in enumerate(sets) if row != query and jaccard(one, other) >= threshold]
+        assert (found[query].row if query in found else None) == (near[0] if near else None)
+        assert query not in found or found[query].similarity == jaccard(one, sets[near[0]])
 
 
 def test_shingles_do_not_see_case_punctuation_and_white_space() -> None:
@@ -68,6 +72,25 @@ def test_a_planted_duplicate_is_found(tmp_path: Path, measure: Measure, texts: l
     found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
     assert found["duplicate_rate"] == pytest.approx(2 / 25)
     assert found["heldout_leaks"] == 0
+
+
+def test_what_was_found_is_named_by_its_path(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
+    rows = [parts.row_of(text) | {"path": f"{number}.txt"} for number, text in enumerate([*texts, _changed(texts[0])])]
+    parts.write_corpus(tmp_path / "c", rows[1:], rows[:1])
+    measure(parts.artifact(tmp_path / "c", "corpus", CorpusSection()))
+    (leak,) = map(json.loads, (tmp_path / "evaluation-0" / "items.jsonl").read_text().splitlines())
+    assert (leak["metric"], leak["path"], leak["other"]) == ("heldout_leaks", "one/0.txt", "one/30.txt")
+
+
+def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: list[str]) -> None:
+    artifact = _corpus(tmp_path / "c", texts[:25], texts[25:])
+    metrics = {"dropped_long_line": 58.0, "dropped_too_short": 3.0}
+    dropped = [{"source": "notes", "path": f"{reason}.md", "reason": reason} for reason in ("too short", "long line")]
+    (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
+    manifest = artifact.manifest.model_copy(update={"metrics": metrics})
+    found = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
+    cause = ("cleaning dropped 61 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md")
+    assert found.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import date
 from typing import Any
@@ -40,6 +41,14 @@ def test_what_was_counted_is_compared_as_it_is(world: World, must_be: str, value
     assert verdict.passed is passed
     assert verdict.reason == f"documents {value:.6g} {'passes' if passed else 'fails'} {must_be} 1"
     assert (verdict.method, verdict.interval, verdict.count) == ("exact", None, 1)
+
+
+def test_a_refusal_ends_with_the_cause_that_was_found(world: World) -> None:
+    report = {"estimates": {"bytes": {"value": 5.0, "count": 1, "method": "exact"}}, "causes": {"bytes": "58 went"}}
+    evidence = world.raw(json.dumps(report))
+    assert judge_gate(Gate(metric="bytes", must_be=">=", threshold=9), evidence, None).reason == (
+        "bytes 5 fails >= 9: 58 went")
+    assert judge_gate(Gate(metric="bytes", must_be=">=", threshold=5), evidence, None).reason == "bytes 5 passes >= 5"
 
 
 def test_a_share_passes_when_its_bound_does(world: World) -> None:
