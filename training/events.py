@@ -73,7 +73,7 @@ class EventReader:
         whole = data.rfind(b"\n") + 1
         self.offset += whole
         events = []
-        for line in data[:whole].splitlines():
+        for line in data[:whole].split(b"\n")[:-1]:
             try:
                 events.append(json.loads(line))
             except ValueError:  # a line cut short by a kill, glued to the next attempt's first

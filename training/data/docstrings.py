@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from training.data.sentences import ends_sentence, has_capitals, sentences
 from training.data.tables import fraction
+from training.data.words import extent, word_weight, words_of
 
 TEMPLATES = (
     "What does `{name}` do?",
@@ -19,9 +21,9 @@ TEMPLATES = (
     "I found `{name}` in some code. What is it?",
 )
 _MIN_ANSWER = 20
+_MIN_WORDS = 2
 _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*(->|=|:)\s*.*)?$")
 _NOT_PROSE = re.compile(r"^(>>>|\.\. |[-=*#+~]{3,}|\$ |@|:\w)", re.MULTILINE)
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"(])")
 _MARKUP = ((re.compile(r":\w+:`~?([^`]+)`"), r"`\1`"), (re.compile(r"``([^`]+)``"), r"`\1`"))
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -89,10 +91,11 @@ def clean_docstring(docstring: str, max_characters: int) -> str:
 
 
 def _shortened(line: str, max_characters: int) -> str:
-    sentences = _SENTENCE.split(line)
-    while sentences and len(" ".join(sentences)) > max_characters:
-        sentences.pop()
-    short = " ".join(sentences).rstrip(" :,;")
-    if len(short) < _MIN_ANSWER or " " not in short or sum(map(str.isalpha, short)) < len(short) / 2:
+    parts = sentences(line, has_capitals(line))
+    while parts and extent("".join(parts).strip()) > max_characters:
+        parts.pop()
+    short = "".join(parts).rstrip(" :,;")
+    words = words_of(short)
+    if extent(short) < _MIN_ANSWER or word_weight(words) < _MIN_WORDS or 2 * sum(map(len, words)) < len(short):
         return ""
-    return short if short[-1] in ".!?" else short + "."
+    return short if ends_sentence(short) else short + "."

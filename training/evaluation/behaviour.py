@@ -64,9 +64,9 @@ def read_sets(folder: Path, domain: str = "") -> Sets:
 
 def _rows(path: Path) -> list[Row]:
     rows: list[Row] = []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
         try:
-            rows.append(dict(json.loads(line)))
+            rows += [dict(json.loads(line))] if line.strip() else []
         except ValueError as error:
             raise InputRefused(f"{path}:{number} is not a JSON object; materialize evaluation_sets again") from error
     return rows

@@ -127,8 +127,9 @@ def _local(suite: Path, task: Task) -> Mapping[str, Any]:
         file = read_task_file(folder / f"{task.name}.yaml")
     except RecipeError as error:
         raise InputRefused(f"{error}; materialize evaluation_sets again") from error
-    with (folder / file.data).open(encoding="utf-8", newline="\n") as lines:  # U+2028 and U+0085 end no line of JSON
-        rows = [json.loads(line) for line in lines]
+    # U+2028 and its like may stand inside a row: only "\n" ends one.
+    lines = (folder / file.data).read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
     if not rows:
         raise _Missing(f"{file.data} of the evaluation sets holds no items")
     content = file.model_dump(mode="json", exclude_none=True)

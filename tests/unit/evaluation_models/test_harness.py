@@ -57,7 +57,7 @@ def suite_of(folder: Path, tasks: list[Task], files: dict[str, str], questions: 
     (suite / "tasks" / "tasks.json").write_text(json.dumps([task.model_dump() for task in tasks]))
     for name, text in files.items():
         (suite / "tasks" / f"{name}.yaml").write_text(text)
-    lines = [json.dumps(row) + "\n" for row in (rows() if questions is None else questions)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in (rows() if questions is None else questions)]
     (suite / "tasks" / "general_questions.jsonl").write_text("".join(lines))
     return suite
 
@@ -156,6 +156,15 @@ def test_a_generated_answer_has_no_dcpmi(tmp_path: Path, loaded: Loaded, untrain
                 suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": said}))
 
     assert "acc_dcpmi needs a multiple choice" in str(found["m_acc_dcpmi"].missing)
+
+
+def test_line_ends_of_unicode_inside_an_item_do_not_end_its_row(
+        tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
+    odd = [row | {"prompt": f"A\u2028B\u0085C {row['prompt']}", "domain": "net\u2028work"} for row in rows()]
+    suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, odd)
+    found = run(loaded("base_model", untrained), suite)["m_acc"]
+    assert found.missing is None
+    assert [item["id"] for item in found.items] == [row["id"] for row in odd]
 
 
 def test_a_tie_is_wrong(tmp_path: Path, loaded: Loaded, tokenizer: PreTrainedTokenizerFast,

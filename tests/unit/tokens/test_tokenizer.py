@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig
 
 from tests.unit.tokens import parts
 from training.context import InputArtifact
+from training.data.byte_bpe import encode_texts, pre_tokenizer, read_tokenizer, train_bpe
 from training.data.chat import CHAT_TEMPLATE, encode_conversation, encode_conversations
-from training.errors import RecipeError
+from training.errors import InputRefused, RecipeError
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
 from training.stages import tokenizer as stage
 from training.store import file_entry
@@ -69,6 +72,32 @@ def test_a_corpus_too_small_says_which_vocabulary_it_gives(tmp_path: Path, corpu
     possible = int(str(caught.value).split("it gives ")[1].split(".")[0])
     shutil.rmtree(tmp_path / "out")
     parts.tokenizer_artifact(tmp_path / "out", corpus, vocabulary=possible)
+
+
+def test_words_keep_their_vowel_signs_and_ascii_is_cut_as_by_gpt2() -> None:
+    cut, gpt2 = pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in ("खर्च करना", "தமிழ் மொழி", "مُحَمَّدٌ كِتَابٌ", "ภาษาไทย มีวรรณยุกต์", "e\u0301te\u0301 la\u0300"):
+        assert len(cut.pre_tokenize_str(text)) == 2
+    source = Path(parts.__file__).read_text() + " it's  2nd\n\n\tend "
+    assert cut.pre_tokenize_str(source) == gpt2.pre_tokenize_str(source)
+
+
+def test_a_language_with_vowel_signs_fills_its_vocabulary() -> None:
+    draw = random.Random(0)
+    syllables = [consonant + vowel for consonant in "कखगघचछजझटठडढतथदधनपफबभमयरलवशषसह" for vowel in "ािीुूेैोौ"]
+    lexicon = ["".join(draw.choices(syllables, k=3)) for _ in range(1000)]
+    texts = [" ".join(draw.choices(lexicon, k=400)) for _ in range(60)]
+    tokenizer = train_bpe(texts, 2048, 2)
+    tokens = sum(len(ids) for ids in encode_texts(tokenizer, texts))
+    assert sum(len(text.encode()) for text in texts) / tokens > 8
+
+
+def test_a_tokenizer_that_cuts_words_by_another_rule_is_refused(tmp_path: Path, tokenizer_folder: Path) -> None:
+    content = json.loads((tokenizer_folder / "tokenizer" / "tokenizer.json").read_text())
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a+)+$"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputRefused, match="cuts words by another rule"):
+        read_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_the_report_is_complete(tokenizer_folder: Path) -> None:
