@@ -17,7 +17,7 @@ from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
-from pipeline.environment import home, runs, store_root
+from pipeline.environment import ROOT, home, runs, store_root
 from pipeline.graph import GRAPH
 from pipeline.instance import open_instance
 from pipeline.locks import mark_alive
@@ -26,7 +26,8 @@ from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_messages import nearest
 from pipeline.status import headline
-from training.errors import EXIT_FAULT, EXIT_OK, RecipeError
+from training.data.source_state import describe_source
+from training.errors import EXIT_FAULT, EXIT_OK, RecipeError, SourceError
 from training.store import Store
 
 INTERRUPTED = 130
@@ -60,6 +61,8 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
     if display.states:
         console.print(_summary(store, display))
+    if "raw_corpus" in display.states:
+        _tell_sources(loaded, console)
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
     if code == EXIT_OK:
         _answers(store, console)
@@ -150,6 +153,16 @@ def _summary(store: Store, display: RunDisplay) -> Table:
                       headline(store.manifest(asset, version), certificate),
                       f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
     return table
+
+
+def _tell_sources(loaded: LoadedRecipe, console: Console) -> None:
+    """Print what was read of each source and what was left out, as `gatehouse recipe check` does."""
+    for source in loaded.recipe.sources:
+        try:
+            line = describe_source(source, ROOT)
+        except SourceError as error:  # it went, or changed, since it was read
+            line = str(error)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _answers(store: Store, console: Console) -> None:
