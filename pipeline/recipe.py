@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.graph import GRAPH
 from pipeline.recipe_messages import explain, known_keys, nearest, unknown_key
+from pipeline.recipe_paths import anchored
 from pipeline.yamlfile import Tree, dump_yaml, listed, merge, parse_yaml, read_yaml, shown
 from training.errors import RecipeError
 from training.specs.evaluation_sets import EvaluationSetsSection
@@ -107,6 +108,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
             problems.append(str(error))
     if problems:
         raise RecipeError("\n".join(problems))
+    document = anchored(document, Path.cwd())  # only an override's path can still be relative
     return LoadedRecipe(_validate(Recipe, document), path, document)
 
 
@@ -198,7 +200,7 @@ def _extended(path: Path, chain: tuple[Path, ...]) -> Tree:
     if path.resolve() in chain:
         circle = " -> ".join(step.name for step in (*chain, path))
         raise RecipeError(f"{shown(path)}: the recipes extend each other in a circle: {circle}")
-    document = read_yaml(path)
+    document = anchored(read_yaml(path), path.parent)
     extends = document.value.pop("extends", None)
     if extends is None:
         return document

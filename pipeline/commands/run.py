@@ -19,7 +19,7 @@ from pipeline.checks.reconcile import agree_with_dagster
 from pipeline.commands.next_steps import next_steps
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
-from pipeline.environment import home, runs, store_root, work
+from pipeline.environment import ROOT, home, runs, store_root, work
 from pipeline.graph import GRAPH, require_asset
 from pipeline.instance import NO_RETRY, in_code_location, open_instance
 from pipeline.locks import mark_alive
@@ -28,7 +28,8 @@ from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource
 from pipeline.status import headline
-from training.errors import EXIT_FAULT, EXIT_OK
+from training.data.source_state import describe_source
+from training.errors import EXIT_FAULT, EXIT_OK, SourceError
 from training.store import Store
 
 INTERRUPTED = 130
@@ -67,6 +68,8 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     agree_with_dagster(store, instance, key_prefix(loaded), work())
     if display.states:
         console.print(_summary(store, display))
+    if "raw_corpus" in display.states:
+        _tell_sources(loaded, console)
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
     if code == EXIT_OK:
         _answers(store, console)
@@ -155,6 +158,16 @@ def _summary(store: Store, display: RunDisplay) -> Table:
                       headline(store.manifest(asset, version), certificate),
                       f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
     return table
+
+
+def _tell_sources(loaded: LoadedRecipe, console: Console) -> None:
+    """Print what was read of each source and what was left out, as `gatehouse recipe check` does."""
+    for source in loaded.recipe.sources:
+        try:
+            line = describe_source(source, ROOT)
+        except SourceError as error:  # it went, or changed, since it was read
+            line = str(error)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _answers(store: Store, console: Console) -> None:

@@ -26,8 +26,9 @@ from tests.integration import training_jobs as jobs
 from tests.promises import Promise
 from training import chat
 from training import run as stages
+from training.data.bad_rows import BadRows
 from training.data.memory import bounded_memory
-from training.data.sources import READING_MEMORY, BadRows, read_source
+from training.data.sources import READING_MEMORY, read_source
 from training.errors import UserError
 from training.model_folder import load_model, load_tokenizer
 from training.run import load_job

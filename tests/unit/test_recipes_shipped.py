@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.graph import GRAPH
 from pipeline.recipe import FOLDER, available, load_launchers, load_recipe, render
-from training.data.source_state import source_files
+from training.data.source_files import list_source
 from training.specs.metrics import METRICS
 from training.specs.recipe import Recipe
 
@@ -148,7 +148,7 @@ def test_the_standard_library_fills_the_gates(small: str, general: float, domain
     recipe = load_recipe(small).recipe
     section = recipe.section("corpus")
     sizes = {"general": 0, "network": 0}
-    for file in source_files(recipe.sources[0], FOLDER):
+    for file in list_source(recipe.sources[0], FOLDER).files:
         sizes[section.domain_of("stdlib", file.name)] += file.bytes  # type: ignore[attr-defined]
     assert sizes["general"] > general
     assert sizes["network"] > domain

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from training.data.formats import suffix_of, uncompressed
+
 PART = r"(#part\d+)+$"
 _PART = re.compile(PART)
 _ROW = re.compile(r"#\d+$")
-_PACKING = re.compile(r"\.(gz|zst)$")
 
 
 def part_path(path: str, part: int) -> str:
@@ -27,11 +28,11 @@ def file_of(path: str) -> str:
 
 def is_python(path: str) -> bool:
     """Whether a document is the source of a Python module."""
-    return _PACKING.sub("", group_of(path)).endswith(".py")
+    return suffix_of(group_of(path)) == ".py"
 
 
 def module_of(path: str) -> str:
     """Dotted name of the module in a Python file, such as `asyncio.queues`; empty for `__init__.py` at the top."""
-    name = _PACKING.sub("", file_of(path)).removesuffix(".py")
+    name = uncompressed(file_of(path))[:-len(".py")]
     parts = [part for part in name.split("/") if part]
     return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)

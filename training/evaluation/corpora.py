@@ -23,6 +23,7 @@ from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
 
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
+LEFT_OUT = "report/left_out.json"
 _CHOICES = 4
 
 
@@ -64,7 +65,21 @@ def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
         found.add("bad_rows", len(skipped) + damaged, documents + len(skipped))
     else:
         found.leave_out("bad_rows", f"{SKIPPED} is missing: bad rows cannot be counted")
+    _count_left_out(found, artifact.folder / LEFT_OUT)
     return found
+
+
+def _count_left_out(found: Measurement, path: Path) -> None:
+    """Files of the sources that were not read, with one item for each source and reason."""
+    if not path.is_file():
+        found.leave_out("left_out_files", f"{LEFT_OUT} is missing: files that were left out cannot be counted")
+        return
+    total = 0
+    for source, reasons in json.loads(path.read_text(encoding="utf-8")).items():
+        for reason, count in reasons.items():
+            total += count
+            found.fail("left_out_files", source, float(count), reason=reason)
+    found.add("left_out_files", total, total)
 
 
 def measure_corpus(artifact: InputArtifact) -> Measurement:

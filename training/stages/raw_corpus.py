@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 from training.context import StageContext
+from training.data.bad_rows import BadRows
 from training.data.memory import bounded_memory
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.sources import READING_MEMORY, BadRows, Document, licence_of, read_source
+from training.data.source_files import shown_reasons
+from training.data.sources import READING_MEMORY, WITHOUT_DOCUMENT, Document, licence_of, read_source
 from training.data.tables import RAW_SCHEMA, ShardWriter, text_id
 from training.errors import SourceError
 from training.specs.job import StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
 
+LEFT_OUT = "left_out.json"
 _SAMPLES = 10
 _PROGRESS_EVERY = 5_000
 
@@ -27,12 +31,13 @@ def run(context: StageContext[Section]) -> StageResult:
     section = context.section
     bad = BadRows(section.on_bad_row, context.report / "skipped.jsonl")
     documents, bytes_ = Counter[str](), Counter[str]()
+    left_out = {source.name: Counter[str]() for source in section.sources}
     samples: list[dict[str, Any]] = []
     with (bounded_memory(READING_MEMORY),
           ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer):
         for source in section.sources:
             context.events.phase(f"read {source.name}")
-            for document in read_source(source, bad):
+            for document in read_source(source, bad, left_out=left_out[source.name]):
                 row = _row(document)
                 writer.add(row, row["bytes"])
                 documents[source.name] += 1
@@ -42,27 +47,39 @@ def run(context: StageContext[Section]) -> StageResult:
                                     "excerpt": row["text"][:200]})
                 if documents.total() % _PROGRESS_EVERY == 0:
                     context.events.progress(documents.total(), 0, "documents", f"{bytes_.total() / 1e6:.0f} MB")
+            _tell(context, source.name, left_out[source.name])
     if not bytes_.total():
         raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
                           + (bad.listed[0] if bad.listed else "all files are empty; correct their paths in the recipe"))
-    _report(context, documents, bytes_, bad, samples)
+    _report(context, documents, bytes_, left_out, bad, samples)
+    (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
-                                "bad_rows": float(bad.count)}, headline="documents")
+                                "bad_rows": float(bad.count),
+                                "left_out_files": float(sum(files.total() for files in left_out.values()))},
+                       headline="documents")
+
+
+def _tell(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
+    if left_out:
+        # What a listing shows is shown at the end of a run; what only reading finds is told here.
+        level = "warning" if left_out[WITHOUT_DOCUMENT] else "info"
+        context.events.log(f"{source}: left out: {shown_reasons(left_out)}", level)
 
 
 def _row(document: Document) -> dict[str, Any]:
     return {"id": text_id(document.text), "bytes": len(document.text.encode()), **document._asdict()}
 
 
-def _report(context: StageContext[Section], documents: Counter[str], bytes_: Counter[str], bad: BadRows,
-            samples: list[dict[str, Any]]) -> None:
+def _report(context: StageContext[Section], documents: Counter[str], bytes_: Counter[str],
+            left_out: dict[str, Counter[str]], bad: BadRows, samples: list[dict[str, Any]]) -> None:
     write_samples(context.report, samples)
     megabytes = {name: size / 1e6 for name, size in bytes_.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
     rows = [[source.name, licence_of(source) or "not given", documents[source.name],
-             f"{megabytes.get(source.name, 0):.2f}"] for source in context.section.sources]
+             f"{megabytes.get(source.name, 0):.2f}", shown_reasons(left_out[source.name]) or "nothing"]
+            for source in context.section.sources]
     lines = ["Texts as they were found, before any cleaning.", "",
-             markdown_table(["source", "licence", "documents", "MB"], rows), "",
+             markdown_table(["source", "licence", "documents", "MB", "files left out"], rows), "",
              f"Rows and files that could not be read and were skipped: **{bad.count}**", ""]
     lines += [f"- {message}" for message in bad.listed]
     write_card(context.report, "Raw corpus", lines)

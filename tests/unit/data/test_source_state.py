@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.source_state import format_of, matches, source_state
+from training.data.source_state import describe_source, source_state
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
@@ -37,12 +37,32 @@ def test_it_follows_names_sizes_and_times(tmp_path: Path) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_it_does_not_depend_on_where_the_files_are(tmp_path: Path) -> None:
-    for base in ("one", "two"):
-        (tmp_path / base / "texts").mkdir(parents=True)
-        (tmp_path / base / "texts" / "a.txt").write_text("x")
-        os.utime(tmp_path / base / "texts" / "a.txt", ns=(5, 5))
-    assert state(tmp_path / "one") == state(tmp_path / "two")
+def test_a_write_that_sets_the_time_of_change_back_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    path = tmp_path / "texts" / "a.txt"
+    path.write_text("the year 2023")
+    before, first = path.stat(), state(tmp_path)
+    path.write_text("the year 2024")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = state(tmp_path)
+    assert second != first
+
+    (tmp_path / "b.txt").write_text("the year 2025")
+    os.utime(tmp_path / "b.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "b.txt").replace(path)
+    assert state(tmp_path) not in (first, second)
+
+
+def test_the_standard_library_is_the_same_wherever_it_was_installed(monkeypatch: pytest.MonkeyPatch,
+                                                                    tmp_path: Path) -> None:
+    states = set()
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.py").write_text("x = 1")
+        os.utime(tmp_path / place / "a.py", ns=(5, 5))
+        monkeypatch.setattr("sysconfig.get_paths", lambda place=place: {"stdlib": str(tmp_path / place)})
+        states.add(source_state([Source(name="s", stdlib=True)], tmp_path))
+    assert len(states) == 1
 
 
 def test_a_dataset_is_known_by_its_commit(tmp_path: Path) -> None:
@@ -66,14 +86,11 @@ def test_it_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize(("name", "format_"), [("a.jsonl.gz", ".jsonl"), ("a.b.txt", ".txt"), ("a.py.zst", ".py"),
-                                               ("a.parquet.gz", ""), ("a.tar.gz", ""), ("a", "")])
-def test_formats(name: str, format_: str) -> None:
-    assert format_of(name) == format_
-
-
-@pytest.mark.parametrize(("name", "glob", "expected"), [
-    ("a/b/c.py", "a/*", True), ("b/a.py", "a/*", False), ("x.py", "**/x.py", True), ("a/x.py", "**/x.py", True),
-    ("X.py", "x.py", False)])
-def test_globs(name: str, glob: str, expected: bool) -> None:
-    assert matches(name, [glob]) is expected
+def test_a_source_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x" * 1_500_000)
+    assert describe_source(Source(name="s", path="texts"), tmp_path) == "s: 1 file, 1.5 MB"
+    (tmp_path / "texts" / "b.pdf").write_bytes(b"x")
+    assert describe_source(Source(name="s", path="texts"), tmp_path) == "s: 1 file, 1.5 MB; left out: 1 .pdf"
+    hub = Source(name="s", dataset="some/where", revision=COMMIT)
+    assert describe_source(hub, tmp_path) == "s: the dataset some/where at 0123456789ab"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from training.data import sources
-from training.data.sources import BadRows, Document, read_source
+from training.data import bad_rows, readers
+from training.data.bad_rows import BadRows
+from training.data.sources import Document, read_source
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
@@ -35,12 +39,19 @@ def refusal(base: Path, **fields: Any) -> str:
     return str(caught.value)
 
 
+def left_out(base: Path, **fields: Any) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base, found))
+    return dict(found)
+
+
 PACK: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress}
 
 
 @pytest.mark.parametrize("packing", PACK)
-@pytest.mark.parametrize("format_", [".txt", ".md", ".py"])
+@pytest.mark.parametrize("format_", [".txt", ".text", ".md", ".markdown", ".rst", ".rst.txt", ".py", ".TXT"])
 def test_a_plain_file_is_one_document(tmp_path: Path, packing: str, format_: str) -> None:
     text = "Grüße\nx = 1\n"
     (tmp_path / f"a{format_}{packing}").write_bytes(PACK[packing](text.encode()))
@@ -67,6 +78,95 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
     found = read(tmp_path, path="a.parquet")
     assert len(found) == 600
     assert found[-1] == Document("row 599", "s", "a.parquet#600", None)
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_rows_of_csv(tmp_path: Path, packing: str) -> None:
+    rows = b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,NA\r\n3,\r\n'
+    (tmp_path / f"a.csv{packing}").write_bytes(PACK[packing](rows))
+    assert [(document.path, document.text) for document in read(tmp_path, path=".")] == [
+        (f"a.csv{packing}#1", 'two\r\nlines, "quoted"'), (f"a.csv{packing}#2", "NA"), (f"a.csv{packing}#3", "")]
+
+
+def test_rows_of_tsv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('id\ttext\n1\tcommas, and a "quotation"\n')
+    assert [document.text for document in read(tmp_path, path=".")] == ['commas, and a "quotation"']
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson", "a.jsonlines", "A.JSON", "a.json.gz"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_items_of_a_json_array(tmp_path: Path, name: str, indent: int | None) -> None:
+    texts = [f"text {number} [{{,]" for number in range(20_000)]
+    data = json.dumps([{"id": [number], "text": text} for number, text in enumerate(texts)], indent=indent).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    documents = read(tmp_path, path=".")
+    assert [document.text for document in documents] == texts
+    assert documents[-1].path == f"{name}#20000"
+
+
+@pytest.mark.parametrize(("data", "texts"), [
+    (b'{"text": "one"}', ["one"]), (b'{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+    (b'\xef\xbb\xbf \n[{"text": "one"}]', ["one"]), (b'{"text": "one"}{"text": "two"}', ["one", "two"])])
+def test_objects_of_a_json_file(tmp_path: Path, data: bytes, texts: list[str]) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    assert [document.text for document in read(tmp_path, path=".")] == texts
+
+
+def test_an_item_of_json_that_lies_across_the_parts_of_a_file(tmp_path: Path) -> None:
+    texts = ["x" * 3_000_000, "y", "\u00e9" * 700_000]
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts], ensure_ascii=False))
+    assert [document.text for document in read(tmp_path, path=".")] == texts
+
+
+def test_a_zstd_frame_with_a_long_window(tmp_path: Path) -> None:
+    body = b"packed with zstd --long=31"
+    header = bytes.fromhex("28B52FFD00") + b"\xa8"  # a window of 2^31 bytes
+    (tmp_path / "a.txt.zst").write_bytes(header + (len(body) << 3 | 1).to_bytes(3, "little") + body)
+    assert read(tmp_path, path="a.txt.zst")[0].text == body.decode()
+
+
+@pytest.mark.parametrize("array", [
+    pa.array([b"text"], pa.binary()), pa.array([b"text"], pa.large_binary()), pa.array([b"text"], pa.binary_view()),
+    pa.array([b"text"], pa.binary(4)), pa.array(["text"], pa.string_view()), pa.array(["text"], pa.large_string()),
+    pa.array(["text"]).dictionary_encode()], ids=lambda array: str(array.type))
+def test_every_type_of_text_in_parquet(tmp_path: Path, array: pa.Array) -> None:
+    pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
+    assert [document.text for document in read(tmp_path, path=".")] == ["text"]
+    assert [document.text for document in read(tmp_path, dataset=".")] == ["text"]
+
+
+def test_a_field_of_an_object(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"data": {"text": "one"}, "data.text": "two"}\n{"data": {"text": "three"}}\n')
+    pq.write_table(pa.table({"data": [{"text": "four", "id": 1}]}), tmp_path / "b.parquet")
+    assert [document.text for document in read(tmp_path, path=".", text_column="data.text")] == ["two", "three", "four"]
+    assert "a.jsonl:1: has no key 'text', only data.text" in refusal(tmp_path, path="a.jsonl")
+
+
+@pytest.mark.parametrize("value", ["null", '{"text": null}'])
+def test_an_object_that_is_not_there_is_no_text(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"data": {value}}}\n')
+    pq.write_table(pa.table({"data": [json.loads(value), {"text": "x"}]}), tmp_path / "b.parquet")
+    for name in ("a.jsonl", "b.parquet"):
+        assert "'data.text' is null" in refusal(tmp_path, path=name, text_column="data.text")
+
+
+@pytest.mark.parametrize(("data", "text"), [
+    (b"# -*- coding: iso-8859-1 -*-\n# caf\xe9\n", "# -*- coding: iso-8859-1 -*-\n# caf\u00e9\n"),
+    (b"#!/usr/bin/python\n# coding: cp1252\n# \x80\n", "#!/usr/bin/python\n# coding: cp1252\n# \u20ac\n"),
+    (b"# coding: utf-16\nx = 1\n", "# coding: utf-16\nx = 1\n"), (b"# coding: hex\nff\n", "# coding: hex\nff\n"),
+    (b"# coding: unicode_escape\n\\u0041\n", "# coding: unicode_escape\n\\u0041\n")])
+def test_the_encoding_that_a_python_file_declares(tmp_path: Path, data: bytes, text: str) -> None:
+    (tmp_path / "a.PY").write_bytes(data)
+    assert [document.text for document in read(tmp_path, path=".")] == [text]
+
+
+def test_files_that_give_no_document_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n")
+    (tmp_path / "b.json").write_text("[]")
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "d.txt").write_text("three")
+    assert left_out(tmp_path, path=".") == {"without a row of text": 2}
+    assert left_out(tmp_path, path=".", max_documents=1) == {"without a row of text": 2, "beyond max_documents": 1}
 
 
 def test_files_come_in_the_order_of_names_and_hidden_ones_never(tmp_path: Path) -> None:
@@ -113,8 +213,9 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("path", "message"), [
     ("nowhere", "nowhere does not exist; correct its path"),
     ("no*.txt", "no file matches"),
-    ("picture.png", "has no format that can be read: .txt, .md, .py, .jsonl, .parquet"),
-    ("empty", "holds no file to read"),
+    ("picture.png", "has no format that can be read: .txt, .text, .md"),
+    ("empty", "empty holds no file to read (there is none)"),
+    (".", "holds no file to read (left out: 1 .png)"),
 ])
 def test_nothing_to_read(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
@@ -124,7 +225,7 @@ def test_nothing_to_read(tmp_path: Path, path: str, message: str) -> None:
 
 def test_globs_that_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    assert "include/exclude left none" in refusal(tmp_path, path=".", include=("*.md",))
+    assert "left out: 1 excluded" in refusal(tmp_path, path=".", include=("*.md",))
 
 
 BAD_FILES: list[tuple[str, bytes, str]] = [
@@ -132,17 +233,36 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.txt", b"a\0b", "a.txt: holds NUL"),
     ("a.txt.gz", gzip.compress(b"text " * 1000, mtime=0)[:-10], "a.txt.gz: cannot be read"),
     ("a.txt.gz", b"not packed", "a.txt.gz: cannot be read"),
-    ("a.txt.zst", zstandard.ZstdCompressor().compress(b"text " * 1000)[:-3], "ends in the middle of a zstd frame"),
+    ("a.txt.zst", zstandard.ZstdCompressor().compress(b"text " * 1000)[:-3], "ends in the middle of a frame"),
     ("a.txt.zst", b"not packed", "a.txt.zst: cannot be read"),
     ("a.jsonl", b'{"text": "x"}\n{"text": ', "a.jsonl:2: is not JSON"),
-    ("a.jsonl", b'["x"]', "a.jsonl:1: is a JSON list"),
+    ("a.jsonl", b'{"text": "x"}\n["y"]', "a.jsonl:2: is a JSON list"),
+    ("a.jsonl", b'["x"]', "a.jsonl: item 1: is a JSON str"),
     ("a.jsonl", b'{"body": "x", "author": "y"}', "a.jsonl:1: has no key 'text', only author, body"),
     ("a.jsonl", b'{"text": null}', "a.jsonl:1: 'text' is null"),
     ("a.jsonl", b'{"text": 7}', "a.jsonl:1: 'text' is int"),
     ("a.jsonl", b'{"text": "a\\u0000b"}', "a.jsonl:1: holds NUL"),
     ("a.jsonl", b'{"text": "a\\ud800b"}', "a.jsonl:1: holds half of a surrogate pair"),
     ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: is not UTF-8"),
-    ("a.jsonl", b"[" * 100_000, "a.jsonl:1: is not JSON"),
+    ("a.jsonl", b"[" * 100_000, "a.jsonl: item 1: is not JSON"),
+    ("a.jsonl", b'{"text": ' + b"[" * 100_000, "a.jsonl:1: is not JSON"),
+    ("a.json", b'[{"text": "x"}, {"text"', "a.json: item 2: is not JSON"),
+    ("a.json", b'[{"text": "x"}', "a.json: item 2: is not JSON (the file ends within the array)"),
+    ("a.json", b'[{"text": "x"} {"text": "y"}]', "item 2: is not JSON (expecting ',' or ']' after the item)"),
+    ("a.json", b'[{"text": "x"}] x', "item 2: is not JSON (something follows the end of the array)"),
+    ("a.json", b'[{"text": "caf\xe9"}]', "a.json: after item 0 is not UTF-8 (byte 0xe9)"),
+    ("a.json", b'{"rows": [{"text": "x"}]}', "a.json: item 1: has no key 'text', only rows"),
+    ("a.csv", b"id;text\n1;x\n", "a.csv: has no column 'text', only id;text"),
+    ("a.csv", b"text,text\nx,y\n", "a.csv: has several columns 'text'"),
+    ("a.csv", b"id,text\n1,a comma, unquoted\n", "a.csv:2: has 3 values, and the first line 2"),
+    ("a.csv", b'id,text\n1,"never closed\n2,y\n', "a.csv:3: is not CSV (unexpected end of data)"),
+    ("a.csv", b"id,text\n1,caf\xe9\n", "a.csv:2: 'text' is not UTF-8"),
+    ("a.csv", b"id,text\n1,a\0b\n", "a.csv:2: holds NUL"),
+    ("a.txt.bz2", bz2.compress(b"good") + b"rubbish", "a.txt.bz2: cannot be read"),
+    ("a.txt.bz2", bz2.compress(b"text " * 1000)[:-3], "ends in the middle of a frame"),
+    ("a.txt.xz", lzma.compress(b"good") + b"rubbish", "a.txt.xz: cannot be read"),
+    ("a.txt.xz", lzma.compress(b"text " * 1000)[:-3], "ends in the middle of a frame"),
+    ("a.py", b"# coding: utf-16\nx = '\xe9'\n", "a.py: line 2 is not UTF-8"),
     ("a.parquet", b"PAR1 no", "a.parquet: cannot be read"),
 ]
 
@@ -164,6 +284,8 @@ def test_bad_files_are_refused_or_skipped(tmp_path: Path, name: str, data: bytes
 @pytest.mark.parametrize(("column", "message"), [
     (pa.table({"body": ["x"], "author": ["y"]}), "has no column 'text', only author, body"),
     (pa.table({"text": [1]}), "the column 'text' holds int64, not text"),
+    (pa.table({"data": [{"text": "x"}]}), "has no column 'text', only data.text"),
+    (pa.table({"text": [b"x", b"caf\xe9"]}), "a.parquet: row 2: 'text' is not UTF-8"),
     (pa.table({"text": ["x", None]}), "a.parquet: row 2: 'text' is null"),
     (pa.table({"text": ["x", "a\0"]}), "a.parquet: row 2: holds NUL"),
 ])
@@ -179,7 +301,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
 def test_too_long_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2**20)
+    for module in (readers, bad_rows):
+        monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 2**20)
     data = b"x" * (2**20 + 1)
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     assert "more than 1 MB" in refusal(tmp_path, path=name)
@@ -193,6 +316,23 @@ def test_a_dataset_in_a_local_folder(tmp_path: Path) -> None:
     assert found == [Document("one", "s", "train#1", "CC0-1.0"), Document("two", "s", "train#2", "CC0-1.0")]
     assert "no column 'body', only text" in refusal(tmp_path, dataset="set", text_column="body")
     assert "cannot be read" in refusal(tmp_path, dataset="set", split="test")
+
+
+def test_files_of_a_local_dataset_that_its_split_does_not_name_are_counted(tmp_path: Path) -> None:
+    for name in ("train.parquet", "test.parquet"):
+        pq.write_table(pa.table({"text": [name]}), tmp_path / name)
+    (tmp_path / "notes.pdf").write_bytes(b"x")
+    assert left_out(tmp_path, dataset=".") == {".pdf": 1, "not of the split train": 1}
+
+
+def test_links_of_a_download_cache(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    pq.write_table(pa.table({"text": ["one"]}), tmp_path / "blob")
+    (snapshot / "train.parquet").symlink_to("../../blob")
+    for fields in ({"path": "snapshots/1"}, {"path": "snapshots/1/*.parquet"}, {"dataset": "snapshots/1"}):
+        assert "set follow_links: true" in refusal(tmp_path, **fields)
+        assert [document.text for document in read(tmp_path, follow_links=True, **fields)] == ["one"]
 
 
 @pytest.mark.parametrize("revision", [None, "main", "abc123"])

@@ -299,8 +299,22 @@ def test_bad_rows_are_counted_and_listed(pipeline: Pipeline) -> None:
     with pytest.raises(SourceError, match=r"a\.jsonl:2"):
         pipeline.run("raw_corpus", section)
     folder = pipeline.run("raw_corpus", {**section, "on_bad_row": "skip"})
-    assert pipeline.promoted("raw_corpus").metrics == {"documents": 1.0, "bytes": 4.0, "bad_rows": 2.0}
+    assert pipeline.promoted("raw_corpus").metrics == {"documents": 1.0, "bytes": 4.0, "bad_rows": 2.0,
+                                                       "left_out_files": 0.0}
     assert "a.jsonl:3: is not JSON" in (folder / "report" / "card.md").read_text()
+
+
+def test_files_that_are_left_out_are_counted_by_reason(pipeline: Pipeline) -> None:
+    source = pipeline.root / "notes"
+    source.mkdir()
+    for name in ("a.txt", "b.pdf", "c.pdf", ".hidden"):
+        (source / name).write_text("good")
+    (source / "d.csv").write_text("id,text\n")
+    folder = pipeline.run("raw_corpus", {"sources": [{"name": "a", "path": str(source)}]})
+    assert pipeline.promoted("raw_corpus").metrics["left_out_files"] == 4
+    told = "2 .pdf, 1 hidden, 1 without a row of text"
+    assert told in (folder / "report" / "card.md").read_text()
+    assert f"a: left out: {told}" in next(pipeline.root.glob("attempts/*/events.jsonl")).read_text()
 
 
 def test_shards_are_of_the_wanted_size(pipeline: Pipeline) -> None:

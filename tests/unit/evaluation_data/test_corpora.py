@@ -118,7 +118,7 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     rows = [parts.row_of(text) for text in texts]
     rows[3] = rows[3] | {"id": rows[4]["id"]}
     artifact = _raw(tmp_path / "raw", rows)
-    assert "bad_rows" not in measure(artifact)
+    assert {"bad_rows", "left_out_files"}.isdisjoint(measure(artifact))
     card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
     assert "not measured: report/skipped.jsonl is missing" in card
     skipped = tmp_path / "raw" / "report" / "skipped.jsonl"
@@ -126,7 +126,9 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     skipped.write_text("")
     assert measure(artifact)["bad_rows"] == 1
     skipped.write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
-    assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2}
+    (skipped.parent / "left_out.json").write_text('{"notes": {".pdf": 2, "hidden": 1}}')
+    assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2,
+                                 "left_out_files": 3}
 
 
 def _sets(folder: Path, question: dict[str, object]) -> InputArtifact:
