@@ -17,11 +17,12 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from training.data.order import RowOrder
 from training.data.packing import plan
 from training.data.shards import ArrayTokens
-from training.engine.batches import PackedBatches, Packing, Segment, micro_batch_tokens
+from training.engine.batches import PackedBatches, Packing, Segment
 from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.errors import SourceError
+from training.specs.micro_batches import micro_batch_tokens
 
 
 class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # TRL is untyped

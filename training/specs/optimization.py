@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.specs.base import Spec
 
@@ -32,9 +32,16 @@ class Checkpoints(Spec):
     every_steps: int = Field(50, gt=0)
     keep: int = Field(2, gt=0, description="The newest ones: what a killed job goes on from. They go when it is done.")
     keep_every: int | None = Field(None, gt=0, description="Beside these, for good: those whose step is a multiple of "
-                                   "this.")
+                                   "this, itself a multiple of `every_steps`.")
     keep_best: int = Field(0, ge=0, description="Beside these, for good: so many with the lowest mean training loss "
                            "since the checkpoint before.")
+
+    @model_validator(mode="after")
+    def _kept_ones_are_written(self) -> Self:
+        if self.keep_every is not None and self.keep_every % self.every_steps:
+            raise ValueError(f"keep_every: {self.keep_every} is not a multiple of every_steps, {self.every_steps}: no "
+                             f"checkpoint is written at step {self.keep_every}")
+        return self
 
 
 class Divergence(Spec):
@@ -56,12 +63,27 @@ class Divergence(Spec):
 class TrainingSection(Spec):
     """What every training stage has."""
 
+    steps: int = Field(gt=0, description="Optimizer steps.")
     optimizer: Optimizer
     precision: Precision = "bf16"
     kernels: Kernels = "auto"
     divergence: Divergence = Divergence()
     checkpoints: Checkpoints = Checkpoints()
     log_every: int = Field(5, gt=0, description="Steps between two logged metrics.")
+
+    @model_validator(mode="after")
+    def _fits_the_steps(self) -> Self:
+        problems = []
+        if self.optimizer.warmup_steps >= self.steps:
+            problems.append(f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below steps, {self.steps}: "
+                            "the learning rate would never reach its peak")
+        kept = self.checkpoints.keep_every
+        if kept is not None and kept >= self.steps:
+            problems.append(f"checkpoints.keep_every: {kept} is not below steps, {self.steps}: no checkpoint would be "
+                            "kept, and the last step's weights are the model itself")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
     def identity_fields(self) -> dict[str, Any]:
         """All fields but those that only decide what is written down on the way."""

@@ -13,11 +13,11 @@ from training.engine.batches import (
     Segment,
     conversations_that_fit,
     loader,
-    micro_batch_tokens,
     share_steps,
     smaller_divisor,
 )
 from training.errors import RecipeError
+from training.specs.micro_batches import micro_batch_tokens
 
 
 def batches(micro: int, world_size: int) -> PackedBatches:
