@@ -68,7 +68,7 @@ class LoadedRecipe:
             path = self._find(value)
             if path is None:
                 folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
-                problems.append(self._at((asset, *keys), f"there is no file {value!r} in {folders}"))
+                problems.append(self.at((asset, *keys), f"there is no file {value!r} in {folders}"))
             else:
                 found[".".join(map(str, keys))] = path
         for index, task in enumerate(tasks):
@@ -83,9 +83,10 @@ class LoadedRecipe:
             file = read_task_file(Path(shown(path)))
         except RecipeError as error:
             return str(error).splitlines()
-        return [self._at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
+        return [self.at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
 
-    def _at(self, keys: tuple[str | int, ...], message: str) -> str:
+    def at(self, keys: KeyPath, message: str) -> str:
+        """A message with the place of the key that it is about."""
         return f"{_deepest(self.document, keys).where}: {'.'.join(map(str, keys))}: {message}"
 
     def _find(self, value: str) -> Path | None:

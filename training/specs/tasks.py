@@ -21,6 +21,7 @@ from training.specs.base import Spec
 TASKS_FOLDER = "tasks"
 TASKS_FILE = "tasks.json"
 MULTIPLE_CHOICE = "multiple_choice"
+PROGRAM_TASKS = ("humaneval", "mbpp")  # they run what the model wrote, with `code_eval` and thus in the sandbox
 LocalMetric = Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "bits_per_byte"]
 _METRICS: dict[str, tuple[str, ...]] = {
     MULTIPLE_CHOICE: ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"),
