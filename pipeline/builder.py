@@ -20,6 +20,7 @@ from pipeline.graph import GRAPH
 from pipeline.locks import building
 from pipeline.planner import Plan, Terms, plan_asset, plan_evaluation, terms
 from pipeline.recipe import LoadedRecipe
+from pipeline.recipe_check import check_recipe
 from pipeline.resources.debts import debts_of, is_record, open_debt
 from pipeline.resources.launchers import Listener, LocalLauncher
 from pipeline.resources.settlement import begin, note_published, pay_debts, resolve
@@ -87,6 +88,7 @@ class Builder:
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reused(finished, say), True
+            check_recipe(self.loaded, self.launcher)
             self.tracker.warm()
             tracked = _Tracked(self, plan.attempt(self.work))
             try:

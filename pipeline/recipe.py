@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.graph import GRAPH
-from pipeline.recipe_messages import explain, known_keys, nearest, unknown_key
+from pipeline.recipe_messages import KeyPath, explain, known_keys, nearest, unknown_key
 from pipeline.recipe_paths import anchored
 from pipeline.yamlfile import Tree, dump_yaml, listed, merge, parse_yaml, read_yaml, shown
 from training.errors import RecipeError
@@ -25,7 +28,11 @@ FOLDER_VARIABLE = "GATEHOUSE_RECIPES"
 _LAUNCHERS = "launchers.yaml"
 _SUFFIXES = (".yaml", ".yml")
 # A recipe that extends another one is a recipe of its own: it never takes over the other's name.
-_OWN_KEYS = ("extends", "name", "description")
+_EXTENDS = "extends"
+_OWN_KEYS = (_EXTENDS, "name", "description")
+_ARCHITECTURE = ("base_model", "architecture")
+_MODEL_TYPE = (*_ARCHITECTURE, "model_type")
+_NAME = re.compile(r"^name: *(\w+)", re.MULTILINE)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,7 +69,7 @@ class LoadedRecipe:
             path = self._find(value)
             if path is None:
                 folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
-                problems.append(self._at((asset, *keys), f"there is no file {value!r} in {folders}"))
+                problems.append(self.at((asset, *keys), f"there is no file {value!r} in {folders}"))
             else:
                 found[".".join(map(str, keys))] = path
         for index, task in enumerate(tasks):
@@ -77,9 +84,10 @@ class LoadedRecipe:
             file = read_task_file(Path(shown(path)))
         except RecipeError as error:
             return str(error).splitlines()
-        return [self._at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
+        return [self.at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
 
-    def _at(self, keys: tuple[str | int, ...], message: str) -> str:
+    def at(self, keys: KeyPath, message: str) -> str:
+        """A message with the place of the key that it is about."""
         return f"{_deepest(self.document, keys).where}: {'.'.join(map(str, keys))}: {message}"
 
     def _find(self, value: str) -> Path | None:
@@ -99,17 +107,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
         RecipeError: There is no such recipe, or something in it is wrong; every problem is a line of the message.
     """
     path = _locate(name)
-    document = _extended(path, ())
     problems: list[str] = []
+    document = _extended(path, (), problems)
     for override in overrides:
         try:
             document = _override(document, override)
         except RecipeError as error:
             problems.append(str(error))
-    if problems:
-        raise RecipeError("\n".join(problems))
+    problems += _name_problems(path, document)
     document = anchored(document, Path.cwd())  # only an override's path can still be relative
-    return LoadedRecipe(_validate(Recipe, document), path, document)
+    return LoadedRecipe(_validate(Recipe, document, problems=problems), path, document)
 
 
 def load_launchers(path: Path | None = None) -> dict[str, Launcher]:
@@ -182,7 +189,7 @@ def _locate(name: str, beside: Path | None = None) -> Path:
     if name.endswith(_SUFFIXES) or os.sep in name:
         path = (beside or Path()) / Path(name).expanduser()
         if not path.is_file():
-            raise RecipeError(f"{shown(path)}: there is no such recipe file")
+            raise RecipeError(f"{shown(path)}: {_no_file(path)}")
         return path
     folders = ([beside] if beside else []) + _folders()
     for folder in folders:
@@ -194,14 +201,40 @@ def _locate(name: str, beside: Path | None = None) -> Path:
                       f"{', '.join(available())}, or give the path of a .yaml file")
 
 
-def _extended(path: Path, chain: tuple[Path, ...]) -> Tree:
-    """The document of a recipe merged over the recipes it extends."""
+def _no_file(path: Path) -> str:
+    """Why a path is not that of a recipe."""
+    if path.is_dir():
+        return "this is a folder; give the path of a recipe, a .yaml file"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "there is no such recipe file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "this is a pipe or a device; give the path of a recipe, a .yaml file"
+
+
+def _name_problems(path: Path, document: Tree) -> Iterator[str]:
+    """A recipe of one's own under a shipped one's name would share its assets, its store and its experiment."""
+    name = document.child("name")
+    for shipped in sorted(FOLDER.glob("*.yaml")):
+        written = _NAME.search(shipped.read_text(encoding="utf-8"))
+        if name is not None and written and name.value == written[1] and path.resolve() != shipped.resolve():
+            yield f"{name.where}: name: {name.value} is the name of {FOLDER.name}/{shipped.name}; choose another"
+
+
+def _extended(path: Path, chain: tuple[Path, ...], problems: list[str]) -> Tree:
+    """The document of a recipe merged over the recipes it extends.
+
+    Args:
+        problems: Gets what is wrong with how they extend each other and need not end the reading.
+    """
     path = path.absolute()
     if path.resolve() in chain:
         circle = " -> ".join(step.name for step in (*chain, path))
         raise RecipeError(f"{shown(path)}: the recipes extend each other in a circle: {circle}")
     document = anchored(read_yaml(path), path.parent)
-    extends = document.value.pop("extends", None)
+    extends = document.value.pop(_EXTENDS, None) or _misspelt_extends(document, problems)
     if extends is None:
         return document
     if not isinstance(extends.value, str):
@@ -210,9 +243,30 @@ def _extended(path: Path, chain: tuple[Path, ...]) -> Tree:
         parent = _locate(extends.value, path.parent)
     except RecipeError as error:
         raise RecipeError(f"{extends.where}: extends: {error}") from error
-    base = _extended(parent, (*chain, path.resolve()))
+    base = _extended(parent, (*chain, path.resolve()), problems)
     inherited = {key: child for key, child in base.value.items() if key not in _OWN_KEYS}
-    return merge(Tree(inherited, base.file, base.line), document)
+    return _inherit(Tree(inherited, base.file, base.line), document)
+
+
+def _misspelt_extends(document: Tree, problems: list[str]) -> Tree | None:
+    """What was meant for `extends`: read on with it, or every key that it stands for would be called missing."""
+    unknown = [key for key in document.value if key not in Recipe.model_fields]
+    for key in get_close_matches(_EXTENDS, unknown, n=1, cutoff=0.7):
+        written: Tree = document.value.pop(key)
+        problems.append(f"{written.where}: {key}: there is no such key; did you mean {_EXTENDS}?")
+        return written
+    return None
+
+
+def _inherit(base: Tree, top: Tree) -> Tree:
+    """`top` over `base`. The architecture of another `model_type` takes over no field of the inherited one.
+
+    Two kinds of model name one thing differently: where both names are given, one of them wins without a word.
+    """
+    before, after = _lookup(base, _MODEL_TYPE), _lookup(top, _MODEL_TYPE)
+    if before and after and before.value != after.value:
+        base = _without(base, _ARCHITECTURE)
+    return merge(base, top)
 
 
 def _override(document: Tree, override: str) -> Tree:
@@ -221,7 +275,22 @@ def _override(document: Tree, override: str) -> Tree:
     if not equals or not all(keys):
         raise RecipeError(f"override {override!r}: write it as key=value, such as base_model.steps=200")
     name = f"override {override}"
-    return _replace(document, keys, (), parse_yaml(text, name), name)
+    new = parse_yaml(text, name)
+    before = _lookup(document, keys)
+    replaced = _replace(document, keys, (), new, name)
+    if keys == _MODEL_TYPE and before and before.value != new.value:
+        return _only_overrides(replaced)
+    return replaced
+
+
+def _only_overrides(document: Tree) -> Tree:
+    """Of the architecture, only what the command line says: the rest is that of another kind of model."""
+    architecture = _lookup(document, _ARCHITECTURE)
+    assert architecture is not None
+    for key, child in architecture.value.items():
+        if child.line:
+            document = _without(document, (*_ARCHITECTURE, key))
+    return document
 
 
 def _replace(tree: Tree, keys: tuple[str, ...], done: tuple[str, ...], new: Tree, name: str) -> Tree:
@@ -238,7 +307,7 @@ def _replace(tree: Tree, keys: tuple[str, ...], done: tuple[str, ...], new: Tree
         return Tree(items, tree.file, tree.line)
     known = known_keys(Recipe, done)
     if known is not None and key not in known:
-        raise RecipeError(f"{name}: {path}: {unknown_key(key, known)}")
+        raise RecipeError(f"{name}: {path}: {unknown_key(Recipe, (*done, key))}")
     if not isinstance(tree.value, dict):
         raise RecipeError(f"{name}: {path}: {'.'.join(done)} is a value, it has no keys")
     child = tree.value.get(key, Tree({}, name, 0))
@@ -251,28 +320,88 @@ def _without_lines(tree: Tree, name: str) -> Tree:
         value = {key: _without_lines(child, name) for key, child in value.items()}
     elif isinstance(value, list):
         value = [_without_lines(child, name) for child in value]
-    return Tree(value, name, 0)
+    return Tree(value, name, 0, tree.text)
 
 
-def _validate(model: type[Model], document: Tree, prefix: str = "") -> Model:
+def _validate(model: type[Model], document: Tree, prefix: str = "", problems: Sequence[str] = ()) -> Model:
     """The model over a document; strict, so that `true` is no number and `125` is no text.
+
+    Args:
+        prefix: Dotted path of the document in its file.
+        problems: Lines about what is known to be wrong already.
 
     Raises:
         RecipeError: One line for every problem, in the order of the file.
     """
-    try:
-        return model.model_validate(document.plain(), strict=True)
-    except ValidationError as error:
-        problems = []
-        for detail in error.errors():
-            for path, message in explain(model, detail):
-                tree = _deepest(document, path)
-                dotted = ".".join(filter(None, (prefix, *(str(key) for key in path))))
-                problems.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
-        raise RecipeError(listed([line for _, _, line in sorted(problems)])) from error
+    mistakes = []
+    for path, message in _mistakes(model, document):
+        tree = _deepest(document, path)
+        dotted = ".".join(filter(None, (prefix, *(str(key) for key in path))))
+        mistakes.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
+    if problems or mistakes:
+        raise RecipeError(listed([*problems, *(line for _, _, line in sorted(mistakes))]))
+    return model.model_validate(document.plain(), strict=True)
 
 
-def _deepest(document: Tree, path: tuple[str | int, ...]) -> Tree:
+def _mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, str]]:
+    """The path and the message of every mistake.
+
+    What is compared with a wrong value is looked at by nobody until that value is right: so it is left out, and the
+    rest is looked at again.
+    """
+    told: set[KeyPath] = set()
+    said: set[tuple[KeyPath, str]] = set()
+    while True:
+        try:
+            model.model_validate(document.plain(), strict=True)
+            return
+        except ValidationError as error:
+            details = error.errors()
+        fresh = [detail for detail in details if tuple(detail["loc"]) not in told]
+        for detail in fresh:
+            tree = _lookup(document, tuple(detail["loc"]))
+            for path, message in explain(model, detail, tree.text if tree else ""):
+                if path not in told and (path, message) not in said:
+                    yield path, message
+                said.add((path, message))
+        single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
+        if not single:
+            return
+        told.update(single)
+        for path in single:
+            document = _without(document, path)
+
+
+def _is_about_one_value(detail: ErrorDetails, document: Tree) -> bool:
+    """Whether a mistake is that of one value of a mapping, and not of how several values fit together."""
+    path = tuple(detail["loc"])
+    tree = _lookup(document, path)
+    whole = detail["type"] == "value_error" and tree is not None and isinstance(tree.value, dict)
+    return bool(path) and isinstance(path[-1], str) and tree is not None and not whole
+
+
+def _without(tree: Tree, path: KeyPath) -> Tree:
+    """`tree` without the value under a path that exists."""
+    key, rest = path[0], path[1:]
+    value = tree.value
+    if isinstance(value, list):
+        assert isinstance(key, int)
+        return replace(tree, value=[_without(child, rest) if number == key else child
+                                    for number, child in enumerate(value)])
+    if not rest:
+        return replace(tree, value={name: child for name, child in value.items() if name != key})
+    return replace(tree, value=value | {str(key): _without(value[str(key)], rest)})
+
+
+def _lookup(document: Tree, path: KeyPath) -> Tree | None:
+    """The tree at `path`, None where nothing was written."""
+    found: Tree | None = document
+    for key in path:
+        found = found.child(key) if found else None
+    return found
+
+
+def _deepest(document: Tree, path: KeyPath) -> Tree:
     """The tree at `path`, or the nearest one above it that was written."""
     for key in path:
         child = document.child(key)

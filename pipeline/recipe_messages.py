@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 _LONGEST = 60
 
 _EXPECTED = {
@@ -25,21 +25,27 @@ _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "
            "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
 
 
-def explain(model: type[BaseModel], detail: ErrorDetails) -> list[tuple[Path, str]]:
+def explain(model: type[BaseModel], detail: ErrorDetails, written: str = "") -> list[tuple[KeyPath, str]]:
     """The path and the message of each problem that one pydantic error stands for.
 
     A validator of a whole model may report several problems, one a line, each with the dotted path it is about.
+
+    Args:
+        written: The value as the file has it, where it is a scalar.
     """
     path = tuple(detail["loc"])
     kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "value_error":
         return [_split(path, line) for line in str(context["error"]).splitlines()]
     if kind == "extra_forbidden":
-        return [(path, unknown_key(str(path[-1]), known_keys(model, path[:-1]) or ()))]
+        return [(path, unknown_key(model, path))]
     if kind == "missing":
         return [(path, "this key is missing" + _about(model, path))]
     if kind in _EXPECTED:
-        return [(path, f"{_shown(given)} is not {_EXPECTED[kind]}")]
+        # A number that should have been text is shown as it was written: 40 digits are another value as a float.
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        shown = _cut(written) if written and number else _shown(given)
+        return [(path, f"{shown} is not {_EXPECTED[kind]}{_without_commas(given)}")]
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
         return [(path, f"{_shown(given)} is not allowed: it must be {words} {context[key]}")]
@@ -53,9 +59,14 @@ def explain(model: type[BaseModel], detail: ErrorDetails) -> list[tuple[Path, st
     return [(path, f"{_shown(given)}: {detail['msg']}")]
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Message for a key that is not among the known ones."""
-    known = list(known)
+def unknown_key(model: type[BaseModel], path: KeyPath) -> str:
+    """Message for the key at the end of a path, which is not among the known ones."""
+    key, known = str(path[-1]), known_keys(model, path[:-1]) or []
+    if re.fullmatch(r"[0-9]{3}", key):
+        return f"there is no such key; between braces a comma ends a value: write 1{key} for 1,{key}"
+    deeper = list(_deeper(model, path[:-1], key))
+    if deeper:
+        return f"there is no such key here; did you mean {_listed(deeper)}?"
     return "there is no such key" + (nearest(key, known) or f"; the keys here are {', '.join(known)}")
 
 
@@ -76,7 +87,20 @@ def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] |
     return list(annotation.model_fields) if _is_model(annotation) else None
 
 
-def _about(model: type[BaseModel], path: Path) -> str:
+def _deeper(model: type[BaseModel], path: KeyPath, key: str) -> Iterator[str]:
+    """Dotted paths of the keys of this very name in the sections below a path."""
+    for name in known_keys(model, path) or ():
+        child = (*path, name)
+        if key in (known_keys(model, child) or ()):
+            yield ".".join(map(str, (*child, key)))
+        yield from _deeper(model, child, key)
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _about(model: type[BaseModel], path: KeyPath) -> str:
     annotation: Any = model
     for key in path[:-1]:
         annotation = _step(annotation, str(key))
@@ -100,7 +124,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _split(path: Path, line: str) -> tuple[Path, str]:
+def _split(path: KeyPath, line: str) -> tuple[KeyPath, str]:
     """A validator's line `gates.base_model: ...` as the path it names and the rest."""
     match = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*): (.*)", line)
     if not match:
@@ -114,5 +138,15 @@ def _shown(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None:
         return "nothing"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return _cut(str(value).lower() if isinstance(value, bool) else repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _without_commas(value: Any) -> str:
+    """What to write instead of a number with commas."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", value):
+        return f"; write {value.replace(',', '')}"
+    return ""

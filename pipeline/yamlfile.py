@@ -34,11 +34,13 @@ class Tree:
         value: A dict of trees, a list of trees, or a plain scalar.
         file: Name of the file as it is shown to people, or `override` for a value of the command line.
         line: Line of the key that holds the value, counted from 1; 0 for an override.
+        text: A scalar as it was written; empty for a list or a mapping.
     """
 
     value: Any
     file: str
     line: int
+    text: str = ""
 
     @property
     def where(self) -> str:
@@ -120,6 +122,9 @@ def parse_yaml(text: str, name: str) -> Tree:
         tree = Tree(None, name, 1) if node is None else reader.tree(node, node.start_mark.line + 1)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_syntax(error, name)) from error
+    except yaml.reader.ReaderError as error:
+        line = text[:error.position].count("\n") + 1
+        raise RecipeError(f"{name}:{line}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {str(error).splitlines()[0]}") from error
     if reader.problems:
@@ -147,7 +152,7 @@ def _events(text: str, name: str) -> Iterator[yaml.Event]:
             raise RecipeError(f"{name}:{event.start_mark.line + 1}: the values are nested too deeply (limit "
                               f"{_MAX_DEPTH})")
         if count > 3 * _MAX_VALUES:  # a value in a mapping is two events, an end is one more
-            raise RecipeError(f"{name}: the file has more than {_MAX_VALUES:,} values")
+            raise RecipeError(f"{name}:{event.start_mark.line + 1}: the file has more than {_MAX_VALUES:,} values")
         yield event
 
 
@@ -202,10 +207,10 @@ class _Reader:
     def tree(self, node: yaml.Node, line: int) -> Tree:
         self._count += 1
         if self._count > _MAX_VALUES:
-            raise RecipeError(f"{self.name}: the file grows to more than {_MAX_VALUES:,} values; do its aliases "
+            raise RecipeError(f"{self.name}:{line}: the file grows to more than {_MAX_VALUES:,} values; do its aliases "
                               "multiply?")
         if isinstance(node, yaml.ScalarNode):
-            return Tree(node.value if node.style else _scalar(node.value), self.name, line)
+            return Tree(node.value if node.style else _scalar(node.value), self.name, line, node.value)
         if id(node) in self._open:
             raise RecipeError(f"{self.name}:{node.start_mark.line + 1}: this anchor contains itself")
         self._open.add(id(node))

@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, TEMPLATE_FILE, "README.md")
 _SECOND_TEMPLATE = "training.jinja"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Each makes transformers load something that is not in the folder's safetensors, or run something of it.
-_REFUSED = ("auto_map", "quantization_config", "transformers_weights", "fusion_config", "attn_implementation",
+REFUSED_KEYS = ("auto_map", "quantization_config", "transformers_weights", "fusion_config", "attn_implementation",
             "_attn_implementation", "experts_implementation", "_experts_implementation")
 _GENERATION_KEYS = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "use_cache", "transformers_version",
                     "_from_model_config"}
@@ -59,7 +59,7 @@ def plain_model(folder: Path) -> Path:
     """
     _only(folder, (*_TOKENIZER_FILES, _CONFIG, _GENERATION, _INDEX), _WEIGHTS)
     config, generation = _read(folder / _CONFIG), _read(folder / _GENERATION)
-    for key in _REFUSED:
+    for key in REFUSED_KEYS:
         if key in config:
             raise InputRefused(f"{folder / _CONFIG}: {key} is refused: a model is read from its safetensors alone, and "
                                "no code of it is run")

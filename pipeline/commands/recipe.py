@@ -9,27 +9,28 @@ from rich.console import Console
 from pipeline.environment import ROOT
 from pipeline.graph import GRAPH
 from pipeline.planner import code_version
-from pipeline.recipe import load_recipe
+from pipeline.recipe import LoadedRecipe, load_recipe
+from pipeline.recipe_check import check_recipe
+from pipeline.resources.settings import chosen_launcher
 from training.data.source_state import describe_source
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
+from training.specs.recipe_check import CheckAnswer
 
 
 def check(recipe: str, overrides: list[str]) -> None:
-    """Check the recipe, the files it names and the code of its stages.
+    """Check the recipe, the files it names, its model and the code of its stages.
 
     Raises:
         RecipeError: With every mistake found, one a line.
         SourceError: With every source that cannot be read, one a line.
     """
     loaded = load_recipe(recipe, overrides)
+    answer = check_recipe(loaded, chosen_launcher(loaded))
     for asset in GRAPH:
-        loaded.files(asset)
         code_version(asset, loaded)
     lines = _source_lines(loaded.recipe.sources)
-    gates = sum(len(gates) for gates in loaded.recipe.gates.values())
-    sources = f"{len(lines)} source{'' if len(lines) == 1 else 's'}"
-    for line in (f"{loaded.path}: {len(GRAPH)} assets, {gates} gates, {sources}: good", *lines):
+    for line in (f"{loaded.path}: {looked_at(loaded, answer)}: good", *lines):
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -44,3 +45,18 @@ def _source_lines(sources: Sequence[Source]) -> list[str]:
     if problems:
         raise SourceError("\n".join(problems))
     return lines
+
+
+def looked_at(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
+    """What was looked at, in one line."""
+    sources = len(loaded.recipe.sources)
+    gates = sum(len(gates) for gates in loaded.recipe.gates.values())
+    return (f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
+            f"{answer.model_type}, {_counted(answer.parameters)} parameters")
+
+
+def _counted(number: int) -> str:
+    for unit, name in ((1e9, " G"), (1e6, " M")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:,}"

@@ -152,7 +152,7 @@ def _failure(job: Job, code: int, ending: Ending | None, start: _Start) -> Gateh
 @contextmanager
 def _supervised(command: list[str], output: int, marks: dict[str, str], lock: Path,
                 grace: float) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment() | marks, stdin=subprocess.PIPE, stdout=output,
+    process = subprocess.Popen(command, cwd=ROOT, env=job_environment() | marks, stdin=subprocess.PIPE, stdout=output,
                                stderr=output, start_new_session=True)
     try:
         yield process
@@ -177,7 +177,8 @@ def _command(job: Job, attempt: Path, grace: float) -> list[str]:
             f"--shutdown-timeout={math.ceil(grace)}", *tail]
 
 
-def _environment() -> dict[str, str]:
+def job_environment() -> dict[str, str]:
+    """What a process that loads torch is given: no address and no password of the control plane."""
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     known = {name: value for name, value in (os.environ | variables()).items() if name not in _NOT_FOR_JOBS}
     return {**known, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pipeline.environment import home, store_root
 from pipeline.recipe import LoadedRecipe, load_launchers, load_recipe
+from pipeline.recipe_messages import nearest
 from training.errors import RecipeError
 from training.specs.execution import Launcher
 from training.store import Store
@@ -44,8 +45,18 @@ class LauncherResource(dg.ConfigurableResource[Launcher]):
         Raises:
             RecipeError: launchers.yaml has no such entry.
         """
-        launchers = load_launchers()
-        name = self.name or loaded.recipe.launcher
-        if name not in launchers:
-            raise RecipeError(f"launchers.yaml has no launcher {name!r}; it has {', '.join(launchers)}")
-        return launchers[name]
+        return chosen_launcher(loaded, self.name)
+
+
+def chosen_launcher(loaded: LoadedRecipe, name: str = "") -> Launcher:
+    """The launcher of a name, or the one that the recipe names.
+
+    Raises:
+        RecipeError: launchers.yaml has no such entry.
+    """
+    launchers = load_launchers()
+    wanted = name or loaded.recipe.launcher
+    if wanted in launchers:
+        return launchers[wanted]
+    message = f"launchers.yaml has no launcher {wanted!r}{nearest(wanted, launchers)}; it has {', '.join(launchers)}"
+    raise RecipeError(message if name else loaded.at(("launcher",), message))

@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     work = tmp_path_factory.mktemp("numbers")
     made = Store(str(work / "store"), jobs.RECIPE)
     jobs.publish_data(made, work)
-    job = jobs.make_job(made, "base_model", work / "base", {"steps": 2})
+    job = jobs.make_job(made, "base_model", work / "base", {"steps": 3})
     done = jobs.run(job)
     assert done.code == 0, done.output
     base = jobs.published(made, work / "base")

@@ -53,9 +53,9 @@ def test_the_name_is_never_inherited(write: Write) -> None:
 
 def test_mappings_merge_and_lists_are_replaced(write: Write) -> None:
     write(MINE + "base_model: {optimizer: {learning_rate: 1e-4}, curriculum: [{context: 256, share: 1}]}\n")
-    write("extends: mine\nname: child\nbase_model: {steps: 7}\n", "child.yaml")
+    write("extends: mine\nname: child\nbase_model: {steps: 70}\n", "child.yaml")
     section = load_recipe("child.yaml").recipe.base_model
-    assert (section.steps, section.optimizer.learning_rate) == (7, 1e-4)
+    assert (section.steps, section.optimizer.learning_rate) == (70, 1e-4)
     assert section.optimizer.warmup_steps == load_recipe("tiny").recipe.base_model.optimizer.warmup_steps
     assert [phase.context for phase in section.curriculum] == [256]
 
@@ -81,7 +81,7 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
          "mine.yaml:7: base_model.precision: 'fp16' is not one of 'fp32', 'bf16' or 'fp8'"),
         ("base_model: 5\n", "mine.yaml:6: base_model: 5 is not a mapping of keys to values"),
         ("base_model:\n  optimizer:\n    learning_rate: .nan\n",
-         "mine.yaml:8: base_model.optimizer.learning_rate: nan is not a finite number"),
+         "mine.yaml:8: base_model.optimizer.learning_rate: .nan is not a finite number"),
         ("packed_shards:\n  contexts: 128\n", "mine.yaml:7: packed_shards.contexts: 128 is not a list"),
         ("packed_shards:\n  contexts: []\n", "mine.yaml:7: packed_shards.contexts: the list needs at least 1 item"),
         ("tokenizer:\n  vocabulary: 20\n", "it must be at least 300"),
@@ -223,14 +223,14 @@ def test_a_folder_of_recipes_comes_first(write: Write, tmp_path: Path, monkeypat
 
 def test_overrides_change_values_of_every_kind() -> None:
     recipe = load_recipe("tiny", [
-        "base_model.steps=9", "sources.0.path=/data", "sources.0.stdlib=false", "evaluation.batch=4", "seed=3",
+        "base_model.steps=90", "sources.0.path=/data", "sources.0.stdlib=false", "evaluation.batch=4", "seed=3",
         "sources.0.domains={}", "base_model.architecture.rope_theta=5e5", "gates.base_model.0.threshold=0",
-        "packed_shards.contexts=[64, 128]"]).recipe
-    assert (recipe.base_model.steps, recipe.evaluation.batch, recipe.seed) == (9, 4, 3)
+        "packed_shards.contexts=[64, 128, 256, 512]"]).recipe
+    assert (recipe.base_model.steps, recipe.evaluation.batch, recipe.seed) == (90, 4, 3)
     assert (recipe.sources[0].path, recipe.sources[0].stdlib, recipe.adapter_data.domain) == ("/data", False, "general")
     assert recipe.base_model.architecture["rope_theta"] == 5e5
     assert recipe.gates["base_model"][0].threshold == 0
-    assert recipe.packed_shards.contexts == (64, 128)
+    assert recipe.packed_shards.contexts == (64, 128, 256, 512)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_task_gives_every_model_its_metric_and_a_gate_may_name_it(tmp_path: Pa
 
 def test_tasks_change_the_evaluation_sets_and_nothing_that_is_trained(tmp_path: Path) -> None:
     plain = load_recipe("tiny")
-    more = load_recipe(written(tmp_path, "extends: tiny\nname: tiny\nevaluation_sets:\n  tasks:\n" + LOCAL
+    more = load_recipe(written(tmp_path, "extends: tiny\nname: more\nevaluation_sets:\n  tasks:\n" + LOCAL
                                + "    - {name: domain_four_way, file: tasks/domain_four_way.yaml, "
                                  "metrics: {domain_choice_accuracy_dcpmi: acc_dcpmi}}\n"
                                + "    - {name: boolq, metrics: {boolq: acc}}\n"))

@@ -91,25 +91,6 @@ def share_steps(steps: int, shares: Sequence[float]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def micro_batch_tokens(batch_tokens: int, wanted: int, world_size: int, contexts: Sequence[int]) -> int:
-    """Tokens per rank and forward pass: the launcher's wish, or the rank's whole share of a smaller batch.
-
-    Raises:
-        RecipeError: The batch cannot be divided into whole micro-batches of whole rows.
-    """
-    micro = min(wanted, batch_tokens // world_size)
-    if micro == 0 or batch_tokens % (micro * world_size):
-        raise RecipeError(f"batch_tokens {batch_tokens} cannot be divided into micro-batches of {micro} tokens on "
-                          f"{world_size} processes: batch_tokens must be a multiple of {max(micro, 1) * world_size}. "
-                          "Change micro_batch_tokens or processes in launchers.yaml, or batch_tokens in the recipe")
-    for context in contexts:
-        if micro % context:
-            raise RecipeError(f"a micro-batch of {micro} tokens does not hold whole rows of {context} tokens: set "
-                              f"micro_batch_tokens in launchers.yaml to a multiple of {context}, or change the context "
-                              "in the recipe")
-    return micro
-
-
 def smaller_divisor(whole: int, part: int) -> int | None:
     """The largest divisor of `whole` that is at most half of `part`, None when `part` is 1."""
     return max((size for size in range(1, part // 2 + 1) if whole % size == 0), default=None)

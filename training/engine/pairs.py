@@ -79,20 +79,6 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, An
     return kept, dropped
 
 
-def micro_batch_pairs(batch_pairs: int, context: int, micro_batch_tokens: int, world_size: int) -> int:
-    """Pairs per rank and forward pass: the most that divide the batch and whose padded tokens stay within the limit.
-
-    Raises:
-        RecipeError: The ranks cannot share the batch evenly.
-    """
-    if batch_pairs % world_size:
-        raise RecipeError(f"batch_pairs {batch_pairs} cannot be divided among {world_size} processes; change "
-                          "batch_pairs in the recipe or processes in launchers.yaml")
-    share = batch_pairs // world_size
-    limit = max(1, micro_batch_tokens // (2 * context))
-    return max(size for size in range(1, share + 1) if share % size == 0 and (size <= limit or size == 1))
-
-
 @dataclass(frozen=True)
 class PairBatches:
     """Batches of pairs, padded to the longest of each micro-batch.

@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from training.data.shards import ArrayTokens
-from training.engine.batches import PackedBatches, micro_batch_tokens, read_documents
+from training.engine.batches import PackedBatches, read_documents
 from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.errors import SourceError
+from training.specs.micro_batches import micro_batch_tokens
 
 
 class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # TRL is untyped

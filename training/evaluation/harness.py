@@ -19,11 +19,18 @@ from training.evaluation.models import LoadedModel
 from training.evaluation.sandbox import sandbox
 from training.evaluation.scoring import TIE_NATS
 from training.specs.evaluation import EvaluationSection
-from training.specs.tasks import DCPMI, MULTIPLE_CHOICE, TASKS_FILE, TASKS_FOLDER, Task, read_task_file
+from training.specs.tasks import (
+    DCPMI,
+    MULTIPLE_CHOICE,
+    PROGRAM_TASKS,
+    TASKS_FILE,
+    TASKS_FOLDER,
+    Task,
+    read_task_file,
+)
 
 Row = dict[str, Any]
 _SHOWN = 2000  # characters of a prompt or an answer that an item keeps
-_PROGRAMS = ("humaneval", "mbpp")  # they run what the model wrote, with `code_eval` and thus in the sandbox
 _CHOICE_SCORES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", DCPMI)
 
 
@@ -112,7 +119,7 @@ def _run(loaded: LoadedModel, suite: Path, section: EvaluationSection, task: Tas
     results = evaluate(
         lm=model, task_dict=chosen, limit=task.limit, bootstrap_iters=0,
         log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat,
-        confirm_run_unsafe_code=task.name.startswith(_PROGRAMS))
+        confirm_run_unsafe_code=task.name.startswith(PROGRAM_TASKS))
     return [_result(metric, key, results["samples"], chosen["tasks"], model.elsewhere)
             for metric, key in task.metrics.items()]
 
@@ -165,7 +172,7 @@ def _catalogue() -> Any:
 
 
 def _prepare(one: Any, task: Task) -> None:
-    if _runs_programs(one) and not task.name.startswith(_PROGRAMS):
+    if _runs_programs(one) and not task.name.startswith(PROGRAM_TASKS):
         raise _Missing("it runs what the model wrote, and not in the sandbox")
     if one.OUTPUT_TYPE == "loglikelihood":
         raise _Missing("it asks whether a text is the greedy one, which Gatehouse does not compute")

@@ -22,7 +22,6 @@ class BaseModelSection(TrainingSection):
 
     architecture: dict[str, Any] = Field(description="Passed to `AutoConfig.for_model`: `model_type` and its fields. "
                                          "The vocabulary comes from the tokenizer.")
-    steps: int = Field(gt=0)
     batch_tokens: int = Field(gt=0, description="Tokens per optimizer step, the same at every context length.")
     curriculum: tuple[Phase, ...] = Field(min_length=1)
 

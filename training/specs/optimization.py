@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.specs.base import Spec
 
@@ -71,12 +71,27 @@ class Divergence(Spec):
 class TrainingSection(Spec):
     """What every training stage has."""
 
+    steps: int = Field(gt=0, description="Optimizer steps.")
     optimizer: Optimizer
     precision: Precision = "bf16"
     kernels: Kernels = "auto"
     divergence: Divergence = Divergence()
     checkpoints: Checkpoints = Checkpoints()
     log_every: int = Field(5, gt=0, description="Steps between two logged metrics.")
+
+    @model_validator(mode="after")
+    def _fits_the_steps(self) -> Self:
+        problems = []
+        if self.optimizer.warmup_steps >= self.steps:
+            problems.append(f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below steps, {self.steps}: "
+                            "the learning rate would never reach its peak")
+        kept = self.checkpoints.keep_every
+        if kept is not None and kept >= self.steps:
+            problems.append(f"checkpoints.keep_every: {kept} is not below steps, {self.steps}: no checkpoint would be "
+                            "kept, and the last step's weights are the model itself")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
     def identity_fields(self) -> dict[str, Any]:
         """All fields but those that only decide what is written down on the way."""

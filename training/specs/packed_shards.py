@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from training.specs.base import Spec
@@ -14,7 +16,8 @@ class PackedShardsSection(Spec):
     the packing plan is measured.
     """
 
-    contexts: tuple[int, ...] = Field((128, 256, 512), min_length=1)
+    contexts: tuple[Annotated[int, Field(gt=1)], ...] = Field((128, 256, 512), min_length=1, description="Tokens per "
+                                                              "row; the base model's curriculum is among them.")
     shard_tokens: int = Field(64 * 2**20, gt=0)
     exclude_domains: tuple[str, ...] = Field((), description="Domains kept back for the adapter; by "
                                               "default the adapter's own.")

@@ -6,12 +6,15 @@ from pydantic import Field
 
 from training.specs.optimization import TrainingSection
 
+SHORTEST_CONVERSATION = 10
+"""Tokens of the least question and answer in the chat template: two roles, two ends of a turn, their four line ends,
+and a token of each text. A shorter row holds no conversation at all."""
+
 
 class SftModelSection(TrainingSection):
     """Supervised fine-tuning on conversations; the loss covers the assistant's tokens only."""
 
-    steps: int = Field(gt=0)
-    context: int = Field(512, gt=0)
+    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)
     replay: float = Field(0.0, ge=0, lt=1, description="Share of the learned tokens that are pretraining text, so "
                           "that fine-tuning does not wipe out the language (the pretraining mix of Ouyang et al., "
@@ -21,8 +24,7 @@ class SftModelSection(TrainingSection):
 class DpoModelSection(TrainingSection):
     """Direct preference optimization (Rafailov et al., 2023)."""
 
-    steps: int = Field(gt=0)
-    context: int = Field(512, gt=0)
+    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_pairs: int = Field(16, gt=0)
     beta: float = Field(0.1, gt=0)
     sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answers' own mean negative log-likelihood "
@@ -34,8 +36,7 @@ class DpoModelSection(TrainingSection):
 class LoraModelSection(TrainingSection):
     """A LoRA adapter (Hu et al., 2021) on the DPO model for one domain."""
 
-    steps: int = Field(gt=0)
-    context: int = Field(512, gt=0)
+    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)
     rank: int = Field(8, gt=0)
     alpha: float = Field(16, gt=0)

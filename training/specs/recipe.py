@@ -15,7 +15,7 @@ from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
-from training.specs.metrics import METRICS, comparable, metrics_of
+from training.specs.metrics import METRICS, comparable, metrics_of, source_metric
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
 from training.specs.post_training_data import AdapterDataSection, InstructionDataSection, PreferenceDataSection
@@ -35,8 +35,8 @@ class Nightly(Spec):
     def _known(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"no time zone is called {value!r}; an example is Europe/Berlin") from error
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder of zones, or a name that is too long
+            raise ValueError(f"no time zone is called {value[:60]!r}; an example is Europe/Berlin") from error
         return value
 
 
@@ -46,7 +46,7 @@ class Recipe(Spec):
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="Key prefix of the recipe's assets; its own, "
                       "never taken over by `extends`.")
     description: str = Field("", description="One sentence for people.")
-    seed: int = Field(0, ge=0, description="The one seed: order of data, initial weights, dropout.")
+    seed: int = Field(0, ge=0, lt=2**32, description="The one seed: order of data, initial weights, dropout.")
     nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
     launcher: str = Field("local", description="Entry of launchers.yaml; never part of identity.")
     sources: tuple[Source, ...] = Field(min_length=1, description="The texts; every one with a name of its own.")
@@ -77,13 +77,22 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = [*self._gate_problems(), *self._task_problems(), *self._domain_problems(), *self._context_problems()]
-        names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
-            problems.append(f"sources: two sources have one name: {', '.join(names)}")
+        problems = [*self._source_problems(), *self._gate_problems(), *self._task_problems(), *self._domain_problems(),
+                    *self._context_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _source_problems(self) -> Iterator[str]:
+        """Two sources with one name, or with names that their metric's name cannot tell apart."""
+        names: dict[str, str] = {}
+        for index, name in enumerate(source.name for source in self.sources):
+            metric = source_metric(name)
+            if (other := names.get(metric)) is not None:
+                clash = "two sources have one name" if other == name else (
+                    f"{other} and {name} would have one metric, {metric}")
+                yield f"sources.{index}.name: {clash}; rename one of them"
+            names.setdefault(metric, name)
 
     def _gate_problems(self) -> Iterator[str]:
         for asset, gates in self.gates.items():
@@ -149,16 +158,30 @@ class Recipe(Spec):
 
     def _context_problems(self) -> Iterator[str]:
         positions = self.base_model.architecture.get("max_position_embeddings")
-        if not isinstance(positions, int):
-            return
+        if isinstance(positions, int):
+            yield from self.too_long("max_position_embeddings", positions)
+        measured = self.packed_shards.contexts
+        missing = sorted({phase.context for phase in self.base_model.curriculum} - set(measured))
+        if missing:
+            rows = ", ".join(map(str, missing))
+            yield (f"packed_shards.contexts: the curriculum has rows of {rows} tokens, whose packing would not be "
+                   f"measured; write {sorted({*measured, *missing})}")
+
+    def too_long(self, field: str, positions: int) -> Iterator[str]:
+        """The contexts that an architecture cannot hold, one message each.
+
+        Args:
+            field: Field of the architecture that says how many positions it has.
+            positions: Their number.
+        """
         curriculum = max(phase.context for phase in self.base_model.curriculum)
         for name, context in (("base_model.curriculum", curriculum), ("sft_model.context", self.sft_model.context),
                               ("dpo_model.context", self.dpo_model.context),
                               ("lora_model.context", self.lora_model.context),
                               ("evaluation.context", self.evaluation.context)):
             if context > positions:
-                yield (f"{name}: a context of {context} tokens is longer than "
-                       f"base_model.architecture.max_position_embeddings, {positions}")
+                yield (f"{name}: a context of {context} tokens is longer than base_model.architecture.{field}, "
+                       f"{positions}")
 
     def _domains(self) -> dict[str, tuple[str, ...]]:
         """Every declared domain and its globs of `source/path`."""

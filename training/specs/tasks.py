@@ -24,6 +24,7 @@ MULTIPLE_CHOICE = "multiple_choice"
 DCPMI = "acc_dcpmi"
 """Gatehouse's own score of any multiple choice: domain-conditional PMI (Holtzman et al., 2021, Surface Form
 Competition). The harness knows no metric of this name."""
+PROGRAM_TASKS = ("humaneval", "mbpp")  # they run what the model wrote, with `code_eval` and thus in the sandbox
 LocalMetric = Literal["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "bits_per_byte"]
 _METRICS: dict[str, tuple[str, ...]] = {
     MULTIPLE_CHOICE: ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"),

@@ -8,11 +8,12 @@ from training.context import StageContext
 from training.data.shards import ShardDocuments, TokenShards
 from training.engine import export, probe, runtime
 from training.engine.architecture import untrained_model
-from training.engine.batches import PackedBatches, micro_batch_tokens, read_documents, share_steps
+from training.engine.batches import PackedBatches, read_documents, share_steps
 from training.engine.session import Session, convert, examine, fit, open_session
 from training.engine.trainer import pretraining_trainer
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
+from training.specs.micro_batches import micro_batch_tokens
 
 _PROMPTS = (("def read_text(path):\n", False), ("import os\n\n", False), ("class Queue:\n    \"\"\"", False),
             ("The ", False))

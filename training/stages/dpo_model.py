@@ -11,10 +11,11 @@ from training.data.order import RowOrder
 from training.engine import export, probe, runtime
 from training.engine.batches import Dropped
 from training.engine.memory import smaller_when_short
-from training.engine.pairs import PairBatches, encode_pairs, micro_batch_pairs, reference_logprobs, save_reference
+from training.engine.pairs import PairBatches, encode_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
 from training.specs.job import StageResult
+from training.specs.micro_batches import micro_batch_pairs
 from training.specs.post_training import DpoModelSection as Section
 
 _PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),

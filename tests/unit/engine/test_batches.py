@@ -10,12 +10,12 @@ from training.engine.batches import (
     PackedBatches,
     conversations_that_fit,
     loader,
-    micro_batch_tokens,
     read_documents,
     share_steps,
     smaller_divisor,
 )
 from training.errors import RecipeError
+from training.specs.micro_batches import micro_batch_tokens
 
 
 def batches(micro: int, world_size: int, alone: bool = False) -> PackedBatches:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from training.engine.pairs import micro_batch_pairs
 from training.errors import RecipeError
+from training.specs.micro_batches import micro_batch_pairs
 
 
 @pytest.mark.parametrize(("pairs", "context", "tokens", "world_size", "expected"), [

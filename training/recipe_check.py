@@ -1,0 +1,164 @@
+"""`python -m training.recipe_check CACHE`: what can be told of recipes' models and tasks without any data.
+
+Reads a JSON list of `CheckRequest` on standard input and writes a JSON list of `CheckAnswer`. It is a process of its
+own because the control plane loads neither torch nor transformers. Weights exist on torch's meta device alone, so a
+model of any size takes seconds; only a small model of the same kind is really built, to see whether it is causal.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmkernels import LmkernelsError, choose
+from pydantic import TypeAdapter
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from training.engine.adapter import lora_config
+from training.engine.architecture_fields import architecture_problems, configure, position_field
+from training.engine.causality import build, is_causal
+from training.errors import RecipeError
+from training.evaluation.catalogue import task_problems
+from training.specs.optimization import TrainingSection
+from training.specs.recipe import Recipe
+from training.specs.recipe_check import CheckAnswer, CheckRequest, Finding, Key
+from training.supervisor import die_with_parent
+
+_REQUESTS = TypeAdapter(list[CheckRequest])
+_ANSWERS = TypeAdapter(list[CheckAnswer])
+_ARCHITECTURE: Key = ("base_model", "architecture")
+_TRAINED = ("base_model", "sft_model", "dpo_model", "lora_model")
+_SHAPES = re.compile(r"shape|size|match|multiply|divi", re.IGNORECASE)
+_LONGEST = 200
+
+
+def check(request: CheckRequest, cache: Path) -> CheckAnswer:
+    """Everything that is wrong with a recipe's model, and with its public tasks.
+
+    Args:
+        cache: Folder for the list of the harness's tasks, which takes half a minute to make.
+    """
+    recipe = request.recipe
+    findings, model, config = _model_findings(recipe)
+    findings += [Finding(key=("evaluation_sets", "tasks", *key), message=message)
+                 for key, message in task_problems(recipe.evaluation_sets.tasks, cache)]
+    kind = str(recipe.base_model.architecture["model_type"])
+    if model is not None and config is not None:
+        findings += [*_positions(recipe, config), *_target_modules(recipe, model), *_choices(request, kind, model)]
+    parameters = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
+    return CheckAnswer(findings=tuple(findings), model_type=kind, parameters=parameters)
+
+
+def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | None, PretrainedConfig | None]:
+    """What is wrong with the architecture; the model on the meta device when nothing is."""
+    architecture = recipe.base_model.architecture
+    found = [_of_field(*problem) for problem in architecture_problems(architecture)]
+    if found:
+        return found, None, None
+    config, problem = configure({"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1, **architecture,
+                                 "vocab_size": recipe.tokenizer.vocabulary})
+    if config is None:
+        assert problem is not None
+        return [_of_field(*problem)], None, None
+    try:
+        with torch.device("meta"):
+            model = build(config)
+            _try_shapes(model)
+    except Exception as error:  # whatever an architecture that makes no sense leads to
+        field = next((name for name, value in architecture.items() if str(error) == repr(value)), "")
+        said = f"transformers knows no {error}" if field else f"transformers cannot build this model: {_brief(error)}"
+        return [_of_field(field, said)], None, None
+    if is_causal(architecture) is False:
+        return [_of_field("model_type", f"{architecture['model_type']} is not causal: what it says of a token depends "
+                                        "on the tokens after it; take a causal one, such as llama")], None, None
+    return [], model, config
+
+
+def _of_field(field: str, message: str) -> Finding:
+    return Finding(key=(*_ARCHITECTURE, *([field] if field else [])), message=message)
+
+
+def _try_shapes(model: PreTrainedModel) -> None:
+    """A forward pass without numbers: a matrix that does not fit the next one is found all the same.
+
+    Raises:
+        RuntimeError: One does not. What cannot be done without numbers is let pass.
+    """
+    tokens = torch.zeros((1, 8), dtype=torch.long, device="meta")
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=tokens, use_cache=False)
+    except RuntimeError as error:
+        if "meta" not in str(error) and _SHAPES.search(str(error)):
+            raise
+    except Exception:  # a step that looks at numbers
+        return
+
+
+def _positions(recipe: Recipe, config: PretrainedConfig) -> Iterator[Finding]:
+    limit = position_field(config)
+    for line in recipe.too_long(*limit) if limit else ():
+        dotted, _, message = line.partition(": ")
+        yield Finding(key=tuple(dotted.split(".")), message=message)
+
+
+def _target_modules(recipe: Recipe, model: PreTrainedModel) -> Iterator[Finding]:
+    try:
+        lora_config(recipe.lora_model, model)
+    except RecipeError as error:
+        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        near = [close for wanted in recipe.lora_model.target_modules if wanted not in names
+                for close in difflib.get_close_matches(wanted, names, n=1)]
+        yield Finding(key=("lora_model", "target_modules"),
+                      message=str(error).removeprefix("lora_model.target_modules: ")
+                      + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""))
+
+
+def _choices(request: CheckRequest, kind: str, model: PreTrainedModel) -> Iterator[Finding]:
+    """Precision and kernels that do not run where the launcher starts the job, as far as this machine can tell."""
+    for asset in _TRAINED:
+        section: TrainingSection = getattr(request.recipe, asset)
+        wanted = request.launcher.execution(asset).device
+        here = "cuda" if torch.cuda.is_available() else "cpu"
+        device = here if wanted == "auto" else wanted
+        if device == "cuda" and here == "cpu":  # another machine's recipe: its GPUs cannot be asked
+            continue
+        try:
+            choice = choose(section.precision, section.kernels, torch.device(device), kind)
+        except LmkernelsError as error:
+            yield Finding(key=(asset, "kernels" if "kernel" in str(error).lower() else "precision"), message=str(error))
+            continue
+        if section.precision == "fp8" and not choice.expected_conversions(model):
+            yield Finding(key=(asset, "precision"), message="no layer of this architecture can run in FP8; use bf16")
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:_LONGEST]
+
+
+def main(arguments: list[str]) -> int:
+    """Answer the requests on standard input."""
+    answer_to = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no part of the answer
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    requests = _REQUESTS.validate_json(sys.stdin.buffer.read())
+    answers: list[Any] = [check(request, Path(arguments[0])) for request in requests]
+    with answer_to:
+        answer_to.write(_ANSWERS.dump_json(answers))
+    return 0
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main(sys.argv[1:]))
