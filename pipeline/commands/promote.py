@@ -13,6 +13,7 @@ from pipeline.checks import promotion
 from pipeline.checks.reconcile import reconcile
 from pipeline.display import make_console
 from pipeline.environment import home, runs, store_root, work
+from pipeline.graph import require_asset
 from pipeline.instance import open_instance
 from pipeline.reaper import clean_up
 from pipeline.recipe import LoadedRecipe, load_recipe
@@ -29,7 +30,7 @@ def promote(recipe: str, asset: str, version: str, author: str) -> None:
     Raises:
         UserError: It may not be promoted; see `pipeline.checks.promotion.promote`.
     """
-    promotion.require_asset(asset)
+    require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()
     left = desk.promoted(asset)
@@ -42,7 +43,7 @@ def rollback(recipe: str, asset: str, reason: str, author: str) -> None:
     Raises:
         UserError: There is none; see `pipeline.checks.promotion.rollback`.
     """
-    promotion.require_asset(asset)
+    require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()
     left = desk.promoted(asset)

@@ -8,6 +8,7 @@ from pipeline.builder import Judgement
 from pipeline.checks import promotion
 from pipeline.checks.verdicts import gate_state
 from pipeline.commands.promote import Desk, say
+from pipeline.graph import require_asset
 from training.errors import RecipeError
 
 
@@ -21,7 +22,7 @@ def waive(recipe: str, asset: str, gate: str, reason: str, until: str, author: s
         day = date.fromisoformat(until)
     except ValueError as error:
         raise RecipeError(f"--until {until}: write the day as 2026-12-31") from error
-    promotion.require_asset(asset)
+    require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()
     judged = promotion.waive(desk.builder, asset, gate, reason, day, desk.author, say, version)
@@ -34,7 +35,7 @@ def withdraw(recipe: str, asset: str, gate: str, version: str) -> None:
     Raises:
         UserError: There is no such waiver.
     """
-    promotion.require_asset(asset)
+    require_asset(asset)
     desk = Desk(recipe, "")
     desk.repair()
     judged = promotion.withdraw_waiver(desk.builder, asset, gate, say, version)
