@@ -12,13 +12,13 @@ from typing import Any
 
 import dagster as dg
 
+from pipeline.checks.evidence import shown_metrics
 from pipeline.checks.plot import gate_plot
 from pipeline.checks.promotion import describe_waivers
 from pipeline.checks.verdicts import STATES, gate_state, interval_text, number
 from pipeline.graph import GRAPH
 from pipeline.sparkline import loss_sparkline
 from training.specs.artifacts import REPORT, Certificate, Manifest
-from training.specs.evidence import REPORT_FILE, EvaluationReport
 from training.specs.gates import Verdict
 from training.specs.job import EVALUATION_SUFFIX
 from training.store import Store
@@ -78,7 +78,7 @@ def materialization_metadata(manifest: Manifest, folder: Path, standing: Standin
         links: Where the version is shown: `mlflow_url`, `mlflow_model_url`, `dagster_url`.
     """
     report = folder / REPORT
-    measured = _quality(standing)
+    measured = shown_metrics(standing.evaluation)
     page: Metadata = {
         "verdict": dg.MetadataValue.md(_verdict(manifest, standing)),
         **_headline(manifest, measured),
@@ -210,16 +210,6 @@ def _verdict(manifest: Manifest, standing: Standing) -> str:
     if promoted == manifest.version:
         return f"**Promoted.** It passes all {count} gates{waived}."
     return f"**Passes all {count} gates**{waived}, which promote it."
-
-
-def _quality(standing: Standing) -> dict[str, float]:
-    """What was measured: Dagster plots it over the versions."""
-    if standing.evaluation is None:
-        return {}
-    path = standing.evaluation / REPORT_FILE
-    if not path.is_file():
-        return {}
-    return EvaluationReport.model_validate_json(path.read_bytes()).metrics
 
 
 def _headline(manifest: Manifest, measured: Mapping[str, float]) -> Metadata:

@@ -50,6 +50,20 @@ class Evidence:
     rows: Mapping[str, list[Row]]
 
 
+def shown_metrics(evaluation: Path | None) -> dict[str, float]:
+    """What an evaluation measured, for pages alone: nothing is verified, and a damaged report shows nothing.
+
+    Args:
+        evaluation: Its files; None where nothing was measured.
+    """
+    if evaluation is None:
+        return {}
+    try:
+        return EvaluationReport.model_validate_json((evaluation / REPORT_FILE).read_bytes()).metrics
+    except (OSError, ValidationError):
+        return {}
+
+
 def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store: Store) -> Evidence:
     """Read what an evaluation found, after verifying that it is evidence of this version and that nobody edited it.
 

@@ -134,7 +134,8 @@ def record(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
         return False
     links = store.links(asset, version)
     evaluation = store.folder(asset + EVALUATION_SUFFIX, certificate.evaluation_version)
-    if not tracker.judged(manifest, links, certificate, evaluation, promoted, store.gate_pages(asset, version)):
+    pages = store.gate_pages(asset, version)
+    if not tracker.judged(manifest, links, certificate, evaluation, promoted, store, pages):
         return False
     store.write_links(asset, version, {_JUDGEMENT: state})
     return True
@@ -152,7 +153,7 @@ def publish_late(manifest: Manifest, store: Store, tracker: Tracker) -> bool:
     if any(debt.build.version == version for debt in _debts(links)):
         return False
     late = tracker.publish(None, manifest, store.folder(asset, version), store)
-    if not late or not tracker.finish(late["mlflow_run_id"]):
+    if not late or not tracker.finish(late["mlflow_run_id"], manifest.started_at + manifest.seconds):
         return False
     store.write_links(asset, version, late)
     return True

@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 
 from pipeline.checks.verdicts import GATES_HEADING, STATES, gate_state, interval_text
 from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.resources.mlflow_pages import ASSET, KEY, OUTPUT_DIGEST, RECIPE, VERSION, run_name, version_tags
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.evidence import REPORT_FILE, EvaluationReport
 from training.store import MANIFEST, Store
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-ASSET, VERSION, OUTPUT_DIGEST = "gatehouse.asset", "gatehouse.version", "gatehouse.output_digest"
-KEY = "gatehouse.build"
-"""The tag by which a build's run is found again."""
+STORE = "store"
 DIGEST_LENGTH = 36
 """MLflow's limit for a dataset's digest; the whole one is a tag."""
 
@@ -91,21 +90,12 @@ def log(client: Any, run_id: str, params: Mapping[str, str] | None = None,
         client.log_batch(run_id, params=all_params[batch], tags=all_tags[batch])
 
 
-def log_outcome(client: Any, run_id: str, manifest: Manifest, store_uri: str, model_id: str | None) -> None:
+def log_outcome(client: Any, run_id: str, manifest: Manifest, model_id: str | None) -> None:
     """Final metrics (prefix `result/`) and what was made, on the run and on the model."""
     finished = int((manifest.started_at + manifest.seconds) * 1000)
     _log_metrics(client, run_id, "result/", manifest.metrics, finished, model_id)
-    log(client, run_id, tags={
-        **version_tags(manifest), "gatehouse.store_uri": store_uri,
-        "gatehouse.fingerprint": manifest.fingerprint, "gatehouse.headline": manifest.headline or "",
-        "gatehouse.library_versions": json.dumps(manifest.versions, sort_keys=True),
-        **{f"gatehouse.fact.{name}": value for name, value in manifest.facts.items()}})
-
-
-def version_tags(manifest: Manifest) -> dict[str, str]:
-    """The tags by which a version is found again."""
-    return {ASSET: manifest.asset, VERSION: manifest.version, OUTPUT_DIGEST: manifest.digest,
-            "gatehouse.identity": manifest.identity, "gatehouse.recipe": manifest.recipe}
+    log(client, run_id, tags=version_tags(manifest))
+    client.update_run(run_id, name=run_name(manifest))
 
 
 def log_inputs(client: Any, run_id: str, manifest: Manifest, store: Store) -> None:
@@ -115,7 +105,7 @@ def log_inputs(client: Any, run_id: str, manifest: Manifest, store: Store) -> No
     for name, used in manifest.inputs.items():
         uri = store.uri(used.asset, used.version)
         source_type = urlsplit(uri).scheme or "local"
-        tags = {"mlflow.data.context": name, "gatehouse.digest": used.digest, VERSION: used.version}
+        tags = {"mlflow.data.context": name, OUTPUT_DIGEST: used.digest, VERSION: used.version}
         datasets.append(DatasetInput(
             Dataset(used.asset, used.digest[:DIGEST_LENGTH], source_type, json.dumps({"uri": uri})),
             [InputTag(key, value) for key, value in tags.items()]))
@@ -133,7 +123,7 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
     outputs = client.get_run(run_id).outputs
     if outputs is not None and outputs.model_outputs:
         return client.get_logged_model(outputs.model_outputs[0].model_id)
-    tags = {**version_tags(manifest), "gatehouse.store_uri": store_uri, "mlflow.model.isExternal": "true"}
+    tags = {**version_tags(manifest), STORE: store_uri, "mlflow.model.isExternal": "true"}
     begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
     model = begun[0] if begun else client.create_logged_model(experiment_id, manifest.asset, run_id, tags,
                                                               model_type=manifest.stage)
@@ -158,9 +148,9 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
     if known:
         return str(known[0].version)
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
-        client.create_registered_model(name, {ASSET: manifest.asset, "gatehouse.recipe": manifest.recipe},
+        client.create_registered_model(name, {ASSET: manifest.asset, RECIPE: manifest.recipe},
                                        f"{manifest.asset} of recipe {manifest.recipe}; `{CHAMPION}` passed its gates")
-    tags = {**version_tags(manifest), "gatehouse.store_uri": store_uri, "gatehouse.model_id": model.model_id}
+    tags = {**version_tags(manifest), STORE: store_uri, "model_id": model.model_id}
     created = client.create_model_version(name, model.artifact_location, run_id=run_id, tags=tags,
                                           description=card(folder), await_creation_for=None, model_id=model.model_id)
     newest = client.get_registered_model(name).aliases.get(CANDIDATE)

@@ -136,7 +136,8 @@ def _pay(debt: Debt, store: Store, tracker: Tracker, unpaid: set[tuple[str, str]
         links = tracker.publish(run_id, manifest, store.folder(asset, version), store)
         if links:
             store.write_links(asset, version, links)
-        told = bool(links) and tracker.finish(run_id) and record(manifest, store, tracker)
+        ended = manifest.started_at + manifest.seconds
+        told = bool(links) and tracker.finish(run_id, ended) and record(manifest, store, tracker)
     if told:
         debt.change(told=True)
     return told
@@ -145,7 +146,7 @@ def _pay(debt: Debt, store: Store, tracker: Tracker, unpaid: set[tuple[str, str]
 def _begin(debt: Debt, subject: Job | Manifest | None, tracker: Tracker) -> bool:
     if subject is None:
         return False
-    run_id = tracker.begin(debt.build.key, subject, debt.build.run_id)
+    run_id = tracker.begin(debt.build.key, subject, debt.build.run_id, debt.build.started)
     if run_id and run_id != debt.build.run_id:
         debt.change(run_id=run_id)
     return run_id is not None

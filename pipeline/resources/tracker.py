@@ -1,7 +1,7 @@
 """Metrics, lineage and the model registry, kept in MLflow. Nothing here is needed for a run to succeed.
 
 How a version is shown: one MLflow run per job, in the experiment of the recipe. Its dataset inputs are the versions it
-was made from, by content digest; the tag `gatehouse.output_digest` names what it made. A model is also a LoggedModel
+was made from, by content digest; the tag `digest` names what it made. A model is also a LoggedModel
 (output of its run, input of its child's) and a version of a registered model: alias `candidate` is the newest,
 `champion` the promoted one. The weights stay in the store; no pickle is written.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline.addresses import TRAINING_VIEW, run_url
-from pipeline.checks.promotion import describe_waivers
 from pipeline.environment import tracking_uri
+from pipeline.resources import mlflow_pages
 from pipeline.resources import mlflow_records as records
 from pipeline.resources.debts import Debt
 from pipeline.resources.metrics_follower import MetricsFollower, deliver
@@ -28,6 +29,9 @@ from pipeline.resources.mlflow_client import PATIENCE, Connection
 from training.errors import UserError
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.store import MANIFEST, Store
+
+_NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
 
 
 class InputLike(Protocol):
@@ -105,20 +109,21 @@ class Tracker:
         threading.Thread(target=self._connection.attempt, args=("open the store", lambda client: client, None),
                          name="gatehouse-tracker", daemon=True).start()
 
-    def begin(self, key: str, build: BuildLike, known: str = "") -> str | None:
+    def begin(self, key: str, build: BuildLike, known: str = "", started: float | None = None) -> str | None:
         """The MLflow run of a build: the one that is known, or carries its key, else a new one.
 
         Args:
             known: The run of this build, if it was begun before. It is shown as running again.
+            started: When the build began, in seconds since the epoch; now by default.
 
         Returns:
             The run id, or None when tracking is down.
         """
         params = {"seed": str(build.seed), **records.flat(build.section)}
-        tags = {records.ASSET: build.asset, "gatehouse.recipe": build.recipe, "gatehouse.identity": build.identity,
-                records.KEY: key, **{f"gatehouse.input.{name}": f"{used.asset} {used.version} {used.digest}"
-                                     for name, used in build.inputs.items()},
-                **self._dagster_tags(build.labels.get("dagster_run_id"))}
+        tags = {mlflow_pages.ASSET: build.asset, mlflow_pages.RECIPE: build.recipe,
+                mlflow_pages.IDENTITY: build.identity, mlflow_pages.KEY: key, "mlflow.source.name": "gatehouse"}
+        if dagster_run := build.labels.get("dagster_run_id"):
+            tags[mlflow_pages.DAGSTER_RUN] = dagster_run
 
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
@@ -126,10 +131,13 @@ class Tracker:
             there: set[str] = set()
             if run_id:
                 client.update_run(run_id, "RUNNING")
-                there.update(client.get_run(run_id).data.params)  # they can't be changed
-                records.log(client, run_id, tags={"gatehouse.error": ""})
+                run = client.get_run(run_id)
+                there.update(run.data.params)  # they can't be changed
+                if mlflow_pages.ERROR in run.data.tags:
+                    client.delete_tag(run_id, mlflow_pages.ERROR)
             else:
-                run_id = str(client.create_run(experiment_id, run_name=build.asset, tags=tags).info.run_id)
+                start = int(1000 * (started or time.time()))
+                run_id = str(client.create_run(experiment_id, start, tags, build.asset).info.run_id)
             missing = {name: value for name, value in params.items() if name not in there}
             records.log(client, run_id, params=missing, tags=tags)
             return run_id
@@ -162,7 +170,7 @@ class Tracker:
             `mlflow_model_version`, `mlflow_model_url`. Empty when tracking is down.
         """
         if run_id is None:
-            run_id = self.begin(manifest.version, manifest)
+            run_id = self.begin(manifest.version, manifest, started=manifest.started_at)
         if run_id is None:
             return {}
         target = run_id
@@ -171,13 +179,12 @@ class Tracker:
             links = {"mlflow_run_id": target}
             if records.is_model(manifest.asset):
                 links |= self._register(client, target, manifest, folder, store)
-            store_uri = store.uri(manifest.asset, manifest.version)
-            records.log_outcome(client, target, manifest, store_uri, links.get("mlflow_model_id"))
+            records.log_outcome(client, target, manifest, links.get("mlflow_model_id"))
             records.log_inputs(client, target, manifest, store)
             if (folder / REPORT).is_dir():
                 client.log_artifacts(target, str(folder / REPORT), "report")
             client.log_artifact(target, str(folder / MANIFEST))
-            records.log(client, target, tags={"mlflow.note.content": self._note(manifest, store)})
+            records.log(client, target, tags={_NOTE: self._origin(manifest, store)})
             return links
 
         nothing: dict[str, str] = {}
@@ -187,14 +194,12 @@ class Tracker:
         return links
 
     def judged(self, manifest: Manifest, links: Mapping[str, str], certificate: Certificate,
-               evaluation_folder: Path | None, promoted: bool,
+               evaluation_folder: Path | None, promoted: bool, store: Store,
                pages: tuple[str, str] | None = None) -> bool:
         """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`.
 
-        The tag `gatehouse.waivers` names what the version rests on though a gate refused it, of its own and of the
-        versions that it was made from.
-
         Args:
+            store: For the links to what the version was made from.
             pages: The judgement's page, kept with the run, and the card with the table of gates, which describes the
                 model's version.
 
@@ -204,37 +209,42 @@ class Tracker:
         run_id = links.get("mlflow_run_id")
         if run_id is None:
             return False
-        waived = "; ".join(describe_waivers((*certificate.waivers, *certificate.inherited)))
-        tags = {"gatehouse.gates": "passed" if certificate.passed else "failed",
-                "gatehouse.promoted": str(promoted).lower(), "gatehouse.certificate": certificate.digest,
-                "gatehouse.waivers": waived or "none"}
-        tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
+        tags = mlflow_pages.verdict_tags(certificate, promoted)
+        note = mlflow_pages.description(certificate, promoted, evaluation_folder, self._origin(manifest, store))
+        name = mlflow_pages.run_name(manifest, tags[mlflow_pages.VERDICT])
 
         def call(client: Any) -> bool:
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
             if pages is not None:
                 client.log_text(run_id, pages[0], "gates.html")
             table = json.dumps([{"path": "gates.json", "type": "table"}])
-            records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table})
+            records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table, _NOTE: note})
+            if mlflow_pages.WAIVERS not in tags and mlflow_pages.WAIVERS in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, mlflow_pages.WAIVERS)
+            client.update_run(run_id, name=name)
             version = links.get("mlflow_model_version")
             if version is not None:
-                name = records.model_name(self.experiment, manifest.asset)
-                for key, value in tags.items():
-                    client.set_model_version_tag(name, version, key, value)
+                model = records.model_name(self.experiment, manifest.asset)
+                for key, value in {mlflow_pages.WAIVERS: "none", **tags}.items():
+                    client.set_model_version_tag(model, version, key, value)
                 if pages is not None:
-                    records.describe(client, name, version, pages[1])
-                records.point_champion(client, name, version, certificate.passed and promoted)
+                    records.describe(client, model, version, pages[1])
+                records.point_champion(client, model, version, certificate.passed and promoted)
             return True
 
         return self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, False)
 
-    def finish(self, run_id: str | None) -> bool:
-        """Mark a run as finished; return whether it is."""
-        return self._terminate(run_id, "FINISHED", {})
+    def finish(self, run_id: str | None, ended: float | None = None) -> bool:
+        """Mark a run as finished; return whether it is.
+
+        Args:
+            ended: When its job did, in seconds since the epoch; now by default.
+        """
+        return self._terminate(run_id, "FINISHED", {}, ended)
 
     def fail(self, run_id: str | None, message: str, killed: bool = False) -> bool:
         """Mark a run as failed, or killed, with the reason as a tag; return whether it is."""
-        return self._terminate(run_id, "KILLED" if killed else "FAILED", {"gatehouse.error": message})
+        return self._terminate(run_id, "KILLED" if killed else "FAILED", {mlflow_pages.ERROR: message})
 
     def url(self, run_id: str | None) -> str | None:
         """Address of a run's page."""
@@ -268,29 +278,8 @@ class Tracker:
         assert self._experiment_id is not None
         return self._experiment_id
 
-    def _dagster_tags(self, dagster_run_id: str | None) -> dict[str, str]:
-        if dagster_run_id is None:
-            return {}
-        tags = {"gatehouse.dagster_run_id": dagster_run_id}
-        if self._dagster_url:
-            page = f"{self._dagster_url}/runs/{dagster_run_id}"
-            tags |= {"gatehouse.dagster_url": page}
-        return tags
-
-    def _note(self, manifest: Manifest, store: Store) -> str:
-        """The run's description, on one line because MLflow folds longer ones: what it was made from, and by which run.
-
-        Each input is a link to its own run, so that the lineage can be clicked back to the sources.
-        """
-        parents = []
-        for record in manifest.inputs.values():
-            page = store.links(record.asset, record.version).get("mlflow_url")
-            parents.append(f"[{record.asset}]({page})" if page else record.asset)
-        note = f"Made from {' · '.join(parents) if parents else 'the sources of the recipe'}"
-        dagster_run = manifest.labels.get("dagster_run_id")
-        if dagster_run and self._dagster_url:
-            note += f" by this [Dagster run]({self._dagster_url}/runs/{dagster_run})"
-        return note
+    def _origin(self, manifest: Manifest, store: Store) -> str:
+        return mlflow_pages.origin(manifest, store, self._dagster_url)
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         store_uri = store.uri(manifest.asset, manifest.version)
@@ -302,13 +291,13 @@ class Tracker:
             links["mlflow_model_url"] = page
         return links
 
-    def _terminate(self, run_id: str | None, status: str, tags: dict[str, str]) -> bool:
+    def _terminate(self, run_id: str | None, status: str, tags: dict[str, str], ended: float | None = None) -> bool:
         if run_id is None:
             return False
 
         def call(client: Any) -> bool:
             records.log(client, run_id, tags=tags)
-            client.set_terminated(run_id, status)
+            client.set_terminated(run_id, status, int(1000 * (ended or time.time())))
             return True
 
         return self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, False)

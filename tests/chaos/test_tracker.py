@@ -148,7 +148,7 @@ def assert_settled(desk: Desk, server: int, manifest: Manifest) -> None:
     client = client_of(server)
     [run] = runs_of(client, desk.experiment)
     held_points(client, run.info.run_id, desk.attempt)
-    assert run.info.status == "FINISHED" and run.data.tags["gatehouse.output_digest"] == manifest.digest
+    assert run.info.status == "FINISHED" and run.data.tags["digest"] == manifest.digest
     links = desk.store.links("base_model", manifest.version)
     assert links["mlflow_run_id"] == run.info.run_id
     name = f"{desk.experiment}.base_model"
@@ -315,10 +315,10 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
             for asset, manifest in made.items():
                 run = client.get_run(store.links(asset, manifest.version)["mlflow_run_id"])
                 assert len(client.get_metric_history(run.info.run_id, "loss")) == 599
-                assert run.info.status == "FINISHED" and run.data.tags["gatehouse.gates"] == "passed"
+                assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "promoted"
             for asset in ("base_model", "sft_model"):
                 champion = client.get_model_version_by_alias(asset, "champion")
-                assert champion.tags["gatehouse.version"] == made[asset].version
+                assert champion.tags["version"] == made[asset].version
             parent = store.links("base_model", made["base_model"].version)["mlflow_model_id"]
             child = client.get_run(store.links("sft_model", made["sft_model"].version)["mlflow_run_id"])
             assert [used.model_id for used in child.inputs.model_inputs] == [parent]

@@ -121,13 +121,13 @@ def assert_all_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
             assert {check.name for check, record in checks.items() if record.status.value == "SUCCEEDED"} == {
                 verdict.name for verdict in certificate.verdicts}
             run = client.get_run(store.links(asset, pointer.version)["mlflow_run_id"])
-            assert run.info.status == "FINISHED" and run.data.tags["gatehouse.promoted"] == "true"
+            assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "promoted"
             assert {used.dataset.name for used in run.inputs.dataset_inputs} == set(GRAPH[asset].inputs)
     for asset in ("base_model", "sft_model", "dpo_model", "lora_model"):
         pointer = store.promotion(asset)
         assert pointer is not None
         champion = client.get_model_version_by_alias(f"smoke.{asset}", "champion")
-        assert champion.tags["gatehouse.version"] == pointer.version
+        assert champion.tags["version"] == pointer.version
         assert_metrics(client, champion.run_id, place.events(asset))
 
 
@@ -141,9 +141,9 @@ def assert_metrics(client: Any, run_id: str, events: Path) -> None:
 
 def others(client: Any, run_id: str) -> list[str]:
     run = client.get_run(run_id)
-    identity = run.data.tags["gatehouse.identity"]
+    identity = run.data.tags["identity"]
     return [one.info.run_id for one in client.search_runs(
-        [run.info.experiment_id], f"tags.`gatehouse.identity` = '{identity}'") if one.info.run_id != run_id]
+        [run.info.experiment_id], f"tags.`identity` = '{identity}'") if one.info.run_id != run_id]
 
 
 def assert_no_password(place: Place) -> None:

@@ -49,7 +49,7 @@ def walk(client: Any, experiment_id: str, asset: str, start: Any | None) -> list
         consumer, run = queue.popleft()
         for used in run.inputs.dataset_inputs:
             tags = {tag.key: tag.value for tag in used.tags}
-            name, digest = used.dataset.name, tags["gatehouse.digest"]
+            name, digest = used.dataset.name, tags["digest"]
             producer = _producer(client, experiment_id, name, digest, tags[VERSION])
             found.append(Ancestor(name, tags[VERSION], digest, producer and producer.info.run_id, consumer))
             if producer is not None and (name, digest) not in seen:

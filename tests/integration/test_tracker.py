@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.addresses import TRAINING_VIEW, run_url
 from pipeline.resources.debts import open_debt, owes
 from pipeline.resources.metrics_follower import read_points
 from pipeline.resources.mlflow_client import without_password
@@ -78,10 +79,10 @@ def publish_version(store: Store, tmp_path: Path, asset: str, content: str,
 
 
 def track(tracker: Tracker, store: Store, manifest: Manifest) -> dict[str, str]:
-    run_id = tracker.begin(manifest.version, manifest)
+    run_id = tracker.begin(manifest.version, manifest, started=manifest.started_at)
     links = tracker.publish(run_id, manifest, store.folder(manifest.asset, manifest.version), store)
     store.write_links(manifest.asset, manifest.version, links)
-    tracker.finish(run_id)
+    tracker.finish(run_id, manifest.started_at + manifest.seconds)
     return links
 
 
@@ -123,15 +124,15 @@ def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, 
     made = chain(tracker, store, tmp_path)
     client = client_of(uri)
     version = client.get_model_version_by_alias("sft_model", "candidate")
-    assert version.tags["gatehouse.output_digest"] == made["sft_model"].digest
+    assert version.tags["digest"] == made["sft_model"].digest
     asset, run = "sft_model", client.get_run(version.run_id)
     walked = []
     while run.inputs.dataset_inputs:
         used = run.inputs.dataset_inputs[0]
         tags = {tag.key: tag.value for tag in used.tags}
-        assert tags["gatehouse.digest"].startswith(used.dataset.digest)
+        assert tags["digest"].startswith(used.dataset.digest)
         producers = client.search_runs([run.info.experiment_id],
-                                       f"tags.`gatehouse.output_digest` = '{tags['gatehouse.digest']}'")
+                                       f"tags.`digest` = '{tags['digest']}'")
         assert len(producers) == 1
         asset, run = used.dataset.name, producers[0]
         walked.append(asset)
@@ -153,7 +154,11 @@ def test_a_model_is_registered_without_weights_or_pickles(uri: str, tracker: Tra
     assert run.info.status == "FINISHED"
     assert run.data.params["architecture.hidden"] == "192"
     assert run.data.metrics["result/loss"] == 3.5
-    assert run.data.tags["gatehouse.dagster_url"] == "http://127.0.0.1:3000/runs/dagster-1"
+    assert run.data.tags["dagster_run"] == "dagster-1"
+    assert "(http://127.0.0.1:3000/runs/dagster-1)" in run.data.tags["mlflow.note.content"]
+    assert run.info.end_time - run.info.start_time == 2000, "the job's own time, and not the tracker's"
+    shown = [name for name in run.data.tags if not name.startswith("mlflow.")]
+    assert len(shown) <= 10 and max(map(len, shown)) <= 12
     assert [m.model_id for m in run.outputs.model_outputs] == [links["mlflow_model_id"]]
     parent = store.links("base_model", made["base_model"].version)
     assert [m.model_id for m in run.inputs.model_inputs] == [parent["mlflow_model_id"]]
@@ -161,8 +166,8 @@ def test_a_model_is_registered_without_weights_or_pickles(uri: str, tracker: Tra
     assert model.status.value == "READY"
     files = {path.name for path in (tmp_path / "home/mlflow/artifacts").rglob("*") if path.is_file()}
     assert files == {"MLmodel", "README.md", "manifest.json", "card.md"}
-    assert links["mlflow_url"] == f"{MLFLOW_PAGE}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    assert links["mlflow_model_url"] == f"{MLFLOW_PAGE}/#/models/sft_model/versions/1"
+    assert links["mlflow_url"] == run_url(MLFLOW_PAGE, run.info.experiment_id, run.info.run_id)
+    assert links["mlflow_model_url"] == f"{MLFLOW_PAGE}/#/models/sft_model/versions/1{TRAINING_VIEW}"
 
 
 def test_recording_twice_changes_nothing(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_recording_twice_changes_nothing(uri: str, tracker: Tracker, store: Stor
     again = tracker.publish(run_id, manifest, store.folder("sft_model", manifest.version), store)
     assert again == links
     for _ in range(2):
-        tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True)
+        tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True, store=store)
     client = client_of(uri)
     run = client.get_run(run_id)
     assert len(client.get_metric_history(run_id, "result/loss")) == 1
@@ -187,19 +192,19 @@ def test_a_restarted_attempt_goes_on_with_its_run(tracker: Tracker, uri: str) ->
     assert Tracker(uri, "tiny").begin("key", JOB) == first
     assert tracker.fail(first, "out of memory")
     run = client_of(uri).get_run(first)
-    assert (run.info.status, run.data.tags["gatehouse.error"]) == ("FAILED", "out of memory")
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "out of memory")
     assert tracker.begin("another build", JOB) not in (None, first)
     changed = JOB.model_copy(update={"section": {"steps": 1, "log_every": 5}, "seed": 3})
     assert tracker.begin("key", changed, first) == first, "MLflow changes no parameter, and the seed is one"
     run = client_of(uri).get_run(first)
-    assert (run.info.status, run.data.tags["gatehouse.error"]) == ("RUNNING", "")
+    assert (run.info.status, run.data.tags.get("error")) == ("RUNNING", None)
     assert run.data.params == {"steps": "1", "seed": "0", "log_every": "5"}
 
 
 def test_of_runs_that_one_request_began_twice_the_first_is_kept(tracker: Tracker, uri: str) -> None:
     first = tracker.begin("key", JOB)
     client = client_of(uri)
-    again = client.create_run(client.get_run(first).info.experiment_id, tags={"gatehouse.build": "key"}).info.run_id
+    again = client.create_run(client.get_run(first).info.experiment_id, tags={"build": "key"}).info.run_id
     assert tracker.begin("key", JOB) == first
     assert client.get_run(again).info.lifecycle_stage == "deleted"
 
@@ -220,15 +225,15 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
 
     assert str(client.get_registered_model("base_model").aliases["candidate"]) == "2"
     assert champion() is None
-    tracker.judged(first, links[first.version], certificate_of(first, 2.0), evaluation, promoted=True)
+    tracker.judged(first, links[first.version], certificate_of(first, 2.0), evaluation, promoted=True, store=store)
     assert champion() == "1"
-    tracker.judged(second, links[second.version], certificate_of(second, 0.5), evaluation, promoted=False)
+    tracker.judged(second, links[second.version], certificate_of(second, 0.5), evaluation, promoted=False, store=store)
     assert champion() == "1"
-    assert client.get_model_version("base_model", "2").tags["gatehouse.gates"] == "failed"
-    assert client.get_model_version("base_model", "1").tags["gatehouse.gates"] == "passed"
-    tracker.judged(second, links[second.version], certificate_of(second, 2.5), evaluation, promoted=True)
+    assert client.get_model_version("base_model", "2").tags["verdict"] == "refused"
+    assert client.get_model_version("base_model", "1").tags["verdict"] == "promoted"
+    tracker.judged(second, links[second.version], certificate_of(second, 2.5), evaluation, promoted=True, store=store)
     assert champion() == "2"
-    tracker.judged(second, links[second.version], certificate_of(second, 0.1), evaluation, promoted=False)
+    tracker.judged(second, links[second.version], certificate_of(second, 0.1), evaluation, promoted=False, store=store)
     assert champion() is None
     run = client.get_run(links[second.version]["mlflow_run_id"])
     assert run.data.metrics["eval/choice_accuracy_dcpmi"] == 0.4
@@ -240,7 +245,7 @@ def test_another_recipe_has_models_of_its_own(uri: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), "small")
     manifest = publish_version(store, tmp_path, "base_model", "x", {})
     track(Tracker(uri, "small"), store, manifest)
-    assert client_of(uri).get_model_version("small.base_model", "1").tags["gatehouse.asset"] == "base_model"
+    assert client_of(uri).get_model_version("small.base_model", "1").tags["asset"] == "base_model"
 
 
 def test_metrics_are_delivered_once_however_often_they_are_sent(uri: str, tracker: Tracker, tmp_path: Path) -> None:
@@ -329,7 +334,8 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: 
         run_id = tracker.begin("key", JOB)
         assert run_id is None
         assert tracker.publish(run_id, manifest, store.folder("base_model", manifest.version), store) == {}
-        tracker.judged(manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True)
+        tracker.judged(manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True,
+                       store=store)
         tracker.fail("0" * 32, "broken")
         tracker.finish("0" * 32)
         assert tracker.url("0" * 32) is None
@@ -377,7 +383,7 @@ def test_a_damaged_report_leaves_mlflow_to_the_others(tracker: Tracker, store: S
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
     (evaluation / "report.json").write_text("{")
-    assert not tracker.judged(manifest, links, certificate_of(manifest, 2.0), evaluation, promoted=True)
+    assert not tracker.judged(manifest, links, certificate_of(manifest, 2.0), evaluation, promoted=True, store=store)
     assert tracker.finish(links["mlflow_run_id"])
 
 

@@ -113,7 +113,7 @@ def test_a_refused_version_says_so_first_and_what_stays_promoted(manifest: Manif
     page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
     verdict = str(page["verdict"].value)
     assert verdict.startswith("**Refused by 1 of 2 gates.** `v0` stays promoted.")
-    assert "choice_accuracy is missing" in verdict
+    assert "choice_accuracy_dcpmi is missing" in verdict
     assert "loss_drop" not in verdict
 
 
@@ -215,7 +215,7 @@ def test_the_gate_table_says_what_was_refused_and_why(certificate: Certificate) 
                        "champion": "2.25", "verdict": "passed"}
     assert (rows[1]["verdict"], rows[1]["value"], rows[1]["champion"]) == ("FAILED", "", "")
     refusals = check_metadata(certificate.verdicts[0], certificate)["refusals"]
-    assert refusals.value == "- choice_accuracy is missing from the evaluation report"
+    assert refusals.value == "- choice_accuracy_dcpmi is missing from the evaluation report"
 
 
 def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Certificate, manifest: Manifest,
