@@ -124,6 +124,7 @@ class Tracker:
             run_id = known or records.run_of(client, experiment_id, key)
             there: set[str] = set()
             if run_id:
+                records.restore(client, run_id)
                 client.update_run(run_id, "RUNNING")
                 there.update(client.get_run(run_id).data.params)  # they can't be changed
                 records.log(client, run_id, tags={"gatehouse.error": ""})
@@ -148,11 +149,20 @@ class Tracker:
         return self._connection.attempt(
             "list its runs", lambda client: records.all_runs(client, self._experiment(client)), None)
 
+    def model_versions(self, asset: str) -> set[str] | None:
+        """MLflow's numbers of the versions of a registered model; None when tracking is down."""
+        name = records.model_name(self.experiment, asset)
+
+        def call(client: Any) -> set[str]:
+            return {str(found.version) for found in client.search_model_versions(f"name = '{name}'", max_results=10000)}
+
+        return self._connection.attempt(f"list the versions of {name}", call, None)
+
     def publish(self, run_id: str | None, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         """Record a published version: final metrics, report, inputs by digest, and for models the registry.
 
         Args:
-            run_id: From `begin`; None makes the run afterwards, from the manifest.
+            run_id: From `begin`; None takes the run that shows this version, or makes one from the manifest.
             folder: The version's files. Only its report and its manifest are copied.
             store: Holds the inputs; their MLflow models are found through its links.
 
@@ -161,7 +171,7 @@ class Tracker:
             `mlflow_model_version`, `mlflow_model_url`. Empty when tracking is down.
         """
         if run_id is None:
-            run_id = self.begin(manifest.version, manifest)
+            run_id = self.begin(manifest.version, manifest, self._run_of(manifest))
         if run_id is None:
             return {}
         target = run_id
@@ -210,6 +220,7 @@ class Tracker:
         tags |= {f"gatehouse.gate.{verdict.name}": verdict.reason for verdict in certificate.verdicts}
 
         def call(client: Any) -> bool:
+            records.restore(client, run_id)
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
             if pages is not None:
                 client.log_text(run_id, pages[0], "gates.html")
@@ -254,6 +265,10 @@ class Tracker:
         if self._experiment_id is None:
             from mlflow.exceptions import MlflowException
             found = client.get_experiment_by_name(self.experiment)
+            if found is not None and found.lifecycle_stage == "deleted":
+                records.logger.warning("the experiment %s was deleted in MLflow, and what it shows is still there: it "
+                                       "is restored", self.experiment)
+                client.restore_experiment(found.experiment_id)
             if found is None:
                 try:
                     self._experiment_id = client.create_experiment(self.experiment, self._connection.artifact_location)
@@ -265,6 +280,11 @@ class Tracker:
                 self._experiment_id = found.experiment_id
         assert self._experiment_id is not None
         return self._experiment_id
+
+    def _run_of(self, manifest: Manifest) -> str:
+        """The run that shows a version already, empty when there is none or MLflow does not say."""
+        return self._connection.attempt(f"find the run of {manifest.asset} {manifest.version}", lambda client: (
+            records.run_of_version(client, self._experiment(client), manifest)), "")
 
     def _dagster_tags(self, dagster_run_id: str | None) -> dict[str, str]:
         if dagster_run_id is None:

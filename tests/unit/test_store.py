@@ -327,7 +327,7 @@ def test_damaged_links_are_one_clear_error(store: Store, tmp_path: Path, content
     store.write_links("corpus", published.version, {"a": "1"})
     path = tmp_path / "store" / "r" / "corpus" / "links" / f"{published.version}.json"
     path.write_text(content)
-    with pytest.raises(StoreError, match="delete this file and materialize corpus again"):
+    with pytest.raises(StoreError, match="delete this file, then `gatehouse sync -r r` writes it anew"):
         store.links("corpus", published.version)
 
 
