@@ -117,9 +117,10 @@ def gates(
 def waive(
     asset: Annotated[str, typer.Argument(help="The refused asset, such as sft_model.")],
     gate: Annotated[str, typer.Option(help="The gate that refused it, as `gatehouse gates` names it.")],
-    reason: Annotated[str, typer.Option(help="Why it may pass all the same. People will read it.")] = "",
-    until: Annotated[str, typer.Option(metavar="DAY", help="The last day on which the waiver holds (UTC), such as "
-                                       "2026-12-31; within a year.")] = "",
+    reason: Annotated[str, typer.Option(help="Required without --withdraw: why it may pass all the same. People will "
+                                        "read it.")] = "",
+    until: Annotated[str, typer.Option(metavar="DAY", help="Required without --withdraw: the last day on which the "
+                                       "waiver holds (UTC), such as 2026-12-31; within a year.")] = "",
     version: Annotated[str, typer.Option(help="The version it is for; the newest by default. It is for this one "
                                          "alone.")] = "",
     author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import errno
+import os
 import re
 import shutil
 import stat
@@ -70,6 +71,7 @@ def publish_on_disk(source: Path, versions: Path, draft: Manifest) -> Manifest:
     staged = versions / f".{draft.identity[:8]}-{uuid.uuid4().hex[:8]}"
     put_back = _stage(source, staged)
     try:
+        _share(staged, versions)
         _sync(staged)
         whole = _commit(staged, versions, draft)
     except BaseException:
@@ -105,6 +107,25 @@ def _return(staged: Path, source: Path) -> None:
     with suppress(OSError):  # what cannot be moved back is as good a start for a repair where it is
         (staged / MANIFEST).unlink(missing_ok=True)
         staged.rename(source)
+
+
+def _share(staged: Path, versions: Path) -> None:
+    """Give every file and folder the mode that the umask gives a new one, and the group of a store that has its own.
+
+    Libraries write some files for their owner alone, and a moved folder keeps the group that it was made with.
+    """
+    probe = staged / f".mode-{uuid.uuid4().hex[:8]}"
+    probe.touch(exist_ok=False)  # asking the process for its umask would change it for a moment
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    shared = versions.stat()
+    inherited = shared.st_mode & stat.S_ISGID
+    for path in (staged, *staged.rglob("*")):
+        if path.is_symlink():
+            continue
+        if inherited and path.stat().st_gid != shared.st_gid:
+            os.chown(path, -1, shared.st_gid)
+        path.chmod(mode if path.is_file() else mode | (mode & 0o444) >> 2 | inherited)
 
 
 def _sync(folder: Path) -> None:

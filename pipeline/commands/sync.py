@@ -46,16 +46,16 @@ def _sync(recipe: str, console: Console) -> bool:
     if runs is None:
         console.print(f"{recipe}: MLflow does not answer.", highlight=False)
         return False
-    if missing := forget_missing(work(), store, runs):
+    if missing := forget_missing(work(), store, tracker, runs):
         console.print(f"{recipe}: MLflow lacks {missing} builds that it once had.", highlight=False)
     with console.status(f"{recipe}: delivering ...") as status:
         done = pay_debts(work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered"))
         late = _record_versions(store, tracker)
-    done.owed.extend(late.owed)
-    told = len(done.paid) + len(late.paid)
-    console.print(f"{recipe}: " + (f"{told} builds and versions delivered" if told else "MLflow had everything")
-                  + (f", still owed: {', '.join(done.owed)}" if done.owed else ""), highlight=False)
-    return not done.owed
+    told, owed = len({*done.paid, *late.paid}), list(dict.fromkeys([*done.owed, *late.owed]))
+    said = [f"{told} builds and versions delivered"] if told else []
+    said += [f"still owed: {', '.join(owed)}"] if owed else []
+    console.print(f"{recipe}: {', '.join(said) or 'MLflow had everything'}.", highlight=False)
+    return not owed
 
 
 def _record_versions(store: Store, tracker: Tracker) -> Settlement:

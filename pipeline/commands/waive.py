@@ -18,10 +18,13 @@ def waive(recipe: str, asset: str, gate: str, reason: str, until: str, author: s
     Raises:
         UserError: The waiver is not one; see `pipeline.checks.promotion.waive`.
     """
+    wrong = [] if reason.strip() else ["--reason: say why it may pass all the same; people will read it"]
     try:
         day = date.fromisoformat(until)
-    except ValueError as error:
-        raise RecipeError(f"--until {until}: write the day as 2026-12-31") from error
+    except ValueError:
+        wrong.append(f"{f'--until {until}'.strip()}: write the day as 2026-12-31")
+    if wrong:
+        raise RecipeError("; ".join(wrong))
     require_asset(asset)
     desk = Desk(recipe, author)
     desk.repair()

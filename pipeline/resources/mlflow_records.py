@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Mapping
@@ -22,13 +23,27 @@ STORE = "store"
 DIGEST_LENGTH = 36
 """MLflow's limit for a dataset's digest; the whole one is a tag."""
 
-_PARAM_LENGTH, _TAG_LENGTH, _PER_BATCH, _PAGE = 1000, 5000, 100, 1000
+logger = logging.getLogger("gatehouse.tracker")
+
+_NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _PER_BATCH, _PAGE = 249, 1000, 5000, 100, 1000
 _UNNAMEABLE = re.compile(r"[^\w\-. /:]")
 
 
 def entity_name(name: str) -> str:
-    """`name` of a metric, parameter or tag with every character that MLflow refuses replaced."""
-    return _UNNAMEABLE.sub("_", name)[:250]
+    """`name` of a metric, parameter or tag with everything replaced that MLflow refuses.
+
+    MLflow may use names as paths, so none may resolve to another one, be absolute, or lead out of a folder.
+    """
+    parts = [_part(part) for part in _UNNAMEABLE.sub("_", name).split("/")]
+    if parts[0].startswith(".."):
+        parts[0] = f"__{parts[0][2:]}"
+    above, slash, last = "/".join(parts)[:_NAME_LENGTH].rpartition("/")
+    return above + slash + _part(last)
+
+
+def _part(part: str) -> str:
+    """A part of a name, with `_` in place of one that is empty, `.` or `..`."""
+    return part if part.strip(".") or len(part) > 2 else "_" * max(1, len(part))
 
 
 def model_name(recipe: str, asset: str) -> str:
@@ -64,6 +79,20 @@ def run_of(client: Any, experiment_id: str, key: str) -> str:
     for run_id in others:
         client.delete_run(run_id)
     return str(first)
+
+
+def run_of_version(client: Any, experiment_id: str, manifest: Manifest) -> str:
+    """The run that shows a version, empty when there is none."""
+    found = client.search_runs([experiment_id], f"tags.`{ASSET}` = '{manifest.asset}' AND "
+                               f"tags.`{VERSION}` = '{manifest.version}'", max_results=1)
+    return str(found[0].info.run_id) if found else ""
+
+
+def restore(client: Any, run_id: str) -> None:
+    """Bring back a run that somebody deleted: MLflow takes nothing for it, and what it shows is still in the store."""
+    if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        logger.warning("the run %s was deleted in MLflow, and what it shows is still there: it is restored", run_id)
+        client.restore_run(run_id)
 
 
 def all_runs(client: Any, experiment_id: str) -> set[str]:

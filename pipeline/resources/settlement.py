@@ -19,6 +19,7 @@ from pipeline.locks import LOCK_FILE, is_held
 from pipeline.resources.debts import Debt, debts, settling
 from pipeline.resources.launchers import JOB_FILE
 from pipeline.resources.mlflow_client import logger
+from pipeline.resources.mlflow_records import is_model
 from pipeline.resources.tracker import Tracker
 from training.errors import UserError
 from training.specs.artifacts import Manifest
@@ -98,7 +99,7 @@ def note_published(debt: Debt, manifest: Manifest, store: Store) -> None:
     debt.change(outcome="published", version=manifest.version, error="", end=debt.end, told=False)
 
 
-def forget_missing(work: Path, store: Store, runs: set[str]) -> int:
+def forget_missing(work: Path, store: Store, tracker: Tracker, runs: set[str]) -> int:
     """Make everything owed again that an MLflow does not hold, as when its database was lost or is another one now.
 
     Args:
@@ -107,17 +108,25 @@ def forget_missing(work: Path, store: Store, runs: set[str]) -> int:
     Returns:
         How many builds and versions it lacks.
     """
-    lost = [debt for debt in debts(work, store.recipe) if debt.build.run_id and debt.build.run_id not in runs]
-    for debt in lost:
-        debt.change(run_id="", delivered=debt.build.start, told=False)
-    unknown = {debt.build.version for debt in lost}
+    lost = {(_asset(debt), debt.build.version) for debt in debts(work, store.recipe)
+            if debt.build.run_id and debt.build.run_id not in runs}
     for asset in GRAPH:
+        registered = tracker.model_versions(asset) if is_model(asset) else None
         for version in store.versions(asset):
             links = store.links(asset, version)
-            if links.get("mlflow_run_id") and links["mlflow_run_id"] not in runs:
+            number = links.get("mlflow_model_version")
+            unregistered = registered is not None and bool(number) and number not in registered
+            if unregistered or (links.get("mlflow_run_id") and links["mlflow_run_id"] not in runs):
                 store.write_links(asset, version, {name: "" for name in LINKS if name in links})
-                unknown.add(version)
-    return len(unknown)
+                lost.add((asset, version))
+    for debt in debts(work, store.recipe):
+        if (_asset(debt), debt.build.version) not in lost or not debt.build.run_id:
+            continue
+        if debt.build.run_id in runs:
+            debt.change(told=False)
+        else:
+            debt.change(run_id="", delivered=debt.build.start, told=False)
+    return len(lost)
 
 
 def _pay(debt: Debt, store: Store, tracker: Tracker, unpaid: set[tuple[str, str]], late: Callable[[], bool]) -> bool:

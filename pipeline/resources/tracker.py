@@ -130,6 +130,7 @@ class Tracker:
             run_id = known or records.run_of(client, experiment_id, key)
             there: set[str] = set()
             if run_id:
+                records.restore(client, run_id)
                 client.update_run(run_id, "RUNNING")
                 run = client.get_run(run_id)
                 there.update(run.data.params)  # they can't be changed
@@ -157,11 +158,20 @@ class Tracker:
         return self._connection.attempt(
             "list its runs", lambda client: records.all_runs(client, self._experiment(client)), None)
 
+    def model_versions(self, asset: str) -> set[str] | None:
+        """MLflow's numbers of the versions of a registered model; None when tracking is down."""
+        name = records.model_name(self.experiment, asset)
+
+        def call(client: Any) -> set[str]:
+            return {str(found.version) for found in client.search_model_versions(f"name = '{name}'", max_results=10000)}
+
+        return self._connection.attempt(f"list the versions of {name}", call, None)
+
     def publish(self, run_id: str | None, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         """Record a published version: final metrics, report, inputs by digest, and for models the registry.
 
         Args:
-            run_id: From `begin`; None makes the run afterwards, from the manifest.
+            run_id: From `begin`; None takes the run that shows this version, or makes one from the manifest.
             folder: The version's files. Only its report and its manifest are copied.
             store: Holds the inputs; their MLflow models are found through its links.
 
@@ -170,7 +180,7 @@ class Tracker:
             `mlflow_model_version`, `mlflow_model_url`. Empty when tracking is down.
         """
         if run_id is None:
-            run_id = self.begin(manifest.version, manifest, started=manifest.started_at)
+            run_id = self.begin(manifest.version, manifest, self._run_of(manifest), manifest.started_at)
         if run_id is None:
             return {}
         target = run_id
@@ -214,6 +224,7 @@ class Tracker:
         name = mlflow_pages.run_name(manifest, tags[mlflow_pages.VERDICT])
 
         def call(client: Any) -> bool:
+            records.restore(client, run_id)
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
             if pages is not None:
                 client.log_text(run_id, pages[0], "gates.html")
@@ -266,6 +277,10 @@ class Tracker:
         if self._experiment_id is None:
             from mlflow.exceptions import MlflowException
             found = client.get_experiment_by_name(self.experiment)
+            if found is not None and found.lifecycle_stage == "deleted":
+                records.logger.warning("the experiment %s was deleted in MLflow, and what it shows is still there: it "
+                                       "is restored", self.experiment)
+                client.restore_experiment(found.experiment_id)
             if found is None:
                 try:
                     self._experiment_id = client.create_experiment(self.experiment, self._connection.artifact_location)
@@ -280,6 +295,11 @@ class Tracker:
 
     def _origin(self, manifest: Manifest, store: Store) -> str:
         return mlflow_pages.origin(manifest, store, self._dagster_url)
+
+    def _run_of(self, manifest: Manifest) -> str:
+        """The run that shows a version already, empty when there is none or MLflow does not say."""
+        return self._connection.attempt(f"find the run of {manifest.asset} {manifest.version}", lambda client: (
+            records.run_of_version(client, self._experiment(client), manifest)), "")
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         store_uri = store.uri(manifest.asset, manifest.version)

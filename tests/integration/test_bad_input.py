@@ -167,7 +167,7 @@ def test_a_tokenizer_swapped_under_the_shards(mine: Workspace) -> None:
     path = next(mine.asset("tokenizer").glob("versions/*/tokenizer/tokenizer.json"))
     path.write_text(path.read_text().replace("Ġthe", "Ġhte"))
     assert_refused(mine, ["--select", "packed_shards"], "tokenizer/tokenizer.json has changed", "packed_shards:",
-           "--select corpus` makes it anew")
+           "--select tokenizer` makes it anew")
 
 
 def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> None:

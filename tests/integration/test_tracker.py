@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import socket
 import subprocess
 import sys
@@ -12,15 +13,20 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.addresses import TRAINING_VIEW, run_url
+from pipeline.checks.reconcile import publish_late
+from pipeline.commands import sync as command
+from pipeline.display import make_console
 from pipeline.resources.debts import open_debt, owes
 from pipeline.resources.metrics_follower import read_points
 from pipeline.resources.mlflow_client import without_password
-from pipeline.resources.settlement import note_published, pay_debts
+from pipeline.resources.mlflow_records import entity_name
+from pipeline.resources.settlement import Settlement, forget_missing, note_published, pay_debts
 from pipeline.resources.tracker import Tracker
 from tests.conftest import ROOT
 from tests.integration import lineage
@@ -207,6 +213,68 @@ def test_of_runs_that_one_request_began_twice_the_first_is_kept(tracker: Tracker
     again = client.create_run(client.get_run(first).info.experiment_id, tags={"build": "key"}).info.run_id
     assert tracker.begin("key", JOB) == first
     assert client.get_run(again).info.lifecycle_stage == "deleted"
+
+
+def test_what_somebody_deleted_is_restored(tracker: Tracker, uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    client, first = client_of(uri), tracker.begin("key", JOB)
+    experiment = client.get_run(first).info.experiment_id
+    client.delete_experiment(experiment)
+    after = Tracker(uri, "tiny")
+    second = after.begin("another", JOB)
+    assert second is not None and client.get_run(second).info.experiment_id == experiment
+    client.delete_run(first)
+    assert after.begin("key", JOB, first) == first
+    assert client.get_run(first).info.lifecycle_stage == "active"
+    assert "the experiment tiny was deleted in MLflow" in caplog.text and f"the run {first} was deleted" in caplog.text
+
+
+def test_a_judgement_of_a_deleted_run_is_recorded(tracker: Tracker, uri: str, store: Store, tmp_path: Path) -> None:
+    manifest = publish_version(store, tmp_path, "raw_corpus", "x", {})
+    links = track(tracker, store, manifest)
+    client_of(uri).delete_run(links["mlflow_run_id"])
+    assert tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True)
+    assert client_of(uri).get_run(links["mlflow_run_id"]).data.tags["verdict"] == "promoted"
+
+
+def test_a_deleted_model_version_is_registered_again(tracker: Tracker, uri: str, store: Store, tmp_path: Path) -> None:
+    manifest = chain(tracker, store, tmp_path)["base_model"]
+    client, runs = client_of(uri), tracker.runs()
+    assert runs is not None and forget_missing(tmp_path / "work", store, tracker, runs) == 0
+    client.delete_model_version("base_model", "1")
+    assert forget_missing(tmp_path / "work", store, tracker, runs) == 1
+    assert publish_late(manifest, store, tracker)
+    links = store.links("base_model", manifest.version)
+    assert client.get_model_version("base_model", links["mlflow_model_version"]).run_id == links["mlflow_run_id"]
+    assert tracker.runs() == runs, "it is found again by its version, and not shown twice"
+
+
+def test_what_is_owed_is_named_once(tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    publish_version(store, tmp_path, "raw_corpus", "x", {})
+    monkeypatch.setattr(command, "Store", lambda *_, **__: store)
+    monkeypatch.setattr(command, "work", lambda: tmp_path / "work")
+    monkeypatch.setattr(command, "tracker_resource", lambda: SimpleNamespace(tracker=lambda *_: tracker))
+    owed = Settlement(owed=[f"raw_corpus {store.versions('raw_corpus')[0]}"])
+    monkeypatch.setattr(command, "pay_debts", lambda *_: owed)
+    monkeypatch.setattr(command, "publish_late", lambda *_: False)
+    assert not command._sync("tiny", make_console())
+    said = capsys.readouterr().out
+    assert "still owed: raw_corpus" in said and said.count("raw_corpus") == 1 and "had everything" not in said
+    monkeypatch.undo()
+
+
+def test_every_name_is_one_that_mlflow_takes() -> None:
+    from mlflow.utils import validation
+
+    given = ["http/", "a//b", "a/./b", "trail/.", "", "/", ".", "..", "../x", "/abs", "..x/y", "a/../b",
+             "x" * 249 + "//", "x" * 249 + "/..", "net\u2028work", "a\n", "ü b", "...", ".../x", "a/.../b", "x" * 300]
+    draw = random.Random(0)
+    given += ["".join(draw.choices("ab./ :-_é#\n\0", k=draw.randint(0, 12))) for _ in range(5000)]
+    for name in given:
+        for check in (validation._validate_metric_name, validation._validate_param_name, validation._validate_tag_name):
+            check(entity_name(name))
+    plain = ["train/loss", "domains.http", "ü b", "a:b", "eval/heldout_bits_per_byte__my_notes", ".hidden", "a/.b"]
+    assert [entity_name(name) for name in plain] == plain, "what MLflow takes stays as it is"
 
 
 def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_damaged_links_are_one_clear_error(store: Store, tmp_path: Path, content
     store.write_links("corpus", published.version, {"a": "1"})
     path = tmp_path / "store" / "r" / "corpus" / "links" / f"{published.version}.json"
     path.write_text(content)
-    with pytest.raises(StoreError, match="delete this file and materialize corpus again"):
+    with pytest.raises(StoreError, match="delete this file, then `gatehouse sync -r r` writes it anew"):
         store.links("corpus", published.version)
 
 
@@ -361,3 +361,32 @@ def test_links_are_added_up(store: Store, tmp_path: Path) -> None:
 def test_file_entry_hashes_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_entry(tmp_path / "x").sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [
+    (0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)], ids=oct)
+def test_one_mode_for_all_that_is_published(store: Store, tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "a" / "model").mkdir(parents=True)
+        (tmp_path / "a" / "model" / "weights").write_text("as safetensors writes them")
+        (tmp_path / "a" / "model" / "weights").chmod(0o600)
+        (tmp_path / "a" / "script.py").write_text("")
+        (tmp_path / "a" / "script.py").chmod(0o777)
+        made = store.publish(tmp_path / "a", draft())
+    finally:
+        os.umask(before)
+    place = store.folder("corpus", made.version)
+    found = {path.relative_to(place).as_posix(): path.stat().st_mode & 0o7777 for path in (place, *place.rglob("*"))}
+    assert found == {".": folder, "model": folder, "model/weights": file, "script.py": file, "manifest.json": file}
+
+
+def test_a_store_with_a_group_of_its_own_keeps_it(store: Store, tmp_path: Path) -> None:
+    versions = tmp_path / "store" / "r" / "corpus" / "versions"
+    versions.mkdir(parents=True)
+    if os.getuid() == 0:
+        os.chown(versions, -1, 12345)
+    versions.chmod(0o2775)
+    place = store.folder("corpus", publish(store, tmp_path / "a").version)
+    assert {path.stat().st_gid for path in (place, *place.rglob("*"))} == {versions.stat().st_gid}
+    assert all(path.stat().st_mode & 0o2000 for path in (place, *place.rglob("*")) if path.is_dir())
