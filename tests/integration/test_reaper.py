@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline import leftovers
@@ -64,14 +64,12 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         process.kill()
 
 
-@pytest.mark.parametrize("came_to", [[], [dg.DagsterEventType.PIPELINE_ENQUEUED],
-                                     [dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_STARTING]],
-                         ids=["not started", "queued", "starting"])
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED,
+                                    dg.DagsterRunStatus.STARTING])
 def test_a_run_that_was_killed_before_it_began_is_ended(instance: dg.DagsterInstance, tmp_path: Path,
-                                                        came_to: list[dg.DagsterEventType]) -> None:
-    run = instance.create_run_for_job(_job())
-    for event in came_to:
-        instance.report_dagster_event(DagsterEvent(event.value, run.job_name), run.run_id)
+                                                        status: dg.DagsterRunStatus) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__")
+    run = instance.create_run_for_job(_job(), status=status, remote_job_origin=RemoteJobOrigin(repository, "idle"))
     _killed_owner(tmp_path / "runs", run.run_id)
     [told] = clean_up(instance, tmp_path, tmp_path / "runs")
     assert run.run_id[:8] in told
