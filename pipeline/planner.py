@@ -164,8 +164,8 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     if not changed and (certificate.inherited != store.inherited_waivers(manifest) or store.unfounded(manifest)):
         changed = "the standing of what it was made from"
     if changed:
-        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
-                           f"run -r {loaded.recipe.name} --select {asset}` judges it again and trains nothing")
+        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; "
+                           f"`{manifest.run_command()}` judges it again and trains nothing")
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 

@@ -10,7 +10,7 @@ from pipeline.builder import LAST
 from pipeline.graph import GRAPH
 from pipeline.planner import Plan, plan_asset, terms
 from pipeline.recipe import LoadedRecipe
-from training.errors import UserError
+from training.errors import StoreError, UserError
 from training.specs.artifacts import Certificate, Manifest
 from training.store import Store
 
@@ -75,16 +75,30 @@ def headline(manifest: Manifest, certificate: Certificate | None) -> str:
 
 
 def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
-    """The status of every asset, in the order of the graph."""
+    """The status of every asset, in the order of the graph. What cannot be read of one is said in its own row.
+
+    Raises:
+        StoreError: Nothing can be read of any of them.
+    """
     found: dict[str, AssetStatus] = {}
+    errors = []
     for asset in GRAPH:
-        found[asset] = _status(asset, loaded, store, found)
+        try:
+            found[asset] = _status(asset, loaded, store, found)
+        except StoreError as error:
+            errors.append(error)
+            found[asset] = AssetStatus(asset, None, None, False, False, str(error), None, {}, "")
+    if len(errors) == len(GRAPH):
+        raise errors[0]
     return list(found.values())
 
 
 def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, AssetStatus]) -> AssetStatus:
     pointer = store.promotion(asset)
     latest = store.latest(asset)
+    if pointer is not None and pointer.version not in store.versions(asset):
+        raise StoreError(f"{store.promotion_address(asset)} names {pointer.version}, and {asset} has no such version; "
+                         f"delete this file and materialize {asset} again")
     shown = store.manifest(asset, pointer.version) if pointer else latest
     why = _why_not_fresh(asset, loaded, store, shown, upstream)
     if shown is None:

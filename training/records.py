@@ -93,7 +93,15 @@ class Records:
 
     def promotion(self, asset: str) -> Promotion | None:
         """Which version of an asset is promoted."""
-        return self._read(self.base / asset / "promoted.json", Promotion)
+        path = self.base / asset / "promoted.json"
+        found = self._read(path, Promotion)
+        if found is not None and found.asset != asset:
+            raise self._damaged(path, f"it belongs to {found.asset}")
+        return found
+
+    def promotion_address(self, asset: str) -> str:
+        """Address of the file that says which version is promoted, for people."""
+        return self.storage.address(self.base / asset / "promoted.json")
 
     def promotions(self, asset: str) -> list[Promotion]:
         """Every promotion of an asset there ever was, oldest first."""

@@ -69,7 +69,8 @@ class Store(Records):
         path = self.place(asset, version) / MANIFEST
         found = self._read(path, Manifest)
         if found is None:
-            raise StoreError(f"{asset} has no version {version} in {self.root}; `gatehouse status` lists what there is")
+            newest = ", ".join(self.versions(asset)[-_SHOWN_VERSIONS:]) or "none"
+            raise StoreError(f"{asset} has no version {version} in {self.root}; its newest are: {newest}")
         if (found.asset, found.version) != (asset, version):
             raise self._damaged(path, f"it belongs to {found.asset} {found.version}")
         if outside := [name for name in found.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
@@ -174,16 +175,15 @@ class Store(Records):
         if pointer is None or pointer.version != version:
             raise InputRefused(self.explain_unpromoted(asset, wanted=version))
         certificate = self.promoted_with(pointer)
-        again = f"`gatehouse run -r {self.recipe} --select {asset}` judges it again and trains nothing"
         if certificate is None:
-            raise InputRefused(f"{asset} {version} has no certificate: {again}")
+            raise InputRefused(f"{asset} {version} has no certificate: {self._again(asset, version)}")
         if (certificate.asset, certificate.version) != (asset, version):
             raise InputRefused(f"{asset} {version}: its certificate belongs to {certificate.asset} "
-                               f"{certificate.version}: {again}")
+                               f"{certificate.version}: {self._again(asset, version)}")
         if certificate.digest != pointer.certificate_digest:
             raise InputRefused(f"{asset} {version}: its certificate is not the one it was promoted with (digest "
                                f"{certificate.digest[:12]}, promoted.json says {pointer.certificate_digest[:12]}): one "
-                               f"of the two was changed since: {again}")
+                               f"of the two was changed since: {self._again(asset, version)}")
         if certificate_digest and certificate_digest != certificate.digest:
             raise InputRefused(f"{asset} {version}: the job was planned on the certificate {certificate_digest[:12]}, "
                                f"and its certificate is {certificate.digest[:12]}: it was judged again since, or "
@@ -191,10 +191,13 @@ class Store(Records):
         if not certificate.artifact_digest == pointer.digest == digest:
             raise InputRefused(f"{asset} {version}: its certificate vouches for content "
                                f"{certificate.artifact_digest[:12]} and promoted.json for {pointer.digest[:12]}, not "
-                               f"for {digest[:12]}: {again}")
+                               f"for {digest[:12]}: {self._again(asset, version)}")
         if not certificate.passed or certificate.expired(today or utc_today()):
             raise InputRefused(self.explain_unpromoted(asset, wanted=version, today=today))
         return certificate
+
+    def _again(self, asset: str, version: str) -> str:
+        return f"`{self.manifest(asset, version).run_command()}` judges it again and trains nothing"
 
     def explain_unpromoted(self, asset: str, wanted: str | None = None, today: date | None = None) -> str:
         """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
@@ -290,6 +293,7 @@ class Store(Records):
         self._point(promotion)
 
 
+_SHOWN_VERSIONS = 5
 _REBUILD = "materialize it again with force to replace it"
 
 
