@@ -17,6 +17,7 @@ from pipeline import leftovers
 from pipeline.assets import stage
 from pipeline.locks import held
 from pipeline.reaper import clean_up, end_leftovers, note_code_servers, reap
+from tests.patience import finish
 
 _RUN = """
 import sys, time
@@ -55,7 +56,7 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         assert run.status == dg.DagsterRunStatus.STARTED
         assert reap(instance, runs) == []
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait()
         assert reap(instance, runs) == [run.run_id]
         found = instance.get_run_by_id(run.run_id)
         assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
@@ -162,7 +163,7 @@ def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 def test_a_process_of_nobody_is_ended(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
     _, process = left
     assert end_leftovers(tmp_path / "home") == ["Ended 1 process left running by corpus of run c0ffee00."]
-    assert process.wait(5) == -signal.SIGKILL
+    assert finish(process, 5) == -signal.SIGKILL
     assert end_leftovers(tmp_path / "home") == []
 
 
