@@ -26,7 +26,7 @@ from pipeline.resources.launchers import Listener, LocalLauncher
 from pipeline.resources.settlement import begin, note_published, pay_debts, resolve
 from pipeline.resources.tracker import Tracker
 from training.errors import StoreError
-from training.specs.artifacts import Certificate, Manifest
+from training.specs.artifacts import OVERRIDES, Certificate, Manifest
 from training.specs.execution import Launcher
 from training.specs.job import EVALUATION_SUFFIX
 from training.store import Store, utc_today
@@ -100,7 +100,8 @@ class Builder:
                 raise
             tracked.published(manifest)
             _clean(plan.attempt(self.work))
-            self.store.write_links(asset, manifest.version, self.labels | {LAST: "built"})
+            links = {name: value for name, value in self.labels.items() if name != OVERRIDES}
+            self.store.write_links(asset, manifest.version, links | {LAST: "built"})
             pay_debts(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
             return manifest, False

@@ -129,5 +129,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    for name, value in variables().items():
-        print(f"export {name}={shlex.quote(value)}")
+    for name, value in variables().items():  # as bytes: a path must not depend on what a terminal can show
+        sys.stdout.buffer.write(os.fsencode(f"export {name}={shlex.quote(value)}\n"))

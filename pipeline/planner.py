@@ -160,8 +160,9 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
         raise InputRefused(store.explain_unpromoted(asset))
     certificate = store.require_promoted(asset, pointer.version, pointer.digest)
     if changed := terms(asset, loaded, store).outdated(certificate):
-        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `gatehouse "
-                           f"run -r {loaded.recipe.name} --select {asset}` judges it again and trains nothing")
+        again = store.manifest(asset, pointer.version).run_command()
+        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `{again}` "
+                           "judges it again and trains nothing")
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 

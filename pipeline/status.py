@@ -78,10 +78,21 @@ def headline(manifest: Manifest, certificate: Certificate | None) -> str:
 
 
 def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
-    """The status of every asset, in the order of the graph."""
+    """The status of every asset, in the order of the graph. What cannot be read of one is said in its own row.
+
+    Raises:
+        StoreError: Nothing can be read of any of them.
+    """
     found: dict[str, AssetStatus] = {}
+    errors = []
     for asset in GRAPH:
-        found[asset] = _status(asset, loaded, store, found)
+        try:
+            found[asset] = _status(asset, loaded, store, found)
+        except StoreError as error:
+            errors.append(error)
+            found[asset] = AssetStatus(asset, None, None, False, False, str(error), None, {}, "")
+    if len(errors) == len(GRAPH):
+        raise errors[0]
     return list(found.values())
 
 

@@ -73,8 +73,8 @@ class Store(Records):
         path = self.place(asset, version) / MANIFEST
         found = self._read(path, Manifest)
         if found is None:
-            newest = (self.versions(asset) or ["none"])[-1]
-            raise StoreError(f"{asset} has no version {version} in {self.root}; its newest is {newest}")
+            newest = ", ".join(self.versions(asset)[-_SHOWN_VERSIONS:]) or "none"
+            raise StoreError(f"{asset} has no version {version} in {self.root}; its newest are: {newest}")
         if (found.asset, found.version) != (asset, version):
             raise self._damaged(path, f"it belongs to {found.asset} {found.version}")
         if outside := [name for name in found.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
@@ -295,6 +295,9 @@ class Store(Records):
                 or not certificate.artifact_digest == promotion.digest == manifest.digest):
             raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version, today=today))
         self._point(promotion)
+
+
+_SHOWN_VERSIONS = 5
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -39,7 +39,11 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
     if pointer is None or pointer.version != version:
         raise InputRefused(store.explain_unpromoted(asset, wanted=version))
     certificate = store.promoted_with(pointer)
-    again = f"`gatehouse run -r {store.recipe} --select {asset}` judges it again and trains nothing"
+    if not store.storage.exists(store.place(asset, version) / MANIFEST):
+        raise InputRefused(f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
+                           f"--select {asset}` makes it anew")
+    manifest = store.manifest(asset, version)
+    again = f"`{manifest.run_command()}` judges it again and trains nothing"
     if certificate is None:
         raise InputRefused(f"{asset} {version} has no certificate: {again}")
     if fault := _binding_fault(certificate, pointer, digest):
@@ -50,10 +54,7 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
                            "edited; start the asset again through Gatehouse")
     if not certificate.passed or certificate.expired(today):
         raise InputRefused(store.explain_unpromoted(asset, wanted=version, today=today))
-    if not store.storage.exists(store.place(asset, version) / MANIFEST):
-        raise InputRefused(f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
-                           f"--select {asset}` makes it anew")
-    if standing_changed(store, store.manifest(asset, version), certificate):
+    if standing_changed(store, manifest, certificate):
         raise InputRefused(f"{asset} {version} was judged on other terms: the standing of what it was made from "
                            f"changed since; {again}")
     if fault := evidence_fault(store, certificate):

@@ -1,5 +1,6 @@
 """How every stage is an asset: resolve the inputs, launch the job, report what was made."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from pipeline.resources.settings import LauncherResource, RecipeResource, StoreR
 from pipeline.resources.tracker import TrackerResource
 from pipeline.room import explain_full_disk
 from training.errors import EXIT_USER, UserError
-from training.specs.artifacts import Manifest
+from training.specs.artifacts import OVERRIDES, Manifest
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"
@@ -96,9 +97,10 @@ def make_builder(instance: dg.DagsterInstance, run_id: str, recipe: RecipeResour
     """The builder of one Dagster run."""
     mark_alive(runs(), run_id)
     loaded = recipe.load()
+    labels = {"dagster_run_id": run_id} | ({OVERRIDES: json.dumps(recipe.overrides)} if recipe.overrides else {})
     return Builder(loaded=loaded, store=store.open(loaded.recipe.name), launcher=launcher.choose(loaded),
                    tracker=tracker.tracker(loaded.recipe.name), work=work(), owner=f"run {run_id[:8]}",
-                   labels={"dagster_run_id": run_id}, still_wanted=end_with_run(instance, run_id))
+                   labels=labels, still_wanted=end_with_run(instance, run_id))
 
 
 def end_with_run(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from datetime import date
 from pipeline.checks.judge import passes
 from pipeline.checks.statistics import right_needed
 from pipeline.checks.verdicts import number
+from training.specs.artifacts import Manifest
 from training.specs.gates import Gate, Verdict
 
 
@@ -29,19 +30,21 @@ def in_words(verdict: Verdict, meaning: str, why: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def advice(asset: str, gates: list[str], recipe: str, until: date) -> list[str]:
+def advice(manifest: Manifest, gates: list[str], recipe: str, until: date) -> list[str]:
     """What a person can do about a refusal.
 
     Args:
+        manifest: The refused version.
         gates: Those that refused it.
-        recipe: Name of the recipe.
+        recipe: Name or path of the recipe, as it was asked for.
         until: A day for the example of a waiver.
     """
-    again = f"`gatehouse run -r {recipe} --select {asset}`"
+    asset = manifest.asset
     return [
-        f"Make it better: change its section or its data in the recipe, then {again}.",
+        f"Make it better: change its section or its data in the recipe, then `gatehouse run -r {recipe} --select "
+        f"{asset}`.",
         f"If a gate asks too much, change it under `gates.{asset}`; if too few items are measured, change "
-        f"`evaluation_sets`. Then {again} judges it again and trains nothing.",
+        f"`evaluation_sets`. Then `{manifest.run_command(recipe)}` judges it again and trains nothing.",
         f"Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gates[0]} --reason \"...\" --until "
         f"{until}`" + (f"; the same for {', '.join(gates[1:])}" if gates[1:] else ""),
     ]

@@ -105,8 +105,8 @@ def explain(recipe: str, asset: str) -> None:
     refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) != "passed"]
     console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
     if stale := _stale(asset, certificate, latest, loaded, store):
-        console.print(f"The verdict is stale, for this changed since: {stale}. `gatehouse run -r {recipe} --select "
-                      f"{asset}` judges it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"The verdict is stale, for this changed since: {stale}. `{latest.run_command(recipe)}` judges "
+                      "it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
     evidence = _evidence(certificate, latest, store, console) if refused else None
     whys = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
     meanings = loaded.recipe.metrics(asset)
@@ -116,7 +116,7 @@ def explain(recipe: str, asset: str) -> None:
     if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
         until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
         console.print("\n[bold]What can be done[/]")
-        for line in advice(asset, failed, recipe, until):
+        for line in advice(latest, failed, recipe, until):
             console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
     if page := store.gate_report(asset, latest.version):
         console.print(f"\nThe whole report: {page}", markup=False, highlight=False, soft_wrap=True)
@@ -196,8 +196,9 @@ def _cells(row: GateRow) -> tuple[str, ...]:
 def _standing(asset: str, row: GateRow, store: Store) -> str:
     """What the table cannot say of an asset."""
     if row.stale:
+        again = store.manifest(asset, row.version).run_command() if row.version else ""
         return (f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
-                f"`gatehouse run -r {store.recipe} --select {asset}` judges it again and trains nothing.")
+                f"`{escape(again)}` judges it again and trains nothing.")
     pointer = store.promotion(asset)
     if row.version is not None and pointer is not None and not row.promoted:
         return f"{asset}: the table shows {row.version}; promoted is {pointer.version}."

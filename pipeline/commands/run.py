@@ -16,12 +16,13 @@ from rich.table import Table
 from pipeline.assets.stage import EXIT_CODE
 from pipeline.build import build_definitions, key_prefix
 from pipeline.checks.reconcile import agree_with_dagster
+from pipeline.code_location import NO_RETRY, in_code_location
 from pipeline.commands.next_steps import next_steps
 from pipeline.commands.promote import repair
 from pipeline.display import RunDisplay, make_console
 from pipeline.environment import ROOT, home, runs, store_root, work
 from pipeline.graph import GRAPH, require_asset
-from pipeline.instance import NO_RETRY, in_code_location, open_instance
+from pipeline.instance import open_instance
 from pipeline.locks import mark_alive
 from pipeline.progress import displayed
 from pipeline.reaper import clean_up

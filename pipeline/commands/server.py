@@ -61,6 +61,7 @@ class Server:
         # The workspace says which recipes there are; these variables would put another one in tiny's place.
         environment = {name: value for name, value in os.environ.items()
                        if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")}
+        environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # its output is a log, whatever the terminal takes
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output,
                                              stderr=output, start_new_session=True, env=environment | self._marks)

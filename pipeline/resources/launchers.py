@@ -182,7 +182,7 @@ def job_environment() -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     known = {name: value for name, value in (os.environ | variables()).items() if name not in _NOT_FOR_JOBS}
     return {**known, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
-            "GATEHOUSE_SUPERVISED": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace", "GATEHOUSE_SUPERVISED": "1",
             "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000",
             "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -217,8 +217,11 @@ class _Tail:
         if self._forward and _size(self.path) > self._offset:
             data = self._read(self._offset)
             self._offset += len(data)
-            sys.stderr.write(data.decode(errors="replace"))
-            sys.stderr.flush()
+            try:
+                sys.stderr.write(data.decode(errors="replace"))
+                sys.stderr.flush()
+            except (OSError, ValueError):  # a terminal that was closed, or a full disk, ends no training
+                self._forward = False
 
     def end(self, lines: int = 30) -> str:
         return "\n".join(self._read(self._start).decode(errors="replace").splitlines()[-lines:])

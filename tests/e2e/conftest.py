@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import BIN, ROOT, environment
+from tests.patience import run_command
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,8 @@ class Chain:
     def env(self, **extra: str) -> dict[str, str]:
         return environment(self.home, GATEHOUSE_RECIPE="smoke", **extra)
 
-    def command(self, *arguments: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, env=self.env(**extra), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
+    def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return run_command([str(BIN / arguments[0]), *arguments[1:]], 600, cwd=ROOT, env=self.env(**extra))
 
     def status(self) -> dict[str, dict[str, Any]]:
         done = self.command("gatehouse", "status", "--json")
@@ -38,6 +38,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     for folder in ("dagster", "mlflow"):
         (home / folder).mkdir()
     started = time.monotonic()
-    done = Chain(home, 0).command("dagster", "asset", "materialize", "--select", "*", timeout=900)
+    done = Chain(home, 0).command("dagster", "asset", "materialize", "--select", "*")
     assert done.returncode == 0, done.stdout[-6000:]
     return Chain(home, time.monotonic() - started)

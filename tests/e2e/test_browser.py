@@ -17,6 +17,7 @@ import pytest
 from pipeline.resources.launchers import free_port
 from tests.conftest import BIN, ROOT
 from tests.e2e.conftest import Chain
+from tests.patience import Patience
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -119,7 +120,7 @@ def ask(url: str, query: str, **variables: object) -> dict[str, Any]:
 
 
 def wait_for(what: str, done: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not done():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        assert not patience.is_over(), f"waited {seconds} s for {what}"
         time.sleep(0.3)

@@ -23,6 +23,7 @@ from pipeline.resources.metrics_follower import points_of
 from tests.conftest import ROOT, environment
 from tests.e2e.conftest import Chain
 from tests.integration.postgresql_server import PASSWORD, PostgreSQL, postgresql
+from tests.patience import Patience, finish
 from training.store import Store
 
 pytestmark = pytest.mark.postgresql
@@ -50,8 +51,8 @@ class Place:
             return subprocess.Popen(["bash", "-c", '. ./env.sh && exec "$@"', "-", *arguments], cwd=ROOT,
                                     env=self.env, text=True, stdout=output, stderr=output)
 
-    def run(self, *arguments: str, timeout: float = 900) -> int:
-        return self.start(*arguments).wait(timeout)
+    def run(self, *arguments: str) -> int:
+        return finish(self.start(*arguments), 900)
 
     @property
     def output(self) -> str:
@@ -164,7 +165,7 @@ def test_what_was_built_on_sqlite_goes_on_on_postgresql(place: Place, monkeypatc
     before = place.store.versions("lora_model")
     run = place.start("gatehouse", "run", "--select", "lora_model", "--force")
     interrupt(place, run, "lora_model", [0.0, 4.0])
-    assert run.wait(300) == 0, place.output[-5000:]
+    assert finish(run, 300) == 0, place.output[-5000:]
     assert len(place.store.versions("lora_model")) == len(before) + 1
     assert place.run("gatehouse", "sync", "-r", "smoke") == 0, place.output[-5000:]
     assert_all_there(place, monkeypatch)
@@ -178,7 +179,7 @@ def test_the_whole_chain_on_postgresql_with_restarts(server: PostgreSQL, tmp_pat
     run = place.start("gatehouse", "run")
     for asset in ("raw_corpus", "base_model", "sft_model", "lora_model"):
         interrupt(place, run, asset, [0.0, 6.0])
-    assert run.wait(900) == 0, place.output[-5000:]
+    assert finish(run, 900) == 0, place.output[-5000:]
     assert place.run("gatehouse", "sync", "-r", "smoke") == 0, place.output[-5000:]
     assert_all_there(place, monkeypatch)
     assert_no_password(place)
@@ -191,7 +192,7 @@ def test_a_long_outage_ends_the_run_at_most_and_the_next_goes_on(place: Place,
     assert place.run("gatehouse", "run") == 0, place.output[-5000:]
     run = place.start("gatehouse", "run", "--select", "lora_model", "--force")
     interrupt(place, run, "lora_model", [60.0])
-    code = run.wait(300)
+    code = finish(run, 300)
     assert code in (0, 1), place.output[-5000:]
     assert place.run("gatehouse", "run") == 0, place.output[-5000:]
     with place.instance(monkeypatch) as instance:
@@ -204,9 +205,9 @@ def interrupt(place: Place, run: subprocess.Popen[str], asset: str, outages: lis
     """Stop the server while an asset's job works, once for each outage; each lasts so many seconds."""
     attempts = place.home / "work" / "smoke" / asset
     seen = {path: path.stat().st_size for path in attempts.glob("*/events.jsonl")}
-    deadline = time.monotonic() + 300
+    patience = Patience(300)
     while not any(path.stat().st_size > seen.get(path, 0) for path in attempts.glob("*/events.jsonl")):
-        assert run.poll() is None and time.monotonic() < deadline, place.output[-5000:]
+        assert run.poll() is None and not patience.is_over(), place.output[-5000:]
         time.sleep(0.1)
     for seconds in outages:
         place.server.stop()

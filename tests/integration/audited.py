@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.training_jobs import INPUTS
+from tests.patience import Patience
 
 _SERVER = multiprocessing.get_context("forkserver")
 # There is one server for all tests of a process: it starts with what they all need.
@@ -68,14 +69,16 @@ def run(main: Callable[[list[str]], int], arguments: Sequence[str], folder: Path
         folder: Of this process alone: its output and its report.
         watched: What is in here must not be run; every file in it that is opened is reported.
         writes: Where it may write, beside `folder`.
-        timeout: In seconds; a process that takes longer is killed.
+        timeout: In seconds of an idle machine; a process that takes longer is killed.
     """
     folder.mkdir(parents=True)
     process = server().Process(target=_audited, args=(main, list(arguments), str(folder), str(watched),
                                                      [str(path) for path in (folder, *writes)]))
     started = time.monotonic()
     process.start()
-    process.join(timeout)
+    patience = Patience(timeout)
+    while process.exitcode is None and not patience.is_over():
+        process.join(0.1)
     if process.exitcode is None:
         process.kill()
         process.join()

@@ -21,6 +21,7 @@ import yaml
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.bypasses import PARENT, store
 from tests.integration.workspaces import Workspace
+from tests.patience import Patience
 
 DEFINITIONS = """
 import os
@@ -86,13 +87,13 @@ class Served:
 
     def begin(self) -> None:
         """Wait for the webserver and switch the schedule on."""
-        deadline = time.monotonic() + 90
+        patience = Patience(90)
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/server_info", timeout=2).close()
                 break
             except OSError:
-                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+                assert not patience.is_over(), self.log.read_text()[-3000:]
                 time.sleep(0.5)
         selector = {"repositoryLocationName": "mine", "repositoryName": "__repository__"}
         self.ask("mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename ... on PythonError"
@@ -121,14 +122,14 @@ class Served:
 
     def failure(self, tag: str, value: str | None = None) -> str:
         """What ended the first run with a tag; waits for it."""
-        deadline = time.monotonic() + 150
+        patience = Patience(150)
         with self.instance() as instance:
             while True:
                 for run in instance.get_runs():
                     if tag in run.tags and value in (None, run.tags[tag]) and run.is_finished:
                         assert run.status == dg.DagsterRunStatus.FAILURE
                         return self._said(instance, run.run_id)
-                assert time.monotonic() < deadline, f"no run with {tag}: {self.log.read_text()[-3000:]}"
+                assert not patience.is_over(), f"no run with {tag}: {self.log.read_text()[-3000:]}"
                 time.sleep(0.5)
 
     @staticmethod

@@ -38,6 +38,7 @@ from tests.integration.bypasses import (
 )
 from tests.integration.served import Served, serve
 from tests.integration.workspaces import Workspace, workspace
+from tests.patience import Patience, run_command
 from training.store import utc_today
 
 KEY = f"mine/{CHILD}"
@@ -124,8 +125,7 @@ def test_starting_the_child_alone(refused: Workspace, way: str, arguments: list[
     if without_home:  # from another folder, or Dagster takes the dagster.yaml that lies there
         del env["DAGSTER_HOME"], env["GATEHOUSE_DAGSTER"]
         folder = refused.folder
-    done = subprocess.run([str(BIN / arguments[0]), *arguments[1:]], cwd=folder, env=env, text=True, timeout=120,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = run_command([str(BIN / arguments[0]), *arguments[1:]], cwd=folder, env=env)
     assert done.returncode != 0
     assert f"{PARENT} " in done.stdout and REFUSED in done.stdout
     assert trainings(refused) == []
@@ -173,9 +173,9 @@ def test_a_sensor(server: Served) -> None:
 
 def test_an_automation_condition(server: Served) -> None:
     with server.instance() as instance:
-        deadline = time.monotonic() + 150
+        patience = Patience(150)
         while not any("dagster/from_automation_condition" in run.tags for run in instance.get_runs()):
-            assert time.monotonic() < deadline, server.log.read_text()[-3000:]
+            assert not patience.is_over(), server.log.read_text()[-3000:]
             server.new_parent(instance)
             time.sleep(5)
     assert REFUSED in server.failure("dagster/from_automation_condition")
@@ -323,9 +323,9 @@ def test_an_evaluation_that_was_killed_half_way(ungated: Workspace, tmp_path: Pa
     process = subprocess.Popen([str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", PARENT], cwd=ROOT,
                                env=environment(space.home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                start_new_session=True)
-    deadline = time.monotonic() + 120
+    patience = Patience(120)
     while not list(space.home.glob(f"work/mine/{PARENT}.evaluation/*/events.jsonl")):
-        assert process.poll() is None and time.monotonic() < deadline, "the evaluation does not start"
+        assert process.poll() is None and not patience.is_over(), "the evaluation does not start"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

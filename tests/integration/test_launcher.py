@@ -14,14 +14,14 @@ from training.specs.execution import Execution, Launcher
 from training.specs.job import Job
 from training.store import Store
 
-# The second rank is hit a second after it began to read its job.
+# The second rank is hit when it comes to load DeepSpeed: its job has begun, and no step was done.
 _SITE = """
 import os, signal, sys
 if os.environ.get("RANK") == "1" and sys.orig_argv[-3:-1] == ["-m", "training.run"]:
-    def strike(number, frame):
-        {strike}
-    signal.signal(signal.SIGALRM, strike)
-    signal.setitimer(signal.ITIMER_REAL, 1)
+    def strike(event, arguments):
+        if event == "import" and arguments[0] == "deepspeed":
+            {strike}
+    sys.addaudithook(strike)
 """
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.events import DagsterEvent
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline import leftovers
 from pipeline.assets import stage
 from pipeline.locks import held
 from pipeline.reaper import clean_up, end_leftovers, note_code_servers, reap
+from tests.patience import finish
 
 _RUN = """
 import sys, time
@@ -55,7 +56,7 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         assert run.status == dg.DagsterRunStatus.STARTED
         assert reap(instance, runs) == []
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait()
         assert reap(instance, runs) == [run.run_id]
         found = instance.get_run_by_id(run.run_id)
         assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
@@ -64,14 +65,12 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         process.kill()
 
 
-@pytest.mark.parametrize("came_to", [[], [dg.DagsterEventType.PIPELINE_ENQUEUED],
-                                     [dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_STARTING]],
-                         ids=["not started", "queued", "starting"])
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED,
+                                    dg.DagsterRunStatus.STARTING])
 def test_a_run_that_was_killed_before_it_began_is_ended(instance: dg.DagsterInstance, tmp_path: Path,
-                                                        came_to: list[dg.DagsterEventType]) -> None:
-    run = instance.create_run_for_job(_job())
-    for event in came_to:
-        instance.report_dagster_event(DagsterEvent(event.value, run.job_name), run.run_id)
+                                                        status: dg.DagsterRunStatus) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__")
+    run = instance.create_run_for_job(_job(), status=status, remote_job_origin=RemoteJobOrigin(repository, "idle"))
     _killed_owner(tmp_path / "runs", run.run_id)
     [told] = clean_up(instance, tmp_path, tmp_path / "runs")
     assert run.run_id[:8] in told
@@ -164,7 +163,7 @@ def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 def test_a_process_of_nobody_is_ended(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
     _, process = left
     assert end_leftovers(tmp_path / "home") == ["Ended 1 process left running by corpus of run c0ffee00."]
-    assert process.wait(5) == -signal.SIGKILL
+    assert finish(process, 5) == -signal.SIGKILL
     assert end_leftovers(tmp_path / "home") == []
 
 

@@ -51,6 +51,19 @@ def test_another_threshold(mine: Workspace) -> None:
     assert len(store(mine).versions(f"{ASSET}.evaluation")) == 1
 
 
+def test_the_remedy_after_a_refused_version_with_options_judges_that_very_version(mine: Workspace) -> None:
+    refused = mine.run("--select", ASSET, "--set", f"gates.{ASSET}.0.threshold=99999", "--set",
+                       f"{ASSET}.max_conversations=450")
+    assert refused.returncode == 1, refused.stdout
+    versions = store(mine).versions(ASSET)
+    why = mine.command("gatehouse", "gates", "--why", ASSET, "-r", str(mine.recipe))
+    remedy = f"gatehouse run -r {mine.recipe} --select {ASSET} --set {ASSET}.max_conversations=450"
+    assert remedy in " ".join(why.stdout.split()), why.stdout
+    again = mine.command(*remedy.split())
+    assert again.returncode == 0, again.stdout
+    assert promoted(mine) == versions[-1] and store(mine).versions(ASSET) == versions
+
+
 def test_another_suite(mine: Workspace) -> None:
     """Evaluation prompts of which one was trained on: the data must be refused, and nothing is built again."""
     (version,), first = store(mine).versions(ASSET), promoted(mine, "evaluation_sets")

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.patience import finish, wait_for
 
 STUBBORN = """
 import os, signal, subprocess, sys, time
@@ -37,10 +38,7 @@ def owner(tmp_path: Path) -> tuple[subprocess.Popen[str], int, list[int]]:
     process = subprocess.Popen([sys.executable, "-c", OWNER, STUBBORN, str(pids)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     supervisor = int(process.stdout.readline())
-    deadline = time.monotonic() + 20
-    while not (pids.exists() and len(pids.read_text().split()) == 2):
-        assert time.monotonic() < deadline, "the job did not start"
-        time.sleep(0.05)
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2, 20, "the job did not start")
     return process, supervisor, [int(pid) for pid in pids.read_text().split()]
 
 
@@ -56,10 +54,7 @@ def alive(pids: list[int]) -> list[int]:
 
 
 def assert_all_end(pids: list[int], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert alive(pids) == []
+    wait_for(lambda: not alive(pids), seconds, lambda: f"{alive(pids)} do not end")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -93,7 +88,7 @@ def test_a_term_to_the_supervisor_ends_the_job(owner: tuple[subprocess.Popen[str
 def test_the_exit_code_is_the_jobs(code: str, expected: int) -> None:
     process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", code],
                                stdin=subprocess.PIPE)
-    assert process.wait(20) == expected
+    assert finish(process, 20) == expected
 
 
 def test_what_a_job_leaves_behind_has_the_grace_period_too(tmp_path: Path) -> None:
@@ -105,5 +100,5 @@ def test_what_a_job_leaves_behind_has_the_grace_period_too(tmp_path: Path) -> No
     saved = tmp_path / "saved"
     process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "10", sys.executable, "-c", leaves, slow,
                                 str(saved), str(tmp_path / "ready")], stdin=subprocess.PIPE)
-    assert process.wait(20) == 0
+    assert finish(process, 20) == 0
     assert saved.exists()

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.evidence import with_evidence
+from tests.patience import Patience
 from training.data.byte_bpe import encode_texts, load_plain, train_bpe
 from training.data.chat import write_templates
 from training.data.shards import TokenWriter
@@ -197,12 +198,14 @@ def start(job: Path, processes: int = 1) -> list[BaseProcess]:
 
 def wait(job: Path, ranks: list[BaseProcess]) -> Finished:
     """Wait for a job's end; a rank that fails takes the others with it."""
-    deadline = time.monotonic() + 300
+    patience = Patience(300)
     while any(rank.exitcode is None for rank in ranks) and not any(rank.exitcode for rank in ranks):
-        assert time.monotonic() < deadline, "the job does not end"
+        assert not patience.is_over(), "the job does not end"
         time.sleep(0.02)
     for rank in ranks:
-        rank.join(10)
+        patience = Patience(10)
+        while rank.exitcode is None and not patience.is_over():
+            rank.join(0.1)
         if rank.exitcode is None:
             rank.kill()
             rank.join()
@@ -218,9 +221,9 @@ def run(job: Path, processes: int = 1) -> Finished:
 def kill_at(job: Path, wait_for: str, processes: int = 1, number: int = signal.SIGKILL) -> Finished:
     """Run a job and send every rank a signal as soon as `wait_for` (a glob in the attempt folder) exists."""
     ranks = start(job, processes)
-    deadline = time.monotonic() + 300
+    patience = Patience(300)
     while not list(job.parent.glob(wait_for)):
-        assert time.monotonic() < deadline, f"no {wait_for} in time"
+        assert not patience.is_over(), f"no {wait_for} in time"
         assert all(rank.exitcode is None for rank in ranks), (job.parent / "output-0.txt").read_text()
         time.sleep(0.001)
     for rank in ranks:
@@ -253,10 +256,10 @@ def environment() -> dict[str, str]:
 
 def wait_for_step(job: Path, step: int, process: subprocess.Popen[str]) -> None:
     """Wait until a job's events tell of a step."""
-    deadline = time.monotonic() + 120
+    patience = Patience(120)
     while not any(event["step"] >= step for event in Finished(0, "", job.parent).events("metrics")):
         assert process.poll() is None, "the job ended before it trained"
-        assert time.monotonic() < deadline, "the job does not train"
+        assert not patience.is_over(), "the job does not train"
         time.sleep(0.05)
 
 

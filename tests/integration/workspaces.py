@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import BIN, ROOT, environment
+from tests.patience import run_command
 
 RECIPE = """\
 extends: smoke
@@ -46,8 +47,7 @@ class Workspace:
         self.recipe.write_text(RECIPE.format(path=path or self.notes))
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, text=True, timeout=120,
-                              env=environment(self.home, **extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return run_command([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, env=environment(self.home, **extra))
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.command("gatehouse", "run", "-r", str(self.recipe), *arguments, **extra)

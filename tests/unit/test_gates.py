@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.checks.explanation import advice
 from pipeline.checks.statistics import wilson
 from pipeline.commands.gates import explain, show_gates
 from pipeline.recipe import load_recipe
@@ -208,3 +209,18 @@ def test_what_passes_or_was_never_judged_is_said(world: World, capsys: pytest.Ca
 def test_an_asset_that_does_not_exist(world: World) -> None:
     with pytest.raises(RecipeError, match="--why sft_modle: there is no such asset.*sft_model"):
         explain("tiny", "sft_modle")
+
+
+def test_the_way_back_to_a_version_repeats_its_options(world: World) -> None:
+    certificate = judged(world)
+    manifest = world.store.manifest("sft_model", certificate.version)
+    assert manifest.run_command() == "gatehouse run -r tiny --select sft_model"
+    given = ["sft_model.steps=150", "gates.sft_model.0.threshold=0.9", "base_model.architecture={hidden_size: 64}"]
+    made = manifest.model_copy(update={"labels": {"overrides": json.dumps(given)}})
+    assert made.run_command("mine.yaml") == (
+        "gatehouse run -r mine.yaml --select sft_model --set sft_model.steps=150 --set "
+        "'base_model.architecture={hidden_size: 64}'")
+    better, judged_again, *waivers = advice(made, ["refusal_rate"], "mine.yaml", date(2026, 12, 31))
+    assert "--set" not in better and made.run_command("mine.yaml") in judged_again
+    assert waivers == ['Let this one version pass: `gatehouse waive -r mine.yaml sft_model --gate refusal_rate '
+                       '--reason "..." --until 2026-12-31`']

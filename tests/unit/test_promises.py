@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.patience import run_command
 from tests.promises import code_digest
 
 pytestmark = pytest.mark.skipif(not code_digest(), reason="git cannot tell what the code is: not a checkout")
@@ -45,11 +46,10 @@ HOLDS = ["| one holds | 3 | 0", "| two holds | 3 | 0"]
 
 def chaos(folder: Path, *more: str, **extra: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_all.py").write_text(TESTS)
-    return subprocess.run(
+    return run_command(
         [sys.executable, "-m", "pytest", "-p", "tests.promises", "-p", "no:cacheprovider", "-c", os.devnull, "-s",
          f"--rootdir={folder}", "--full", f"--table={folder / 'table.md'}", f"--kept={folder / 'kept.jsonl'}", *more],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **extra}, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=60)
+        60, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **extra})
 
 
 def rows(folder: Path) -> list[str]:

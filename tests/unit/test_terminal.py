@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from rich.console import Console
 
 from pipeline import progress
 from pipeline.display import RunDisplay
+from pipeline.resources import launchers
 from pipeline.terminal import make_legible
+from tests.conftest import ROOT
 
 BUILT = [{"kind": "state", "state": "built", "version": "20261129T011748"}]
 REFUSED = [{"kind": "state", "state": "refused", "version": "20261129T011748"}]
@@ -41,6 +45,33 @@ def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     make_legible()
     print("✓ über 中")
     assert written.getvalue().decode() == "✓ über 中\n"
+
+
+def test_what_a_job_prints_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=launchers._environment(),
+                          stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().strip() == "✓ über \\udcff"
+
+
+def test_the_variables_of_a_shell_name_paths_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / "über"))
+    done = subprocess.run([sys.executable, "-m", "pipeline.environment"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert f"export GATEHOUSE_HOME='{tmp_path}/über'" in done.stdout.decode()
+
+
+def test_output_that_cannot_be_passed_on_ends_no_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    output.touch()
+    tail = launchers._Tail(output, forward=True)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    for line in ("one\n", "two\n"):
+        output.write_text(output.read_text() + line)
+        tail.forward()
+    assert tail.end() == "one\ntwo"
 
 
 def test_a_process_without_standard_output_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

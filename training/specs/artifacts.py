@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from datetime import date
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -18,6 +20,8 @@ def _inside(path: str) -> str:
     return path
 
 
+OVERRIDES = "overrides"
+"""The label with the `--set` options of the run, a JSON list."""
 FilePath = Annotated[str, AfterValidator(_inside)]
 
 
@@ -58,9 +62,22 @@ class Manifest(Spec):
     section: dict[str, object]
     seed: int
     versions: dict[str, str] = Field({}, description="Library versions, shown as drift, never hashed.")
-    labels: dict[str, str] = Field({}, description="Who ran it, never hashed: dagster_run_id, mlflow_run_id.")
+    labels: dict[str, str] = Field({}, description="Who ran it and how, never hashed: dagster_run_id, overrides.")
     started_at: Moment
     seconds: float
+
+    def run_command(self, recipe: str = "") -> str:
+        """The command that comes back to this version, to judge it on today's gates.
+
+        It repeats the `--set` options of the run that made it, or it would ask for another version; but not those of
+        gates, which are today's.
+
+        Args:
+            recipe: How the recipe is called; by its name, where this is empty.
+        """
+        overrides = [text for text in json.loads(self.labels.get(OVERRIDES, "[]")) if not text.startswith("gates.")]
+        options = "".join(f" --set {shlex.quote(text)}" for text in overrides)
+        return f"gatehouse run -r {recipe or self.recipe} --select {self.asset}{options}"
 
     @property
     def bytes(self) -> int:
