@@ -5,18 +5,43 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from training.errors import RecipeError
+from training.errors import InputRefused, RecipeError
+from training.specs.artifacts import Manifest
 from training.specs.post_training import LoraModelSection
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_README = """---
+library_name: peft
+license: other
+license_name: terms-of-the-training-texts
+---
+
+# A LoRA adapter for one {asset}
+
+It belongs to the `{asset}` whose content has the digest `{digest}`. On other weights it gives other answers, and no
+library warns. The manifest beside this folder names the version. `sha256sum` of the right `model/`:
+
+```
+{files}
+```
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+parent = AutoModelForCausalLM.from_pretrained("path/to/{asset}/model")
+model = PeftModel.from_pretrained(parent, "path/to/adapter")
+tokenizer = AutoTokenizer.from_pretrained("path/to/adapter")
+```
+"""
 
 
 def lora_config(section: LoraModelSection, model: PreTrainedModel) -> LoraConfig:
@@ -48,31 +73,68 @@ def adaptable(model: PreTrainedModel) -> dict[str, type[torch.nn.Module]]:
             if isinstance(module, torch.nn.Linear | Conv1D) and module is not head}
 
 
-def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write the adapter in PEFT's layout, in fp32.
+def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], parent: Manifest) -> None:
+    """Write the adapter in PEFT's layout, in fp32, with the name of the model that it was trained on.
 
-    PEFT's own writer puts the base model's path and a set in hash order into the configuration, so that two runs would
-    not give the same bytes.
+    PEFT's own writer puts the parent's path and a set in hash order into the configuration, so that two runs would not
+    give the same bytes. The parent is named by its digests: a path or a version's name would differ as well. They
+    stand where PEFT looks for a path or a repository, in words that are neither, so that no library asks a network.
 
     Args:
         folder: Created here.
         model: The trained model, for its configuration.
         weights: Its whole state dict.
+        parent: Of the model that the adapter belongs to.
     """
     folder.mkdir(parents=True)
     adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
-    save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, {"format": "pt"})
+    digests = _weight_digests(parent)
+    named = {"format": "pt", "parent": parent.asset, "parent_content": parent.digest,
+             "parent_weights": json.dumps(digests, sort_keys=True)}
+    save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, named)
     fields = model.peft_config["default"].to_dict()
-    fields |= {"base_model_name_or_path": None, "inference_mode": True,
+    fields |= {"base_model_name_or_path": f"the folder model/ of {parent.asset} with the content {parent.digest}: see "
+                                          "README.md", "inference_mode": True,
                "target_modules": sorted(fields["target_modules"])}
     (folder / _CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True, default=_plain), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(parent, digests), encoding="utf-8")
 
 
-def merge(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The base model with a saved adapter added to its weights."""
+def merge(base: PreTrainedModel, parent: Manifest, folder: Path) -> PreTrainedModel:
+    """A model with a saved adapter added to its weights.
+
+    Args:
+        base: The model of `parent`.
+        parent: Of the version that the model was loaded from.
+        folder: The adapter's.
+
+    Raises:
+        InputRefused: The adapter was trained on another model, or does not say on which.
+    """
+    _require_parent(folder, parent)
     merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged
+
+
+def _require_parent(folder: Path, parent: Manifest) -> None:
+    with safe_open(folder / _WEIGHTS, framework="pt") as file:
+        named: dict[str, str] = file.metadata() or {}
+    if json.loads(named.get("parent_weights", "{}")) != _weight_digests(parent):
+        raise InputRefused(f"{folder} was trained on {named.get('parent', 'a model that it does not name')} with the "
+                           f"content {named.get('parent_content', '')[:12] or 'unknown'}, not on {parent.asset} "
+                           f"{parent.version} with {parent.digest[:12]}: its README.md says how to load it")
+
+
+def _weight_digests(manifest: Manifest) -> dict[str, str]:
+    """SHA-256 of each file of a model's weights, by name."""
+    return {PurePosixPath(name).name: entry.sha256 for name, entry in sorted(manifest.files.items())
+            if name.startswith("model/") and name.endswith(".safetensors")}
+
+
+def _readme(parent: Manifest, digests: Mapping[str, str]) -> str:
+    files = "\n".join(f"{digest}  {name}" for name, digest in digests.items())
+    return _README.format(asset=parent.asset, digest=parent.digest, files=files)
 
 
 def _plain(value: object) -> object:

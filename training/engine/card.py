@@ -13,6 +13,10 @@ _ABOUT = {
     "dpo_model": "The SFT model after direct preference optimization (Rafailov et al., 2023).",
     "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
 }
+_LOAD = ("from transformers import pipeline", "", 'model = pipeline("text-generation", model="path/to/this/folder")')
+_CONTINUE = (*_LOAD, 'print(model("import os\\n", max_new_tokens=64)[0]["generated_text"])')
+_CHAT = (*_LOAD, 'talk = [{"role": "user", "content": "What does `os.path.join` do?"}]',
+         'print(model(talk, max_new_tokens=64)[0]["generated_text"][-1]["content"])')
 _CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
               "dropped_pairs", "dropped_pairs_share", "dropped_conversations", "dropped_conversations_share",
               "trainable_parameters", "rollbacks", "skipped_batches",
@@ -35,6 +39,7 @@ def write(session: Session, result: Fit, saved: str) -> str:
              "**Licence.** The weights carry the terms of the texts they were trained on; the raw corpus lists the "
              "licence of every document.", "", "## Made from", "", "| input | version's content |", "|---|---|"]
     lines += [f"| {name} | `{used.manifest.digest}` |" for name, used in sorted(context.inputs.items())]
+    lines += ["", "## Use", "", "```python", *(_CONTINUE if context.asset == "base_model" else _CHAT), "```"]
     lines += ["", "## Training", "", "| | |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
               if name in result.metrics]

@@ -76,12 +76,12 @@ def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torc
     model.tie_weights()
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
-    save_tokenizer(session, folder, getattr(config.get_text_config(), "max_position_embeddings", None))
+    save_tokenizer(session, folder, config)
     probe.save(out, taken.model_copy(update={"weights": sample}))
     return why
 
 
-def save_tokenizer(session: Session, folder: Path, positions: int | None) -> None:
+def save_tokenizer(session: Session, folder: Path, config: PreTrainedConfig) -> None:
     """Put the tokenizer beside weights, and tell it how many tokens the model takes.
 
     `tokenizer.json` and the templates are copied as they are: a tokenizer's digest survives.
@@ -89,6 +89,7 @@ def save_tokenizer(session: Session, folder: Path, positions: int | None) -> Non
     source = session.context.input("tokenizer").folder / "tokenizer"
     shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     settings: dict[str, Any] = json.loads((source / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         settings["model_max_length"] = positions
     (folder / _TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")

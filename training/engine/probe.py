@@ -63,7 +63,8 @@ def _float32(engine: Any) -> Iterator[None]:
 
 
 def _rows(trainer: StepOrdered, pad: int) -> list[torch.Tensor]:
-    """Rows of training tokens without padding, none longer than the training's context."""
+    """Rows of training tokens without padding, none longer than the training's context or the model's positions."""
     ids = trainer.plan.batches.longest()["input_ids"]
     tokens = ids[ids != pad][:_TOKENS]
-    return [row for row in torch.split(tokens, min(_ROW, ids.shape[1])) if len(row) > 1]
+    positions = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or _ROW
+    return [row for row in torch.split(tokens, min(_ROW, ids.shape[1], positions)) if len(row) > 1]

@@ -40,8 +40,10 @@ def run(context: StageContext[Section]) -> StageResult | None:
     weights = export.gather_weights(trainer)
 
     def write() -> None:
-        adapter.save(context.out / "adapter", trainer.model, weights)
-        merged = adapter.merge(load_parent(session, "dpo_model"), context.out / "adapter")
+        parent, folder = context.input("dpo_model").manifest, context.out / "adapter"
+        adapter.save(folder, trainer.model, weights, parent)
+        merged = adapter.merge(load_parent(session, "dpo_model"), parent, folder)
+        export.save_tokenizer(session, folder, model.config)
         saved = export.save_weights(context.out, merged.config, merged.state_dict(), session, taken, "dpo_model")
         export.report(session, result, _PROMPTS, saved)
 

@@ -147,6 +147,17 @@ def test_only_a_line_feed_ends_an_item(separator: str, tmp_path: Path, loaded: L
     assert [item["prompt"] for item in items] == [row["prompt"] for row in asked]
 
 
+def test_one_item_alone_is_set_against_the_end_of_a_text(tmp_path: Path, loaded: Loaded,
+                                                          untrained: LlamaForCausalLM) -> None:
+    file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
+    tasks = [four_way("acc_dcpmi", "acc_mutual_info")]
+
+    found = run(loaded("base_model", untrained), suite_of(tmp_path / "sets", tasks, {"four_way": file}, rows(1)))
+
+    (conditional,), (mutual,) = found["m_acc_dcpmi"].items, found["m_acc_mutual_info"].items
+    assert conditional["likelihoods"] == pytest.approx(mutual["likelihoods"], abs=1e-4)
+
+
 def test_a_generated_answer_has_no_dcpmi(tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
     said = FOUR_WAY.split("output_type")[0] + (
         'output_type: generate_until\ndoc_to_text: "{{prompt}}"\ndoc_to_target: "{{choices[answer]}}"\n'
