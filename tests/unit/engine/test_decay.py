@@ -16,7 +16,8 @@ _WIDE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden
 
 def decayed(model_type: str, fields: dict[str, Any]) -> tuple[set[str], set[str]]:
     """Last parts of the names of what decays, and of what does not."""
-    config = AutoConfig.for_model(model_type, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1, **fields)
+    config = AutoConfig.for_model(model_type, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1,
+                                  **fields)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     chosen = set(StepOrdered.get_decay_parameter_names(object.__new__(StepOrdered), model))
