@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -107,8 +108,8 @@ def promote(store: Store, manifest: Manifest) -> None:
                             certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
 
 
-def publish_data(store: Store, work: Path) -> None:
-    """Publish a tokenizer, shards, conversations, pairs and adapter data."""
+def publish_data(store: Store, work: Path, sources: Sequence[str] = ("a", "b")) -> None:
+    """Publish a tokenizer, shards, conversations, pairs and adapter data; each source weighs one more than the last."""
     texts = sentences(400, seed=1)
     tokenizer = train_bpe(texts, VOCABULARY, 2)
     folder = work / "tokenizer"
@@ -127,8 +128,9 @@ def publish_data(store: Store, work: Path) -> None:
         for tokens in encode_texts(plain, texts):
             writer.add(np.append(tokens, end))
         ids = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts])
-        source = (np.arange(len(texts)) % 2).astype(np.int32)
-        writer.finish(source, ids, ("a", "b"), {"a": 1.0, "b": 2.0}, digest)
+        source = (np.arange(len(texts)) % len(sources)).astype(np.int32)
+        weights = {name: 1.0 + number for number, name in enumerate(sources)}
+        writer.finish(source, ids, tuple(sources), weights, digest)
     publish(store, "packed_shards", work / "shards", {"tokenizer": digest})
     _publish_chat(store, work)
 
