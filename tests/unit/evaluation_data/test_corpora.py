@@ -89,7 +89,8 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
     found = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
-    cause = ("cleaning dropped 61 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md")
+    cause = ("cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as "
+             "notes/long line.md")
     assert found.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
 
