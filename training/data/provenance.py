@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-PART = r"(#part\d+)+$"
-_PART = re.compile(PART)
+_PART = re.compile(r"#part\d+$")
 _ROW = re.compile(r"#\d+$")
 _PACKING = re.compile(r"\.(gz|zst)$")
 

@@ -59,6 +59,9 @@ def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
     found.add("bytes", size, documents)
     if (artifact.folder / SKIPPED).is_file():
         skipped = read_lines(artifact.folder / SKIPPED)
+        if skipped:
+            cause = f"{len(skipped):,} rows or files were skipped, such as {skipped[0].get('message', '')}"
+            found.causes = dict.fromkeys(("documents", "bytes"), cause)
         for row in skipped:
             found.items.append({"id": row.get("path", ""), **row, "metric": "bad_rows", "score": 1.0, "weight": 1.0})
         found.add("bad_rows", len(skipped) + damaged, documents + len(skipped))

@@ -126,7 +126,9 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     skipped.parent.mkdir(exist_ok=True)
     skipped.write_text("")
     assert measure(artifact)["bad_rows"] == 1
-    skipped.write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
+    skipped.write_text('{"message": "a.txt: is not UTF-8"}\n')
+    cause = "1 rows or files were skipped, such as a.txt: is not UTF-8"
+    assert corpora.measure_raw_corpus(artifact).report.causes == dict.fromkeys(("documents", "bytes"), cause)
     assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2}
 
 
