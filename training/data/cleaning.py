@@ -9,7 +9,7 @@ from typing import Any
 
 import regex
 
-from training.data.provenance import PART, file_of, group_of, is_python, part_path
+from training.data.provenance import file_of, is_python, part_path
 from training.data.quiet_daft import F, daft
 from training.data.tables import fraction, text_id
 from training.specs.corpus import EXACT, FEW_LETTERS, LONG_LINE, TOO_SHORT, CorpusSection
@@ -60,11 +60,10 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
         whole document it was cut from; `reason` is null for pieces that pass.
     """
     limit = section.max_characters
-    parts = _documents_in_parts(raw)
 
-    def cut_up(source: str, path: str, raw_text: str) -> list[dict[str, str]]:
+    def cut_up(path: str, raw_text: str) -> list[dict[str, str]]:
         text = normalised(raw_text)
-        document = parts.get((source, group_of(path))) or text_id(text)
+        document = text_id(text)
         texts = cut(text, limit)
         return [{"id": text_id(piece), "text": piece, "document": document,
                  "path": path if len(texts) == 1 else part_path(path, number)}
@@ -77,22 +76,10 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
     pieces = daft.func(cut_up, return_dtype=_Type.list(_Type.struct(fields)))
     domain = daft.func(find_domain, return_dtype=_Type.string())
     piece = col("piece")
-    frame = (raw.select("source", "licence", pieces(col("source"), col("path"), col("text")).alias("piece"))
+    frame = (raw.select("source", "licence", pieces(col("path"), col("text")).alias("piece"))
              .explode("piece").select("source", "licence", *(piece.get(name).alias(name) for name in fields)))
     return frame.with_columns({"bytes": F.length_bytes(col("text")).cast(_Type.int64()),
                                "domain": domain(col("source"), col("path")), "reason": _reason(section)})
-
-
-def _documents_in_parts(raw: daft.DataFrame) -> dict[tuple[str, str], str]:
-    """Digest of each document that `raw_corpus` holds in parts: the least of its parts' digests.
-
-    It follows from what the parts hold, whatever their file is called and however many they are.
-    """
-    documents: dict[tuple[str, str], str] = {}
-    for row in raw.where(F.regexp(col("path"), PART)).select("source", "path", "text").iter_rows():
-        key, digest = (row["source"], group_of(row["path"])), text_id(normalised(row["text"]))
-        documents[key] = min(documents.get(key, digest), digest)
-    return documents
 
 
 def _reason(section: CorpusSection) -> daft.Expression:

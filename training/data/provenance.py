@@ -6,8 +6,7 @@ import re
 
 from training.data.formats import suffix_of, uncompressed
 
-PART = r"(#part\d+)+$"
-_PART = re.compile(PART)
+_PART = re.compile(r"#part\d+$")
 _ROW = re.compile(r"#\d+$")
 
 

@@ -22,6 +22,7 @@ from training.data.words import words_of
 Shingles = npt.NDArray[np.uint64]
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _STREAM_BATCH = 512
+_BUCKET_BITS = 22
 _MOST_HITS = 2**22  # index entries that are looked at together: 32 MB for each array of them
 
 
@@ -59,7 +60,8 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
         windows = np.zeros(len(codes) - width + 1, np.uint64)
         for place in range(width):
             windows = windows * _FACTOR + codes[place:len(codes) - width + 1 + place]
-        yield np.unique(windows)
+        windows.sort()
+        yield windows[np.concatenate([[True], windows[1:] != windows[:-1]])]
 
 
 def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:
@@ -112,18 +114,24 @@ class _PrefixIndex:
     """The prefix shingles of all queries, sorted, and the query that each belongs to."""
 
     def __init__(self, queries: Sequence[Shingles], threshold: float) -> None:
-        values, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *queries]), return_counts=True)
+        # Any order of shingles will do if it is the same for all sets, so rarity is counted in buckets of them.
+        counts = np.zeros(2**_BUCKET_BITS, np.int32)
+        for shingles in queries:
+            counts[_buckets(shingles)] += 1
+
         keys, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for number, shingles in enumerate(queries):
             if len(shingles):
                 length = len(shingles) - math.ceil(threshold * len(shingles) - 1e-9) + 1
-                rarest = np.lexsort((shingles, counts[np.searchsorted(values, shingles)]))[:length]
+                rarest = np.lexsort((shingles, counts[_buckets(shingles)]))[:length]
                 keys.append(shingles[rarest])
                 owners.append(np.full(len(rarest), number, np.int64))
 
         flat_keys, flat_owners = np.concatenate(keys), np.concatenate(owners)
         order = np.argsort(flat_keys, kind="stable")
         self._keys, self._owners, self._queries = flat_keys[order], flat_owners[order], len(queries)
+        self._occupied = np.zeros(2**_BUCKET_BITS, np.bool_)
+        self._occupied[_buckets(flat_keys)] = True
 
     def candidates(self, batch: Sequence[Shingles]) -> tuple[list[tuple[int, int]], int]:
         """Pairs (query, place in the batch) that share a prefix shingle.
@@ -132,17 +140,18 @@ class _PrefixIndex:
             The pairs of the batch's first documents, and how many documents these are: at least one, and as many as
             have few enough entries of the index in common.
         """
-        sizes = np.array([len(shingles) for shingles in batch])
         shingles = np.concatenate(batch)
+        places = np.repeat(np.arange(len(batch)), [len(one) for one in batch])
+        likely = self._occupied[_buckets(shingles)]
+        shingles, places = shingles[likely], places[likely]
         low = np.searchsorted(self._keys, shingles, side="left")
         hits = np.searchsorted(self._keys, shingles, side="right") - low
 
-        ends = np.cumsum(sizes)
-        totals = np.concatenate([[0], np.cumsum(hits)])[ends]
+        totals = np.cumsum(np.bincount(places, hits, minlength=len(batch)))
         count = max(1, int(np.searchsorted(totals, _MOST_HITS, side="right")))
-        low, hits = low[:ends[count - 1]], hits[:ends[count - 1]]
+        first = places < count
+        low, hits, places = low[first], hits[first], places[first]
 
-        places = np.repeat(np.arange(count), sizes[:count])
         entries = np.arange(int(hits.sum())) + np.repeat(low - (np.cumsum(hits) - hits), hits)
         pairs = np.unique(self._owners[entries] * count + np.repeat(places, hits))
         return [(int(pair) // count, int(pair) % count) for pair in pairs], count
@@ -153,6 +162,10 @@ class _PrefixIndex:
         dropped[list(queries)] = True
         stays = ~dropped[self._owners]
         self._keys, self._owners = self._keys[stays], self._owners[stays]
+
+
+def _buckets(shingles: Shingles) -> npt.NDArray[np.int64]:
+    return (shingles >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
 
 
 def _batches(stream: Iterable[Shingles]) -> Iterator[tuple[int, list[Shingles]]]:

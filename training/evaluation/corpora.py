@@ -60,6 +60,9 @@ def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
     found.add("bytes", size, documents)
     if (artifact.folder / SKIPPED).is_file():
         skipped = read_lines(artifact.folder / SKIPPED)
+        if skipped:
+            cause = f"{len(skipped):,} rows or files were skipped, such as {skipped[0].get('message', '')}"
+            found.causes = dict.fromkeys(("documents", "bytes"), cause)
         for row in skipped:
             found.items.append({"id": row.get("path", ""), **row, "metric": "bad_rows", "score": 1.0, "weight": 1.0})
         found.add("bad_rows", len(skipped) + damaged, documents + len(skipped))
@@ -91,7 +94,7 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
     found.add("documents", train.num_rows, train.num_rows)
     found.add("bytes", _text_bytes(train), train.num_rows)
     found.add("heldout_documents", heldout.num_rows, heldout.num_rows)
-    if cause := _commonest_drop(artifact):
+    if cause := _commonest_drop(artifact, train.num_rows + heldout.num_rows):
         found.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
     # One pass over the training text, for both questions: most of the time goes into its shingles.
@@ -156,11 +159,11 @@ def _text_bytes(table: pa.Table) -> int:
 
 def _near_duplicates(artifact: InputArtifact) -> MinHash:
     """The builder's rule of similarity; a version of earlier code may name further keys of its search."""
-    section = artifact.manifest.section.get("near_duplicates", {})
+    section: Any = artifact.manifest.section.get("near_duplicates", {})
     return MinHash(**{key: section[key] for key in ("ngram", "threshold") if key in section})
 
 
-def _commonest_drop(artifact: InputArtifact) -> str:
+def _commonest_drop(artifact: InputArtifact, kept: int) -> str:
     """What most documents were dropped for in cleaning, with one of them; empty where none was."""
     counts = {reason: int(artifact.manifest.metrics.get(dropped_metric(reason), 0)) for reason in DROP_REASONS}
     reason = max(counts, key=counts.__getitem__)
@@ -168,8 +171,9 @@ def _commonest_drop(artifact: InputArtifact) -> str:
         return ""
     example = next(row for row in read_lines(artifact.folder / DROPPED) if row["reason"] == reason)
     key = f" (corpus.{DROP_REASONS[reason]})" if DROP_REASONS[reason] else ""
-    return (f"cleaning dropped {sum(counts.values()):,} documents, {counts[reason]:,} of them as {reason}{key}, such "
-            f"as {_place(example)}")
+    dropped = sum(counts.values())
+    return (f"cleaning dropped {dropped:,} of {dropped + kept:,} documents, {counts[reason]:,} of them as "
+            f"{reason}{key}, such as {_place(example)}")
 
 
 def _place(row: Mapping[str, Any]) -> str:

@@ -277,19 +277,12 @@ def test_the_side_of_a_document_follows_from_its_text(rename: Callable[[str], st
     assert sides([text.replace(" ", "\n", 1) for text in texts], paths) == sides(other_form, paths)
 
 
-def test_parts_of_one_file_are_one_document_by_what_they_hold() -> None:
-    texts = [prose(seed) for seed in range(6)]
-
-    def documents(name: str, order: list[int]) -> dict[str, str]:
-        paths = tuple(f"{name}#part{number}" for number in range(1, 7))
-        rows = clean(table(*(texts[at] for at in order), paths=paths), max_characters=900)
-        return {row["id"]: row["document"] for row in rows}
-
-    found = documents("book.txt", [0, 1, 2, 3, 4, 5])
-    assert len(found) == 12  # each part is cut once more
-    assert len(set(found.values())) == 1
-    assert documents("renamed.txt", [0, 1, 2, 3, 4, 5]) == found
-    assert set(documents("book.txt", [5, 4, 3, 2, 1, 0]).values()) == set(found.values())
+def test_the_parts_of_a_document_are_known_by_its_whole_text() -> None:
+    text = prose(1, 400)
+    rows = clean(table(text, paths=("story.txt",)), max_characters=700)
+    assert len(rows) > 3
+    assert {row["document"] for row in rows} == {text_id(text)}
+    assert {row["document"] for row in clean(table(text, paths=("other.txt",)), max_characters=900)} == {text_id(text)}
 
 
 def overlaps(items: dict[str, str], text: str, share: float = 0.5) -> dict[str, float]:

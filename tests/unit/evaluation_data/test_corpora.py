@@ -89,7 +89,8 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
     found = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
-    cause = ("cleaning dropped 61 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md")
+    cause = ("cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as "
+             "notes/long line.md")
     assert found.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
 
@@ -125,8 +126,10 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     skipped.parent.mkdir(exist_ok=True)
     skipped.write_text("")
     assert measure(artifact)["bad_rows"] == 1
-    skipped.write_text('{"path": "a.txt", "reason": "not UTF-8"}\n')
+    skipped.write_text('{"message": "a.txt: is not UTF-8"}\n')
     (skipped.parent / "left_out.json").write_text('{"notes": {".pdf": 2, "hidden": 1}}')
+    cause = "1 rows or files were skipped, such as a.txt: is not UTF-8"
+    assert corpora.measure_raw_corpus(artifact).report.causes == dict.fromkeys(("documents", "bytes"), cause)
     assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2,
                                  "left_out_files": 3}
 
