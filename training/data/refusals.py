@@ -19,20 +19,19 @@ _LONG_FORMS = (("can't", "cannot"), ("can not", "cannot"), ("won't", "will not")
                ("'s ", " is "), ("'d ", " would "), ("'re ", " are "))
 _VERB = (r"(?:help|assist|aid|support|provide|give|offer|share|create|write|generate|produce|do|explain|tell|teach|"
          r"show|describe|discuss|answer|respond|comply|fulfil|continue|proceed|engage|participate|take part|guide|"
-         r"walk you|condone|encourage|promote|endorse|facilitate|be part)")
+         r"walk you|advise|condone|encourage|promote|endorse|facilitate|be part)")
 _IDIOM = (r"(?!\w* (?:but|wondering|thinking|feeling|noticing|from|if|whether|without|how much|how glad|how happy|"
           r"for sure|for certain|exactly|with certainty|better)\b)")
 _CLAUSE = (r"(?:^|[,;–—] ?|\blet me be clear: |\b(?:but|and|so|because|that|afraid|however|sorry|something) )(?:i|we) "
            r"(?:\w+ly |just |also )?")
-_UNABLE = (r"(?:cannot|will not(?: be able to)?|could not|should not|do not|am unable to|are unable to|am not able to|"
-           r"am not allowed to|am not going to|am not willing to|am not permitted to|am not programmed to|may not|"
-           r"must not)(?: in good conscience)?")
+_UNABLE = (r"(?:cannot|will not(?: be able to)?|could not|should not|do not|may not|must not|(?:am|are) unable to|"
+           r"am (?:really |just )?not (?:able|allowed|going|willing|permitted|programmed) to)(?: in good conscience)?")
 _DECLINES = tuple(map(re.compile, (
     rf"{_CLAUSE}{_UNABLE} (?:and (?:will|would|should) not )?(?:\w+ly )?{_IDIOM}{_VERB}\w*\b",
     rf"{_CLAUSE}(?:cannot|will not|must not)[.!]?$",
     rf"^(?:no(?:pe)?,? )?not going to {_VERB}",
     r"\b(?:i|we) (?:have to|must|need to) turn (?:\w+ ){0,2}down\b",
-    rf"{_CLAUSE}(?:(?:must|have to|need to|will|am going to(?: have to)?) )?(?:\w+ly )?(?:decline|refuse)\b",
+    rf"{_CLAUSE}(?:must |have to |need to |will |am going to )*(?:\w+ly )?(?:decline|refuse)\b",
     rf"{_CLAUSE}(?:am not|do not feel|am un)\s?comfortable\b",
     rf"{_CLAUSE}do not (?:think|believe) (?:that )?(?:i|we) (?:should|can|ought to) {_VERB}",
     rf"{_CLAUSE}would (?:rather|prefer) not\b",

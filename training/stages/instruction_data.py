@@ -9,7 +9,8 @@ from training.data.conversations import BENIGN, REFUSAL, Item, sample_of, traini
 from training.data.dialogues import conversation_rows
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import agreement, read_prompts, refusal
-from training.data.tables import CONVERSATION_SCHEMA, write_table
+from training.data.shortfall import in_words, unused_text
+from training.data.tables import CONVERSATION_SCHEMA, read_rows, write_table
 from training.errors import RecipeError
 from training.specs.corpus import GENERAL
 from training.specs.job import StageResult
@@ -31,8 +32,9 @@ def run(context: StageContext[Section]) -> StageResult:
                            context.input("evaluation_sets").folder / "exclusions.parquet",
                            section.max_answer_characters)
     if not items:
-        raise RecipeError("instruction_data: the training documents hold neither a public function with a docstring "
-                          "nor a paragraph of several sentences; add sources, or raise max_answer_characters")
+        unused = unused_text(read_rows(context.input("corpus").folder / "train"), section.max_answer_characters)
+        raise RecipeError(f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
+                          "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters")
     rows = conversation_rows([*((item, 0) for item in items[:section.max_conversations]), *_written(context)])
     rows.sort(key=lambda row: row["id"])
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
