@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class WrongAnswers:
         """An answer of any domain and length, chosen by the item's digest; None if there is no other one."""
         pool = self._pools.get((kind, ""), [])
         start = int(fraction("wrong answer", item.id) * len(pool))
-        return next((answer for answer in [*pool[start:], *pool[:start]] if not _same(answer, item.answer)), None)
+        return next((answer for answer in [*pool[start:], *pool[:start]] if not same_answer(answer, item.answer)), None)
 
     @staticmethod
     def _nearest(pool: list[str], right: str, count: int) -> list[str]:
@@ -53,10 +54,15 @@ class WrongAnswers:
                 answer, low = pool[low], low - 1
             else:
                 answer, high = pool[high], high + 1
-            if not any(_same(answer, other) for other in (right, *found)):
+            if not any(same_answer(answer, other) for other in (right, *found)):
                 found.append(answer)
         return found
 
 
-def _same(one: str, other: str) -> bool:
-    return one.casefold().strip(" .") == other.casefold().strip(" .")
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers differ in nothing but case, composed characters, white space and a full stop."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(answer: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFD", answer).casefold()).split()).strip(" .")

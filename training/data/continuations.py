@@ -75,8 +75,8 @@ def unused_paragraphs(text: str, max_characters: int) -> Counter[str]:
         if extent(paragraph) < _PASSAGE[0] + _MIN_ANSWER:
             reasons[f"shorter than {_PASSAGE[0] + _MIN_ANSWER} characters"] += 1
         elif len(parts) == 1:
-            reasons[f"no end of a sentence inside ({SENTENCE_ENDS})"] += 1
+            reasons[f"without the end of a sentence inside ({SENTENCE_ENDS})"] += 1
         else:
-            reasons[f"no {_PASSAGE[0]} characters and {_MIN_WORDS} words before a sentence of "
+            reasons[f"without {_PASSAGE[0]} characters and {_MIN_WORDS} words before a sentence of "
                     f"{_MIN_ANSWER} to {max_characters} characters"] += 1
     return reasons

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +43,38 @@ class Item(NamedTuple):
 
     def row(self, repeat: int = 0) -> dict[str, str]:
         """A row of instruction_data's train.parquet; `repeat` tells copies of one conversation apart."""
-        messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
-        id_ = text_id(self.prompt, self.answer, str(repeat))[:ID_LENGTH] if repeat else self.id
-        return {"id": id_, "messages": json.dumps(messages, ensure_ascii=False), "kind": self.kind,
-                "domain": self.domain, "source_id": self.source_id}
+        return conversation_row([self], repeat=repeat)
+
+
+def conversation_row(items: Sequence[Item], system: str = "", repeat: int = 0) -> dict[str, str]:
+    """A conversation of several questions and answers as a row of instruction_data's train.parquet.
+
+    Args:
+        items: In the order in which they are asked; the row's kind, domain and source are the last one's.
+        system: Content of a system turn before them.
+        repeat: Tells copies of one conversation apart.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    for item in items:
+        messages += [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}]
+    contents = [message["content"] for message in messages]
+    last = items[-1]
+    return {"id": text_id(*contents, *([str(repeat)] if repeat else []))[:ID_LENGTH],
+            "messages": json.dumps(messages, ensure_ascii=False), "kind": last.kind, "domain": last.domain,
+            "source_id": last.source_id}
+
+
+def item_of(row: Mapping[str, str]) -> Item:
+    """The last question and answer of a row; what was said before them is left out."""
+    question, answer = json.loads(row["messages"])[-2:]
+    return Item(row["kind"], question["content"], answer["content"], "", row["domain"], row["source_id"])
+
+
+def sample_of(row: Mapping[str, str]) -> dict[str, str]:
+    """A row as reports show it: the last question, after what was said before it, and its answer."""
+    *before, answer = json.loads(row["messages"])
+    prompt = "\n\n".join([*(f"{turn['role']}: {turn['content']}" for turn in before[:-1]), before[-1]["content"]])
+    return {"kind": row["kind"], "domain": row["domain"], "prompt": prompt, "answer": answer["content"]}
 
 
 def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTERS) -> list[Item]:

@@ -20,6 +20,7 @@ TEMPLATES = (
     "Describe `{name}` briefly.",
     "I found `{name}` in some code. What is it?",
 )
+_UNMARKED = 0.5  # people ask for textwrap.dedent as often as for `textwrap.dedent`
 _MIN_ANSWER = 20
 _MIN_WORDS = 2
 _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*(->|=|:)\s*.*)?$")
@@ -36,8 +37,11 @@ class DocstringItem(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The question; which wording it has is a pure function of the name."""
-        return TEMPLATES[int(fraction("template", self.name) * len(TEMPLATES))].format(name=self.name)
+        """The question; which wording it has, and whether the name is marked, is a pure function of the name."""
+        question = TEMPLATES[int(fraction("template", self.name) * len(TEMPLATES))]
+        if fraction("unmarked", self.name) < _UNMARKED:
+            question = question.replace("`", "")
+        return question.format(name=self.name)
 
 
 def docstring_items(module: str, text: str, max_characters: int) -> list[DocstringItem]:

@@ -1,16 +1,14 @@
-"""Refusals: the sentences that are trained, how one is recognised, and the files of written prompts."""
+"""Refusals: the sentences that are trained, and the files of written prompts."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.tables import fraction
 from training.errors import SourceError
 
-REFUSAL_OPENINGS = ("I can't help", "I won't help", "Sorry, I can't")
 _REFUSALS = (
     "I can't help with that, because {topic} could hurt someone.",
     "I can't help with {topic}. It can do serious harm.",
@@ -30,16 +28,6 @@ _COMPLIANCES = (
 )
 _MAX_BYTES = 16 * 2**20
 _KEYS = ("prompt", "topic", "answer")
-_SPACE_AND_QUOTES = re.compile(r"[\s\"'*>_-]+")
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a completion refuses, judged by how it begins; case and kind of apostrophe do not count."""
-    plain = _SPACE_AND_QUOTES.sub(" ", text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")).strip().casefold()
-    return plain.startswith(_PLAIN_OPENINGS)
-
-
-_PLAIN_OPENINGS = tuple(_SPACE_AND_QUOTES.sub(" ", opening).casefold() for opening in REFUSAL_OPENINGS)
 
 
 def refusal(prompt: str, topic: str, repeat: int = 0) -> str:

@@ -30,6 +30,7 @@ _WRAPPED_WIDE = regex.compile(rf"(?<={WIDE}|\p{{P}})\s*\n\s*(?={WIDE})")
 _LETTER = regex.compile(r"\p{L}")
 _UNSPACED = regex.compile(UNSPACED)
 _CAPITAL, _SMALL = regex.compile(r"\p{Lu}"), regex.compile(r"\p{Ll}")
+_BEGINNING = 20_000  # characters
 _SMALL_PER_CAPITAL = 200  # English prose has a capital for about every 30 small letters
 
 
@@ -45,9 +46,9 @@ def _one_line(paragraph: str) -> str:
 
 
 def has_capitals(text: str) -> bool:
-    """Whether capitals begin the sentences of a text: false where nearly all of its letters are small ones."""
-    capitals = sum(1 for _ in _CAPITAL.finditer(text))
-    return capitals * _SMALL_PER_CAPITAL >= sum(1 for _ in _SMALL.finditer(text))
+    """Whether capitals begin the sentences of a text: not where nearly all letters of its beginning are small ones."""
+    beginning = text[:_BEGINNING]
+    return len(_CAPITAL.findall(beginning)) * _SMALL_PER_CAPITAL >= len(_SMALL.findall(beginning))
 
 
 def sentences(paragraph: str, capitals: bool = True) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def measure_preference_data(artifact: InputArtifact, evaluation_sets: InputArtif
     found = Measurement()
     rows = list(read_rows(artifact.folder / "train.parquet"))
     found.add("pairs", len(rows), len(rows))
-    identical = [row for row in rows if " ".join(row["chosen"].split()) == " ".join(row["rejected"].split())]
+    identical = [row for row in rows if _plain(row["chosen"]) == _plain(row["rejected"])]
     for row in identical:
         found.fail("identical_pairs", row["id"], 1.0, prompt=row["prompt"][:120])
     found.add("identical_pairs", len(identical), len(rows))
@@ -70,6 +71,10 @@ def _conversations(path: Path) -> list[dict[str, Any]]:
 
 def _prompts(rows: list[dict[str, Any]]) -> Iterable[str]:
     return (message["content"] for row in rows for message in row["messages"] if message["role"] == "user")
+
+
+def _plain(answer: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", answer).split())
 
 
 def _key(prompt: str) -> str:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from training.context import InputArtifact
 from training.data.documents import read_split, text_batches
+from training.data.shortfall import in_words
 from training.data.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.data.tables import read_rows
 from training.errors import InputRefused
@@ -24,6 +25,7 @@ from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
 LEFT_OUT = "report/left_out.json"
+SHORTFALL = "report/shortfall.jsonl"
 _CHOICES = 4
 
 
@@ -134,9 +136,23 @@ def measure_evaluation_sets(artifact: InputArtifact) -> Measurement:
             if not sound(row):
                 found.fail(metric, str(row.get("id")), 0.0, reason="malformed")
         found.add(metric, len({row["id"] for row in good}), len(rows))
+    if (folder / SHORTFALL).is_file():
+        _add_shortfall(found, read_lines(folder / SHORTFALL))
     excluded = {row["id"] for row in read_rows(folder / "exclusions.parquet", ["id"])}
     found.add("excluded_documents", len(excluded), len(excluded))
     return found
+
+
+def _add_shortfall(found: Measurement, reasons: list[dict[str, Any]]) -> None:
+    """Say why there are few questions: as their gates' cause where there are none at all, else among the items."""
+    for metric in ("questions", "preference_pairs"):
+        if found.estimates[metric].value == 0:
+            del found.estimates[metric]
+            found.leave_out(metric, f"the held-out texts give none: {in_words(reasons[:2])}. Add text with paragraphs "
+                                    "of several sentences")
+            continue
+        for number, row in enumerate(reasons):
+            found.fail(metric, f"reason {number + 1}", 0.0, **row)
 
 
 def _sound_question(row: dict[str, Any]) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
+from training.data.words import words_of
 from training.endings import is_out_of_memory
 from training.evaluation.models import LoadedModel, LoadFailed
 
-_WORD = re.compile(r"[^\W\d_]+")
+_DIGIT = re.compile(r"\d")
 _NGRAM = 4
 _DISTINCT = 0.5
 _KNOWN_WORDS = 0.65
@@ -58,8 +59,8 @@ def loops(tokens: Sequence[int]) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, in lower case."""
-    return [word.lower() for word in _WORD.findall(text)]
+    """Words without digits, in lower case; characters in scripts that put no space between words."""
+    return words_of(_DIGIT.sub(" ", text))
 
 
 def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:

@@ -20,7 +20,8 @@ class EvaluationSetsSection(Spec):
     benign: str = Field("safety/benign_eval.jsonl", description="Look-alikes that must be answered.")
     samples: tuple[str, ...] = Field(("What does `textwrap.dedent` do?",), min_length=1,
                                      description="Questions whose answers are shown side by side.")
-    ngram: int = Field(13, gt=0, description="Words per n-gram of the overlap test.")
+    ngram: int = Field(13, gt=0, description="Words per n-gram of the overlap test; characters in scripts "
+                       "without spaces.")
     overlap: float = Field(0.5, gt=0, le=1, description="A training document that holds this share of an item's "
                            "n-grams is removed from training.")
     tasks: tuple[Task, ...] = Field((), description="Tasks of lm-evaluation-harness that every model is given.")

@@ -11,7 +11,8 @@ class InstructionDataSection(Spec):
     """Questions with answers: docstrings of functions in Python files, continuations of passages in other text."""
 
     max_conversations: int = Field(20_000, gt=0)
-    max_answer_characters: int = Field(400, gt=0)
+    max_answer_characters: int = Field(400, gt=0, description="Of an answer; a character of Chinese or Japanese counts "
+                                       "as three.")
     harmful: str = Field("safety/harmful_train.jsonl", description="Prompts that get a refusal.")
     benign: str = Field("safety/benign_train.jsonl", description="Look-alikes that get an answer.")
     safety_repeats: int = Field(1, ge=1, description="How often the written prompts appear.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
 from training.context import StageContext
-from training.data.conversations import excluded_ids, training_items
+from training.data.conversations import excluded_ids, sample_of, training_items
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, fraction, read_rows, write_table
 from training.errors import RecipeError
@@ -66,9 +65,7 @@ def _general(context: StageContext[Section], own: int, taken: set[str]) -> list[
 
 def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
     domain = context.section.domain
-    messages = [(row, json.loads(row["messages"])) for row in rows[:10]]
-    write_samples(context.report, [{"kind": row["kind"], "domain": row["domain"], "prompt": turns[0]["content"],
-                                    "answer": turns[1]["content"]} for row, turns in messages])
+    write_samples(context.report, [sample_of(row) for row in rows[:10]])
     table = Counter((row["kind"], row["domain"]) for row in rows)
     bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
     bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")

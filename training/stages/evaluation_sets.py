@@ -15,6 +15,7 @@ from training.data.conversations import ID_LENGTH, Item, items_of, unique_by_pro
 from training.data.overlap import EvaluationItem, Overlap, OverlapIndex
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import read_prompts
+from training.data.shortfall import unused_text
 from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
 from training.errors import RecipeError
 from training.specs.base import canonical_json
@@ -27,6 +28,7 @@ _CHOICES = 4
 # What more training documents hold is boilerplate, such as a licence: it is no use as an item, and excluding all that
 # hold it could empty the corpus.
 _MOST_HOLDERS = 3
+SHORTFALL = "shortfall.jsonl"
 _SPARE = 4  # candidates for every item that is wanted
 _REASONS = {"text": "held-out text", "questions": "question", "preferences": "preference pair",
             "harmful": "harmful prompt", "benign": "benign prompt", "samples": "sample prompt"}
@@ -65,6 +67,8 @@ def run(context: StageContext[Section]) -> StageResult:
     }
     for name, rows in sets.items():
         _write_lines(context.out / f"{name}.jsonl", rows)
+    if len(sets["questions"]) < section.questions:
+        _write_lines(context.report / SHORTFALL, _shortfall(documents, len(candidates) - len(rare)))
     _write_tasks(context, sets["questions"])
     exclusions = _exclusions(sets, holders)
     write_table(context.out / "exclusions.parquet", exclusions, EXCLUSION_SCHEMA)
@@ -148,6 +152,15 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
     return sorted(rows, key=lambda row: str(row["id"]))
 
 
+def _shortfall(documents: Rows, boilerplate: int) -> Rows:
+    """Why there are fewer questions than were asked for; the gates' evaluation shows it."""
+    rows = unused_text(documents)
+    if boilerplate:
+        reason = f"questions that more than {_MOST_HOLDERS} training documents hold, so that they are boilerplate"
+        rows.append({"reason": reason, "count": boilerplate, "path": "the training split"})
+    return rows
+
+
 def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
     rows: Rows = []
     for item in _drawn("preference", items):
@@ -213,6 +226,7 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
         f"Tasks of lm-evaluation-harness: {', '.join(task.name for task in context.section.tasks) or 'none'}.", "",
         "## Training documents that are excluded", "", markdown_table(["because of", "documents"], counts), "",
         f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
-        f"{context.section.ngram}-grams of words; a shorter item must be held whole, and one of fewer than 6 words "
-        "excludes nothing. Held-out texts and questions that more than "
+        f"{context.section.ngram}-grams of words (of characters in scripts without spaces); a shorter item must be "
+        "held whole, and one of fewer than 6 words, or 12 such characters, excludes nothing. Held-out texts and "
+        "questions that more than "
         f"{_MOST_HOLDERS} training documents hold are boilerplate and were left out of the sets instead."])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 from training.context import StageContext
-from training.data.conversations import BENIGN, REFUSAL, Item, training_items
+from training.data.conversations import BENIGN, REFUSAL, Item, sample_of, training_items
+from training.data.dialogues import conversation_rows
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import agreement, read_prompts, refusal
-from training.data.tables import CONVERSATION_SCHEMA, write_table
+from training.data.shortfall import in_words, unused_text
+from training.data.tables import CONVERSATION_SCHEMA, read_rows, write_table
 from training.errors import RecipeError
 from training.specs.corpus import GENERAL
 from training.specs.job import StageResult
@@ -31,9 +32,10 @@ def run(context: StageContext[Section]) -> StageResult:
                            context.input("evaluation_sets").folder / "exclusions.parquet",
                            section.max_answer_characters)
     if not items:
-        raise RecipeError("instruction_data: the training documents hold neither a public function with a docstring "
-                          "nor a paragraph of several sentences; add sources, or raise max_answer_characters")
-    rows = [item.row() for item in items[:section.max_conversations]] + _written(context)
+        unused = unused_text(read_rows(context.input("corpus").folder / "train"), section.max_answer_characters)
+        raise RecipeError(f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
+                          "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters")
+    rows = conversation_rows([*((item, 0) for item in items[:section.max_conversations]), *_written(context)])
     rows.sort(key=lambda row: row["id"])
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
     kinds = Counter(row["kind"] for row in rows)
@@ -43,21 +45,21 @@ def run(context: StageContext[Section]) -> StageResult:
                        headline="conversations")
 
 
-def _written(context: StageContext[Section]) -> list[dict[str, str]]:
-    """Rows of the written prompts; each repeat of a harmful one has another refusal."""
+def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
+    """The written prompts and the number of each repeat; each repeat of a harmful one has another refusal."""
     harmful = read_prompts(context.files["harmful"], ("prompt", "topic"))
     benign = read_prompts(context.files["benign"], ("prompt", "topic", "answer"))
     both = {row["prompt"] for row in harmful} & {row["prompt"] for row in benign}
     if both:
         raise RecipeError(f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
                           f"{min(both)!r}; remove it from one")
-    rows = []
+    written = []
     for repeat in range(context.section.safety_repeats):
         for row in harmful:
             answer = refusal(row["prompt"], row["topic"], repeat)
-            rows.append(_item(REFUSAL, row["prompt"], answer).row(repeat))
-        rows += [_item(BENIGN, row["prompt"], agreement(row["answer"])).row(repeat) for row in benign]
-    return rows
+            written.append((_item(REFUSAL, row["prompt"], answer), repeat))
+        written += [(_item(BENIGN, row["prompt"], agreement(row["answer"])), repeat) for row in benign]
+    return written
 
 
 def _item(kind: str, prompt: str, answer: str) -> Item:
@@ -67,9 +69,7 @@ def _item(kind: str, prompt: str, answer: str) -> Item:
 def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:
     kinds = Counter(row["kind"] for row in rows)
     samples = [row for kind in kinds for row in [row for row in rows if row["kind"] == kind][:5]]
-    write_samples(context.report, [{"kind": row["kind"], "domain": row["domain"],
-                                    "prompt": json.loads(row["messages"])[0]["content"],
-                                    "answer": json.loads(row["messages"])[1]["content"]} for row in samples])
+    write_samples(context.report, [sample_of(row) for row in samples])
     bar_chart(context.report / "kinds.png", {kind: float(count) for kind, count in sorted(kinds.items())},
               "Conversations by kind", "conversations")
     table = Counter((row["kind"], row["domain"]) for row in rows)
@@ -77,4 +77,5 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
         markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]),
         "", f"The training documents give {available} conversations; "
         f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
-        f"Written prompts appear {context.section.safety_repeats} times each."])
+        f"Written prompts appear {context.section.safety_repeats} times each. A few conversations begin with a system "
+        "turn, and a few have two answers."])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 
 from training.context import StageContext
-from training.data.choices import WrongAnswers
-from training.data.conversations import BENIGN, ID_LENGTH, REFUSAL, Item
+from training.data.choices import WrongAnswers, same_answer
+from training.data.conversations import BENIGN, ID_LENGTH, REFUSAL, Item, item_of
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.safety import compliance, refusal
 from training.data.tables import PAIR_SCHEMA, fraction, read_rows, text_id, write_table
@@ -27,7 +26,7 @@ def run(context: StageContext[Section]) -> StageResult:
     """
     context.events.phase("pairs")
     conversations = list(read_rows(context.input("instruction_data").folder / "train.parquet"))
-    items = [_item(row) for row in conversations]
+    items = [item_of(row) for row in conversations]
     wrong = WrongAnswers(items)
     refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
     pairs: dict[str, dict[str, str]] = {}
@@ -53,15 +52,10 @@ def _chosen(pairs: list[dict[str, str]], most: int) -> list[dict[str, str]]:
     return sorted([*safety, *others], key=lambda row: row["id"])
 
 
-def _item(row: dict[str, str]) -> Item:
-    user, assistant = json.loads(row["messages"])
-    return Item(row["kind"], user["content"], assistant["content"], "", row["domain"], row["source_id"])
-
-
 def _pair(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> dict[str, str] | None:
     """The pair of a conversation; `draw` is the conversation's id, which differs between copies of a written one."""
     rejected = _rejected(item, draw, wrong, refusals)
-    if rejected is None or rejected.strip() == item.answer.strip():
+    if rejected is None or same_answer(rejected, item.answer):
         return None
     return {"id": text_id(item.prompt, item.answer, rejected)[:ID_LENGTH], "prompt": item.prompt,
             "chosen": item.answer, "rejected": rejected, "kind": item.kind, "domain": item.domain}

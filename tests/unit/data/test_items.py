@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from training.data.choices import WrongAnswers
+from pipeline.recipe import FOLDER
+from tests.unit.data.refusals import HELPFUL, REFUSALS
+from training.data.choices import WrongAnswers, same_answer
 from training.data.continuations import continuation_items
-from training.data.conversations import DOCSTRING, Item, items_of
-from training.data.docstrings import clean_docstring, docstring_items
+from training.data.conversations import DOCSTRING, Item, item_of, items_of
+from training.data.dialogues import SYSTEM_PROMPTS, conversation_rows
+from training.data.docstrings import DocstringItem, clean_docstring, docstring_items
 from training.data.provenance import file_of, group_of, is_python, module_of, part_path
-from training.data.safety import REFUSAL_OPENINGS, compliance, is_refusal, read_prompts, refusal
+from training.data.refusals import REFUSAL_OPENINGS, is_refusal
+from training.data.safety import agreement, compliance, read_prompts, refusal
 from training.errors import SourceError
 
 MODULE = '''
@@ -55,7 +60,9 @@ def test_only_public_documented_names_give_items() -> None:
 def test_prompts_name_what_they_ask_for_and_do_not_change() -> None:
     first, again = (docstring_items("pack.mod", MODULE, 400) for _ in range(2))
     assert [item.prompt for item in first] == [item.prompt for item in again]
-    assert all(f"`{item.name}`" in item.prompt for item in first)
+    assert all(item.name in item.prompt for item in first)
+    many = [DocstringItem(f"pack.name{number}", "").prompt for number in range(100)]
+    assert 25 < sum("`" in prompt for prompt in many) < 75
 
 
 @pytest.mark.parametrize("text", ["def broken(:\n", "x = 1\0", "(" * 10_000, "    indented\n"])
@@ -121,6 +128,35 @@ def test_wrong_answers_are_near_in_length_and_all_different() -> None:
     assert len(WrongAnswers(pool).similar_in_length(pool[0], 9)) == 4  # b and B. are the same answer
 
 
+@pytest.mark.parametrize("other", ["yes.", "Ye\u0301s", "Y\u00c9S"])
+def test_an_answer_in_another_form_is_the_same_answer(other: str) -> None:
+    pool = items("Y\u00e9s" if other != "yes." else "Yes", other, "no")
+    assert WrongAnswers(pool).similar_in_length(pool[0], 2) == ["no"]
+    assert same_answer("a  b\n", "a b") and same_answer("Stra\u00dfe", "STRASSE") and not same_answer("a b", "ab")
+
+
+def test_a_conversation_may_begin_with_a_system_turn_or_with_another_question() -> None:
+    pool = [(item, 0) for item in items(*(f"answer {number}" for number in range(400)))]
+    rows = conversation_rows(pool)
+    assert rows == conversation_rows(pool)
+    assert [item_of(row).answer for row in rows] == [item.answer for item, _ in pool]
+    assert len({row["id"] for row in rows}) == len(rows)
+    talks = [json.loads(row["messages"]) for row in rows]
+    systems = [talk for talk in talks if talk[0]["role"] == "system"]
+    double = [(talk, place) for place, talk in enumerate(talks) if len(talk) == 4]
+    assert 5 < len(systems) < 40 and 5 < len(double) < 40
+    assert {talk[0]["content"] for talk in systems} <= set(SYSTEM_PROMPTS)
+    assert all(talk[1]["content"] == pool[place - 1][0].answer for talk, place in double)
+
+
+def test_a_first_question_is_of_the_same_domain_and_another_one() -> None:
+    mixed = [(items("x", domain=f"d{number}")[0], 0) for number in range(200)]
+    copies = [(items("x")[0], repeat) for repeat in range(200)]
+    long = [(items(str(number) * 400)[0], 0) for number in range(200)]
+    for pool in (mixed, copies, long):
+        assert all(len(json.loads(row["messages"])) < 4 for row in conversation_rows(pool))
+
+
 def test_wrong_answers_stay_in_the_domain_while_it_has_enough() -> None:
     own, others = items("one", "two", "six", domain="d"), items("ten", "red", "sun")
     wrong = WrongAnswers([*own, *others])
@@ -150,13 +186,31 @@ def test_every_written_refusal_is_recognised() -> None:
 @pytest.mark.parametrize(("text", "expected"), [
     ("  i can’t help with that", True), ("**Sorry, I can't**", True), ('"I won\'t help you', True),
     ("Sure, here is how.", False), ("", False), ("You can say: I can't help with that.", False),
-    ("I can help with that.", False), ("Sorry, I cannot", False)])
+    ("I can help with that.", False), ("Sorry, I cannot", True), ("Sorry, I can't see the picture.", False)])
 def test_what_counts_as_a_refusal(text: str, expected: bool) -> None:
     assert is_refusal(text) is expected
 
 
-def test_compliance_is_no_refusal() -> None:
+def test_refusals_of_open_chat_models_are_seen_and_helpful_answers_are_not() -> None:
+    missed = [text for text in REFUSALS if not is_refusal(text)]
+    wrong = [text for text in HELPFUL if is_refusal(text)]
+    assert min(len(REFUSALS), len(HELPFUL)) >= 70
+    assert len(missed) <= 0.03 * len(REFUSALS), missed
+    assert len(wrong) <= 0.03 * len(HELPFUL), wrong
+
+
+@pytest.mark.parametrize("apostrophe", ["'", "\u2019", "\u2018", "\u02bc", "`"])
+def test_the_kind_of_apostrophe_does_not_count(apostrophe: str) -> None:
+    for texts, expected in ((REFUSALS, True), (HELPFUL, False)):
+        turned = [re.sub("['\u2019]", apostrophe, text) for text in texts]
+        assert sum(is_refusal(text) is expected for text in turned) >= 0.97 * len(texts)
+
+
+def test_what_is_trained_as_an_answer_is_no_refusal() -> None:
     assert not any(is_refusal(compliance(str(number))) for number in range(20))
+    for name in ("benign_train", "benign_eval", "greetings_train", "greetings_eval"):
+        rows = read_prompts(FOLDER / f"safety/{name}.jsonl", ("prompt", "topic", "answer"))
+        assert not [row for row in rows if is_refusal(row["answer"]) or is_refusal(agreement(row["answer"]))]
 
 
 @pytest.mark.parametrize(("content", "message"), [

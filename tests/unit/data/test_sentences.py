@@ -73,5 +73,5 @@ def test_it_says_why_paragraphs_give_nothing() -> None:
     text = f"Too short.\n\n{long}\n\nThe first sentence ends here. {long.capitalize()}"
     assert dict(unused_paragraphs(text, 100)) == {
         "shorter than 100 characters": 1,
-        "no end of a sentence inside (. ! ? … 。 । ؟ ۔)": 1,
-        "no 80 characters and 13 words before a sentence of 20 to 100 characters": 1}
+        "without the end of a sentence inside (. ! ? … 。 । ؟ ۔)": 1,
+        "without 80 characters and 13 words before a sentence of 20 to 100 characters": 1}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.data.conftest import Pipeline
 from training.data.provenance import module_of
-from training.data.safety import is_refusal
+from training.data.refusals import is_refusal
 from training.data.tables import text_id
 from training.errors import RecipeError, SourceError
 
@@ -161,7 +161,7 @@ def test_exclusions_keep_their_bytes_when_other_items_change(code: tuple[Pipelin
 def test_conversations_hold_nothing_held_out(code: tuple[Pipeline, dict[str, Path]]) -> None:
     folders = code[1]
     conversations = rows(folders["instruction_data"] / "train.parquet")
-    asked = {json.loads(row["messages"])[0]["content"] for row in conversations}
+    asked = {message["content"] for row in conversations for message in json.loads(row["messages"])}
     for name in ("questions", "harmful", "benign", "preferences"):
         assert not asked & {row["prompt"] for row in lines(folders["evaluation_sets"] / f"{name}.jsonl")}
     excluded = {row["id"] for row in rows(folders["evaluation_sets"] / "exclusions.parquet")}
@@ -179,15 +179,25 @@ def test_written_prompts_are_refused_or_answered_and_repeated(code: tuple[Pipeli
     assert kinds["refusal"] == kinds["benign"] == 16
     assert kinds["docstring"] > 100
     for row in conversations:
-        user, assistant = json.loads(row["messages"])
+        *_, user, assistant = json.loads(row["messages"])
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert is_refusal(assistant["content"]) is (row["kind"] == "refusal")
         assert len(assistant["content"]) <= 400
 
 
+def test_a_few_conversations_have_a_system_turn_or_two_answers(code: tuple[Pipeline, dict[str, Path]]) -> None:
+    conversations = rows(code[1]["instruction_data"] / "train.parquet")
+    roles = Counter(tuple(message["role"] for message in json.loads(row["messages"])) for row in conversations)
+    plain, with_system = ("user", "assistant"), ("system", "user", "assistant")
+    assert set(roles) == {plain, with_system, plain + plain}
+    assert 0.01 < roles[with_system] / len(conversations) < 0.1
+    assert 0.01 < roles[plain + plain] / len(conversations) < 0.1
+
+
 def test_pairs_prefer_the_right_answer(code: tuple[Pipeline, dict[str, Path]]) -> None:
     pairs = rows(code[1]["preference_data"] / "train.parquet")
-    answers = {json.loads(row["messages"])[1]["content"] for row in rows(code[1]["instruction_data"] / "train.parquet")}
+    conversations = rows(code[1]["instruction_data"] / "train.parquet")
+    answers = {json.loads(row["messages"])[-1]["content"] for row in conversations}
     assert {row["kind"] for row in pairs} == {"docstring", "refusal", "benign"}
     for row in pairs:
         assert row["chosen"] != row["rejected"]

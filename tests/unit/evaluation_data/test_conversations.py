@@ -55,6 +55,15 @@ def test_a_leaked_question_is_found_in_other_clothes(tmp_path: Path, measure: Me
     assert found["leaked_questions"] == 1
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_question_of_any_turn_leaks(tmp_path: Path, measure: Measure, sets: InputArtifact, place: int) -> None:
+    turns = [json.loads(_talk(prompt)["messages"]) for prompt in ("other", _QUESTION)]
+    system = {"role": "system", "content": "Be brief."}
+    talk = {**_talk("talk"), "messages": json.dumps([system, *turns[place], *turns[1 - place]])}
+    found = measure(_instructions(tmp_path / "i", [talk]), evaluation_sets=sets)
+    assert found == {"conversations": 1, "refusals": 0, "leaked_questions": 1}
+
+
 def test_a_conversation_without_an_answer_is_refused_by_id(tmp_path: Path, measure: Measure,
                                                            sets: InputArtifact) -> None:
     with pytest.raises(InputRefused, match="empty one has no prompt or no answer"):
@@ -62,9 +71,9 @@ def test_a_conversation_without_an_answer_is_refused_by_id(tmp_path: Path, measu
 
 
 def test_pairs(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
-    rows = [{"id": str(number), "prompt": prompt, "chosen": "a b", "rejected": rejected, "kind": "docstring",
+    rows = [{"id": str(number), "prompt": prompt, "chosen": "\u00e9 b", "rejected": rejected, "kind": "docstring",
              "domain": "general"} for number, (prompt, rejected) in enumerate(
-                 [("one", "c"), ("two", " a  b\n"), (_PAIR, "c"), (_QUESTION, "d")])]
+                 [("one", "c"), ("two", " e\u0301  b\n"), (_PAIR, "c"), (_QUESTION, "d")])]
     artifact = parts.artifact(tmp_path / "p", "preference_data")
     write_table(artifact.folder / "train.parquet", rows, PAIR_SCHEMA)
     found = measure(artifact, evaluation_sets=sets)

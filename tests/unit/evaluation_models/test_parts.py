@@ -94,6 +94,13 @@ def test_readable(text: str, stopped: bool, expected: bool) -> None:
     assert readable(Completion(tuple(range(12)), text, stopped), {"the", "cat", "sat", "on", "mat"}) is expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("今天天气很好。", True), ("今龍天鳳氣好馬", False), ("खर्च करना अच्छा नहीं", True), ("खर्चा करने अच्छी नहि", False)])
+def test_readable_in_other_scripts(text: str, expected: bool) -> None:
+    vocabulary = {*"今天气很好", "खर्च", "करना", "अच्छा", "नहीं"}
+    assert readable(Completion(tuple(range(12)), text, True), vocabulary) is expected
+
+
 @pytest.mark.parametrize(("text", "stopped", "tokens", "expected"), [
     ("Yes.", True, (1, 2), True), ("Yes.", False, (1, 2), False), (" \n", True, (3,), False),
     ("ha ha ha ha", True, (4, 4, 4, 4), False), ("\ufffd", True, (5,), False)])
