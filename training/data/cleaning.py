@@ -6,6 +6,7 @@ import hashlib
 import math
 from typing import Any
 
+from training.data.cutting import cut
 from training.data.provenance import file_of, group_of, part_path
 from training.data.quiet_daft import F, daft
 from training.data.tables import fraction
@@ -18,20 +19,6 @@ _MOST_MOVED = 1_000  # draws above the share are only needed in small domains
 _MOST_OVERSHOOT = 2.0
 _Type = daft.DataType
 col = daft.col
-
-
-def cut(text: str, limit: int) -> list[str]:
-    """Cut a text into about equal pieces of at most `limit` characters, at line ends where there are any."""
-    pieces, start = [], 0
-    while len(text) - start > limit:
-        left = len(text) - start
-        even = math.ceil(left / math.ceil(left / limit))
-        end = text.rfind("\n", start, start + even) + 1
-        if end <= start:
-            end = start + limit
-        pieces.append(text[start:end])
-        start = end
-    return [*pieces, text[start:]]
 
 
 def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
