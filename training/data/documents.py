@@ -68,7 +68,7 @@ def join_parts(table: pa.Table) -> pa.Table:
 
 
 def _joined(table: pa.Table, run: list[int]) -> dict[str, Any]:
-    first = table.slice(run[0], 1).to_pylist()[0]
+    first: dict[str, Any] = table.slice(run[0], 1).to_pylist()[0]
     text = "".join(table["text"][row].as_py() for row in run)
     path = group_of(first["path"]) if len(run) > 1 else first["path"]
     return first | {"id": text_id(text), "text": text, "path": path}

@@ -61,9 +61,9 @@ def run(context: StageContext[Section]) -> StageResult:
 
 def _tell(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
     if left_out:
-        # What a listing shows is shown at the end of a run; what only reading finds is told here.
-        level = "warning" if left_out[WITHOUT_DOCUMENT] else "info"
-        context.events.log(f"{source}: left out: {shown_reasons(left_out)}", level)
+        context.events.log(f"{source}: left out: {shown_reasons(left_out)}")
+    if left_out[WITHOUT_DOCUMENT]:  # what else is left out is shown at the end of the run; only reading finds this
+        context.events.log(f"{source}: files without a row of text: {left_out[WITHOUT_DOCUMENT]:,}", "warning")
 
 
 def _row(document: Document) -> dict[str, Any]:
