@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.commands.recipe import check
+from pipeline.commands.run import show_sources
 from pipeline.recipe import load_recipe
 from training.data.source_files import list_source
 from training.errors import SourceError
@@ -84,3 +86,16 @@ def test_check_refuses_sources_that_are_not_there(write: Write, tmp_path: Path) 
     assert str(caught.value).splitlines() == [
         f"source a: {tmp_path}/nowhere does not exist; correct its path in the recipe",
         f"source b: no file matches {tmp_path}/no*; correct its path in the recipe"]
+
+
+def test_the_end_of_a_run_shows_the_same(write: Write, tmp_path: Path) -> None:
+    write("notes/a.txt", "x" * 1_500)
+    write("notes/b.pdf", "x")
+    console = Console(record=True, width=60)
+    loaded = load_recipe(str(write("mine.yaml", MINE % "notes")))
+    show_sources(loaded, console)
+    (tmp_path / "notes" / "a.txt").unlink()
+    show_sources(loaded, console)
+    lines = console.export_text().splitlines()
+    assert lines[0] == "notes: 1 file, 1.5 kB; left out: 1 .pdf"
+    assert "holds no file to read (left out: 1 .pdf)" in lines[1]

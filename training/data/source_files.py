@@ -105,8 +105,8 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
         files[name] = SourceFile(path, name, status)
     if not files:
         told = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
-        raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); what can "
-                          f"be read is {READABLE}")
+        raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
+                          f"its path in the recipe. What can be read is {READABLE}")
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(path.relative_to(root).as_posix())
                                                                              for path in paths])
 

@@ -50,7 +50,7 @@ def run(context: StageContext[Section]) -> StageResult:
             _tell(context, source.name, left_out[source.name])
     if not bytes_.total():
         raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
-                          + (bad.listed[0] if bad.listed else "all files are empty; correct their paths in the recipe"))
+                          + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe"))
     _report(context, documents, bytes_, left_out, bad, samples)
     (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
