@@ -70,7 +70,7 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     if display.states:
         console.print(_summary(store, display))
     if "raw_corpus" in display.states:
-        _tell_sources(loaded, console)
+        show_sources(loaded, console)
     console.print(f"{time.monotonic() - started:.1f} s in all; run {result.run_id}", highlight=False)
     if code == EXIT_OK:
         _answers(store, console)
@@ -161,7 +161,7 @@ def _summary(store: Store, display: RunDisplay) -> Table:
     return table
 
 
-def _tell_sources(loaded: LoadedRecipe, console: Console) -> None:
+def show_sources(loaded: LoadedRecipe, console: Console) -> None:
     """Print what was read of each source and what was left out, as `gatehouse recipe check` does."""
     for source in loaded.recipe.sources:
         try:

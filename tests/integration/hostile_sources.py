@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import socket
 from pathlib import Path
@@ -60,6 +62,73 @@ def deep_json(folder: Path) -> None:
 
 def huge_number(folder: Path) -> None:
     (folder / "number.jsonl").write_text('{"text": ' + "9" * 1_000_000 + "}\n")
+
+
+def bomb_bz2(folder: Path) -> None:
+    """5 GB of zeros in 4 KB."""
+    (folder / "bomb.txt.bz2").write_bytes(bz2.compress(bytes(_MEMBER)) * 320)
+
+
+def bomb_xz(folder: Path) -> None:
+    """5 GB of lines of JSON in a megabyte."""
+    row = json.dumps({"text": "a" * 2**20}).encode() + b"\n"
+    (folder / "bomb.jsonl.xz").write_bytes(lzma.compress(row * 16, preset=0) * 320)
+
+
+def damaged_second_frame(folder: Path) -> None:
+    """The libraries' own readers take the text of the first frame and say nothing of the rest."""
+    data = bz2.compress(b"good ")
+    (folder / "two.txt.bz2").write_bytes(data + b"\xff" + data[1:])
+
+
+def item_of_a_gigabyte(folder: Path) -> None:
+    with (folder / "long.json").open("wb") as file:
+        file.write(b'[{"text": "')
+        file.truncate(2**30)
+
+
+def bomb_of_items(folder: Path) -> None:
+    """A gigabyte of good items in one megabyte."""
+    items = b'{"text": "%s"},' % (b"a" * 2**20) * 16
+    (folder / "items.json.gz").write_bytes(gzip.compress(b"[" + items) + gzip.compress(items) * 64)
+
+
+def json_of_empty_lists(folder: Path) -> None:
+    """An item that takes twenty times its size in memory."""
+    (folder / "lists.json").write_bytes(b'[{"text": [' + b"[]," * 5_000_000)
+
+
+def deep_json_array(folder: Path) -> None:
+    (folder / "deep.json").write_text("[" * 1_000_000)
+
+
+def csv_that_never_closes(folder: Path) -> None:
+    with (folder / "open.csv").open("wb") as file:
+        file.write(b'id,text\n1,"' + b"a line of a value that has no end\n" * 4_000_000)
+
+
+def csv_line_of_a_gigabyte(folder: Path) -> None:
+    with (folder / "long.csv").open("wb") as file:
+        file.write(b"id,text\n1,")
+        file.truncate(2**30)
+
+
+def csv_of_commas(folder: Path) -> None:
+    (folder / "commas.csv").write_bytes(b"id,text\n" + b"," * 60_000_000 + b"\n")
+
+
+def csv_of_blank_lines(folder: Path) -> None:
+    (folder / "blank.csv.gz").write_bytes(gzip.compress(b"id,text\n") + gzip.compress(b"\n" * _MEMBER) * 100)
+
+
+def encoding_bomb(folder: Path) -> None:
+    """Punycode is decoded in quadratic time."""
+    (folder / "slow.py").write_bytes(b"# coding: punycode\n" + b"a" * 5_000_000 + b"-" + b"\xe9" * 1_000_000)
+
+
+def linked_device(folder: Path) -> None:
+    (folder / "data").symlink_to("/dev")
+    (folder / "zero.txt").symlink_to("data/zero")
 
 
 def nul_bytes(folder: Path) -> None:
@@ -181,6 +250,19 @@ HOSTILE = {
     long_key: ("keys.jsonl:1", "no key 'text'"),
     deep_json: ("deep.jsonl:1", "is not JSON"),
     huge_number: ("number.jsonl:1", "is not JSON"),
+    bomb_bz2: ("bomb.txt.bz2", "unpacks to more than 200 times its size"),
+    bomb_xz: ("bomb.jsonl.xz", "unpacks to more than 200 times its size"),
+    damaged_second_frame: ("two.txt.bz2", "cannot be read"),
+    item_of_a_gigabyte: ("long.json: item 1", "is not JSON"),
+    bomb_of_items: ("items.json.gz", "unpacks to more than 200 times its size"),
+    json_of_empty_lists: ("lists.json: item 1", "is not JSON"),
+    deep_json_array: ("deep.json: item 1", "is not JSON"),
+    csv_that_never_closes: ("open.csv", "is not CSV"),
+    csv_line_of_a_gigabyte: ("long.csv", "a line of more than 64 MB"),
+    csv_of_commas: ("commas.csv:2", "values, and the first line 2"),
+    csv_of_blank_lines: ("blank.csv.gz", "100,000 blank lines"),
+    encoding_bomb: ("slow.py", "is not UTF-8"),
+    linked_device: ("zero.txt", "a link that leads out of the source's folder"),
     nul_bytes: ("nul.jsonl:2", "is not JSON"),
     not_utf8: ("latin.jsonl:2", "is not UTF-8 (byte 0xe9)"),
     pipe: ("pipe.txt", "a pipe, a socket or a device"),

@@ -101,7 +101,7 @@ def invalid_utf8(space: Workspace) -> None:
 @pytest.mark.parametrize(("damage", "parts"), [
     (missing_folder, ("nowhere does not exist", "source notes", "correct its path in the recipe")),
     (glob_of_nothing, ("no file matches", "source notes", "notes/*.rst", "correct its path in the recipe")),
-    (only_empty_files, ("all files are empty", "sources notes", "correct their paths in the recipe")),
+    (only_empty_files, ("holds no file to read (left out: ", " empty)", "correct its path in the recipe")),
     (only_short_files, ("no document is left", "too short", "loosen the limits of the recipe's corpus section")),
     (truncated_gzip, ("half.txt.gz", "cannot be read", "repair or exclude it")),
     (truncated_parquet, ("half.parquet", "cannot be read", "repair or exclude it")),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from training.data.source_files import printable
 from training.errors import SourceError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
@@ -41,8 +42,7 @@ class BadRows:
         Raises:
             SourceError: Bad rows are not to be skipped.
         """
-        if len(message) > LONGEST_MESSAGE:
-            message = f"{message[:LONGEST_MESSAGE]}..."
+        message = printable(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
         if self._fail:
             raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
         self.count += 1
@@ -68,7 +68,7 @@ def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
     value = _field(row, column)
     if value is _MISSING:
         bad.report(f"{where}: has no key {column!r}, only {names(_leaves(row))}; set text_column of the source to the "
-                   "one that holds the text, or repair the row")
+                   "one that holds the text, or exclude the file")
         return None
     return text_value(value, where, column, bad)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import regex
 
+from training.data.cutting import cut
 from training.data.provenance import file_of, is_python, part_path
 from training.data.quiet_daft import F, daft
 from training.data.tables import fraction, text_id
@@ -32,20 +33,6 @@ def normalised(text: str) -> str:
     """
     text = _LINE_END.sub("\n", text).replace("\ufeff", "")
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def cut(text: str, limit: int) -> list[str]:
-    """Cut a text into about equal pieces of at most `limit` characters, at line ends where there are any."""
-    pieces, start = [], 0
-    while len(text) - start > limit:
-        left = len(text) - start
-        even = math.ceil(left / math.ceil(left / limit))
-        end = text.rfind("\n", start, start + even) + 1
-        if end <= start:
-            end = start + limit
-        pieces.append(text[start:end])
-        start = end
-    return [*pieces, text[start:]]
 
 
 def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:

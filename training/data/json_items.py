@@ -70,16 +70,16 @@ class JsonItems:
             try:
                 value, end = json.JSONDecoder().raw_decode(self._text, self._at)
             except ValueError:
-                if size > MAX_DOCUMENT_BYTES or not self._read(size):
+                if size > MAX_DOCUMENT_BYTES or not self._read(min(3 * size, MAX_DOCUMENT_BYTES)):
                     raise
                 continue
-            if end == len(self._text) and self._read(size):
+            if end == len(self._text) and self._read(_CHUNK):
                 continue  # the rest of a number may follow
             self._at = end
             return value
 
     def _read(self, size: int) -> bool:
-        """Read on by `size` bytes, so that an item which grows is looked at a few times only; False at the end."""
+        """Read on by `size` bytes, many where the item at hand is long already; False at the file's end."""
         data = self._stream.read(max(size, _CHUNK))
         self._text = self._text[self._at:] + self._decoder.decode(data, final=not data)
         self._at = 0

@@ -59,10 +59,12 @@ class SourceListing:
     Attributes:
         files: Those that are read, sorted by name.
         left_out: Reason, such as `.pdf` or `hidden`, to the number of files that are not read. A folder counts as one.
+        names: Names of all files, those left out by name or content included.
     """
 
     files: list[SourceFile]
     left_out: Counter[str]
+    names: list[str]
 
 
 def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
@@ -103,9 +105,16 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
         files[name] = SourceFile(path, name, status)
     if not files:
         told = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
-        raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); what can "
-                          f"be read is {READABLE}")
-    return SourceListing([files[name] for name in sorted(files)], left_out)
+        raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
+                          f"its path in the recipe. What can be read is {READABLE}")
+    return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(path.relative_to(root).as_posix())
+                                                                             for path in paths])
+
+
+def unmatched_globs(source: Source, listing: SourceListing) -> list[str]:
+    """Globs of a source that none of its files matches, most likely for a slip of the pen."""
+    globs = [*source.include, *source.exclude, *(glob for globs in source.domains.values() for glob in globs)]
+    return [pattern for pattern in dict.fromkeys(globs) if not any(matches(name, [pattern]) for name in listing.names)]
 
 
 def shown_reasons(left_out: Counter[str]) -> str:
@@ -173,9 +182,9 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
         SourceError: It may not.
     """
     def refuse(problem: str, remedy: str = "repair it or exclude it") -> SourceError:
-        return SourceError(f"source {source.name}: {_shown(path)}: {problem}; {remedy}")
+        return SourceError(f"source {source.name}: {printable(str(path))}: {problem}; {remedy}")
 
-    if _shown(path) != str(path):
+    if printable(str(path)) != str(path):
         raise refuse("its name is not UTF-8 or holds control characters")
     try:
         link = stat.S_ISLNK(path.lstat().st_mode)
@@ -192,9 +201,9 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
     return status
 
 
-def _shown(path: Path) -> str:
-    """A path for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
-    return _UNSHOWABLE.sub(lambda character: ascii(character[0])[1:-1], str(path))
+def printable(text: str) -> str:
+    """A text for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
+    return _UNSHOWABLE.sub(lambda character: ascii(character[0])[1:-1], text)
 
 
 def _candidates(source: Source, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:

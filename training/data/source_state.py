@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from training.data.source_files import PROJECT_ROOT, SourceFile, list_source, local_dataset, shown_reasons
+from training.data.source_files import (
+    PROJECT_ROOT,
+    SourceFile,
+    list_source,
+    local_dataset,
+    shown_reasons,
+    unmatched_globs,
+)
 from training.errors import SourceError
 from training.specs.base import digest_of
 from training.specs.raw_corpus import Source
@@ -52,7 +59,9 @@ def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
     files = f"{len(listing.files):,} file{'' if len(listing.files) == 1 else 's'}"
     size = sum(file.bytes for file in listing.files)
     text = f"{source.name}: {files}, " + (f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB")
-    return f"{text}; left out: {shown_reasons(listing.left_out)}" if listing.left_out else text
+    text += f"; left out: {shown_reasons(listing.left_out)}" if listing.left_out else ""
+    unmatched = unmatched_globs(source, listing)
+    return f"{text}; no file matches {', '.join(unmatched)}" if unmatched else text
 
 
 def pinned_revision(source: Source) -> str:

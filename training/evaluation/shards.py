@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from training.context import InputArtifact
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.documents import read_split, text_batches
+from training.data.documents import join_parts, read_split, text_batches
 from training.data.packing import PackingPlan, plan, whole
 from training.data.shards import Int64, TokenShards
 from training.data.tables import read_rows
@@ -78,13 +78,17 @@ def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
 
 
 def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, kept_back: tuple[str, ...]) -> _Expected:
-    table = read_split(corpus.folder / "train", ["id", "text", "domain"])
+    columns = ["id", "text", "source", "path", "domain"]
+    table = read_split(corpus.folder / "train", columns)
     ids = {row["id"] for row in read_rows(evaluation_sets.folder / "exclusions.parquet", ["id"])}
     excluded = np.array([name in ids for name in table["id"].to_pylist()], np.bool_)
     back = np.array([name in kept_back for name in table["domain"].to_pylist()], np.bool_)
-    heldout = read_split(corpus.folder / "heldout", ["id", "text", "domain"])
-    return _Expected(table.filter(pa.array(~excluded & ~back)),
-                     pa.concat_tables([table.filter(pa.array(excluded)), heldout]))
+    parts = pa.concat_tables([table.filter(pa.array(excluded)), read_split(corpus.folder / "heldout", columns)])
+    # What was cut is looked for in parts and whole: shards hold documents whole.
+    whole = join_parts(parts)
+    new = pc.invert(pc.is_in(whole["id"], value_set=parts["id"].combine_chunks()))
+    wanted = join_parts(table.filter(pa.array(~excluded & ~back)))
+    return _Expected(wanted, pa.concat_tables([parts, whole.filter(new)]))
 
 
 def _against_corpus(found: Measurement, shards: TokenShards, plain: Tokenizer, wanted: pa.Table) -> int:

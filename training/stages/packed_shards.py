@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from training.context import StageContext
 from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.documents import read_split, text_batches
+from training.data.documents import join_parts, read_split, text_batches
 from training.data.packing import plan, whole
 from training.data.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tables import read_rows
@@ -59,7 +59,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
 
 
 def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
-    documents = read_split(context.input("corpus").folder / "train", ["id", "text", "source", "domain"])
+    documents = read_split(context.input("corpus").folder / "train", ["id", "text", "source", "path", "domain"])
     table = context.input("evaluation_sets").folder / EXCLUSIONS
     excluded = pa.array(sorted({row["id"] for row in read_rows(table, ["id"])}), pa.string())
     is_excluded = pc.is_in(documents["id"], value_set=excluded)
@@ -68,7 +68,7 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
     if kept.num_rows == 0:
         raise RecipeError("packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
                           "evaluation_sets.overlap")
-    return _Choice(kept, pc.sum(is_excluded).as_py() or 0,
+    return _Choice(join_parts(kept), pc.sum(is_excluded).as_py() or 0,
                    pc.sum(pc.and_(is_back, pc.invert(is_excluded))).as_py() or 0)
 
 

@@ -50,7 +50,7 @@ def run(context: StageContext[Section]) -> StageResult:
             _tell(context, source.name, left_out[source.name])
     if not bytes_.total():
         raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
-                          + (bad.listed[0] if bad.listed else "all files are empty; correct their paths in the recipe"))
+                          + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe"))
     _report(context, documents, bytes_, left_out, bad, samples)
     (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
@@ -61,9 +61,9 @@ def run(context: StageContext[Section]) -> StageResult:
 
 def _tell(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
     if left_out:
-        # What a listing shows is shown at the end of a run; what only reading finds is told here.
-        level = "warning" if left_out[WITHOUT_DOCUMENT] else "info"
-        context.events.log(f"{source}: left out: {shown_reasons(left_out)}", level)
+        context.events.log(f"{source}: left out: {shown_reasons(left_out)}")
+    if left_out[WITHOUT_DOCUMENT]:  # what else is left out is shown at the end of the run; only reading finds this
+        context.events.log(f"{source}: files without a row of text: {left_out[WITHOUT_DOCUMENT]:,}", "warning")
 
 
 def _row(document: Document) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from training.data.cleaning import cleaned, cut, mark_exact_duplicates, mark_heldout
+from training.data.cleaning import cleaned, mark_exact_duplicates, mark_heldout
 from training.data.near_duplicates import band_keys, near_duplicates, twins_across
 from training.data.overlap import EvaluationItem, OverlapIndex
 from training.data.quiet_daft import daft
@@ -40,20 +40,6 @@ def table(*texts: str, paths: tuple[str, ...] = ()) -> daft.DataFrame:
 def clean(frame: daft.DataFrame, **limits: Any) -> list[dict[str, Any]]:
     rows = cleaned(frame, CorpusSection(**limits)).to_pylist()
     return sorted(rows, key=lambda row: str(row["path"]))
-
-
-@pytest.mark.parametrize("text", ["", "x", "line\n" * 1000, "no line end " * 500, "a" * 99 + "\n" + "b" * 300])
-def test_cut_loses_nothing_and_keeps_the_limit(text: str) -> None:
-    pieces = cut(text, 100)
-    assert "".join(pieces) == text
-    assert all(len(piece) <= 100 for piece in pieces)
-
-
-def test_cut_prefers_line_ends_and_even_pieces() -> None:
-    pieces = cut("123456789\n" * 21, 100)
-    assert len(pieces) == 3
-    assert all(piece.endswith("\n") for piece in pieces)
-    assert max(map(len, pieces)) - min(map(len, pieces)) <= 20
 
 
 def test_reasons_to_drop() -> None:

@@ -34,8 +34,7 @@ def write(base: Path, *paths: str, text: str = "x") -> None:
 @pytest.mark.parametrize(("name", "format_"), [
     ("a.jsonl.gz", JSON_LINES), ("A.NDJSON.Xz", JSON_LINES), ("a.b.TXT", TEXT), ("a.py.zst", TEXT),
     ("a.rst.txt", TEXT), ("a.csv.bz2", CSV), ("a.PARQUET", PARQUET), ("a.parquet.gz", None), ("a.tar.gz", None),
-    ("a.pdf", None),
-    ("a", None), ("a.gz", None)])
+    ("a.pdf", None), ("a", None), ("a.gz", None)])
 def test_formats(name: str, format_: str | None) -> None:
     assert format_of(name) == format_
 

@@ -92,5 +92,7 @@ def test_a_source_in_one_line(tmp_path: Path) -> None:
     assert describe_source(Source(name="s", path="texts"), tmp_path) == "s: 1 file, 1.5 MB"
     (tmp_path / "texts" / "b.pdf").write_bytes(b"x")
     assert describe_source(Source(name="s", path="texts"), tmp_path) == "s: 1 file, 1.5 MB; left out: 1 .pdf"
+    source = Source(name="s", path="texts", exclude=("*.pdf", "drafst/*"), domains={"a": ("a*",), "b": ("b/*",)})
+    assert describe_source(source, tmp_path) == "s: 1 file, 1.5 MB; left out: 1 excluded; no file matches drafst/*, b/*"
     hub = Source(name="s", dataset="some/where", revision=COMMIT)
     assert describe_source(hub, tmp_path) == "s: the dataset some/where at 0123456789ab"

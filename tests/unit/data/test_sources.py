@@ -256,6 +256,8 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.csv", b"text,text\nx,y\n", "a.csv: has several columns 'text'"),
     ("a.csv", b"id,text\n1,a comma, unquoted\n", "a.csv:2: has 3 values, and the first line 2"),
     ("a.csv", b'id,text\n1,"never closed\n2,y\n', "a.csv:3: is not CSV (unexpected end of data)"),
+    ("a.csv", "id,text\n1,x\n".encode("utf-16"), r"\udcff\udcfei\x00d\x00"),
+    ("a.jsonl", b'{"\\u001b[2J": 1}', r"has no key 'text', only \x1b[2J"),
     ("a.csv", b"id,text\n1,caf\xe9\n", "a.csv:2: 'text' is not UTF-8"),
     ("a.csv", b"id,text\n1,a\0b\n", "a.csv:2: holds NUL"),
     ("a.txt.bz2", bz2.compress(b"good") + b"rubbish", "a.txt.bz2: cannot be read"),

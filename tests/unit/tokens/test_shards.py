@@ -9,9 +9,12 @@ from tests.unit.tokens import parts
 from training.context import InputArtifact
 from training.data.byte_bpe import TOKENIZER_FILE, load_plain
 from training.data.packing import IGNORE, plan, rows, whole
+from training.data.provenance import part_path
 from training.data.shards import ShardDocuments, TokenShards, TokenWriter
 from training.data.tables import read_rows
 from training.errors import InputRefused, RecipeError
+from training.evaluation.shards import measure_shards
+from training.specs.corpus import CorpusSection
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT
 from training.stages import packed_shards
@@ -104,6 +107,24 @@ def test_the_stage_writes_each_wanted_document_once_in_the_order_of_ids(
         assert tokens[-1] == end
         assert min(tokens[:-1]) > 5, "a special token's name in the text became that token"
         assert plain.decode(tokens[:-1], skip_special_tokens=False) == row["text"]
+
+
+def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
+    texts = [parts.text_of(2000 + number) for number in range(4)]
+    train = [parts.row_of(text) | {"path": part_path("book.txt", number)} for number, text in enumerate(texts, start=1)]
+    heldout = [parts.row_of(parts.text_of(3000 + number)) | {"path": part_path("h.txt", number)} for number in (1, 2)]
+    parts.write_corpus(tmp_path / "corpus", train, heldout)
+    own = inputs | {"corpus": parts.artifact(tmp_path / "corpus", "corpus", CorpusSection()),
+                    "evaluation_sets": parts.sets_artifact(tmp_path / "sets", [train[2]["id"]])}
+    artifact = parts.shards_artifact(tmp_path / "out", own)
+    shards, plain = TokenShards(artifact.folder), load_plain(own["tokenizer"].folder / TOKENIZER_FILE)
+    end = plain.token_to_id(END_OF_TEXT)
+    found = [shards.document(index).tolist() for index in range(shards.meta.documents)]
+    assert all(tokens.count(end) == 1 and tokens[-1] == end for tokens in found)
+    assert {plain.decode(tokens[:-1], skip_special_tokens=False) for tokens in found} == {texts[0] + texts[1], texts[3]}
+
+    measured = measure_shards(artifact, own["corpus"], own["tokenizer"], own["evaluation_sets"]).estimates
+    assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
 
 
 def test_the_stage_is_deterministic(tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
