@@ -15,6 +15,19 @@ _SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation_models/")
 os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 
+# What the recipe check found good stays so until the code, a library or the recipe changes; every check costs seconds.
+_CHECKS = ROOT / ".pytest_cache" / "checks"
+
+
+def share_checks(home: Path) -> Path:
+    """A home that knows the recipe checks of the tests before."""
+    _CHECKS.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "checks").exists():
+        (home / "checks").symlink_to(_CHECKS)
+    return home
+
+
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """What a shell that followed the README would have, with another home."""
     own = {name: value for name, value in os.environ.items()
