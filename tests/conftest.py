@@ -19,17 +19,18 @@ os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by 
 _CHECKS = ROOT / ".pytest_cache" / "checks"
 
 
-def share_checks(home: Path) -> Path:
-    """A home that knows the recipe checks of the tests before."""
+def share_checks(home: Path) -> None:
+    """Let a home know the recipe checks of the tests before."""
+    if home.is_file() or (home / "checks").exists():
+        return
     _CHECKS.mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "checks").exists():
-        (home / "checks").symlink_to(_CHECKS)
-    return home
+    (home / "checks").symlink_to(_CHECKS)
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """What a shell that followed the README would have, with another home."""
+    share_checks(home)
     own = {name: value for name, value in os.environ.items()
            if not name.startswith(("GATEHOUSE_", "DAGSTER_", "MLFLOW_"))}
     return {**own, "PATH": f"{BIN}{os.pathsep}{own['PATH']}", "GATEHOUSE_HOME": str(home),

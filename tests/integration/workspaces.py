@@ -6,7 +6,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import BIN, ROOT, environment, share_checks
+from tests.conftest import BIN, ROOT, environment
 
 RECIPE = """\
 extends: smoke
@@ -46,9 +46,8 @@ class Workspace:
         self.recipe.write_text(RECIPE.format(path=path or self.notes))
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        own = environment(share_checks(self.home), **extra)
-        return subprocess.run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, text=True, timeout=120, env=own,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, text=True, timeout=120,
+                              env=environment(self.home, **extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.command("gatehouse", "run", "-r", str(self.recipe), *arguments, **extra)
