@@ -88,6 +88,7 @@ class Builder:
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reused(finished, say), True
+            progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
             check_recipe(self.loaded, self.launcher)
             self.tracker.warm()
             tracked = _Tracked(self, plan.attempt(self.work))

@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel
 
 from pipeline.graph import GRAPH
-from pipeline.recipe_messages import KeyPath, explain, known_keys, nearest, unknown_key
+from pipeline.recipe_messages import known_keys, mistakes, nearest, unknown_key
 from pipeline.recipe_paths import anchored
-from pipeline.yamlfile import Tree, dump_yaml, listed, merge, parse_yaml, read_yaml, shown
+from pipeline.yamlfile import (
+    KeyPath,
+    Tree,
+    deepest,
+    dump_yaml,
+    listed,
+    lookup,
+    merge,
+    parse_yaml,
+    read_yaml,
+    shown,
+    without,
+)
 from training.errors import RecipeError
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
@@ -88,7 +99,7 @@ class LoadedRecipe:
 
     def at(self, keys: KeyPath, message: str) -> str:
         """A message with the place of the key that it is about."""
-        return f"{_deepest(self.document, keys).where}: {'.'.join(map(str, keys))}: {message}"
+        return f"{deepest(self.document, keys).where}: {'.'.join(map(str, keys))}: {message}"
 
     def _find(self, value: str) -> Path | None:
         path = Path(os.path.expandvars(value)).expanduser()
@@ -263,9 +274,9 @@ def _inherit(base: Tree, top: Tree) -> Tree:
 
     Two kinds of model name one thing differently: where both names are given, one of them wins without a word.
     """
-    before, after = _lookup(base, _MODEL_TYPE), _lookup(top, _MODEL_TYPE)
+    before, after = lookup(base, _MODEL_TYPE), lookup(top, _MODEL_TYPE)
     if before and after and before.value != after.value:
-        base = _without(base, _ARCHITECTURE)
+        base = without(base, _ARCHITECTURE)
     return merge(base, top)
 
 
@@ -276,7 +287,7 @@ def _override(document: Tree, override: str) -> Tree:
         raise RecipeError(f"override {override!r}: write it as key=value, such as base_model.steps=200")
     name = f"override {override}"
     new = parse_yaml(text, name)
-    before = _lookup(document, keys)
+    before = lookup(document, keys)
     replaced = _replace(document, keys, (), new, name)
     if keys == _MODEL_TYPE and before and before.value != new.value:
         return _only_overrides(replaced)
@@ -285,11 +296,11 @@ def _override(document: Tree, override: str) -> Tree:
 
 def _only_overrides(document: Tree) -> Tree:
     """Of the architecture, only what the command line says: the rest is that of another kind of model."""
-    architecture = _lookup(document, _ARCHITECTURE)
+    architecture = lookup(document, _ARCHITECTURE)
     assert architecture is not None
     for key, child in architecture.value.items():
         if child.line:
-            document = _without(document, (*_ARCHITECTURE, key))
+            document = without(document, (*_ARCHITECTURE, key))
     return document
 
 
@@ -333,79 +344,12 @@ def _validate(model: type[Model], document: Tree, prefix: str = "", problems: Se
     Raises:
         RecipeError: One line for every problem, in the order of the file.
     """
-    mistakes = []
-    for path, message in _mistakes(model, document):
-        tree = _deepest(document, path)
+    placed = []
+    for path, message in mistakes(model, document):
+        tree = deepest(document, path)
         dotted = ".".join(filter(None, (prefix, *(str(key) for key in path))))
-        mistakes.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
-    if problems or mistakes:
-        raise RecipeError(listed([*problems, *(line for _, _, line in sorted(mistakes))]))
+        placed.append((tree.file, tree.line, f"{tree.where}: {f'{dotted}: ' if dotted else ''}{message}"))
+
+    if problems or placed:
+        raise RecipeError(listed([*problems, *(line for _, _, line in sorted(placed))]))
     return model.model_validate(document.plain(), strict=True)
-
-
-def _mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, str]]:
-    """The path and the message of every mistake.
-
-    What is compared with a wrong value is looked at by nobody until that value is right: so it is left out, and the
-    rest is looked at again.
-    """
-    told: set[KeyPath] = set()
-    said: set[tuple[KeyPath, str]] = set()
-    while True:
-        try:
-            model.model_validate(document.plain(), strict=True)
-            return
-        except ValidationError as error:
-            details = error.errors()
-        fresh = [detail for detail in details if tuple(detail["loc"]) not in told]
-        for detail in fresh:
-            tree = _lookup(document, tuple(detail["loc"]))
-            for path, message in explain(model, detail, tree.text if tree else ""):
-                if path not in told and (path, message) not in said:
-                    yield path, message
-                said.add((path, message))
-        single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
-        if not single:
-            return
-        told.update(single)
-        for path in single:
-            document = _without(document, path)
-
-
-def _is_about_one_value(detail: ErrorDetails, document: Tree) -> bool:
-    """Whether a mistake is that of one value of a mapping, and not of how several values fit together."""
-    path = tuple(detail["loc"])
-    tree = _lookup(document, path)
-    whole = detail["type"] == "value_error" and tree is not None and isinstance(tree.value, dict)
-    return bool(path) and isinstance(path[-1], str) and tree is not None and not whole
-
-
-def _without(tree: Tree, path: KeyPath) -> Tree:
-    """`tree` without the value under a path that exists."""
-    key, rest = path[0], path[1:]
-    value = tree.value
-    if isinstance(value, list):
-        assert isinstance(key, int)
-        return replace(tree, value=[_without(child, rest) if number == key else child
-                                    for number, child in enumerate(value)])
-    if not rest:
-        return replace(tree, value={name: child for name, child in value.items() if name != key})
-    return replace(tree, value=value | {str(key): _without(value[str(key)], rest)})
-
-
-def _lookup(document: Tree, path: KeyPath) -> Tree | None:
-    """The tree at `path`, None where nothing was written."""
-    found: Tree | None = document
-    for key in path:
-        found = found.child(key) if found else None
-    return found
-
-
-def _deepest(document: Tree, path: KeyPath) -> Tree:
-    """The tree at `path`, or the nearest one above it that was written."""
-    for key in path:
-        child = document.child(key)
-        if child is None:
-            break
-        document = child
-    return document

@@ -8,10 +8,11 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-KeyPath = tuple[str | int, ...]
+from pipeline.yamlfile import KeyPath, Tree, lookup, without
+
 _LONGEST = 60
 
 _EXPECTED = {
@@ -23,6 +24,43 @@ _EXPECTED = {
 }  # fmt: skip
 _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "ge"),
            "less_than": ("below", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
+
+
+def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, str]]:
+    """The path and the message of every mistake.
+
+    What is compared with a wrong value is looked at by nobody until that value is right: so it is left out, and the
+    rest is looked at again.
+    """
+    told: set[KeyPath] = set()
+    said: set[tuple[KeyPath, str]] = set()
+    while True:
+        try:
+            model.model_validate(document.plain(), strict=True)
+            return
+        except ValidationError as error:
+            details = error.errors()
+        fresh = [detail for detail in details if tuple(detail["loc"]) not in told]
+        for detail in fresh:
+            tree = lookup(document, tuple(detail["loc"]))
+            for path, message in explain(model, detail, tree.text if tree else ""):
+                if path not in told and (path, message) not in said:
+                    yield path, message
+                said.add((path, message))
+        single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
+        if not single:
+            return
+        told.update(single)
+        for path in single:
+            document = without(document, path)
+
+
+def _is_about_one_value(detail: ErrorDetails, document: Tree) -> bool:
+    """Whether a mistake is that of one value of a mapping, and not of how several values fit together."""
+    path = tuple(detail["loc"])
+    tree = lookup(document, path)
+    whole = detail["type"] == "value_error" and tree is not None and isinstance(tree.value, dict)
+    return bool(path) and isinstance(path[-1], str) and tree is not None and not whole
 
 
 def explain(model: type[BaseModel], detail: ErrorDetails, written: str = "") -> list[tuple[KeyPath, str]]:

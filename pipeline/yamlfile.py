@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ _MAX_DEPTH = 50  # a recipe has 7; what reads YAML and what checks the values re
 _MAX_PROBLEMS = 50  # nobody reads more at once, and a bad file can have one in every line
 _LONGEST_PROBLEM = 500
 _CORE = "tag:yaml.org,2002:"
+KeyPath = tuple[str | int, ...]
 _STR, _MAP, _SEQ = _CORE + "str", _CORE + "map", _CORE + "seq"
 
 
@@ -74,6 +75,37 @@ def merge(base: Tree, top: Tree) -> Tree:
     for key, child in top.value.items():
         merged[key] = merge(merged[key], child) if key in merged else child
     return Tree(merged, top.file, top.line)
+
+
+def lookup(document: Tree, path: KeyPath) -> Tree | None:
+    """The tree at `path`, None where nothing was written."""
+    found: Tree | None = document
+    for key in path:
+        found = found.child(key) if found else None
+    return found
+
+
+def deepest(document: Tree, path: KeyPath) -> Tree:
+    """The tree at `path`, or the nearest one above it that was written."""
+    for key in path:
+        child = document.child(key)
+        if child is None:
+            break
+        document = child
+    return document
+
+
+def without(tree: Tree, path: KeyPath) -> Tree:
+    """`tree` without the value under a path that exists."""
+    key, rest = path[0], path[1:]
+    value = tree.value
+    if isinstance(value, list):
+        assert isinstance(key, int)
+        return replace(tree, value=[without(child, rest) if number == key else child
+                                    for number, child in enumerate(value)])
+    if not rest:
+        return replace(tree, value={name: child for name, child in value.items() if name != key})
+    return replace(tree, value=value | {str(key): without(value[str(key)], rest)})
 
 
 def shown(path: Path) -> str:

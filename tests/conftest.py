@@ -15,8 +15,22 @@ _SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation_models/")
 os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 
+# What the recipe check found good stays so until the code, a library or the recipe changes; every check costs seconds.
+_CHECKS = ROOT / ".pytest_cache" / "checks"
+
+
+def share_checks(home: Path) -> None:
+    """Let a home know the recipe checks of the tests before."""
+    if home.is_file() or (home / "checks").exists():
+        return
+    _CHECKS.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "checks").symlink_to(_CHECKS)
+
+
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """What a shell that followed the README would have, with another home."""
+    share_checks(home)
     own = {name: value for name, value in os.environ.items()
            if not name.startswith(("GATEHOUSE_", "DAGSTER_", "MLFLOW_"))}
     return {**own, "PATH": f"{BIN}{os.pathsep}{own['PATH']}", "GATEHOUSE_HOME": str(home),

@@ -7,7 +7,6 @@ model of any size takes seconds; only a small model of the same kind is really b
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -24,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from training.engine.adapter import lora_config
 from training.engine.architecture_fields import architecture_problems, configure, position_field
-from training.engine.causality import build, is_causal
+from training.engine.causality import NOT_CAUSAL, build, is_causal
 from training.errors import RecipeError
 from training.evaluation.catalogue import task_problems
 from training.specs.optimization import TrainingSection
@@ -77,8 +76,7 @@ def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | No
         said = f"transformers knows no {error}" if field else f"transformers cannot build this model: {_brief(error)}"
         return [_of_field(field, said)], None, None
     if is_causal(architecture) is False:
-        return [_of_field("model_type", f"{architecture['model_type']} is not causal: what it says of a token depends "
-                                        "on the tokens after it; take a causal one, such as llama")], None, None
+        return [_of_field("model_type", NOT_CAUSAL.format(architecture["model_type"]))], None, None
     return [], model, config
 
 
@@ -114,12 +112,8 @@ def _target_modules(recipe: Recipe, model: PreTrainedModel) -> Iterator[Finding]
     try:
         lora_config(recipe.lora_model, model)
     except RecipeError as error:
-        names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        near = [close for wanted in recipe.lora_model.target_modules if wanted not in names
-                for close in difflib.get_close_matches(wanted, names, n=1)]
         yield Finding(key=("lora_model", "target_modules"),
-                      message=str(error).removeprefix("lora_model.target_modules: ")
-                      + (f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""))
+                      message=str(error).removeprefix("lora_model.target_modules: "))
 
 
 def _choices(request: CheckRequest, kind: str, model: PreTrainedModel) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ def _row(asset: str, gate: Gate, real: Sequence[Verdict], bad: Sequence[Verdict]
     values = [verdict.value for verdict in real if verdict.value is not None]
     span = f"{min(values):.4g} to {max(values):.4g}" if values else "none"
     passed = sum(verdict.passed for verdict in real)
-    return (f"| {asset} | {gate.metric} | {gate.must_be} {gate.threshold:g} | {span} | "
+    return (f"| {asset} | {gate.metric} | {gate.asked} | {span} | "
             f"{_shown(min(_merits(gate, real), default=None), gate)} | "
             f"{_shown(max(_merits(gate, bad), default=None), gate)} | {passed} of {len(real)} |")
 

@@ -115,13 +115,13 @@ def _sampled(gate: Gate, estimate: Estimate, evidence: Evidence) -> tuple[bool, 
     needed = items_needed(estimate, bound, gate.threshold, gate.confidence, gate.min_items)
     advice = ("at this value no number of items would show it" if needed is None else
               f"about {needed:,} items would be needed at this value")
-    return False, (f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {_asked(gate)} "
+    return False, (f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {gate.asked} "
                    f"({estimate.method} over {_items(estimate.count)}); {advice}"), found
 
 
 def _compare(gate: Gate, value: float) -> tuple[bool, str]:
     passed = passes(gate, value)
-    return passed, f"{value:.6g} {'passes' if passed else 'fails'} {_asked(gate)}"
+    return passed, f"{value:.6g} {'passes' if passed else 'fails'} {gate.asked}"
 
 
 def _against(gate: Gate, estimate: Estimate, evidence: Evidence,
@@ -159,10 +159,6 @@ def _verdict(gate: Gate, passed: bool, estimate: Estimate | None, why: str, **fo
     return Verdict(name=gate.metric, passed=passed, value=estimate.value if estimate else None, must_be=gate.must_be,
                    threshold=gate.threshold, reason=f"{gate.metric} {why}",
                    method=estimate.method if estimate else None, count=estimate.count if estimate else 0, **found)
-
-
-def _asked(gate: Gate) -> str:
-    return f"{gate.must_be} {gate.threshold:g}"
 
 
 def _sure(gate: Gate) -> str:

@@ -34,7 +34,7 @@ def gate_plot(verdict: Verdict) -> str:
         parts.append(f'<path d="M{theirs} 19l7 7-7 7-7-7z" fill="none" stroke="{_QUIET}" stroke-width="2"/>')
     parts += [f'<circle cx="{value}" cy="{_LINE}" r="5" fill="{colour}"/>',
               _label(value, 10, colour, f"{verdict.value:.4g}"),
-              _label(at, 50, _QUIET, f"{verdict.must_be} {verdict.threshold:g}")]
+              _label(at, 50, _QUIET, f"{verdict.must_be} {verdict.threshold:,.12g}")]
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
             f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11" role="img">'
             f'<title>{escape(verdict.reason)}</title>{"".join(parts)}</svg>')

@@ -62,7 +62,7 @@ def _out_of_range(gate: Gate, span: MetricRange) -> str:
     between = f"from {low:.4g} to {high:.4g}" if math.isfinite(low) and math.isfinite(high) else (
         f"at least {low:.4g}" if math.isfinite(low) else f"at most {high:.4g}")
     percent = span.is_share and gate.better and 1 < asked <= 100
-    return (f"no version can pass {gate.must_be} {asked:,.6g}: {gate.metric} is {between}"
+    return (f"no version can pass {gate.asked}: {gate.metric} is {between}"
             + (f"; {asked:g} percent is {asked / 100:g}" if percent else ""))
 
 
@@ -88,7 +88,7 @@ def _beyond_its_bound(gate: Gate, span: MetricRange, most: int | None) -> str:
     asked = gate.threshold if gate.better > 0 else 1 - gate.threshold
     if asked < best or (asked == best and most and gate.must_be in ("<=", ">=")):
         return ""
-    never = f"no version can pass {gate.must_be} {gate.threshold:g}: with {100 * gate.confidence:g}% confidence"
+    never = f"no version can pass {gate.asked}: with {100 * gate.confidence:g}% confidence"
     if most is None:
         return f"{never} no number of items shows that; ask for a little less"
     side, reached = ("at least", best) if gate.better > 0 else ("at most", 1 - best)

@@ -17,6 +17,7 @@ from training.store import Store
 
 # A row of 1024 tokens takes about 170 MB in these wide layers in bf16: 64 of them do not fit beside the rest.
 WIDE = {"steps": 3, "batch_tokens": 65536, "curriculum": [{"context": 1024, "share": 1.0}], "precision": "bf16",
+        "checkpoints": {"every_steps": 2},
         "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024}}
 ROOM = 4_000_000_000
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

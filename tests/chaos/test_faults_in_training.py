@@ -28,6 +28,7 @@ from training.store import Store, file_entry
 MEGABYTE = 1_000_000
 # A row of 1024 tokens takes about 340 MB in these wide layers.
 WIDE = {"steps": 3, "batch_tokens": 4096, "curriculum": [{"context": 1024, "share": 1.0}],
+        "checkpoints": {"every_steps": 2},
         "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024}}
 LEARNS = {"steps": 60, "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2}, "log_every": 1,
           "checkpoints": {"every_steps": 10}}

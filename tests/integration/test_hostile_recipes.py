@@ -40,7 +40,7 @@ RECIPES = {
                           "mine.yaml:3: key0: there is no such key"),
     "a long key": ("extends: tiny\n" + "k" * 900_000 + ": 1\n", "mine.yaml:2: "),
     "a long number": ("extends: tiny\nname: mine\nseed: " + "9" * 900_000 + "\n", "mine.yaml:3: seed"),
-    "NUL": ("extends: tiny\n\0", "mine.yaml: unacceptable character #x0000"),
+    "NUL": ("extends: tiny\n\0", "mine.yaml:2: unacceptable character #x0000"),
     "not UTF-8": ("name: caf\udce9\n", "mine.yaml:1: this is not UTF-8 text"),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +169,7 @@ def test_an_error_in_what_is_extended_names_that_file(write: Write) -> None:
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         (f"name: a\nseed: {'9' * 5000}\n", "mine.yaml:2: seed: "),
         ("name: a\nseed: 1__0\n", "mine.yaml:2: seed: '1__0' is not a whole number"),
+        ("name: a\nseed: \0\n", "mine.yaml:2: unacceptable character #x0000"),
         (b"name: \xff\n", "mine.yaml:1: this is not UTF-8 text"),
         ("# " + "x" * 1_000_001, "are too many for a recipe"),
     ],
@@ -177,7 +180,9 @@ def test_what_is_not_plain_yaml_is_refused(write: Write, text: str | bytes, mess
 
 def test_an_alias_bomb_is_refused_before_it_goes_off(write: Write) -> None:
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]\n" for i in range(1, 12))
-    assert "do its aliases multiply?" in refusal(write("l0: &l0 [1, 2]\n" + levels))
+    told = refusal(write("l0: &l0 [1, 2]\n" + levels))
+    assert "do its aliases multiply?" in told
+    assert re.match("mine.yaml:[0-9]+: ", told)
 
 
 def test_anchors_are_allowed(write: Write) -> None:
@@ -212,6 +217,33 @@ def test_an_unknown_recipe_is_answered_with_the_nearest_one(write: Write) -> Non
     assert "give the name of one recipe" in refusal(write("extends: [tiny]\n"))
 
 
+def test_a_path_that_is_no_file_is_called_what_it_is(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert refusal("folder.yaml") == "folder.yaml: this is a folder; give the path of a recipe, a .yaml file"
+    assert refusal("./") == ".: this is a folder; give the path of a recipe, a .yaml file"
+    assert refusal("pipe.yaml").startswith("pipe.yaml: this is a pipe or a device")
+    assert refusal("loop.yaml").startswith("loop.yaml: cannot be read: Too many levels of symbolic links")
+    write("extends: ./folder.yaml\nname: a\n")
+    assert refusal("mine.yaml").startswith("mine.yaml:1: extends: folder.yaml: this is a folder")
+
+
+def test_another_kind_of_model_takes_over_no_field(write: Write) -> None:
+    write(MINE + "base_model:\n  architecture: {model_type: gpt2, n_embd: 64, n_positions: 512}\n")
+    own = "base_model: {architecture: {model_type: gpt2, n_embd: 32}}\n"
+    write("extends: ./mine.yaml\nname: child\n" + own, "child.yaml")
+    assert load_recipe("mine.yaml").recipe.base_model.architecture == {
+        "model_type": "gpt2", "n_embd": 64, "n_positions": 512}
+    assert load_recipe("child.yaml").recipe.base_model.architecture == {
+        "model_type": "gpt2", "n_embd": 32, "n_positions": 512}
+    key = "base_model.architecture"
+    for overrides in ([f"{key}.n_embd=16", f"{key}.model_type=gpt2"], [f"{key}.model_type=gpt2", f"{key}.n_embd=16"]):
+        assert load_recipe("tiny", overrides).recipe.base_model.architecture == {"model_type": "gpt2", "n_embd": 16}
+    same = load_recipe("tiny", [f"{key}.model_type=llama", f"{key}.hidden_size=64"]).recipe.base_model.architecture
+    assert (same["hidden_size"], same["num_hidden_layers"]) == (64, 4)
+
+
 def test_a_folder_of_recipes_comes_first(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(MINE)
     assert "mine" not in available()
@@ -242,6 +274,7 @@ def test_overrides_change_values_of_every_kind() -> None:
         ("extends=smoke", "extends: there is no such key"),
         ("sources.3.path=a", "sources.3: this list has the items 0 to 0"),
         ("sources.first.path=a", "sources.first: this list has the items 0 to 0"),
+        ("steps=5", "override steps=5: steps: there is no such key here; did you mean base_model.steps, "),
         ("base_model.steps.more=1", "base_model.steps is a value, it has no keys"),
         ("base_model.steps", "write it as key=value"),
         ("=3", "write it as key=value"),

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import pytest
 
 from pipeline.graph import GRAPH
 from pipeline.recipe import FOLDER, available, load_launchers, load_recipe, render
+from pipeline.recipe_check import ask, plain_problems
+from pipeline.resources.settings import chosen_launcher
+from tests.conftest import share_checks
 from training.data.source_files import list_source
 from training.specs.metrics import METRICS
 from training.specs.recipe import Recipe
+from training.specs.recipe_check import CheckRequest
 
 PARAMETERS = {
     "tiny": (1.0e6, 1.1e6), "smoke": (0.1e6, 0.2e6), "125m": (1.15e8, 1.35e8), "1b": (1.0e9, 1.2e9),
@@ -80,6 +85,24 @@ def test_the_comments_on_compute_are_right(name: str, recipe: Recipe) -> None:
     assert 6 * parameters(recipe) * tokens == pytest.approx(float(match[1]), rel=0.05)
     if name != "tiny":
         assert tokens / parameters(recipe) > 20
+
+
+def test_every_recipe_passes_the_check_and_none_needs_its_weights(tmp_path: Path) -> None:
+    share_checks(tmp_path / "home")
+    recipes = [load_recipe(name) for name in PARAMETERS]
+    launchers = [chosen_launcher(loaded) for loaded in recipes]
+    assert [plain_problems(*pair) for pair in zip(recipes, launchers, strict=True)] == [[]] * len(recipes)
+    answers = ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)
+                   for loaded, launcher in zip(recipes, launchers, strict=True)])
+    for (low, high), answer in zip(PARAMETERS.values(), answers, strict=True):
+        assert answer.findings == ()
+        assert low < answer.parameters < high
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert peak < parameters(recipes[-1].recipe), "the 7B model's weights were made"
+
+
+def test_post_training_keeps_the_language(recipe: Recipe) -> None:
+    assert recipe.dpo_model.sft_weight > 0
 
 
 def test_heads_share_keys_evenly_and_the_schedule_is_sane(recipe: Recipe) -> None:

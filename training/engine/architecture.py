@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from training.endings import is_out_of_memory
 from training.engine import runtime
+from training.engine.architecture_fields import architecture_problems
+from training.engine.causality import NOT_CAUSAL, is_causal
 from training.engine.session import Session
 from training.errors import RecipeError
 
@@ -21,8 +24,9 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
         architecture: `model_type` and fields of its configuration.
 
     Raises:
-        RecipeError: transformers cannot build it.
+        RecipeError: transformers cannot build it, or builds another one than it says, or one that is not causal.
     """
+    _refuse_another_model(architecture)
     fields: dict[str, Any] = {"bos_token_id": None, "eos_token_id": session.tokenizer.eos_token_id,
                               "pad_token_id": session.pad, **architecture, "vocab_size": len(session.tokenizer)}
     try:
@@ -30,7 +34,17 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
         runtime.seed_everything(session.context.seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32,
                                                  attn_implementation=session.choice.attention)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever fields that make no sense lead to
+        if is_out_of_memory(error):
+            raise
         raise RecipeError(f"base_model.architecture: transformers cannot build this model: {error}") from error
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _refuse_another_model(architecture: Mapping[str, Any]) -> None:
+    """The recipe check says the same before a run; a job that was written by hand has seen no check."""
+    for field, message in architecture_problems(architecture):
+        raise RecipeError(f"base_model.architecture.{field}: {message}")
+    if is_causal(architecture) is False:
+        raise RecipeError(f"base_model.architecture.model_type: {NOT_CAUSAL.format(architecture['model_type'])}")

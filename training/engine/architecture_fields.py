@@ -86,7 +86,7 @@ def _kind_problem(kind: str) -> str:
 
 
 def _known_fields(default: PretrainedConfig) -> set[str]:
-    return set(default.to_dict()) | {field.name for field in fields(default)}  # type: ignore[arg-type]
+    return set(default.to_dict()) | {field.name for field in fields(default)}
 
 
 def _is_merely_kept(kind: str, field: str, value: Any) -> bool:

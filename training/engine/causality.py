@@ -11,6 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 ATTENTION = ("sdpa", "eager")
 """transformers' attention implementations, the faster one first; not every architecture has it."""
 
+NOT_CAUSAL = ("{} is not causal: what it says of a token depends on the tokens after it; take a causal one, such as "
+              "llama")
+
 _TOKENS = 12
 _VOCABULARY = 64
 _MOVED = 1e-4

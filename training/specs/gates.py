@@ -34,6 +34,11 @@ class Gate(Spec):
         """1 when more is better, -1 when less is, 0 for an equality."""
         return {"<": -1, "<=": -1, "==": 0, ">=": 1, ">": 1}[self.must_be]
 
+    @property
+    def asked(self) -> str:
+        """What is asked of the metric, such as `>= 1,000,000`."""
+        return f"{self.must_be} {self.threshold:,.12g}"
+
 
 class AgainstChampion(Spec):
     """How a version stands against the champion, over the same items."""

@@ -71,7 +71,7 @@ class Recipe(Spec):
         if "domain" not in self.adapter_data.model_fields_set and len(declared) == 1:
             self._fill_in("adapter_data", domain=declared[0])
         domain = self.adapter_data.domain
-        if "exclude_domains" not in self.packed_shards.model_fields_set and domain != GENERAL:
+        if "exclude_domains" not in self.packed_shards.model_fields_set and domain in declared:
             self._fill_in("packed_shards", exclude_domains=(domain,))
         return self
 

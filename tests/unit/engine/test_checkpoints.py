@@ -113,7 +113,7 @@ def steps(root: Path) -> list[int]:
 
 def test_some_are_kept_for_good(tmp_path: Path) -> None:
     """The newest two; beside them every fourth step and the two of the lowest loss, which also outlast the training."""
-    checkpoints = folder(tmp_path, [], keep=2, keep_every=4, keep_best=2)
+    checkpoints = folder(tmp_path, [], every_steps=1, keep=2, keep_every=4, keep_best=2)
     for step, loss in enumerate([9.0, 1.0, 2.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.5], start=1):
         write(checkpoints, step, loss)
     assert steps(tmp_path) == [2, 3, 4, 8, 9, 10]
