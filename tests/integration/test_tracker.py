@@ -218,6 +218,7 @@ def test_of_runs_that_one_request_began_twice_the_first_is_kept(tracker: Tracker
 
 def test_what_somebody_deleted_is_restored(tracker: Tracker, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     client, first = client_of(uri), tracker.begin("key", JOB)
+    assert first is not None
     experiment = client.get_run(first).info.experiment_id
     client.delete_experiment(experiment)
     after = Tracker(uri, "tiny")

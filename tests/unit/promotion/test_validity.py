@@ -19,6 +19,7 @@ from tests.unit.promotion.conftest import World, new_world, silent
 from training import store as store_module
 from training import validity
 from training.errors import InputRefused
+from training.specs.artifacts import FileEntry
 from training.store import utc_today
 
 ASSET, CHILD = "corpus", "tokenizer"
@@ -125,7 +126,12 @@ def test_all_five_refuse_the_same(world: World, monkeypatch: pytest.MonkeyPatch,
 def test_evidence_is_read_once_as_long_as_nobody_touches_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     hashed = store_module.file_entry
-    monkeypatch.setattr(store_module, "file_entry", lambda path: read.append(path) or hashed(path))
+
+    def counted(path: Path) -> FileEntry:
+        read.append(path)
+        return hashed(path)
+
+    monkeypatch.setattr(store_module, "file_entry", counted)
     store, pointer = world.store, world.store.promotion(ASSET)
     assert pointer is not None
     for _ in range(3):
