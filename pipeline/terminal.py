@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 
 _HANDLER = "gatehouse.legible"
@@ -17,6 +18,12 @@ def make_legible() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
+
+
+def legible_environment() -> dict[str, str]:
+    """The variable by which a Python process that writes to this terminal escapes what the terminal lacks."""
+    encoding = os.environ.get("PYTHONIOENCODING", "").split(":")[0]
+    return {"PYTHONIOENCODING": f"{encoding}:backslashreplace"}
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:

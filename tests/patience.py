@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+_LOOK_SECONDS = 0.02
 _RUNNING = re.compile(r"^procs_running (\d+)$", re.MULTILINE)
 
 
@@ -29,8 +30,9 @@ class Patience:
     def is_over(self) -> bool:
         """Whether the time is up; to be asked often."""
         now = time.monotonic()
-        self._left -= (now - self._looked) * _share()
-        self._looked = now
+        if now - self._looked > _LOOK_SECONDS:
+            self._left -= (now - self._looked) * _share()
+            self._looked = now
         return self._left < 0
 
 

@@ -10,6 +10,7 @@ from pipeline.environment import ROOT, home, store_root, variables
 from pipeline.graph import require_model
 from pipeline.planner import promoted_input
 from pipeline.recipe import load_recipe
+from pipeline.terminal import legible_environment
 from training.store import Store
 
 
@@ -26,4 +27,4 @@ def talk(recipe: str, asset: str, question: str) -> int:
     used = promoted_input(asset, loaded, store)
     folder = store.verified_folder(used.asset, used.version, used.digest)
     command = [sys.executable, "-m", "training.chat", str(folder / "model"), *([question] if question else [])]
-    return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables()})
+    return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables(), **legible_environment()})

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 
 from pipeline.resources.launchers import free_port
+from tests.patience import Patience
 
 _CHUNK = 65536
 
@@ -100,9 +101,9 @@ def mlflow_server(folder: Path, backend: str = "") -> Iterator[int]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        patience = Patience(120)
         while True:
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[-3000:]
+            assert process.poll() is None and not patience.is_over(), (folder / "server.log").read_text()[-3000:]
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
                 break

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import ROOT
+from tests.patience import Patience
 
 GRACE = 1.0
 _CHAOS = "CHAOS"
@@ -143,7 +144,7 @@ def alive(processes: Iterable[psutil.Process]) -> list[int]:
 
 def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
     """Wait for a condition, or fail."""
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not condition():
-        assert time.monotonic() < deadline, otherwise
+        assert not patience.is_over(), otherwise
         time.sleep(0.05)

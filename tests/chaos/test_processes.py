@@ -216,7 +216,7 @@ def test_the_command(promise: Promise, tmp_path: Path) -> None:
                 time.sleep(trial.random.uniform(0, 0.5))
                 os.killpg(run.pid, number)  # as a terminal does
                 stand.assert_all_end(20 + 5)
-                said, _ = run.communicate(timeout=30)
+                said, _ = run.communicate()
                 if number != signal.SIGKILL:
                     assert run.returncode == 130 and "Interrupted. Nothing that was published is lost" in said, said
             finally:
@@ -239,7 +239,7 @@ def test_two_commands(promise: Promise, tmp_path: Path) -> None:
             first, delay = start(space, stand), trial.random.uniform(0, 6)
             time.sleep(delay)
             second = start(space, stand)
-            said = [run.communicate(timeout=300)[0] for run in (first, second)]
+            said = [run.communicate()[0] for run in (first, second)]
             codes = [first.returncode, second.returncode]
             assert sorted(codes) in ([0, 0], [0, 2]), f"{delay}: {said}"
             if 2 in codes:
@@ -262,7 +262,7 @@ def test_the_first_commands(promise: Promise, tmp_path: Path) -> None:
                        for _ in range(4)]
             time.sleep(3 if promise.full else 1.5)
             go.touch()
-            said = [process.communicate(timeout=120)[0] for process in several]
+            said = [process.communicate()[0] for process in several]
             assert [process.returncode for process in several] == [0] * 4, said
 
 

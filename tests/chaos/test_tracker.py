@@ -33,6 +33,7 @@ from tests.evidence import with_evidence
 from tests.integration.postgresql_server import postgresql
 from tests.integration.test_tracker import JOB, certificate_of, lineage_of, publish_version, write_events
 from tests.integration.training_jobs import RECIPE, make_job, publish_data
+from tests.patience import run_command
 from tests.promises import Promise
 from training.specs.artifacts import Manifest, Promotion
 from training.specs.execution import Execution, Launcher
@@ -297,8 +298,7 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
     made = built_chain(store, home / "work", tmp_path)
 
     def sync(url: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(BIN / "gatehouse"), "sync"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, env=environment(home, MLFLOW_TRACKING_URI=url), timeout=120)
+        return run_command([str(BIN / "gatehouse"), "sync"], cwd=ROOT, env=environment(home, MLFLOW_TRACKING_URI=url))
 
     for trial in promise.trials(quick=1, full=2):
         with trial:

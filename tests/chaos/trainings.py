@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from tests.integration import training_jobs as jobs
+from tests.patience import Patience
 from training.specs.execution import Execution
 from training.specs.job import Job
 from training.store import Store
@@ -87,12 +88,12 @@ class Trainings:
 def kill_once(job: Path, processes: int, ready: Callable[[Path], bool], delay: float) -> bool:
     """Run a job and kill every rank some time after it is ready; False when it ended before."""
     ranks = jobs.start(job, processes)
-    deadline = time.monotonic() + 300
+    patience = Patience(300)
     while not ready(job.parent):
         if any(rank.exitcode is not None for rank in ranks):
             assert jobs.wait(job, ranks).code == 0, (job.parent / "output-0.txt").read_text()
             return False
-        assert time.monotonic() < deadline, "the job never came so far"
+        assert not patience.is_over(), "the job never came so far"
         time.sleep(0.0005)
     time.sleep(delay)
     alive = [rank for rank in ranks if rank.exitcode is None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from pipeline import progress
 from pipeline.display import RunDisplay
 from pipeline.resources import launchers
-from pipeline.terminal import make_legible
+from pipeline.terminal import legible_environment, make_legible
 from tests.conftest import ROOT
 
 BUILT = [{"kind": "state", "state": "built", "version": "20261129T011748"}]
@@ -52,6 +53,15 @@ def test_what_a_job_prints_does_not_depend_on_the_terminal(monkeypatch: pytest.M
     done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=launchers._environment(),
                           stdout=subprocess.PIPE, check=True)
     assert done.stdout.decode().strip() == "✓ über \\udcff"
+
+
+@pytest.mark.parametrize(("given", "answer"), [("ascii", b"\\xfcber"), ("latin-1:strict", b"\xfcber \\u2713")])
+def test_an_answer_is_escaped_where_the_terminal_lacks_it(monkeypatch: pytest.MonkeyPatch, given: str,
+                                                          answer: bytes) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", given)
+    done = subprocess.run([sys.executable, "-c", "print('über ✓')"], env=os.environ | legible_environment(),
+                          stdout=subprocess.PIPE, check=True)
+    assert done.stdout.startswith(answer)
 
 
 def test_the_variables_of_a_shell_name_paths_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
