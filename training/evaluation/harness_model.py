@@ -127,7 +127,10 @@ class HarnessModel(LM):  # type: ignore[misc]
     def _given(self, context: str) -> list[int]:
         if self._chat and context:
             return self._loaded.encode_rendered(context)
-        return [self._loaded.start, *self._loaded.encode(context)]
+        return self._document(context)
+
+    def _document(self, text: str) -> list[int]:
+        return [self._loaded.start, *self._loaded.encode(text)]
 
     def _span(self, context: str, continuation: str) -> Span:
         """A context and what is scored after it.
@@ -138,8 +141,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         if self._chat and context:
             return Span(self._given(context), self._loaded.encode(_plain(continuation)))
         kept = context.rstrip()
-        given = self._given(kept)
-        whole = self._given(kept + context[len(kept):] + continuation)
+        given, whole = self._document(kept), self._document(context + continuation)
         return Span(given, whole[len(given):] or self._loaded.encode(continuation))
 
 
