@@ -253,7 +253,8 @@ class ArrayTokens:
 
     def before(self, documents: Int64, starts: Int64) -> Int64:
         """The token before, int64 [documents]; at 0 it is the first one of the sequence."""
-        return self._tokens[self._offsets[documents] + starts]
+        found: Int64 = self._tokens[self._offsets[documents] + starts]
+        return found
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

@@ -121,6 +121,17 @@ def test_some_are_kept_for_good(tmp_path: Path) -> None:
     assert steps(tmp_path) == [2, 3, 4, 8]
 
 
+@pytest.mark.parametrize(("every", "keep_every", "steps", "due"), [
+    (250, None, 800, [250, 500, 750]), (250, 300, 900, [250, 300, 500, 600, 750, 900]), (2, 4, 8, [2, 4, 6, 8])])
+def test_checkpoints_are_written_where_one_is_kept_for_good(every: int, keep_every: int | None, steps: int,
+                                                            due: list[int]) -> None:
+    rule = Checkpoints(every_steps=every, keep_every=keep_every)
+    assert [step for step in range(1, steps + 1) if rule.due(step)] == due
+    assert rule.written(steps) == len(due)
+    kept = [step for step in due if keep_every and step % keep_every == 0]
+    assert [step for step in due if rule.for_good(step)] == kept
+
+
 def test_going_back_removes_later_ones(tmp_path: Path) -> None:
     checkpoints = folder(tmp_path, [], keep=3)
     for step in (5, 10, 15):

@@ -93,6 +93,19 @@ def test_work_does_not_grow_with_the_row_number(monkeypatch: pytest.MonkeyPatch)
     assert asked == [0, BLOCK, 10_000_000 * BLOCK, 10_000_001 * BLOCK]
 
 
+def test_a_seed_of_any_size_is_one_of_its_own() -> None:
+    seeds = (0, 2**32, 20261129012345, 2**64, 2**64 + 1, 2**70)
+    orders = [RowOrder([BLOCK], [1.0], seed).rows(0, 50)[1].tolist() for seed in seeds]
+    assert len({tuple(order) for order in orders}) == len(seeds)
+
+
+@given(_SOURCES, st.integers(0, 20_000))
+@settings(max_examples=30, deadline=None)
+def test_rows_taken_are_counted_anywhere(sources: list[tuple[int, float]], count: int) -> None:
+    order = _order(sources)
+    assert order.taken(count).tolist() == np.bincount(order.turns(0, count)[0], minlength=len(sources)).tolist()
+
+
 def test_nothing_to_read_is_refused() -> None:
     with pytest.raises(ValueError, match="need rows"):
         RowOrder([0, 0], [1.0, 1.0], 0)
