@@ -171,5 +171,5 @@ def _sets(texts: Iterator[tuple[str, str]], spec: MinHash) -> Iterator[tuple[str
             ids.append(id_)
             yield text
 
-    for shingles in shingle_sets(remembered(), spec.ngram):
+    for shingles in shingle_sets(remembered(), spec.ngram):  # takes one text for each set that it gives
         yield ids.pop(), shingles

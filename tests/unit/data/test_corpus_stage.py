@@ -50,7 +50,8 @@ def measured(pipeline: Pipeline) -> dict[str, float]:
 
 def sides(folder: Path) -> tuple[set[str], set[str]]:
     """Texts of the two splits."""
-    return tuple({row["text"] for row in rows(folder / split)} for split in ("train", "heldout"))  # type: ignore[return-value]
+    train, heldout = ({row["text"] for row in rows(folder / split)} for split in ("train", "heldout"))
+    return train, heldout
 
 
 def page(words: list[str]) -> str:
