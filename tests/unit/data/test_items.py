@@ -194,7 +194,7 @@ def test_what_counts_as_a_refusal(text: str, expected: bool) -> None:
 def test_refusals_of_open_chat_models_are_seen_and_helpful_answers_are_not() -> None:
     missed = [text for text in REFUSALS if not is_refusal(text)]
     wrong = [text for text in HELPFUL if is_refusal(text)]
-    assert min(len(REFUSALS), len(HELPFUL)) >= 70
+    assert min(len(REFUSALS), len(HELPFUL)) >= 90
     assert len(missed) <= 0.03 * len(REFUSALS), missed
     assert len(wrong) <= 0.03 * len(HELPFUL), wrong
 
