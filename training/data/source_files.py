@@ -89,10 +89,11 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
         reason = getattr(error, "strerror", None) or "its folders are nested too deeply"
         raise SourceError(f"source {source.name}: {_origin(source)} cannot be listed ({reason}); correct its path in "
                           "the recipe") from error
+
+    named = [(path, path.relative_to(root).as_posix()) for path in paths]
     files: dict[str, SourceFile] = {}
     # Two names may differ in their Unicode form alone. Those in NFC come first and keep their names.
-    for path in sorted(paths, key=lambda path: (nfc(str(path)) != str(path), path)):
-        own_name = path.relative_to(root).as_posix()
+    for path, own_name in sorted(named, key=lambda entry: (nfc(entry[1]) != entry[1], entry[1])):
         name = nfc(own_name)
         reason = _reason_to_leave_out(name, source)
         if reason is None:
@@ -103,12 +104,12 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
             continue
         name = own_name if name in files else name
         files[name] = SourceFile(path, name, status)
+
     if not files:
         told = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
         raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
                           f"its path in the recipe. What can be read is {READABLE}")
-    return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(path.relative_to(root).as_posix())
-                                                                             for path in paths])
+    return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
 
 
 def unmatched_globs(source: Source, listing: SourceListing) -> list[str]:

@@ -85,10 +85,10 @@ def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, kept_back: 
     back = np.array([name in kept_back for name in table["domain"].to_pylist()], np.bool_)
     parts = pa.concat_tables([table.filter(pa.array(excluded)), read_split(corpus.folder / "heldout", columns)])
     # What was cut is looked for in parts and whole: shards hold documents whole.
-    whole = join_parts(parts)
-    new = pc.invert(pc.is_in(whole["id"], value_set=parts["id"].combine_chunks()))
+    joined = join_parts(parts)
+    new = pc.invert(pc.is_in(joined["id"], value_set=parts["id"].combine_chunks()))
     wanted = join_parts(table.filter(pa.array(~excluded & ~back)))
-    return _Expected(wanted, pa.concat_tables([parts, whole.filter(new)]))
+    return _Expected(wanted, pa.concat_tables([parts, joined.filter(new)]))
 
 
 def _against_corpus(found: Measurement, shards: TokenShards, plain: Tokenizer, wanted: pa.Table) -> int:
