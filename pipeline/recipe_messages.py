@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pydantic_core import ErrorDetails
 from pipeline.yamlfile import KeyPath, Tree, lookup, without
 
 _LONGEST = 60
+_MANY = 100  # so many wrong values are no slip; what they may hide can wait
 
 _EXPECTED = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -48,7 +50,7 @@ def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, 
                     yield path, message
                 said.add((path, message))
         single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
-        if not single:
+        if not single or len(single) > _MANY:
             return
         told.update(single)
         for path in single:
@@ -102,9 +104,9 @@ def unknown_key(model: type[BaseModel], path: KeyPath) -> str:
     key, known = str(path[-1]), known_keys(model, path[:-1]) or []
     if re.fullmatch(r"[0-9]{3}", key):
         return f"there is no such key; between braces a comma ends a value: write 1{key} for 1,{key}"
-    deeper = list(_deeper(model, path[:-1], key))
+    deeper = dict.fromkeys(".".join(map(str, below)) for below in _below(model, path[:-1]) if below[-1] == key)
     if deeper:
-        return f"there is no such key here; did you mean {_listed(deeper)}?"
+        return f"there is no such key here; did you mean {_listed(list(deeper))}?"
     return "there is no such key" + (nearest(key, known) or f"; the keys here are {', '.join(known)}")
 
 
@@ -125,13 +127,12 @@ def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] |
     return list(annotation.model_fields) if _is_model(annotation) else None
 
 
-def _deeper(model: type[BaseModel], path: KeyPath, key: str) -> Iterator[str]:
-    """Dotted paths of the keys of this very name in the sections below a path."""
-    for name in known_keys(model, path) or ():
-        child = (*path, name)
-        if key in (known_keys(model, child) or ()):
-            yield ".".join(map(str, (*child, key)))
-        yield from _deeper(model, child, key)
+@functools.cache
+def _below(model: type[BaseModel], path: KeyPath) -> tuple[KeyPath, ...]:
+    """The paths of all keys in the sections below a path."""
+    children = [(*path, name) for name in known_keys(model, path) or ()]
+    return tuple(below for child in children
+                 for below in (*((*child, name) for name in known_keys(model, child) or ()), *_below(model, child)))
 
 
 def _listed(words: list[str]) -> str:
