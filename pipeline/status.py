@@ -97,18 +97,16 @@ def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
 
 
 def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, AssetStatus]) -> AssetStatus:
-    try:
-        pointer, latest = store.promotion(asset), store.latest(asset)
-        problem = why_invalid(store, pointer, utc_today()) if pointer else store.explain_unpromoted(asset)
-        there = pointer is not None and pointer.version in store.versions(asset)
-        shown = store.manifest(asset, pointer.version) if pointer and there else latest
-        if shown is None:
-            return AssetStatus(asset, None, None, False, False, problem if pointer else "never built", None, {}, "")
-        why = _why_not_fresh(asset, loaded, store, shown, problem, upstream)
-        return AssetStatus(asset, shown, latest, not problem, not why, why, store.certificate(asset, shown.version),
-                           store.links(asset, shown.version), store.uri(asset, shown.version))
-    except StoreError as error:  # a damaged record, which the message names: the other assets are shown all the same
-        return AssetStatus(asset, None, None, False, False, str(error), None, {}, "")
+    pointer, latest = store.promotion(asset), store.latest(asset)
+    problem = why_invalid(store, pointer, utc_today()) if pointer else store.explain_unpromoted(asset)
+    there = pointer is not None and pointer.version in store.versions(asset)
+    shown = store.manifest(asset, pointer.version) if pointer and there else latest
+    if shown is None:
+        return AssetStatus(asset, None, None, False, False, problem if pointer else "never built", None, {}, "")
+
+    why = _why_not_fresh(asset, loaded, store, shown, problem, upstream)
+    return AssetStatus(asset, shown, latest, not problem, not why, why, store.certificate(asset, shown.version),
+                       store.links(asset, shown.version), store.uri(asset, shown.version))
 
 
 def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, problem: str,

@@ -79,9 +79,6 @@ BROKEN = {
         "packed_shards:\n  contexts: [7]\n",
         "mine.yaml:4: packed_shards.contexts: the curriculum has rows of 128, 256, 512 tokens"),
     "a context of nothing": ("packed_shards:\n  contexts: [0]\n", "mine.yaml:4: packed_shards.contexts.0: 0 is not"),
-    "checkpoints that are never written": (
-        "base_model:\n  checkpoints: {every_steps: 250, keep_every: 300}\n",
-        "mine.yaml:4: base_model.checkpoints.keep_every: 300 is not a multiple of every_steps, 250"),
     "checkpoints after the end": (
         "dpo_model:\n  checkpoints: {every_steps: 60, keep_every: 120}\n",
         "mine.yaml:4: dpo_model.checkpoints.keep_every: 120 is not below steps, 120"),
@@ -107,10 +104,10 @@ BROKEN = {
         "mine.yaml:5: gates.tokenizer.0.threshold: no version can pass > 1: round_trip is from 0 to 1"),
     "no refusal at all": (
         gate("sft_model", "metric: over_refusal_rate, must_be: '<=', threshold: 0"),
-        "no version can pass <= 0: with 95% confidence a perfect over_refusal_rate over 61 items is at most 0.04247"),
+        "no version can pass <= 0: with 95% confidence a perfect over_refusal_rate over 101 items is at most 0.02609"),
     "every answer": (
         gate("sft_model", "metric: benign_answer_rate, must_be: '>=', threshold: 1.0"),
-        "no version can pass >= 1: with 95% confidence a perfect benign_answer_rate over 61 items is at least 0.9575"),
+        "no version can pass >= 1: with 95% confidence a perfect benign_answer_rate over 101 items is at least 0.9739"),
     "every stop": (
         gate("sft_model", "metric: clean_stop_rate, must_be: '>=', threshold: 1"),
         "no version can pass >= 1: with 95% confidence no number of items shows that"),
@@ -308,8 +305,9 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     kept = CheckAnswer(model_type="llama", parameters=1_049_728)
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [kept])
     check("tiny", [])
-    assert capsys.readouterr().out.endswith(
-        "tiny.yaml: 12 assets, 65 gates, 1 source, model: llama, 1.05 M parameters: good\n")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("tiny.yaml: 12 assets, 74 gates, 1 source, model: llama, 1.05 M parameters: good")
+    assert second.startswith("stdlib: ")
     assert looked_at(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
         "2 sources, model: llama, 6.69 G parameters")
 

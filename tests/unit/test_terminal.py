@@ -50,7 +50,7 @@ def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_job_prints_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=launchers._environment(),
+    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=launchers.job_environment(),
                           stdout=subprocess.PIPE, check=True)
     assert done.stdout.decode().strip() == "✓ über \\udcff"
 

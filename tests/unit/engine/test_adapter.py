@@ -30,7 +30,8 @@ def build(fields: dict[str, Any]) -> PreTrainedModel:
 
 
 def section(*names: str) -> LoraModelSection:
-    return LoraModelSection(optimizer=Optimizer(learning_rate=1e-3), steps=1, rank=2, alpha=4, target_modules=names)
+    return LoraModelSection(optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0), steps=1, rank=2, alpha=4,
+                            target_modules=names)
 
 
 @pytest.mark.parametrize(("fields", "names", "transposed"), [

@@ -46,8 +46,9 @@ def test_a_gradient_that_is_not_finite_is_a_divergence(norm: float) -> None:
 @pytest.mark.parametrize("norm", [math.inf, torch.tensor(math.nan)])
 def test_the_trainer_looks_at_every_gradient(norm: Any) -> None:
     trainer = StepOrdered.__new__(StepOrdered)
-    trainer.plan = Plan(None, SimpleNamespace(divergence=Divergence()), SimpleNamespace(world_size=1), None,
-                        Rollbacks(Path()), 0, float)
+    section = SimpleNamespace(divergence=Divergence(), optimizer=SimpleNamespace(clip_norm=1.0))
+    trainer.plan = Plan(None, section, SimpleNamespace(world_size=1), None, Rollbacks(Path()), 0, float)
+    trainer.clipped = 0
     trainer.losses, trainer._pending = [], [torch.tensor(2.0), torch.tensor(1.5)]
     trainer.gradient_norms = [torch.tensor(0.5), norm]
     with pytest.raises(RecipeError, match=r"the gradient's norm became (inf|nan) at step 2, so training stopped"):

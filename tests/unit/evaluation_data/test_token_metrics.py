@@ -13,6 +13,7 @@ from tests.unit.tokens import parts
 from training.context import InputArtifact
 from training.data.packing import plan, whole
 from training.data.shards import TokenShards, TokenWriter
+from training.data.tables import read_rows
 from training.evaluation import shards
 from training.evaluation.shards import difference, uncovered
 from training.specs.metrics import METRICS
@@ -120,9 +121,12 @@ def test_a_tokenizer_that_loses_bytes_is_found(tmp_path: Path, measure: Measure,
     broken = _copy(built["tokenizer"], tmp_path / "broken")
     path = broken.folder / "tokenizer" / "tokenizer.json"
     value = json.loads(path.read_text())
-    value["pre_tokenizer"]["add_prefix_space"] = True
+    merged = {part for merge in value["model"]["merges"] for part in merge}
+    texts = "".join(row["text"] for row in read_rows(built["corpus"].folder / "heldout", ["text"]))
+    lost = next(letter for letter in sorted(set(texts)) if letter in value["model"]["vocab"] and letter not in merged)
+    del value["model"]["vocab"][lost]
     path.write_text(json.dumps(value))
-    assert measure(broken, corpus=built["corpus"])["round_trip"] == 0
+    assert measure(broken, corpus=built["corpus"])["round_trip"] < 1
 
 
 def test_a_special_token_that_is_not_one_is_found(tmp_path: Path, measure: Measure, built: Built) -> None:

@@ -209,7 +209,7 @@ def probe_of(model: LlamaForCausalLM) -> Probe:
         logprobs = model(rows).logits[:, :-1].log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
     names = [name for name, _ in model.named_parameters()]
     return Probe(rows=rows.tolist(), logprobs=logprobs.tolist(), float32_logprobs=logprobs.tolist(),
-                 weights=sample_weights(model.state_dict(), names, seed=5))
+                 weights=sample_weights(model.state_dict(), names, seed=5), dropped_share=0.0)
 
 
 def items_of(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -129,8 +129,9 @@ def test_human_eval(asset: str, name: str, tmp_path: Path, tokenizer: PreTrained
     loaded = LoadedModel(asset, new_model(tokenizer), tokenizer, stops)
     lessons: Batch = []
     end = "\nprint(1)" if asset == "base_model" else "```"
+    encoded = loaded.encode if asset == "base_model" else loaded.encode_rendered
     for row in problems:
-        ids = [*loaded.encode(prompt(row)), *loaded.encode(row["canonical_solution"] + end), stops[1]]
+        ids = [*encoded(prompt(row)), *loaded.encode(row["canonical_solution"] + end), stops[1]]
         ids = [loaded.start] * (asset == "base_model") + ids
         lessons.append((ids, [True] * len(ids)))
     train(loaded.model, lessons, steps=150).eval()

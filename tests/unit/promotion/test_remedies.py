@@ -208,6 +208,6 @@ def test_a_version_is_a_name_and_never_a_path(world: World, path: str) -> None:
             promotion.waive(world.builder, ASSET, "bytes", "a demo", utc_today(), "ada", silent, version=path)
         with pytest.raises(StoreError, match="is no name of"):
             world.store.remove_waiver(ASSET, before, path)
-    with pytest.raises(RecipeError, match="there is no such model"):
+    with pytest.raises(RecipeError, match="there is no such asset"):
         talk(str(world.folder / "unit.yaml"), path, "hello")
     assert world.promoted(ASSET) == before and not problems(world)

@@ -17,7 +17,7 @@ def test_a_changed_threshold_moves_the_pointer_both_ways_and_runs_no_job(world: 
     strict = world.with_overrides("gates.raw_corpus.0.threshold=1000")
     assert not strict.judge("raw_corpus").promoted
     assert world.promoted("raw_corpus") == ""
-    with pytest.raises(InputRefused, match="bytes 100 fails >= 1000"):
+    with pytest.raises(InputRefused, match="bytes 100 fails >= 1,000"):
         plan_asset("corpus", strict.builder.loaded, world.store)
     assert world.judge("raw_corpus").promoted
     assert world.promoted("raw_corpus") == made.version
