@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,9 +27,10 @@ from training.fingerprint import fingerprint
 from training.specs.base import canonical_json, digest_of
 from training.specs.execution import Launcher
 from training.specs.micro_batches import micro_batch_pairs, micro_batch_tokens
-from training.specs.recipe_check import CheckAnswer, CheckRequest, Key
+from training.specs.recipe_check import ANSWER_FILE, REQUEST_FILE, CheckAnswer, CheckRequest, Key
 
 _MODULE = "training.recipe_check"
+_OUTPUT = "output.log"
 _LIBRARIES = ("torch", "transformers", "peft", "lm_eval", "liger-kernel")
 _ANSWERS = TypeAdapter(list[CheckAnswer])
 _MOST_SECONDS = 900  # half a minute on a quiet machine the first time, when the harness's tasks are listed
@@ -67,16 +69,37 @@ def ask(requests: list[CheckRequest]) -> list[CheckAnswer]:
     Raises:
         CheckFailed: It ended with a fault.
     """
-    question = canonical_json([request.model_dump(mode="json") for request in requests])
+    _folder().mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="asking-", dir=_folder()) as place:
+        folder = Path(place)
+        question = canonical_json([request.model_dump(mode="json") for request in requests])
+        (folder / REQUEST_FILE).write_text(question, encoding="utf-8")
+        code = _run([sys.executable, "-m", _MODULE, str(_folder()), place], folder / _OUTPUT)
+        try:
+            return _ANSWERS.validate_json((folder / ANSWER_FILE).read_bytes())
+        except (OSError, ValidationError) as error:
+            said = (folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+            raise CheckFailed(f"looking at the recipe's model ended with exit code {code}:\n{said}") from error
+
+
+def _run(command: list[str], output: Path) -> int:
+    """Run a command that ends when this process does, however that ends; its exit code.
+
+    Raises:
+        CheckFailed: It takes too long.
+    """
+    supervised = [sys.executable, "-m", "training.supervisor", "0", *command]
+    with output.open("wb") as log:
+        process = subprocess.Popen(supervised, cwd=ROOT, env=job_environment(), stdin=subprocess.PIPE, stdout=log,
+                                   stderr=log, start_new_session=True)
     try:
-        done = subprocess.run([sys.executable, "-m", _MODULE, str(_folder())], input=question.encode(), cwd=ROOT,
-                              env=job_environment(), capture_output=True, timeout=_MOST_SECONDS)
-        return _ANSWERS.validate_json(done.stdout)
+        return process.wait(_MOST_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(f"looking at the recipe's model took more than {_MOST_SECONDS} seconds") from error
-    except ValidationError as error:
-        said = done.stderr.decode(errors="replace")[-_TAIL:]
-        raise CheckFailed(f"looking at the recipe's model ended with exit code {done.returncode}:\n{said}") from error
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()  # tells the supervisor to end what is left
+        process.wait()
 
 
 def _file_problems(loaded: LoadedRecipe) -> Iterator[str]:

@@ -1,19 +1,17 @@
-"""`python -m training.recipe_check CACHE`: what can be told of recipes' models and tasks without any data.
+"""`python -m training.recipe_check CACHE FOLDER`: what can be told of recipes' models and tasks without any data.
 
-Reads a JSON list of `CheckRequest` on standard input and writes a JSON list of `CheckAnswer`. It is a process of its
-own because the control plane loads neither torch nor transformers. Weights exist on torch's meta device alone, so a
+Reads a JSON list of `CheckRequest` in FOLDER and writes a JSON list of `CheckAnswer` there. It is a process of its own
+because the control plane loads neither torch nor transformers. Weights exist on torch's meta device alone, so a
 model of any size takes seconds; only a small model of the same kind is really built, to see whether it is causal.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from lmkernels import LmkernelsError, choose
@@ -28,8 +26,7 @@ from training.errors import RecipeError
 from training.evaluation.catalogue import task_problems
 from training.specs.optimization import TrainingSection
 from training.specs.recipe import Recipe
-from training.specs.recipe_check import CheckAnswer, CheckRequest, Finding, Key
-from training.supervisor import die_with_parent
+from training.specs.recipe_check import ANSWER_FILE, REQUEST_FILE, CheckAnswer, CheckRequest, Finding, Key
 
 _REQUESTS = TypeAdapter(list[CheckRequest])
 _ANSWERS = TypeAdapter(list[CheckAnswer])
@@ -140,19 +137,16 @@ def _brief(error: Exception) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer the requests on standard input."""
-    answer_to = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no part of the answer
+    """Answer the requests of a folder."""
+    cache, folder = map(Path, arguments)
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    requests = _REQUESTS.validate_json(sys.stdin.buffer.read())
-    answers: list[Any] = [check(request, Path(arguments[0])) for request in requests]
-    with answer_to:
-        answer_to.write(_ANSWERS.dump_json(answers))
+    requests = _REQUESTS.validate_json((folder / REQUEST_FILE).read_bytes())
+    answers = [check(request, cache) for request in requests]
+    (folder / ANSWER_FILE).write_bytes(_ANSWERS.dump_json(answers))
     return 0
 
 
 if __name__ == "__main__":
-    die_with_parent()
     sys.exit(main(sys.argv[1:]))

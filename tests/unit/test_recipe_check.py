@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import recipe_check
 from pipeline.commands.recipe import check, looked_at
 from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.recipe_check import ask, check_recipe, plain_problems
+from pipeline.recipe_check import CheckFailed, ask, check_recipe, plain_problems
 from pipeline.resources.settings import chosen_launcher
 from tests.conftest import share_checks
 from training.errors import RecipeError
@@ -345,3 +347,18 @@ def test_the_job_itself_refuses_another_model() -> None:
                             ({"model_type": "bert"}, "model_type: bert is not causal")):
         with pytest.raises(RecipeError, match=message):
             untrained_model(None, fields)  # type: ignore[arg-type]  # nothing of the session is looked at
+
+
+def test_a_fault_of_the_check_is_no_word_on_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe_check, "_MODULE", "training.no_such_module")
+    with pytest.raises(CheckFailed, match="ended with exit code 1:\n.*No module named training.no_such_module"):
+        ask([])
+
+
+def test_the_check_does_not_outlive_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recipe_check, "_MOST_SECONDS", 2)
+    pid = tmp_path / "pid"
+    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with pytest.raises(CheckFailed, match="took more than 2 seconds"):
+        recipe_check._run([sys.executable, "-c", code], tmp_path / "output.log")
+    assert not pid.exists() or not psutil.pid_exists(int(pid.read_text()))

@@ -26,6 +26,7 @@ _SMALL = {
     "n_layers": 2, "n_heads": 4, "d_model": 32, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_layers": 2,
     "num_heads": 4, "rotary_dim": 4,
 }  # fmt: skip
+_OWN = {"vocab_size": _VOCABULARY}
 _SHALLOW = {name: value for name, value in _SMALL.items() if "layer" in name or name == "vocab_size"}
 
 
@@ -65,11 +66,11 @@ def is_causal(architecture: Mapping[str, Any]) -> bool | None:
 
     Its switches and its kind decide that, and not its size.
     """
-    for sizes in (_SMALL, _SHALLOW):
+    for sizes in (_SMALL, _SHALLOW, _OWN):
         try:
             model = _small(architecture, sizes)
             return None if model is None else not looks_ahead(model)
-        except Exception:  # a size that this kind cannot have; the next attempt keeps the recipe's own widths
+        except Exception:  # a size that this kind cannot have; the next attempt keeps more of the recipe's own
             continue
     return None
 

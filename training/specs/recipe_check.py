@@ -1,4 +1,4 @@
-"""What the control plane asks `python -m training.recipe_check`, and what it is told."""
+"""What the control plane asks `python -m training.recipe_check`, and what it is told: a JSON list in a file each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from training.specs.base import Spec
 from training.specs.execution import Launcher
 from training.specs.recipe import Recipe
 
+REQUEST_FILE, ANSWER_FILE = "request.json", "answer.json"
 Key = tuple[str | int, ...]
 
 
