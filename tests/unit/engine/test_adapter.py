@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from training.engine import adapter
 from training.errors import RecipeError
+from training.specs.artifacts import FileEntry, Manifest
 from training.specs.optimization import Optimizer
 from training.specs.post_training import LoraModelSection
 
@@ -27,6 +28,11 @@ def build(fields: dict[str, Any]) -> PreTrainedModel:
                                                                   eos_token_id=0, pad_token_id=1))
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+PARENT = Manifest(asset="dpo_model", version="1", stage="dpo_model", recipe="unit", identity="i", fingerprint="f",
+                  digest="d" * 64, files={"model/model.safetensors": FileEntry(bytes=1, sha256="0" * 64)}, inputs={},
+                  metrics={}, section={}, seed=0, started_at=0.0, seconds=0.0)
 
 
 def section(*names: str) -> LoraModelSection:
@@ -45,10 +51,10 @@ def test_a_merged_adapter_is_the_weight_and_the_product(tmp_path: Path, fields: 
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator)
-    adapter.save(tmp_path / "adapter", model, model.state_dict())
+    adapter.save(tmp_path / "adapter", model, model.state_dict(), PARENT)
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    merged = adapter.merge(base, tmp_path / "adapter").state_dict()
+    merged = adapter.merge(base, PARENT, tmp_path / "adapter").state_dict()
 
     changed = 0
     for name, weight in before.items():

@@ -14,7 +14,7 @@ import torch
 from training.engine.divergence import Rollbacks, SkippingBatches, what_is_wrong
 from training.engine.trainer import Plan, StepOrdered
 from training.errors import RecipeError, StoreError
-from training.specs.optimization import Divergence
+from training.specs.optimization import Divergence, Optimizer
 
 RULE = Divergence(spike=2.0, window=4)
 
@@ -46,10 +46,9 @@ def test_a_gradient_that_is_not_finite_is_a_divergence(norm: float) -> None:
 @pytest.mark.parametrize("norm", [math.inf, torch.tensor(math.nan)])
 def test_the_trainer_looks_at_every_gradient(norm: Any) -> None:
     trainer = StepOrdered.__new__(StepOrdered)
-    section = SimpleNamespace(divergence=Divergence(), optimizer=SimpleNamespace(clip_norm=1.0))
+    section = SimpleNamespace(divergence=Divergence(), optimizer=Optimizer(learning_rate=1))
     trainer.plan = Plan(None, section, SimpleNamespace(world_size=1), None, Rollbacks(Path()), 0, float)
-    trainer.clipped = 0
-    trainer.losses, trainer._pending = [], [torch.tensor(2.0), torch.tensor(1.5)]
+    trainer.losses, trainer.clipped, trainer._pending = [], 0, [torch.tensor(2.0), torch.tensor(1.5)]
     trainer.gradient_norms = [torch.tensor(0.5), norm]
     with pytest.raises(RecipeError, match=r"the gradient's norm became (inf|nan) at step 2, so training stopped"):
         trainer.collect_losses()
