@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lmkernels import Choice, Overflows, choose
+from lmkernels import Choice, Overflows, choose, high_precision
 from torch import nn
 from torchao.float8.float8_linear import Float8Linear
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -110,6 +110,20 @@ def test_what_is_saved_is_plain(tmp_path: Path) -> None:
     loaded = LlamaForCausalLM.from_pretrained(tmp_path)
     tokens = torch.arange(16)[None]
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+def test_converted_layers_can_multiply_as_plain_ones_for_a_while() -> None:
+    tokens = torch.arange(16)[None]
+    model = small_llama()
+    plain = model(tokens).logits
+    fp8().convert(model)
+    rounded = model(tokens).logits
+
+    with high_precision(model):
+        assert torch.equal(model(tokens).logits, plain)
+
+    assert torch.equal(model(tokens).logits, rounded)
+    assert not torch.equal(rounded, plain)
 
 
 def test_overflows_are_counted_in_results_and_gradients() -> None:
