@@ -91,7 +91,7 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
     gates = [dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
              for asset in GRAPH for gate in loaded.recipe.gates[asset]]
 
-    @dg.run_failure_sensor(name=f"{recipe}_run_failed", default_status=dg.DefaultSensorStatus.RUNNING,
+    @dg.run_failure_sensor(name="_".join([*prefix, "run_failed"]), default_status=dg.DefaultSensorStatus.RUNNING,
                            description=f"Posts failed runs to ${WEBHOOK}.")
     def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         url = os.environ.get(WEBHOOK)
@@ -102,7 +102,7 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
                    "message": context.failure_event.message or ""})
         return None
 
-    @dg.sensor(name=f"{recipe}_gate_refused", minimum_interval_seconds=30,
+    @dg.sensor(name="_".join([*prefix, "gate_refused"]), minimum_interval_seconds=30,
                default_status=dg.DefaultSensorStatus.RUNNING,
                description=f"Posts artifacts that a gate refused to ${WEBHOOK}.")
     def gate_refused(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -119,10 +119,14 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
     return [run_failed, gate_refused]
 
 
-def dead_runs_sensor(loaded: LoadedRecipe) -> dg.SensorDefinition:
-    """Marks runs as failed whose process is gone, and ends what they left running, so that nothing waits for them."""
+def dead_runs_sensor(prefix: list[str]) -> dg.SensorDefinition:
+    """Marks runs as failed whose process is gone, and ends what they left running, so that nothing waits for them.
 
-    @dg.sensor(name=f"{loaded.recipe.name}_dead_runs", minimum_interval_seconds=60,
+    Args:
+        prefix: Key prefix of the recipe's assets.
+    """
+
+    @dg.sensor(name="_".join([*prefix, "dead_runs"]), minimum_interval_seconds=60,
                default_status=dg.DefaultSensorStatus.RUNNING,
                description="Marks runs as failed whose process was killed, and ends what they left running.")
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
