@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 
 _SHARES_UP = ("round_trip", "special_tokens", "generation_mask", "packing_efficiency", "clean_stop_rate", "stop_rate",
-              "refusal_rate", "benign_answer_rate", "chat_round_trip", "loads", "preference_accuracy",
-              "saved_change_cosine")
+              "refusal_rate", "benign_answer_rate", "chat_round_trip", "loads", "preference_accuracy")
 _SHARES_DOWN = ("duplicate_rate", "repetition_rate", "over_refusal_rate", "empty_rate", "dropped_conversations_share",
                 "dropped_pairs_share")
 _FAULTS = ("bad_rows", "heldout_leaks", "tokens_lost", "contaminated_documents", "leaked_questions", "leaked_prompts",
@@ -43,7 +42,7 @@ _RANGES = {
     **dict.fromkeys(_FAULTS, MetricRange(low=0.0, better=-1)), **dict.fromkeys(_AMOUNTS, MetricRange(low=0.0)),
     "heldout_perplexity": MetricRange(low=1.0, better=-1), "loss_drop": MetricRange(better=1),
     "preference_margin": MetricRange(better=1), "domain_gain": MetricRange(high=1.0, better=1),
-    "general_loss": MetricRange(low=-1.0, better=-1),
+    "general_loss": MetricRange(low=-1.0, better=-1), "saved_change_cosine": MetricRange(-1.0, 1.0, 1),
 }  # fmt: skip
 
 
