@@ -13,6 +13,9 @@ from pipeline.resources.mlflow_client import Connection, logger
 from pipeline.resources.mlflow_records import entity_name
 
 BATCH = 500
+CURVES = "curves/"
+"""MLflow shows groups of metrics by alphabet: a training's curves come before `eval/` and `result/`."""
+
 _JOIN_SECONDS = 5.0
 
 
@@ -30,7 +33,7 @@ def points_of(event: Mapping[str, Any]) -> list[Point]:
     if event.get("kind") != "metrics":
         return []
     timestamp = int(float(event["t"]) * 1000)
-    return [Point(entity_name(key), float(value), timestamp, int(event["step"]))
+    return [Point(entity_name(key if "/" in key else CURVES + key), float(value), timestamp, int(event["step"]))
             for key, value in event["values"].items()]
 
 

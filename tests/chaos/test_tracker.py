@@ -314,7 +314,7 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
             client = MlflowClient(url, url)
             for asset, manifest in made.items():
                 run = client.get_run(store.links(asset, manifest.version)["mlflow_run_id"])
-                assert len(client.get_metric_history(run.info.run_id, "loss")) == 599
+                assert len(client.get_metric_history(run.info.run_id, "curves/loss")) == 599
                 assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "promoted"
             for asset in ("base_model", "sft_model"):
                 champion = client.get_model_version_by_alias(asset, "champion")

@@ -58,7 +58,7 @@ def test_the_lineage_is_in_mlflow_alone(chain: Chain) -> None:
     for asset in ("base_model", "sft_model", "dpo_model", "lora_model"):
         champion = client.get_model_version_by_alias(f"smoke.{asset}", "champion")
         assert champion.run_id == status[asset]["mlflow_run_id"]
-        history = client.get_metric_history(champion.run_id, "loss")
+        history = client.get_metric_history(champion.run_id, "curves/loss")
         assert len(history) >= 2 and len({(point.step, point.timestamp) for point in history}) == len(history)
 
 

@@ -137,7 +137,7 @@ def assert_metrics(client: Any, run_id: str, events: Path) -> None:
     wanted = {tuple(point) for line in events.read_text().splitlines() for point in points_of(json.loads(line))}
     held = Counter((point.key, point.value, point.timestamp, point.step) for key in {point[0] for point in wanted}
                    for run in (run_id, *others(client, run_id)) for point in client.get_metric_history(run, key))
-    assert held == Counter(wanted) and len(client.get_metric_history(run_id, "loss")) >= 2
+    assert held == Counter(wanted) and len(client.get_metric_history(run_id, "curves/loss")) >= 2
 
 
 def others(client: Any, run_id: str) -> list[str]:

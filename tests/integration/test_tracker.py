@@ -332,8 +332,8 @@ def test_metrics_are_delivered_once_however_often_they_are_sent(uri: str, tracke
     history = client.get_metric_history(run_id, "train/loss")
     assert [(m.step, m.timestamp) for m in history] == [(step, 1_000_000 + 1000 * step) for step in range(700)]
     metrics = client.get_run(run_id).data.metrics
-    assert math.isnan(metrics["odd"]) and len(client.get_metric_history(run_id, "odd")) == 1
-    assert metrics["huge"] > 1e300
+    assert math.isnan(metrics["curves/odd"]) and len(client.get_metric_history(run_id, "curves/odd")) == 1
+    assert metrics["curves/huge"] > 1e300
 
 
 def test_torn_and_odd_lines_are_passed_over_and_an_unfinished_one_waits(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_processes_that_write_at_once_lose_nothing(uri: str, tmp_path: Path) -> 
     client = client_of(uri)
     for run_id in run_ids:
         assert client.get_run(run_id).info.status == "FINISHED"
-        assert len(client.get_metric_history(run_id, "m49")) == 40
+        assert len(client.get_metric_history(run_id, "curves/m49")) == 40
 
 
 def silent_server() -> socket.socket:

@@ -318,6 +318,7 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ("task", "problem"),
     [
         ({"name": "arc_easy", "metrics": {"m": "acc_norm"}}, None),
+        ({"name": "arc_easy", "metrics": {"m": "acc_dcpmi"}}, None),
         ({"name": "arc_easy", "metrics": {"m": "nonsense"}},
          ((0, "metrics", "m"), "arc_easy gives no nonsense; it gives acc, acc_norm")),
         ({"name": "gsm8k", "metrics": {"m": "exact_match,flexible-extract"}}, None),
