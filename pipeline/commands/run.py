@@ -30,7 +30,7 @@ from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.resources.settings import LauncherResource
 from pipeline.status import headline
 from training.data.source_state import describe_source
-from training.errors import EXIT_FAULT, EXIT_OK, SourceError
+from training.errors import EXIT_FAULT, EXIT_OK, RecipeError, SourceError
 from training.store import Store
 
 INTERRUPTED = 130
@@ -103,6 +103,8 @@ def _selected(select: list[str]) -> list[str]:
     if not names or "*" in names:
         return list(GRAPH)
     for name in names:
+        if name.endswith("+"):
+            raise RecipeError(f"--select {name}: what is downstream cannot be asked for; +name takes what is upstream")
         require_asset(name.removeprefix("+"), "--select")
     chosen: set[str] = set()
     for name in names:

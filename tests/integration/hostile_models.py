@@ -292,7 +292,7 @@ HOSTILE = {
     deep_config: "config.json is not JSON",
     long_config: "config.json is larger than 16 MB",
     many_tokens: "tokenizer.json is not a tokenizer of Gatehouse (it is larger than 64 MB)",
-    slow_tokenizer: "tokenizer.json is not a tokenizer of Gatehouse (it is no byte-level BPE",
+    slow_tokenizer: "tokenizer.json is not a tokenizer of Gatehouse (it cuts words by another rule",
     more_templates: "default.jinja is no part of a tokenizer",
 }
 TEMPLATES = {

@@ -102,7 +102,7 @@ def invalid_utf8(space: Workspace) -> None:
     (missing_folder, ("nowhere does not exist", "source notes", "correct its path in the recipe")),
     (glob_of_nothing, ("no file matches", "source notes", "notes/*.rst", "correct its path in the recipe")),
     (only_empty_files, ("holds no file to read (left out: ", " empty)", "correct its path in the recipe")),
-    (only_short_files, ("no document is left", "too short", "loosen the limits of the recipe's corpus section")),
+    (only_short_files, ("no document is left", "too short", "loosen corpus.min_characters in the recipe")),
     (truncated_gzip, ("half.txt.gz", "cannot be read", "repair or exclude it")),
     (truncated_parquet, ("half.parquet", "cannot be read", "repair or exclude it")),
     (bad_json_line, ("rows.jsonl:2", "is not JSON", "repair the line")),
@@ -137,8 +137,8 @@ def test_status_goes_on_without_the_sources(mine: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [
-    (["--select", "corpuss", "--select", "corpus"], ("'corpuss'", "did you mean corpus?")),
-    (["--select", "sft_model+"], ("'sft_model+'", "+name takes what is upstream")),
+    (["--select", "corpuss", "--select", "corpus"], ("--select corpuss", "did you mean corpus?")),
+    (["--select", "sft_model+"], ("--select sft_model+", "+name takes what is upstream")),
     (["--select", "corpus", "--launcher", "cluster"], ("'cluster'", "launchers.yaml", "it has local")),
     (["--set", "base_model.stepps=3"], ("base_model.stepps", "did you mean steps?")),
     (["-r", "tinny"], ("'tinny'", "did you mean tiny?")),
