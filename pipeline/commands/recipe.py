@@ -11,7 +11,7 @@ from pipeline.graph import GRAPH
 from pipeline.planner import code_version
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_check import check_recipe
-from pipeline.resources.settings import chosen_launcher
+from pipeline.resources.launchers import chosen_launcher
 from training.data.source_state import describe_source
 from training.errors import SourceError
 from training.specs.raw_corpus import Source

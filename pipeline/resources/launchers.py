@@ -17,9 +17,11 @@ from typing import Any
 from pipeline import leftovers
 from pipeline.environment import DATABASES, ROOT, variables
 from pipeline.locks import LOCK_FILE
+from pipeline.recipe import LoadedRecipe, load_launchers
+from pipeline.recipe_messages import nearest
 from training import endings
 from training.endings import Ending
-from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, UserError
+from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, RecipeError, UserError
 from training.events import EVENTS_FILE, EventReader
 from training.specs.execution import Launcher
 from training.specs.job import Job
@@ -233,3 +235,17 @@ class _Tail:
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read()
+
+
+def chosen_launcher(loaded: LoadedRecipe, name: str = "") -> Launcher:
+    """The launcher of a name, or the one that the recipe names.
+
+    Raises:
+        RecipeError: launchers.yaml has no such entry.
+    """
+    launchers = load_launchers()
+    wanted = name or loaded.recipe.launcher
+    if wanted in launchers:
+        return launchers[wanted]
+    message = f"launchers.yaml has no launcher {wanted!r}{nearest(wanted, launchers)}; it has {', '.join(launchers)}"
+    raise RecipeError(message if name else loaded.at(("launcher",), message))

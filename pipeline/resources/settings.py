@@ -6,9 +6,8 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline.environment import home, store_root
-from pipeline.recipe import LoadedRecipe, load_launchers, load_recipe
-from pipeline.recipe_messages import nearest
-from training.errors import RecipeError
+from pipeline.recipe import LoadedRecipe, load_recipe
+from pipeline.resources.launchers import chosen_launcher
 from training.specs.execution import Launcher
 from training.store import Store
 
@@ -46,17 +45,3 @@ class LauncherResource(dg.ConfigurableResource[Launcher]):
             RecipeError: launchers.yaml has no such entry.
         """
         return chosen_launcher(loaded, self.name)
-
-
-def chosen_launcher(loaded: LoadedRecipe, name: str = "") -> Launcher:
-    """The launcher of a name, or the one that the recipe names.
-
-    Raises:
-        RecipeError: launchers.yaml has no such entry.
-    """
-    launchers = load_launchers()
-    wanted = name or loaded.recipe.launcher
-    if wanted in launchers:
-        return launchers[wanted]
-    message = f"launchers.yaml has no launcher {wanted!r}{nearest(wanted, launchers)}; it has {', '.join(launchers)}"
-    raise RecipeError(message if name else loaded.at(("launcher",), message))

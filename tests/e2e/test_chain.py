@@ -52,7 +52,8 @@ def test_the_lineage_is_in_mlflow_alone(chain: Chain) -> None:
         note = run.data.tags["mlflow.note.content"]
         for name, digest in seen[asset].items():
             assert status[name]["digest"].startswith(digest), f"{asset} <- {name}"
-            assert re.search(rf"\[{name}\]\(http\S*/runs/{status[name]['mlflow_run_id']}\?\S*\)", note), "a link to click"
+            page = rf"\[{name}\]\(http\S*/runs/{status[name]['mlflow_run_id']}\?\S*\)"
+            assert re.search(page, note), "a link to click"
         todo += [name for name in seen[asset] if name not in seen]
     assert set(seen) == set(GRAPH), "the way from the adapter back to the raw corpus leads through every asset"
     for asset in ("base_model", "sft_model", "dpo_model", "lora_model"):

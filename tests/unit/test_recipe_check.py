@@ -14,7 +14,7 @@ from pipeline import recipe_check
 from pipeline.commands.recipe import check, looked_at
 from pipeline.recipe import LoadedRecipe, load_recipe
 from pipeline.recipe_check import CheckFailed, ask, check_recipe, plain_problems
-from pipeline.resources.settings import chosen_launcher
+from pipeline.resources.launchers import chosen_launcher
 from tests.conftest import share_checks
 from training.errors import RecipeError
 from training.specs.execution import Launcher

@@ -15,7 +15,7 @@ import pytest
 from pipeline.graph import GRAPH
 from pipeline.recipe import FOLDER, available, load_launchers, load_recipe, render
 from pipeline.recipe_check import ask, plain_problems
-from pipeline.resources.settings import chosen_launcher
+from pipeline.resources.launchers import chosen_launcher
 from tests.conftest import share_checks
 from training.data.source_files import list_source
 from training.specs.metrics import METRICS
