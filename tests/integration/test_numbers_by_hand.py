@@ -170,7 +170,7 @@ def test_first_batch_of_sft(store: Store, base: Trained, tokenizer: PreTrainedTo
     turns = [json.loads(row["messages"]) for row in table]
     texts = [conversation(tokenizer, one[0]["content"], one[1]["content"]) for one in turns]
     rows = plan(whole(np.array([len(ids) - 1 for ids, _ in texts])), CONTEXT).rows
-    made = train(store, "sft_model", tmp_path / "attempt", {"steps": 1, "batch_tokens": rows * CONTEXT}, CONTEXT)
+    made = train(store, "sft_model", tmp_path / "attempt", {"steps": 3, "batch_tokens": rows * CONTEXT}, CONTEXT)
     model = AutoModelForCausalLM.from_pretrained(base.folder / "model", dtype=torch.float32)
     with torch.no_grad():
         assert made.rows[0]["loss"] == pytest.approx(loss_of(model, texts).item(), abs=2e-6)
@@ -182,7 +182,7 @@ def test_first_batch_of_dpo(store: Store, base: Trained, tokenizer: PreTrainedTo
     pairs = [row for row in pq.read_table(_input(store, "preference_data") / "train.parquet").to_pylist()
              if row["id"] != "p005"]  # longer than the context
     made = train(store, "dpo_model", tmp_path / "attempt",
-                 {"steps": 1, "batch_pairs": len(pairs), "sft_weight": 0.5}, 10**6)
+                 {"steps": 3, "batch_pairs": len(pairs), "sft_weight": 0.5}, 10**6)
     model = AutoModelForCausalLM.from_pretrained(base.folder / "model", dtype=torch.float32)
     chosen = [_without_last(conversation(tokenizer, row["prompt"], row["chosen"])) for row in pairs]
     with torch.no_grad():

@@ -132,7 +132,7 @@ def test_dpo_starts_from_its_reference(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_the_reference_is_exact_in_every_precision(store: Store, tmp_path: Path, precision: str) -> None:
     """Each answer's log-probability by itself, unpadded and in float32."""
-    _, _, folder = train(store, "dpo_model", tmp_path / "attempt", {"precision": precision, "steps": 1})
+    _, _, folder = train(store, "dpo_model", tmp_path / "attempt", {"precision": precision, "steps": 3})
     reference = pq.read_table(folder / "reference_logprobs.parquet").to_pydict()
     parent = store.promotion("sft_model")
     assert parent is not None
