@@ -234,7 +234,7 @@ def test_a_judgement_of_a_deleted_run_is_recorded(tracker: Tracker, uri: str, st
     manifest = publish_version(store, tmp_path, "raw_corpus", "x", {})
     links = track(tracker, store, manifest)
     client_of(uri).delete_run(links["mlflow_run_id"])
-    assert tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True)
+    assert tracker.judged(manifest, links, certificate_of(manifest, 2.0), None, promoted=True, store=store)
     assert client_of(uri).get_run(links["mlflow_run_id"]).data.tags["verdict"] == "promoted"
 
 
