@@ -82,8 +82,8 @@ BROKEN = {
         "mine.yaml:4: packed_shards.contexts: the curriculum has rows of 128, 256, 512 tokens"),
     "a context of nothing": ("packed_shards:\n  contexts: [0]\n", "mine.yaml:4: packed_shards.contexts.0: 0 is not"),
     "checkpoints after the end": (
-        "dpo_model:\n  checkpoints: {every_steps: 60, keep_every: 120}\n",
-        "mine.yaml:4: dpo_model.checkpoints.keep_every: 120 is not below steps, 120"),
+        "dpo_model:\n  checkpoints: {every_steps: 60, keep_every: 180}\n",
+        "mine.yaml:4: dpo_model.checkpoints.keep_every: 180 is not below steps, 180"),
     "rows without room for a conversation": (
         "sft_model:\n  context: 8\n", "mine.yaml:4: sft_model.context: 8 is not allowed: it must be at least 10"),
     "pairs without room": (
