@@ -22,6 +22,7 @@ from training.storage import Storage, fsync, make_folder, write_durably
 MANIFEST = "manifest.json"
 CLAIM = ".claim"
 _STAMP = "%Y%m%dT%H%M%S"
+_UMASK = re.compile(r"^Umask:\s*([0-7]+)$", re.MULTILINE)
 _VERSION = re.compile(r"(\d{8}T\d{6})-")
 
 
@@ -42,20 +43,6 @@ def _moment(name: str) -> int:
         return calendar.timegm(time.strptime(found.group(1), _STAMP)) if found else 0
     except ValueError:  # a folder that nobody published
         return 0
-
-
-def set_modes(folder: Path) -> None:
-    """Make every file below a folder as readable as the umask makes a new one.
-
-    Some libraries write files that their owner alone can read: safetensors does, and whoever shares the store could
-    then verify all of a version but its weights.
-    """
-    fresh = folder / f".mode-{uuid.uuid4().hex[:8]}"
-    fresh.touch()
-    mode = stat.S_IMODE(fresh.stat().st_mode)
-    fresh.unlink()
-    for path in folder.rglob("*"):
-        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
 
 
 def publish_on_disk(source: Path, versions: Path, draft: Manifest) -> Manifest:
@@ -114,10 +101,7 @@ def _share(staged: Path, versions: Path) -> None:
 
     Libraries write some files for their owner alone, and a moved folder keeps the group that it was made with.
     """
-    probe = staged / f".mode-{uuid.uuid4().hex[:8]}"
-    probe.touch(exist_ok=False)  # asking the process for its umask would change it for a moment
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
+    mode = 0o666 & ~_umask()
     shared = versions.stat()
     inherited = shared.st_mode & stat.S_ISGID
     for path in (staged, *staged.rglob("*")):
@@ -126,6 +110,19 @@ def _share(staged: Path, versions: Path) -> None:
         if inherited and path.stat().st_gid != shared.st_gid:
             os.chown(path, -1, shared.st_gid)
         path.chmod(mode if path.is_file() else mode | (mode & 0o444) >> 2 | inherited)
+
+
+def _umask() -> int:
+    """The process's umask. Linux tells it; elsewhere asking for it changes it for a moment."""
+    try:
+        told = _UMASK.search(Path("/proc/self/status").read_text())
+    except OSError:
+        told = None
+    if told:
+        return int(told[1], 8)
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
 
 
 def _sync(folder: Path) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 
 from training.errors import InputRefused, StoreError
 from training.publishing import MANIFEST as MANIFEST
-from training.publishing import publish_objects, publish_on_disk, set_modes
+from training.publishing import publish_objects, publish_on_disk
 from training.records import NAME, Records, sealed
 from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Promotion, Waiver, content_digest
 from training.specs.job import EVALUATION_SUFFIX
@@ -261,7 +261,6 @@ class Store(Records):
             if not files:
                 raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
             draft = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
-            set_modes(source)
             if self.is_local:
                 return publish_on_disk(source, Path(versions), draft)
             whole = publish_objects(self.storage, source, versions, draft)

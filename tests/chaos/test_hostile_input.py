@@ -119,7 +119,8 @@ def write_samples(folder: Path) -> None:
     (folder / "a.csv").write_text("number,text\n" + "".join(f'{number},"{_TEXT[:200]}"\n' for number in range(100)))
     table = pa.table({"text": _TEXT.splitlines(), "number": range(200)})
     pq.write_table(table, folder / "a.parquet", row_group_size=70)
-    shutil.copyfile(ROOT / "assets_config" / "tiny.yaml", folder / "mine.yaml")
+    shipped = (ROOT / "assets_config" / "tiny.yaml").read_text()
+    (folder / "mine.yaml").write_text(shipped.replace("\nname: tiny\n", "\nname: mine\n"))
     (folder / "job.json").write_text(Job(stage="corpus", asset="corpus", recipe="test", identity="0", fingerprint="0",
                                          seed=0, section={"a": [1, {"b": None}]}, store="s", attempt="a"
                                          ).model_dump_json(indent=1))

@@ -27,8 +27,9 @@ from tests.chaos.store_faults import (
     text_of,
     write_files,
 )
+from tests.evidence import with_evidence
 from tests.promises import Promise
-from tests.unit.test_store import draft
+from tests.unit.test_store import certificate, draft
 from training.errors import StoreError, UserError
 from training.specs.artifacts import Manifest
 from training.store import Store
@@ -51,7 +52,8 @@ def prepare(folder: Path) -> World:
     """A store whose promoted version is made of `old`; `new` is published, and neither judged nor promoted."""
     world = World(folder)
     promote(world.store, publish(world.store, folder / "attempt", "old"))
-    publish(world.store, folder / "attempt", "new", identity="b" * 64)
+    new = publish(world.store, folder / "attempt", "new", identity="b" * 64)
+    with_evidence(world.store, certificate(new))
     return world
 
 

@@ -92,12 +92,29 @@ def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], pa
     named = {"format": "pt", "parent": parent.asset, "parent_content": parent.digest,
              "parent_weights": json.dumps(digests, sort_keys=True)}
     save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, named)
+    _sort_metadata(folder / _WEIGHTS)
     fields = model.peft_config["default"].to_dict()
     fields |= {"base_model_name_or_path": f"the folder model/ of {parent.asset} with the content {parent.digest}: see "
                                           "README.md", "inference_mode": True,
                "target_modules": sorted(fields["target_modules"])}
     (folder / _CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True, default=_plain), encoding="utf-8")
     (folder / "README.md").write_text(_readme(parent, digests), encoding="utf-8")
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file into one order: its writer keeps them in that of a hash map.
+
+    The header is JSON behind its length (uint64, little-endian), filled up with spaces.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) != length:
+            raise ValueError(f"the header of {path} was written in another form")
+        file.seek(8)
+        file.write(text)
 
 
 def merge(base: PreTrainedModel, parent: Manifest, folder: Path) -> PreTrainedModel:

@@ -72,3 +72,12 @@ def test_a_module_that_is_not_there_is_refused_with_those_that_are() -> None:
         adapter.lora_config(section("c_atn"), build(GPT2))
     with pytest.raises(RecipeError, match=r"no lm_head; it has down_proj, gate_proj"):
         adapter.lora_config(section("lm_head"), build(LLAMA))
+
+
+def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The library keeps a file's metadata in a hash map, whose order differs from one file to the next."""
+    model = get_peft_model(build(LLAMA), adapter.lora_config(section("q_proj"), build(LLAMA)))
+    for number in range(12):
+        adapter.save(tmp_path / str(number), model, model.state_dict(), PARENT)
+    written = {(folder / "adapter_model.safetensors").read_bytes() for folder in tmp_path.iterdir()}
+    assert len(written) == 1
