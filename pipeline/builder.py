@@ -111,7 +111,7 @@ class Builder:
         """What the gates say of a version that was just built or reused; nothing is promoted.
 
         The page of a materialization cannot be changed afterwards, so it is measured before it is shown. The gates
-        find the evidence there. A version that has a certificate is not measured again.
+        find the evidence there. A version that was judged on today's terms is not judged again.
 
         Raises:
             UserError: The evaluation refused, or its evidence was edited.
@@ -120,8 +120,11 @@ class Builder:
         asset, version = manifest.asset, manifest.version
         certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
         evaluated = certificate.evaluation_version if certificate else ""
-        if certificate is None or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX):
-            return self.examine(manifest, say, past=False, promote=False)
+        if (certificate is None or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX)
+                or certificate.expired(utc_today()) or terms(asset, self.loaded, self.store).outdated(certificate)
+                or standing_changed(self.store, manifest, certificate)):
+            current, past = self._current(asset)
+            return self.examine(manifest, say, past=past or current.version != manifest.version, promote=False)
 
         evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, evaluated)
         promoted = pointer is not None and pointer.version == version

@@ -20,6 +20,7 @@ from training.store import Store
 _NARROW = ("asset", "version", "state", "gates", "headline", "age")
 _WIDE = ("asset", "promoted", "latest", "state", "why", "gates", "headline", "age", "size")
 _COLOURS = {"fresh": "green", "stale": "yellow", "refused": "red", "not judged": "yellow"}
+_NEVER = "never built"
 _LOAD = """  from transformers import pipeline
   model = pipeline("text-generation", model="{folder}")
   print(model({prompt})[0]["generated_text"])"""
@@ -50,7 +51,7 @@ def show_status(recipe: str, overrides: list[str], as_json: bool, wide: bool = F
         return
 
     for status in statuses:
-        if not status.fresh and status.shown is not None:
+        if not status.fresh and status.why != _NEVER:
             console.print(f"[yellow]{status.asset}[/]: {escape(status.why)}", highlight=False, soft_wrap=True)
     if any(_newer(status) for status in statuses):
         console.print("* a newer version exists that is not promoted; --wide shows it", highlight=False)
@@ -101,8 +102,9 @@ def _cells(status: AssetStatus) -> dict[str, str]:
     """Column to cell."""
     shown = status.shown
     if shown is None:
-        return {**dict.fromkeys((*_NARROW, *_WIDE), "-"), "asset": status.asset, "state": "never built",
-                "why": status.why}
+        state = _NEVER if status.why == _NEVER else "[red]unreadable[/]"
+        return {**dict.fromkeys((*_NARROW, *_WIDE), "-"), "asset": status.asset, "state": state,
+                "why": escape(status.why)}
     verdicts = status.certificate.verdicts if status.certificate else ()
     passed = sum(verdict.passed for verdict in verdicts)
     colour = "green" if verdicts and passed == len(verdicts) else "red"

@@ -124,3 +124,22 @@ def test_a_command_is_named_as_it_can_be_called(tmp_path: Path, monkeypatch: pyt
     assert module.command_name() == ".venv/bin/gatehouse"
     monkeypatch.chdir("/")
     assert module.command_name().endswith(".venv/bin/gatehouse")
+
+
+def test_what_cannot_be_read_is_not_called_never_built(world: World, shown: io.StringIO) -> None:
+    world.publish_upstream()
+    (world.path("tokenizer") / "promoted.json").write_text("{")
+    status.show_status("unit", [], as_json=False)
+    lines = shown.getvalue().splitlines()
+    assert next(line for line in lines if line.startswith(" tokenizer")).split()[2] == "unreadable"
+    assert any(line.startswith("tokenizer: ") and "promoted.json is damaged" in line for line in lines)
+
+
+def test_a_page_is_judged_on_todays_thresholds(world: World) -> None:
+    metrics = world.passing("raw_corpus")
+    made = world.publish("raw_corpus", metrics)
+    assert world.judge("raw_corpus").promoted
+    assert world.builder.measure(made, lambda _: None).certificate.passed
+    gate = world.builder.loaded.recipe.gates["raw_corpus"][0]
+    strict = world.with_overrides(f"gates.raw_corpus.0.threshold={metrics[gate.metric] + 1:.0f}")
+    assert not strict.builder.measure(made, lambda _: None).certificate.passed
