@@ -15,7 +15,8 @@ class InstructionDataSection(Spec):
                                        "as three.")
     harmful: str = Field("safety/harmful_train.jsonl", description="Prompts that get a refusal.")
     benign: str = Field("safety/benign_train.jsonl", description="Look-alikes that get an answer.")
-    safety_repeats: int = Field(1, ge=1, description="How often the written prompts appear.")
+    safety_repeats: int = Field(1, ge=1, description="How often the prompts of the longer file appear; the "
+                                "shorter one is gone through until both give as many conversations.")
 
 
 class PreferenceDataSection(Spec):

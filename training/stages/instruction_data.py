@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from training.context import StageContext
 from training.data.conversations import BENIGN, REFUSAL, Item, sample_of, training_items
@@ -46,20 +47,29 @@ def run(context: StageContext[Section]) -> StageResult:
 
 
 def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
-    """The written prompts and the number of each repeat; each repeat of a harmful one has another refusal."""
+    """The written prompts and the number of each repeat; each repeat of a harmful one has another refusal.
+
+    Both sides give as many conversations. With more answers than refusals a model answers what it should refuse.
+    """
     harmful = read_prompts(context.files["harmful"], ("prompt", "topic"))
     benign = read_prompts(context.files["benign"], ("prompt", "topic", "answer"))
     both = {row["prompt"] for row in harmful} & {row["prompt"] for row in benign}
     if both:
         raise RecipeError(f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
                           f"{min(both)!r}; remove it from one")
-    written = []
-    for repeat in range(context.section.safety_repeats):
-        for row in harmful:
-            answer = refusal(row["prompt"], row["topic"], repeat)
-            written.append((_item(REFUSAL, row["prompt"], answer), repeat))
-        written += [(_item(BENIGN, row["prompt"], agreement(row["answer"])), repeat) for row in benign]
-    return written
+    each_side = context.section.safety_repeats * max(len(harmful), len(benign))
+    refused = [(_item(REFUSAL, row["prompt"], refusal(row["prompt"], row["topic"], repeat)), repeat)
+               for row, repeat in _repeated(harmful, each_side)]
+    answered = [(_item(BENIGN, row["prompt"], agreement(row["answer"])), repeat)
+                for row, repeat in _repeated(benign, each_side)]
+    return refused + answered
+
+
+def _repeated(prompts: list[dict[str, str]], length: int) -> Iterator[tuple[dict[str, str], int]]:
+    """The prompts from the first to the last, again and again, each with how often it was given before."""
+    for position in range(length):
+        repeat, index = divmod(position, len(prompts))
+        yield prompts[index], repeat
 
 
 def _item(kind: str, prompt: str, answer: str) -> Item:
@@ -77,5 +87,5 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
         markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]),
         "", f"The training documents give {available} conversations; "
         f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
-        f"Written prompts appear {context.section.safety_repeats} times each. A few conversations begin with a system "
-        "turn, and a few have two answers."])
+        "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin with "
+        "a system turn, and a few have two answers."])

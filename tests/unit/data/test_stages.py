@@ -232,6 +232,22 @@ def test_a_domain_without_documents_is_a_clear_error(code: tuple[Pipeline, dict[
         code[0].run("adapter_data", {"domain": "cooking"}, ("corpus", "instruction_data", "evaluation_sets"))
 
 
+def test_as_many_are_refused_as_are_answered(code: tuple[Pipeline, dict[str, Path]], tmp_path: Path) -> None:
+    """More prompts to answer than to refuse taught tiny to answer what it should refuse: 0.84 of refusals became 0.62.
+
+    The file to refuse has 3 prompts, the other one has 8.
+    """
+    pipeline, files = code[0], prompts(tmp_path)["train"]
+    files["harmful"].write_text("".join(files["harmful"].read_text().splitlines(keepends=True)[:3]))
+    made = rows(pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), files)
+                / "train.parquet")
+    kinds = Counter(row["kind"] for row in made)
+    assert kinds["refusal"] == kinds["benign"] == 16
+    answers = {row["messages"] for row in made if row["kind"] == "refusal"}
+    assert len(answers) == 16, "each time with another refusal"
+    pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), prompts(tmp_path)["train"])
+
+
 def test_a_bad_line_of_the_written_prompts_is_named(code: tuple[Pipeline, dict[str, Path]], tmp_path: Path) -> None:
     files = prompts(tmp_path)["train"]
     files["benign"].write_text('{"prompt": "a", "topic": "b"}\n')
