@@ -98,13 +98,13 @@ class RunDisplay:
             self._task = self._progress.add_task(f"{asset}  {phase}", total=None, count="", note="")
 
     def _advance(self, event: dict[str, Any]) -> None:
-        count = f"{event['done']:g}/{event['total']:g} {event['unit']}"
+        done, total = event["done"], event["total"]
+        count = f"{done:,.10g}{'' if total is None else f'/{total:,.10g}'} {event['unit']}"
         if self._task is not None:
-            self._progress.update(self._task, completed=event["done"], total=event["total"], count=count,
-                                  note=event["note"])
+            self._progress.update(self._task, completed=done, total=total, count=count, note=event["note"])
         elif not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
             elapsed = self._last_line - self._phase_began
-            eta = f"  ETA {elapsed * (event['total'] - event['done']) / event['done']:.0f} s" if event["done"] else ""
+            eta = f"  ETA {elapsed * (total - done) / done:.0f} s" if done and total is not None else ""
             self._console.print(f"  {self._job} {self._phase}: {count}  {event['note']}{eta}", markup=False,
                                 highlight=False)

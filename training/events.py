@@ -2,7 +2,7 @@
 
 Kinds:
     phase     {"name"}                                 the job entered a named part of its work
-    progress  {"done", "total", "unit", "note"?}       how far that part is
+    progress  {"done", "total"?, "unit", "note"?}      how far that part is
     metrics   {"step", "values": {name: float}}        training and system metrics
     log       {"level", "message"}
 """
@@ -29,8 +29,15 @@ class EventWriter:
         """Say which part of the work begins."""
         self._write("phase", name=name)
 
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Say how far the current part is; `note` is a short text such as `loss 3.21`."""
+    def progress(self, done: float, total: float | None, unit: str, note: str = "") -> None:
+        """Say how far the current part is.
+
+        Args:
+            done: How many are done.
+            total: How many there are; None where that is not known before the end.
+            unit: What is counted.
+            note: A short text such as `loss 3.21`.
+        """
         self._write("progress", done=done, total=total, unit=unit, note=note)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

@@ -40,6 +40,19 @@ def test_marks_are_replaced_where_the_terminal_lacks_them(monkeypatch: pytest.Mo
     assert lines[2] == f"read {name} ... 3 >= 2 \\udcff \\u4e2d"
 
 
+@pytest.mark.parametrize(("total", "shown"), [(2_000_000, "1,500,000/2,000,000 documents  68 MB  ETA 0 s"),
+                                              (None, "1,500,000 documents  68 MB")])
+def test_a_part_without_a_known_end_has_no_eta(total: int | None, shown: str,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.display._LINE_SECONDS", 0)
+    written = io.StringIO()
+    display = RunDisplay(Console(file=written, width=100))
+    display("raw_corpus", [{"kind": "phase", "name": "read notes"},
+                           {"kind": "progress", "done": 1_500_000, "total": total, "unit": "documents",
+                            "note": "68 MB"}])
+    assert written.getvalue() == f"  raw_corpus read notes: {shown}\n"
+
+
 def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="utf-8", write_through=True))

@@ -46,7 +46,7 @@ def run(context: StageContext[Section]) -> StageResult:
                     samples.append({"source": row["source"], "path": row["path"], "bytes": row["bytes"],
                                     "excerpt": row["text"][:200]})
                 if documents.total() % _PROGRESS_EVERY == 0:
-                    context.events.progress(documents.total(), 0, "documents", f"{bytes_.total() / 1e6:.0f} MB")
+                    context.events.progress(documents.total(), None, "documents", f"{bytes_.total() / 1e6:.0f} MB")
             _tell(context, source.name, left_out[source.name])
     if not bytes_.total():
         raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
