@@ -4,6 +4,6 @@ if [ ! -x "$_gatehouse_root/.venv/bin/gatehouse" ]; then
   echo "Gatehouse is not installed yet: run 'make setup' in $_gatehouse_root first." >&2
 else
   . "$_gatehouse_root/.venv/bin/activate"
-  eval "$("$_gatehouse_root/.venv/bin/python" -m pipeline.environment)"
+  eval "$("$_gatehouse_root/.venv/bin/python" -m pipeline.paths)"
 fi
 unset _gatehouse_root

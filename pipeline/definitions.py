@@ -1,5 +1,74 @@
-"""The code location of the default recipe."""
+"""The Dagster definitions of a recipe.
 
-from pipeline.build import build_definitions
+The module is the code location of the default recipe, found as `defs`. workspace.yaml can name any other recipe as a
+location of its own: each is an attribute, such as `smoke`.
+"""
 
-defs = build_definitions()
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+from pipeline.defs.assets import stage_asset
+from pipeline.defs.checks import gate_checks
+from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource
+from pipeline.defs.schedules import everything_job, nightly_schedule
+from pipeline.defs.sensors import alert_sensors, dead_runs_sensor, source_sensor
+from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.recipes.loader import LoadedRecipe, load_recipe
+from pipeline.tracking.tracker import TrackerResource
+
+
+def build_definitions(recipe: str = "") -> dg.Definitions:
+    """The definitions of one recipe.
+
+    Args:
+        recipe: Name or path; empty takes `$GATEHOUSE_RECIPE`, by default tiny. Any other recipe than the default one
+            has its name as key prefix.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+    """
+    name = recipe or os.environ.get("GATEHOUSE_RECIPE", DEFAULT_RECIPE)
+    loaded = load_recipe(name)
+    prefix = key_prefix(loaded)
+    job = everything_job(prefix)
+    return dg.Definitions(
+        assets=[stage_asset(asset, loaded, prefix) for asset in GRAPH],
+        asset_checks=[gate_checks(asset, loaded, prefix) for asset in GRAPH],
+        jobs=[job],
+        schedules=[nightly_schedule(loaded, job)],
+        sensors=[source_sensor(loaded, job), *alert_sensors(loaded, prefix), dead_runs_sensor(prefix)],
+        executor=dg.in_process_executor,
+        resources={
+            "recipe": RecipeResource(name=name),
+            "store": StoreResource(),
+            "launcher": LauncherResource(),
+            "tracker": tracker_resource(),
+        },
+    )
+
+
+def key_prefix(loaded: LoadedRecipe) -> list[str]:
+    """Key prefix of a recipe's assets."""
+    return [] if loaded.recipe.name == DEFAULT_RECIPE else [loaded.recipe.name]
+
+
+def tracker_resource() -> TrackerResource:
+    """The MLflow tracker, with the addresses that `gatehouse up` serves."""
+    return TrackerResource(
+        dagster_url=os.environ.get("GATEHOUSE_DAGSTER_URL", "http://127.0.0.1:3000"),
+        mlflow_url=os.environ.get("GATEHOUSE_MLFLOW_URL", "http://127.0.0.1:5000"),
+    )
+
+
+def __getattr__(recipe: str) -> dg.Definitions:
+    # Built when asked: commands import this module for the functions alone.
+    if recipe.startswith("_"):
+        raise AttributeError(recipe)
+    return build_definitions("" if recipe == "defs" else recipe)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "defs"]  # Dagster looks for definitions among the attributes that a module lists

@@ -1,10 +1,14 @@
-"""The graph: every asset, what it is made from, and what judges it. No Dagster here: the planner reads it."""
+"""The graph: every asset, what it is made from, what judges it, and what people read about it.
+
+No Dagster here: the planner reads it. Inputs and evaluators are those of `training.specs.contracts`, which jobs hold
+to.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.recipe_messages import nearest
+from pipeline.humanize import nearest
 from training.errors import RecipeError
 from training.specs.contracts import CONTRACTS
 
@@ -19,49 +23,123 @@ class Node:
     Attributes:
         stage: Module under `training.stages` that computes it.
         inputs: Upstream asset to the part of it that decides the result; None means all of it.
-        files: Fields of the recipe section that name files beside the recipe.
         evaluator: Module under `training.stages` that measures it.
-        headline: The measured metric that sums it up.
         judged_with: Upstream assets that the evaluator reads beside the artifact.
+        headline: The measured metric that sums it up.
+        description: What a person reads about it on the graph page.
+        kinds: Libraries and formats that the graph page shows as badges.
         group: Group on the graph page.
+        files: Fields of the recipe section that name files beside the recipe.
+        owner: Whom the graph page names.
     """
 
     stage: str
     inputs: dict[str, str | None]
     evaluator: str
+    judged_with: tuple[str, ...]
     headline: str
-    judged_with: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    group: str = "data"
-    uses_gpu: bool = False
+    description: str
+    kinds: frozenset[str]
+    group: str
+    files: tuple[str, ...]
+    owner: str = "team:gatehouse"
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its job takes the pool of GPUs."""
+        return self.group == "models"
+
+
+def _node(asset: str, description: str, *, headline: str, kinds: set[str], parts: dict[str, str] | None = None,
+          files: tuple[str, ...] = (), group: str = "data") -> Node:
+    contract = CONTRACTS[asset]
+    inputs = {name: (parts or {}).get(name) for name in contract.inputs}
+    return Node(asset, inputs, contract.evaluator, contract.judged_with, headline, " ".join(description.split()),
+                frozenset(kinds), group, files)
 
 
 _WRITTEN = ("harmful", "benign")
-
-
-def _node(asset: str, headline: str, parts: dict[str, str] | None = None, files: tuple[str, ...] = (),
-          group: str = "data") -> Node:
-    contract = CONTRACTS[asset]
-    return Node(asset, {name: (parts or {}).get(name) for name in contract.inputs}, contract.evaluator, headline,
-                contract.judged_with, files, group, uses_gpu=group == "models")
-
-
 _EXCLUDED: dict[str, str] = {"evaluation_sets": EXCLUSIONS}
 GRAPH: dict[str, Node] = {
-    "raw_corpus": _node("raw_corpus", headline="documents"),
-    "corpus": _node("corpus", headline="documents"),
-    "evaluation_sets": _node("evaluation_sets", headline="questions", files=_WRITTEN, group="evaluation"),
-    "tokenizer": _node("tokenizer", headline="bytes_per_token"),
-    "packed_shards": _node("packed_shards", headline="tokens", parts=_EXCLUDED),
-    "instruction_data": _node("instruction_data", headline="conversations", parts=_EXCLUDED, files=_WRITTEN,
-                              group="post_training_data"),
-    "preference_data": _node("preference_data", headline="pairs", group="post_training_data"),
-    "adapter_data": _node("adapter_data", headline="documents", parts=_EXCLUDED, group="post_training_data"),
-    "base_model": _node("base_model", headline="heldout_perplexity", group="models"),
-    "sft_model": _node("sft_model", headline="choice_accuracy_dcpmi", group="models"),
-    "dpo_model": _node("dpo_model", headline="preference_accuracy", group="models"),
-    "lora_model": _node("lora_model", headline="domain_gain", group="models"),
+    "raw_corpus": _node(
+        "raw_corpus",
+        "The recipe's sources, gathered into parquet shards with provenance: source, path, licence and digest "
+        "of every document. Nothing is changed or judged here yet. A file that cannot be read stops the job "
+        "with its name and row.",
+        headline="documents", kinds={"parquet"},
+    ),
+    "corpus": _node(
+        "corpus",
+        "The text that may be trained on, and the text that never will be. Cleaned, exact and near duplicates "
+        "(MinHash) removed, split into training and held-out documents by the digest of their text. The data "
+        "card counts what was dropped and shows examples.",
+        headline="documents", kinds={"daft", "parquet"},
+    ),
+    "evaluation_sets": _node(
+        "evaluation_sets",
+        "What every model is measured on: held-out text, four-way questions, preference pairs, prompts to "
+        "refuse and look-alikes to answer. Training documents that contain its items are listed in "
+        "`exclusions.parquet` and left out of training.",
+        headline="questions", kinds={"parquet"}, files=_WRITTEN, group="evaluation",
+    ),
+    "tokenizer": _node(
+        "tokenizer",
+        "A byte-level BPE trained on the corpus, with special tokens and a chat template, frozen. Its digest "
+        "is part of everything made with it; a job whose inputs disagree about it stops.",
+        headline="bytes_per_token", kinds={"huggingface"},
+    ),
+    "packed_shards": _node(
+        "packed_shards",
+        "The training text as token shards with a document index, memory-mapped. One set of shards serves "
+        "every context length: rows are packed best-fit when they are read, no token is lost, and no "
+        "attention crosses documents.",
+        headline="tokens", kinds={"numpy"}, parts=_EXCLUDED,
+    ),
+    "instruction_data": _node(
+        "instruction_data",
+        "Conversations to fine-tune on: questions about functions with their docstrings (or passages with "
+        "their continuations), and written prompts with refusals or answers.",
+        headline="conversations", kinds={"parquet"}, parts=_EXCLUDED, files=_WRITTEN, group="post_training_data",
+    ),
+    "preference_data": _node(
+        "preference_data",
+        "Pairs of a right and a wrong answer to one prompt, made from the conversations.",
+        headline="pairs", kinds={"parquet"}, group="post_training_data",
+    ),
+    "adapter_data": _node(
+        "adapter_data",
+        "Documents and conversations of the one domain that the adapter learns.",
+        headline="documents", kinds={"parquet"}, parts=_EXCLUDED, group="post_training_data",
+    ),
+    "base_model": _node(
+        "base_model",
+        "A causal language model built from the recipe's architecture and pretrained on the packed shards, "
+        "with a context-length curriculum at a constant number of tokens per step.",
+        headline="heldout_perplexity", kinds={"deepspeed", "pytorch", "huggingface"}, group="models",
+    ),
+    "sft_model": _node(
+        "sft_model",
+        "The base model fine-tuned on conversations. The loss covers the assistant's tokens only.",
+        headline="choice_accuracy_dcpmi", kinds={"deepspeed", "trl", "huggingface"}, group="models",
+    ),
+    "dpo_model": _node(
+        "dpo_model",
+        "The SFT model optimized on preference pairs (DPO). The reference log-probabilities are computed once "
+        "and kept in the artifact.",
+        headline="preference_accuracy", kinds={"deepspeed", "trl", "huggingface"}, group="models",
+    ),
+    "lora_model": _node(
+        "lora_model",
+        "A LoRA adapter on the DPO model for one domain. The artifact holds the adapter and, merged, a plain "
+        "transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
+        headline="domain_gain", kinds={"deepspeed", "peft", "huggingface"}, group="models",
+    ),
 }
+
+
+def stage_module(stage: str) -> str:
+    """The module of a stage."""
+    return f"training.stages.{stage}"
 
 
 def require_asset(name: str, option: str = "") -> None:

@@ -10,7 +10,7 @@ from training.specs.base import digest_of
 from training.specs.contracts import ARTIFACT
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE
 from training.specs.job import EVALUATION_SUFFIX
-from training.store import Store
+from training.store.store import Store
 
 
 def with_evidence(store: Store, certificate: Certificate) -> Certificate:

@@ -97,7 +97,7 @@ class Conversation:
         """Token ids of the conversation with its next question, int64 [1, length]; its oldest turns may be left out."""
         import torch
 
-        from training.data.chat import encode_conversation
+        from training.data.conversations.chat_template import encode_conversation
 
         kept = list(self.messages)
         while True:

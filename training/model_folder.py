@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from training.data.byte_bpe import read_tokenizer
-from training.data.chat import MORE_TEMPLATES, TEMPLATE_FILE
-from training.data.memory import bounded_memory
+from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
+from training.data.sources.bounded_memory import bounded_memory
+from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
 
 # What every call that loads a model passes on.

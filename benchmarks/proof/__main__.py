@@ -22,12 +22,12 @@ from rich.console import Console
 from benchmarks.proof.controls import CONTROLS, MODELS, Caught, run
 from benchmarks.proof.table import as_markdown
 from benchmarks.proof.world import World
-from pipeline.environment import ROOT, home, prepare, store_root
 from pipeline.graph import GRAPH
-from pipeline.recipe import LoadedRecipe, load_launchers, load_recipe
+from pipeline.paths import ROOT, home, prepare, store_root
+from pipeline.recipes.loader import LoadedRecipe, load_launchers, load_recipe
 from training.errors import GatehouseError, InputRefused
 from training.specs.artifacts import Certificate
-from training.store import Store
+from training.store.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.proof.world import World
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain, train_bpe
-from training.data.documents import read_split
-from training.data.shards import FOLDER, TokenShards, TokenWriter
 from training.data.tables import CONVERSATION_SCHEMA, PAIR_SCHEMA, read_rows, write_table
+from training.data.text.documents import read_split
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain, train_bpe
+from training.data.tokens.shards import FOLDER, TokenShards, TokenWriter
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.corpus import GENERAL
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.proof.controls import MODELS, Caught
-from pipeline.recipe import LoadedRecipe
+from pipeline.recipes.loader import LoadedRecipe
 from training.specs.artifacts import Certificate
 from training.specs.gates import Gate, Verdict
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.builder import Builder
-from pipeline.planner import plan_asset
-from pipeline.recipe import LoadedRecipe
-from pipeline.resources.launchers import LocalLauncher
-from pipeline.resources.tracker import TrackerResource
+from pipeline.building.builder import Builder
+from pipeline.building.planner import plan_asset
+from pipeline.jobs.local import LocalLauncher
+from pipeline.recipes.loader import LoadedRecipe
+from pipeline.tracking.tracker import TrackerResource
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.execution import Launcher
-from training.store import MANIFEST, Store
+from training.store.store import MANIFEST, Store
 
 
 @dataclass(frozen=True)

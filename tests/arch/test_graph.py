@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipeline.build import build_definitions
+from pipeline.definitions import build_definitions
 
 SNAPSHOT = Path(__file__).with_name("graph.txt")
 

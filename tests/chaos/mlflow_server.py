@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from pipeline.resources.launchers import free_port
+from pipeline.jobs.local import free_port
 from tests.patience import Patience
 
 _CHUNK = 65536

@@ -19,7 +19,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster._serdes import ConfigurableClass
 
-from pipeline.reaper import clean_up
+from pipeline.defs.dead_runs import clean_up
 from tests.chaos.stand import Stand
 from tests.conftest import ROOT, environment
 from tests.integration.workspaces import Workspace
@@ -28,9 +28,9 @@ SCHEDULED = ".dagster/scheduled_execution_time"
 _SOME = """
 import os
 import dagster as dg
-from pipeline.automation.schedules import nightly_schedule
-from pipeline.build import build_definitions
-from pipeline.recipe import load_recipe
+from pipeline.defs.schedules import nightly_schedule
+from pipeline.definitions import build_definitions
+from pipeline.recipes.loader import load_recipe
 
 loaded = load_recipe(os.environ["GATEHOUSE_RECIPE"])
 job = dg.define_asset_job("some_everything", selection=dg.AssetSelection.assets(*[["mine", name] for name in {assets}]))
@@ -39,7 +39,7 @@ defs = dg.Definitions.merge(build_definitions(os.environ["GATEHOUSE_RECIPE"]),
 """
 _ALL = """
 import os
-from pipeline.build import build_definitions
+from pipeline.definitions import build_definitions
 defs = build_definitions(os.environ["GATEHOUSE_RECIPE"])
 """
 

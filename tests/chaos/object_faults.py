@@ -13,7 +13,7 @@ from typing import Any
 import s3fs
 
 from tests.chaos.store_faults import Fault
-from training.store import Store
+from training.store.store import Store
 
 CHANGING = ("put_object", "create_multipart_upload", "upload_part", "complete_multipart_upload", "delete_object",
             "delete_objects", "abort_multipart_upload")
@@ -52,7 +52,7 @@ def faulty_network(fault: Fault, changing_only: bool = False) -> Iterator[None]:
 def clean_processes() -> ForkServerContext:
     """Processes that share no connection and no thread with this one, and start quickly."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["s3fs", "aiobotocore.session", "training.store"])
+    context.set_forkserver_preload(["s3fs", "aiobotocore.session", "training.store.store"])
     return context
 
 

@@ -21,7 +21,7 @@ _SITE = """
 import os, sys
 folder = os.environ.get("CHAOS")
 if folder and sys.orig_argv[-3:-1] == ["-m", "training.run"] and not {
-        "training.supervisor", "torch.distributed.run"} & set(sys.orig_argv):
+        "training.job.supervisor", "torch.distributed.run"} & set(sys.orig_argv):
     import signal, subprocess, time
     asset = sys.orig_argv[-1].split("/")[-3]
     os.environ["CHAOS_JOB"] = asset
@@ -108,7 +108,7 @@ class Stand:
 
     def supervisor(self) -> psutil.Process:
         """The supervisor of the one job that runs."""
-        [found] = [process for process in self.processes() if "training.supervisor" in process.cmdline()]
+        [found] = [process for process in self.processes() if "training.job.supervisor" in process.cmdline()]
         return found
 
     def job(self) -> psutil.Process:

@@ -17,7 +17,7 @@ from typing import Any
 from tests.evidence import with_evidence
 from tests.unit.test_store import certificate, draft, pointer_to
 from training.specs.artifacts import Manifest
-from training.store import Store
+from training.store.store import Store
 
 CHANGING = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "fsync", "sendfile", "utime", "chmod")
 """Functions of `os` that change what a disk holds, or that wait for it."""

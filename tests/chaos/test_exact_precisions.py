@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.resources.launchers import LocalLauncher
+from pipeline.jobs.local import LocalLauncher
 from tests.chaos.trainings import Layout, Trainings, kill_once, published, read_job
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
 from training.specs.execution import Launcher
-from training.store import Store
+from training.store.store import Store
 
 # A row of 1024 tokens takes about 170 MB in these wide layers in bf16: 64 of them do not fit beside the rest.
 WIDE = {"steps": 3, "batch_tokens": 65536, "curriculum": [{"context": 1024, "share": 1.0}], "precision": "bf16",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.resources.launchers import LocalLauncher
+from pipeline.jobs.local import LocalLauncher
 from tests.chaos.trainings import (
     LAYOUTS,
     Layout,

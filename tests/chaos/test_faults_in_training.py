@@ -15,15 +15,15 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.resources.launchers import JobRefused, LocalLauncher
+from pipeline.jobs.local import JobRefused, LocalLauncher
 from tests.chaos.trainings import Trainings, read_job
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
-from training.data.byte_bpe import encode_texts, load_plain
-from training.data.shards import TokenWriter
+from training.data.tokens.byte_bpe import encode_texts, load_plain
+from training.data.tokens.shards import TokenWriter
 from training.specs.execution import Execution, Launcher
 from training.specs.tokenizer import END_OF_TEXT
-from training.store import Store, file_entry
+from training.store.store import Store, file_entry
 
 MEGABYTE = 1_000_000
 # A row of 1024 tokens takes about 340 MB in these wide layers.
@@ -54,7 +54,7 @@ class Shortage:
         self.messages += [event["message"] for event in events if event["kind"] == "log"]
         if any(event["kind"] == "phase" and event["name"] == "pack" for event in events):
             (job,) = [one for one in psutil.Process().children(recursive=True)
-                      if "training.run" in one.cmdline() and "training.supervisor" not in one.cmdline()]
+                      if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()]
             limit = job.memory_info().data + self.megabytes * MEGABYTE
             job.rlimit(resource.RLIMIT_DATA, (limit, limit))
 

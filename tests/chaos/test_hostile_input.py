@@ -20,25 +20,25 @@ import pytest
 import torch
 import zstandard
 
-from pipeline.recipe import load_recipe
+from pipeline.recipes.loader import load_recipe
 from tests.conftest import ROOT
 from tests.integration import audited
 from tests.integration import hostile_models as models
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
 from training import chat
-from training import run as stages
-from training.data.bad_rows import BadRows
-from training.data.memory import bounded_memory
-from training.data.sources import READING_MEMORY, read_source
+from training.data.sources.bad_rows import BadRows
+from training.data.sources.bounded_memory import bounded_memory
+from training.data.sources.reading import READING_MEMORY, read_source
 from training.errors import UserError
+from training.job import runner as stages
+from training.job.runner import load_job
 from training.model_folder import load_model, load_tokenizer
-from training.run import load_job
 from training.specs.artifacts import Certificate, Promotion
 from training.specs.execution import Execution
 from training.specs.job import Job
 from training.specs.raw_corpus import Source
-from training.store import Store
+from training.store.store import Store
 
 MOST_MEMORY = 3 * 2**30
 SECONDS = 60

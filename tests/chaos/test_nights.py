@@ -16,14 +16,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline.automation.schedules import MISSED
+from pipeline.defs.schedules import MISSED
 from pipeline.graph import GRAPH
 from tests.chaos.nights import SCHEDULED, Nights, nights
 from tests.chaos.stand import Stand
 from tests.integration.workspaces import Workspace, workspace
 from tests.promises import Promise
 from tests.webhooks import receiver
-from training.store import Store
+from training.store.store import Store
 
 # Models that are as good as random, and gates that let them pass: the nights are about when things are built.
 _SMALL = """\

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reaper import end_leftovers
+from pipeline.defs.dead_runs import end_leftovers
 from tests.chaos.stand import GRACE, Stand, alive, until
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.training_jobs import make_job, publish_data, wait_for_step
@@ -26,14 +26,14 @@ from tests.integration.workspaces import Workspace, workspace
 from tests.promises import Promise
 from training.specs.execution import Execution
 from training.specs.job import Job
-from training.store import Store
+from training.store.store import Store
 
 # As a run worker does it: the asset's lock, and the launcher.
 _OWNER = """
 import signal, sys
 from pathlib import Path
-from pipeline.locks import building
-from pipeline.resources.launchers import JobFailed, LocalLauncher
+from pipeline.jobs.locks import building
+from pipeline.jobs.local import JobFailed, LocalLauncher
 from training.specs.execution import Launcher
 from training.specs.job import Job
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be inherited as ignored
@@ -251,8 +251,9 @@ def test_two_commands(promise: Promise, tmp_path: Path) -> None:
 
 @pytest.mark.promise("The very first commands of a user, at once: Dagster's databases are made once, and open")
 def test_the_first_commands(promise: Promise, tmp_path: Path) -> None:
-    code = ("import sys, time; from pathlib import Path; from pipeline.environment import prepare; prepare(); "
-            "from pipeline.instance import open_instance\nwhile not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
+    code = ("import sys, time; from pathlib import Path; from pipeline.paths import prepare; prepare(); "
+            "from pipeline.defs.instance import open_instance\n"
+            "while not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
             "open_instance().get_runs()")
     for trial in promise.trials(quick=1, full=20):
         with trial:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.promises import Promise
-from training.data.shards import ArrayTokens
+from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import PackedBatches, loader, read_documents
 
 EARLY, LATE, STEPS = 10, 10_000_000, 10_000_100

@@ -24,16 +24,16 @@ import psutil
 import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from pipeline.reaper import noted_code_servers
-from pipeline.resources.launchers import free_port
+from pipeline.defs.dead_runs import noted_code_servers
+from pipeline.jobs.local import free_port
 from tests.chaos.stand import Stand, until
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.bypasses import DATA
 from tests.integration.served import Served
 from tests.integration.workspaces import Workspace, workspace
 from tests.promises import Promise
-from training.events import EventReader
-from training.store import Store
+from training.job.events import EventReader
+from training.store.store import Store
 
 GRACE = 20  # of the launcher `local`
 TWO_POLLS = 2 * 30  # `run_monitoring.poll_interval_seconds`

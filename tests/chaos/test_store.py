@@ -32,7 +32,7 @@ from tests.promises import Promise
 from tests.unit.test_store import certificate, draft
 from training.errors import StoreError, UserError
 from training.specs.artifacts import Manifest
-from training.store import Store
+from training.store.store import Store
 
 Operation = Callable[[Store, Path], None]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.garbage import survey, sweep
-from pipeline.planner import terms
-from pipeline.recipe import load_recipe
+from pipeline.gates.terms import terms
+from pipeline.recipes.loader import load_recipe
+from pipeline.upkeep.gc import survey, sweep
 from tests.chaos.object_faults import PART, faulty_network, killed_remotely
 from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child, served, write_files
 from tests.evidence import with_evidence
@@ -21,7 +21,7 @@ from tests.promises import Promise
 from tests.unit.promotion.conftest import World, new_world
 from tests.unit.test_store import certificate, draft, pointer_to, waiver
 from training.errors import StoreError
-from training.store import Store, utc_today
+from training.store.store import Store, utc_today
 
 pytest_plugins = ["tests.integration.object_store_fixtures"]
 ASSET = "raw_corpus"

@@ -32,7 +32,7 @@ from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.promises import Promise
 from tests.unit.test_store import draft
 from training.errors import StoreError, UserError
-from training.store import Store
+from training.store.store import Store
 
 pytestmark = pytest.mark.s3
 pytest_plugins = ["tests.integration.object_store_fixtures"]

@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.builder import Builder
-from pipeline.planner import Plan
-from pipeline.recipe import load_recipe
-from pipeline.resources.debts import debts_of, open_debt, owes
-from pipeline.resources.metrics_follower import points_of
-from pipeline.resources.settlement import note_published, pay_debts
-from pipeline.resources.tracker import Tracker
+from pipeline.building.builder import Builder
+from pipeline.building.planner import Plan
+from pipeline.recipes.loader import load_recipe
+from pipeline.tracking.delivery import note_published, pay_debts
+from pipeline.tracking.metrics_follower import points_of
+from pipeline.tracking.outbox import debts_of, open_debt, owes
+from pipeline.tracking.tracker import Tracker
 from tests.chaos.mlflow_server import Proxy, mlflow_server
 from tests.conftest import BIN, ROOT, environment
 from tests.evidence import with_evidence
@@ -38,7 +38,7 @@ from tests.promises import Promise
 from training.specs.artifacts import Manifest, Promotion
 from training.specs.execution import Execution, Launcher
 from training.specs.job import Job
-from training.store import Store
+from training.store.store import Store
 
 OUTAGES = ("middle", "slow", "start", "end", "cut", "silent")
 STEPS = 200
@@ -67,7 +67,7 @@ def proxy(server: int) -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.resources.mlflow_client.DOWN_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.tracking.connection.DOWN_SECONDS", 1.0)
 
 
 def client_of(server: int) -> Any:
@@ -101,7 +101,7 @@ class Desk:
             grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256)), self.tracker(),
             self.work, "test", {})
         with pytest.MonkeyPatch.context() as patch:  # a plan over data that costs seconds, for gates are no matter here
-            patch.setattr("pipeline.builder.plan_asset", lambda *_: plan)
+            patch.setattr("pipeline.building.builder.plan_asset", lambda *_: plan)
             return builder.build("base_model", say)[0]
 
 
@@ -181,7 +181,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from tests.chaos.test_tracker import Desk
-from training.store import Store
+from training.store.store import Store
 def say(events):
     for event in events:
         if event["kind"] == "metrics":
@@ -224,7 +224,7 @@ def test_kill(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_path
 @pytest.mark.postgresql
 @pytest.mark.promise("A PostgreSQL that stops answering in the middle of a connection holds nobody up")
 def test_a_silent_database(promise: Promise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.resources.mlflow_client._CALL_SECONDS", 2.0)
+    monkeypatch.setattr("pipeline.tracking.connection._CALL_SECONDS", 2.0)
     with postgresql() as database:
         database.create("mlflow")
         proxy = Proxy(database.port)

@@ -19,7 +19,7 @@ from tests.integration import training_jobs as jobs
 from tests.patience import Patience
 from training.specs.execution import Execution
 from training.specs.job import Job
-from training.store import Store
+from training.store.store import Store
 
 Layout = tuple[int, int, str]  # processes, ZeRO stage, precision
 LAYOUTS: list[Layout] = list(itertools.product((1, 2), (0, 1, 2, 3), ("fp32", "bf16")))
@@ -170,6 +170,6 @@ class Preemption:
         if self.at is None and steps and steps[-1] >= self.step:
             time.sleep(self.delay)
             (process,) = [one for one in psutil.Process().children(recursive=True)
-                          if "training.run" in one.cmdline() and "training.supervisor" not in one.cmdline()]
+                          if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()]
             self.at, self._told_at = steps[-1], time.monotonic()
             process.send_signal(signal.SIGTERM)

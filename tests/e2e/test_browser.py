@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.resources.launchers import free_port
+from pipeline.jobs.local import free_port
 from tests.conftest import BIN, ROOT
 from tests.e2e.conftest import Chain
 from tests.patience import Patience

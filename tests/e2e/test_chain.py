@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.graph import GRAPH
 from tests.e2e.conftest import Chain
-from training.store import Store
+from training.store.store import Store
 
 
 def test_every_asset_is_promoted_by_gates_that_measured_it(chain: Chain) -> None:
@@ -137,7 +137,7 @@ def test_status_says_why_something_is_stale(chain: Chain) -> None:
 
 
 def test_two_builders_of_one_asset_are_not_let_in(chain: Chain) -> None:
-    from pipeline.locks import building
+    from pipeline.jobs.locks import building
 
     with building(chain.home / "work", "smoke", "tokenizer", "run 12345678"):
         done = chain.command("gatehouse", "run", "--select", "tokenizer", "--force")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.proof.controls import CONTROLS, Control, run
 from benchmarks.proof.world import World
-from pipeline.recipe import load_launchers, load_recipe
+from pipeline.recipes.loader import load_launchers, load_recipe
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
 

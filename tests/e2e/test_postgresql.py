@@ -17,14 +17,14 @@ import dagster as dg
 import pytest
 import yaml
 
-from pipeline.environment import variables
 from pipeline.graph import GRAPH
-from pipeline.resources.metrics_follower import points_of
+from pipeline.paths import variables
+from pipeline.tracking.metrics_follower import points_of
 from tests.conftest import ROOT, environment
 from tests.e2e.conftest import Chain
 from tests.integration.postgresql_server import PASSWORD, PostgreSQL, postgresql
 from tests.patience import Patience, finish
-from training.store import Store
+from training.store.store import Store
 
 pytestmark = pytest.mark.postgresql
 

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks.evidence import read_evidence
-from pipeline.checks.judge import certify, judge_gate
-from pipeline.checks.promotion import settle
-from pipeline.planner import plan_evaluation, terms
-from pipeline.recipe import load_recipe
-from pipeline.resources.launchers import LocalLauncher
+from pipeline.building.planner import plan_evaluation
+from pipeline.gates.evidence_reader import read_evidence
+from pipeline.gates.judge import certify, judge_gate
+from pipeline.gates.promotion import settle
+from pipeline.gates.terms import terms
+from pipeline.jobs.local import LocalLauncher
+from pipeline.recipes.loader import load_recipe
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
 from training.specs.artifacts import Manifest
 from training.specs.execution import Launcher
-from training.store import MANIFEST, Store
+from training.store.store import MANIFEST, Store
 
 # A folder can be sound whatever its weights are, its data can have been read whole, and noise neither loops nor is it
 # empty.

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.builder import Builder
-from pipeline.planner import plan_asset, plan_evaluation
-from pipeline.recipe import load_recipe
-from pipeline.resources.settings import LauncherResource
-from pipeline.resources.tracker import Tracker
+from pipeline.building.builder import Builder
+from pipeline.building.planner import plan_asset, plan_evaluation
+from pipeline.defs.resources import LauncherResource
+from pipeline.recipes.loader import load_recipe
+from pipeline.tracking.tracker import Tracker
 from tests.integration.workspaces import Workspace
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, EvaluationReport, exact
-from training.store import Store
+from training.store.store import Store
 
 PARENT, CHILD = "base_model", "sft_model"
 DATA = "+packed_shards,+instruction_data,+preference_data,+adapter_data"

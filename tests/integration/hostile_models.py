@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from training.context import InputArtifact
-from training.data.byte_bpe import train_bpe
-from training.data.chat import write_templates
+from training.data.conversations.chat_template import write_templates
+from training.data.tokens.byte_bpe import train_bpe
 from training.evaluation.generation import sound
 from training.evaluation.models import LoadFailed, load
 from training.evaluation.round_trip import awkward_conversations, fault
+from training.job.context import InputArtifact
 from training.specs.artifacts import Manifest
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN, PAD, SPECIAL_TOKENS
-from training.store import file_entry
+from training.store.store import file_entry
 
 CANARY = "canary.txt"
 WEIGHTS = "model.safetensors"

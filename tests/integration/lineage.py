@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.resources.mlflow_records import ASSET, OUTPUT_DIGEST, VERSION
+from pipeline.tracking.records import ASSET, OUTPUT_DIGEST, VERSION
 
 
 @dataclass(frozen=True)

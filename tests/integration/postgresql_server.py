@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resources.launchers import free_port
+from pipeline.jobs.local import free_port
 
 PASSWORD = "canary-3f1c9b"
 

@@ -26,7 +26,7 @@ from tests.patience import Patience
 DEFINITIONS = """
 import os
 import dagster as dg
-from pipeline.build import build_definitions
+from pipeline.definitions import build_definitions
 
 CHILD = dg.AssetKey(["mine", "sft_model"])
 

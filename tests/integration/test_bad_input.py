@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.locks import building
+from pipeline.jobs.locks import building
 from tests.conftest import ROOT, environment
 from tests.integration.workspaces import Workspace, workspace
 
@@ -202,7 +202,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert_one_message(done, f"port {port} is in use", "choose another one with --port")
 
 
-@pytest.mark.parametrize("command", [["gatehouse", "status"], ["python", "-m", "pipeline.environment"]])
+@pytest.mark.parametrize("command", [["gatehouse", "status"], ["python", "-m", "pipeline.paths"]])
 def test_a_home_that_cannot_be_made(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "home").write_text("a file, no folder")
     done = Workspace(tmp_path).command(*command)

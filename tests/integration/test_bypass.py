@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks import promotion
+from pipeline.building import decisions
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.bypasses import (
     BAD,
@@ -39,7 +39,7 @@ from tests.integration.bypasses import (
 from tests.integration.served import Served, serve
 from tests.integration.workspaces import Workspace, workspace
 from tests.patience import Patience, run_command
-from training.store import utc_today
+from training.store.store import utc_today
 
 KEY = f"mine/{CHILD}"
 REFUSED = "its gate refused it: loss_drop 0.1 fails >= 0.8"
@@ -238,7 +238,7 @@ def waiver_expired(space: Workspace) -> None:
     space.recipe.write_text(strict)
     made = store(space).latest(PARENT)
     assert made is not None
-    judged = promotion.waive(builder(space), PARENT, "loss_drop", "a demo", utc_today(), "ada", lambda _events: None)
+    judged = decisions.waive(builder(space), PARENT, "loss_drop", "a demo", utc_today(), "ada", lambda _events: None)
     assert judged.promoted
     issued = judged.certificate.model_dump(mode="json")
     edit(certificate(space), waivers=[issued["waivers"][0] | {"until": yesterday}])

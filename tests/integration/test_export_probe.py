@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.integration import training_jobs as jobs
-from training.context import InputArtifact
 from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
 from training.evaluation.models import load
+from training.job.context import InputArtifact
 from training.specs.artifacts import Manifest
 from training.specs.evidence import Estimate
 from training.specs.execution import Execution
 from training.specs.probe import PROBE_FILE, Probe
-from training.store import Store
+from training.store.store import Store
 
 ASSETS = ("base_model", "dpo_model", "lora_model")
 LAYOUTS = [("fp32", 1, 0), ("bf16", 1, 0), ("fp8", 1, 0), ("bf16", 2, 1), ("bf16", 1, 2), ("bf16", 2, 3),

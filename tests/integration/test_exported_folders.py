@@ -20,7 +20,7 @@ from tests.integration import training_jobs as jobs
 from training.engine import adapter
 from training.errors import InputRefused
 from training.specs.artifacts import Manifest
-from training.store import Store
+from training.store.store import Store
 
 TALK = [{"role": "user", "content": "What does path do?"}]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.verdicts import gates_markdown
-from pipeline.resources import mlflow_records
-from pipeline.resources.mlflow_client import Connection
+from pipeline.gates.wording import gates_markdown
+from pipeline.tracking import records
+from pipeline.tracking.connection import Connection
 from training.specs.artifacts import Certificate
 from training.specs.gates import AgainstChampion, Verdict
 
@@ -34,7 +34,7 @@ def client(tmp_path: Path) -> Any:
 def test_the_table_of_gates_has_interval_and_champion(client: Any, certificate: Certificate, tmp_path: Path) -> None:
     experiment = client.create_experiment("tiny", (tmp_path / "artifacts").as_uri())
     run = client.create_run(experiment).info.run_id
-    mlflow_records.log_evaluation(client, run, None, certificate, None)
+    records.log_evaluation(client, run, None, certificate, None)
     table = json.loads(Path(client.download_artifacts(run, "gates.json", str(tmp_path))).read_bytes())
     assert dict(zip(table["columns"], table["data"][0], strict=True)) == {
         "metric": "loss_drop", "value": 2.0, "interval": "1.5 to 2.5", "method": "bootstrap", "items": 40,
@@ -46,8 +46,8 @@ def test_a_long_card_is_cut_and_its_table_of_gates_is_not(client: Any, certifica
     client.create_registered_model("base_model")
     version = client.create_model_version("base_model", "file:///nowhere").version
     table = gates_markdown(certificate)
-    mlflow_records.describe(client, "base_model", version, f"# Card\n{'x' * 9000}\n{table}")
+    records.describe(client, "base_model", version, f"# Card\n{'x' * 9000}\n{table}")
     shown = client.get_model_version("base_model", version).description
     assert shown.startswith("# Card\nxxx") and shown.endswith(table) and len(shown) == 5000
-    mlflow_records.describe(client, "base_model", version, f"# Card\n\n{table}")
+    records.describe(client, "base_model", version, f"# Card\n\n{table}")
     assert client.get_model_version("base_model", version).description == f"# Card\n\n{table}"

@@ -14,8 +14,8 @@ from tests.integration import audited
 from tests.integration import hostile_models as models
 from tests.integration.hostile_sources import GOOD, HOSTILE, gzip_with_a_path
 from training import chat
-from training import run as jobs
-from training.fingerprint import fingerprint
+from training.job import runner as jobs
+from training.job.fingerprint import fingerprint
 from training.specs.job import Job
 
 # Python with the libraries that read sources holds 0.3 GB, a document of the greatest length up to 1 GB, a row group of

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import main as cli
+from pipeline.cli.app import main as cli
 from tests.conftest import ROOT
 from tests.integration import audited
 from tests.integration.test_hostile_files import assert_harmless, assert_refused, raw_corpus
 from tests.integration.workspaces import Workspace
-from training import run as jobs
 from training.errors import StoreError
+from training.job import runner as jobs
 from training.specs.artifacts import FileEntry, Manifest
-from training.store import Store
+from training.store.store import Store
 
 _LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))

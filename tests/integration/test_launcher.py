@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.resources.launchers import JobFailed, LocalLauncher
+from pipeline.jobs.local import JobFailed, LocalLauncher
 from tests.integration import training_jobs as jobs
 from training.specs.execution import Execution, Launcher
 from training.specs.job import Job
-from training.store import Store
+from training.store.store import Store
 
 # The second rank is hit when it comes to load DeepSpeed: its job has begun, and no step was done.
 _SITE = """

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.resources import mlflow_database
-from pipeline.resources.mlflow_database import prepared
-from pipeline.resources.tracker import Tracker
+from pipeline.tracking.database import prepared
+from pipeline.tracking.tracker import Tracker
 from tests.integration.test_tracker import JOB, client_of
 
 STEPS = (1, 60, 300, 700, 1100, 1600)
@@ -99,7 +98,7 @@ def test_what_a_kill_once_left_half_made_is_made_anew(tmp_path: Path, step: int,
     listening = at_statement(step, stop)
     next(listening)
     with pytest.raises(Interruption):
-        mlflow_database._make(database)
+        database._make(database)
     next(listening, None)
     assert database.exists()
     assert Tracker(uri_in(tmp_path), "tiny").begin("key", JOB) is not None

@@ -21,13 +21,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tests.integration import training_jobs as jobs
-from training.data.packing import plan, whole
-from training.data.shards import TokenShards
+from training.data.tokens.packing import plan, whole
+from training.data.tokens.shards import TokenShards
 from training.engine import runtime
 from training.model_folder import load_tokenizer
 from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
-from training.store import Store
+from training.store.store import Store
 
 CONTEXT, STEPS, SEED = 64, 3, 7
 RATE, DECAY, BETAS, EPSILON = 3e-3, 0.1, (0.9, 0.95), 1e-8

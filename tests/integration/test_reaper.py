@@ -13,17 +13,17 @@ import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from pipeline import leftovers
-from pipeline.assets import stage
-from pipeline.locks import held
-from pipeline.reaper import clean_up, end_leftovers, note_code_servers, reap
+from pipeline.defs import assets
+from pipeline.defs.dead_runs import clean_up, end_leftovers, note_code_servers, reap
+from pipeline.jobs import orphans
+from pipeline.jobs.locks import held
 from tests.patience import finish
 
 _RUN = """
 import sys, time
 from pathlib import Path
 import dagster as dg
-from pipeline.locks import mark_alive
+from pipeline.jobs.locks import mark_alive
 
 @dg.op
 def wait(context) -> None:
@@ -86,7 +86,8 @@ def test_a_run_whose_end_dagster_never_heard_of_is_ended_though_its_process_ende
         instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """As when the disk was full: the process could say nothing, and ended."""
     run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
-    code = f"from pathlib import Path; from pipeline.locks import mark_alive; mark_alive(Path({str(tmp_path)!r}), '%s')"
+    code = ("from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
+            f"mark_alive(Path({str(tmp_path)!r}), '%s')")
     subprocess.run([sys.executable, "-c", code % run.run_id], check=True)
     assert reap(instance, tmp_path) == [run.run_id]
 
@@ -153,7 +154,7 @@ def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     lock = tmp_path / "home" / "work" / "mine" / "corpus" / "lock"
     lock.parent.mkdir(parents=True)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | leftovers.marks(lock, "c0ffee00-1", 0.5),
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | orphans.marks(lock, "c0ffee00-1", 0.5),
                           stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "\n"
         yield lock, process
@@ -180,8 +181,8 @@ def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[
     (dg.DagsterRunStatus.FAILURE, False)])  # fmt: skip
 def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch,
                                  status: dg.DagsterRunStatus, goes_on: bool) -> None:
-    monkeypatch.setattr(stage, "_LOOK_SECONDS", 0)
-    check = stage.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
+    monkeypatch.setattr(assets, "_LOOK_SECONDS", 0)
+    check = assets.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
     if goes_on:
         check()
         monkeypatch.setattr(instance, "get_run_by_id", lambda _run_id: 1 / 0)
@@ -193,7 +194,7 @@ def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pyte
 
 def _killed_owner(runs: Path, run_id: str) -> None:
     """Leaves the lock of a run whose process is gone."""
-    code = ("import os, signal, sys; from pathlib import Path; from pipeline.locks import mark_alive; "
+    code = ("import os, signal, sys; from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
             "mark_alive(Path(sys.argv[1]), sys.argv[2]); os.kill(os.getpid(), signal.SIGKILL)")
     subprocess.run([sys.executable, "-c", code, str(runs), run_id], check=False)
 

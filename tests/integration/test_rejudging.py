@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.integration.workspaces import Workspace, workspace
-from training.store import Store
+from training.store.store import Store
 
 ASSET = "instruction_data"
 SAFETY = ROOT / "assets_config" / "safety"

@@ -9,9 +9,9 @@ import s3fs
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.integration.workspaces import Workspace, workspace
 from tests.unit.test_store import draft, promote, publish
-from training import storage
 from training.errors import InputRefused, StoreError, UserError
-from training.store import Store
+from training.store import storage
+from training.store.store import Store
 
 pytestmark = pytest.mark.s3
 pytest_plugins = ["tests.integration.object_store_fixtures"]

@@ -24,7 +24,7 @@ time.sleep(600)
 OWNER = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", sys.argv[1],
+process = subprocess.Popen([sys.executable, "-m", "training.job.supervisor", "1", sys.executable, "-c", sys.argv[1],
                             sys.argv[2]], stdin=subprocess.PIPE, start_new_session=True)
 print(process.pid, flush=True)
 time.sleep(600)
@@ -86,7 +86,7 @@ def test_a_term_to_the_supervisor_ends_the_job(owner: tuple[subprocess.Popen[str
 @pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(75)", 75), ("raise SystemExit(0)", 0),
                                                 ("import os; os.kill(os.getpid(), 9)", 137)])
 def test_the_exit_code_is_the_jobs(code: str, expected: int) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "1", sys.executable, "-c", code],
+    process = subprocess.Popen([sys.executable, "-m", "training.job.supervisor", "1", sys.executable, "-c", code],
                                stdin=subprocess.PIPE)
     assert finish(process, 20) == expected
 
@@ -98,7 +98,7 @@ def test_what_a_job_leaves_behind_has_the_grace_period_too(tmp_path: Path) -> No
     leaves = ("import subprocess, sys, time; from pathlib import Path; subprocess.Popen([sys.executable, '-c', "
               "*sys.argv[1:]], start_new_session=True)\nwhile not Path(sys.argv[3]).exists(): time.sleep(0.05)")
     saved = tmp_path / "saved"
-    process = subprocess.Popen([sys.executable, "-m", "training.supervisor", "10", sys.executable, "-c", leaves, slow,
-                                str(saved), str(tmp_path / "ready")], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "training.job.supervisor", "10", sys.executable, "-c", leaves,
+                                slow, str(saved), str(tmp_path / "ready")], stdin=subprocess.PIPE)
     assert finish(process, 20) == 0
     assert saved.exists()

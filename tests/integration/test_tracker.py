@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from pipeline.addresses import TRAINING_VIEW, run_url
-from pipeline.checks.reconcile import publish_late
-from pipeline.commands import sync as command
-from pipeline.display import make_console
-from pipeline.resources.debts import open_debt, owes
-from pipeline.resources.metrics_follower import read_points
-from pipeline.resources.mlflow_client import without_password
-from pipeline.resources.mlflow_records import entity_name
-from pipeline.resources.settlement import Settlement, forget_missing, note_published, pay_debts
-from pipeline.resources.tracker import Tracker
+from pipeline.cli import sync as command
+from pipeline.cli.console import make_console
+from pipeline.tracking.connection import without_password
+from pipeline.tracking.delivery import Settlement, forget_missing, note_published, pay_debts
+from pipeline.tracking.metrics_follower import read_points
+from pipeline.tracking.outbox import open_debt, owes
+from pipeline.tracking.promotions import publish_late
+from pipeline.tracking.records import entity_name
+from pipeline.tracking.tracker import Tracker
 from tests.conftest import ROOT
 from tests.integration import lineage
 from tests.integration.lineage import Ancestor
@@ -38,7 +38,7 @@ from training.specs.base import digest_of
 from training.specs.evidence import EvaluationReport, exact
 from training.specs.gates import Verdict
 from training.specs.job import Job
-from training.store import Store
+from training.store.store import Store
 
 MLFLOW_PAGE = "http://127.0.0.1:5000"
 
@@ -358,8 +358,8 @@ def test_an_event_larger_than_a_batch_is_delivered_whole(uri: str, tracker: Trac
 WRITER = """
 import json, sys
 from pathlib import Path
-from pipeline.resources.debts import open_debt
-from pipeline.resources.tracker import Tracker
+from pipeline.tracking.outbox import open_debt
+from pipeline.tracking.tracker import Tracker
 from tests.integration.test_tracker import JOB, write_events
 uri, name, folder = sys.argv[1:]
 tracker = Tracker(uri, "tiny")
@@ -459,7 +459,7 @@ def test_a_damaged_report_leaves_mlflow_to_the_others(tracker: Tracker, store: S
 
 def test_following_survives_an_outage(tracker: Tracker, uri: str, tmp_path: Path,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.resources.mlflow_client.DOWN_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.tracking.connection.DOWN_SECONDS", 0.2)
     debt = open_debt(tmp_path)
     debt.change(run_id=tracker.begin(debt.build.key, JOB))
     client = tracker._connection.client()
@@ -490,7 +490,7 @@ def test_no_message_shows_a_password(text: str, shown: str) -> None:
 
 
 def test_importing_the_tracker_leaves_mlflow_alone() -> None:
-    code = ("import sys, pipeline.resources.tracker, pipeline.pages, pipeline.webhook\n"
-            "pipeline.resources.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
+    code = ("import sys, pipeline.tracking.tracker, pipeline.defs.metadata, pipeline.defs.webhook\n"
+            "pipeline.tracking.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
             "sys.exit(sorted(set(sys.modules) & {'mlflow', 'torch', 'matplotlib', 'pandas'}) or 0)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

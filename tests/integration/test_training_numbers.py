@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration import training_jobs as jobs
-from training.data.chat import encode_conversation
+from training.data.conversations.chat_template import encode_conversation
 from training.errors import EXIT_USER
 from training.model_folder import load_model, load_tokenizer
 from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
-from training.store import Store
+from training.store.store import Store
 
 GOLDEN = jobs.ROOT / "tests" / "golden" / "base_loss.json"
 EVERY_STEP = {"log_every": 1, "checkpoints": {"every_steps": 1000, "keep": 1}}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration import training_jobs as jobs
 from training.errors import EXIT_PREEMPTED
-from training.store import Store
+from training.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -25,18 +25,18 @@ import pyarrow.parquet as pq
 
 from tests.evidence import with_evidence
 from tests.patience import Patience
-from training.data.byte_bpe import encode_texts, load_plain, train_bpe
-from training.data.chat import write_templates
-from training.data.shards import TokenWriter
-from training.events import EVENTS_FILE, EventReader
-from training.fingerprint import fingerprint
-from training.run import main
+from training.data.conversations.chat_template import write_templates
+from training.data.tokens.byte_bpe import encode_texts, load_plain, train_bpe
+from training.data.tokens.shards import TokenWriter
+from training.job.events import EVENTS_FILE, EventReader
+from training.job.fingerprint import fingerprint
+from training.job.runner import main
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.execution import Execution
 from training.specs.gates import Verdict
 from training.specs.job import Input, Job
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
-from training.store import Store, file_entry
+from training.store.store import Store, file_entry
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = multiprocessing.get_context("forkserver")

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline.build import build_definitions
+from pipeline.definitions import build_definitions
 from tests.webhooks import receiver
 
 RECIPE = """

@@ -14,15 +14,15 @@ from dagster._core.test_utils import create_test_daemon_workspace_context, freez
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from pipeline.automation.schedules import MISSED
+from pipeline.defs.schedules import MISSED
 from tests.conftest import ROOT
 
 SCHEDULED = ".dagster/scheduled_execution_time"
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
 _LOCATION = """
 import dagster as dg
-from pipeline.automation.schedules import nightly_schedule
-from pipeline.recipe import load_recipe
+from pipeline.defs.schedules import nightly_schedule
+from pipeline.recipes.loader import load_recipe
 
 @dg.asset
 def nothing() -> None:

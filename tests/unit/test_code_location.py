@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
-from pipeline.code_location import NO_RETRY, in_code_location
+from pipeline.defs.code_location import NO_RETRY, in_code_location
 
 
 def test_a_run_that_was_made_here_is_shown_in_the_timeline_of_its_location() -> None:

@@ -10,8 +10,8 @@ import pytest
 from pipeline.graph import GRAPH
 from tests.conftest import ROOT
 from training.errors import InputRefused
-from training.fingerprint import fingerprint
-from training.run import run_job
+from training.job.fingerprint import fingerprint
+from training.job.runner import run_job
 from training.specs.contracts import ARTIFACT, CONTRACTS, breaches
 from training.specs.job import EVALUATION_SUFFIX, Input, Job
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environment
-from pipeline.environment import prepare, tracking_server, tracking_uri, variables
+from pipeline import paths
+from pipeline.paths import prepare, tracking_server, tracking_uri, variables
 from training.errors import UserError
 
 GIVE_UP = "keepalives_idle=60&keepalives_interval=20&keepalives_count=3&tcp_user_timeout=120000"
@@ -56,7 +56,7 @@ def test_a_home_with_other_odd_characters_is_made(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_project_in_a_path_with_a_percent_sign_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(environment, "ROOT", tmp_path / "100%" / "gatehouse")
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "100%" / "gatehouse")
     with pytest.raises(UserError, match=r"100%/gatehouse: Dagster cannot work in a path with %; move the project"):
         prepare()
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.events import EventReader, EventWriter
+from training.job.events import EventReader, EventWriter
 
 
 def test_reader_follows_the_writer(tmp_path: Path) -> None:

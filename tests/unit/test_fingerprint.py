@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training import fingerprint as module
-from training.fingerprint import FingerprintError, fingerprint
+from training.job import fingerprint as module
+from training.job.fingerprint import FingerprintError, fingerprint
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.checks.explanation import advice
-from pipeline.checks.statistics import wilson
-from pipeline.commands.gates import explain, show_gates
-from pipeline.recipe import load_recipe
+from pipeline.cli.gates import explain, show_gates
+from pipeline.gates.report.explanation import advice
+from pipeline.gates.statistics import wilson
+from pipeline.recipes.loader import load_recipe
 from tests.unit.judging.worlds import World, share_of, shares
 from training.errors import RecipeError
-from training.fingerprint import fingerprint
+from training.job.fingerprint import fingerprint
 from training.specs.artifacts import Certificate, Waiver
 from training.specs.evidence import exact
 from training.specs.gates import Gate

@@ -10,19 +10,19 @@ from shutil import rmtree
 
 import pytest
 
-from pipeline import needs
-from pipeline.checks import promotion
-from pipeline.commands.gc import collect
-from pipeline.garbage import Deletion, Garbage, survey, sweep
-from pipeline.locks import building
-from pipeline.planner import plan_asset
-from pipeline.verification import Verification
+from pipeline.building import decisions
+from pipeline.building.planner import plan_asset
+from pipeline.cli.gc import collect
+from pipeline.jobs.locks import building
+from pipeline.upkeep import retention
+from pipeline.upkeep.gc import Deletion, Garbage, survey, sweep
+from pipeline.upkeep.verification import Verification
 from tests.unit.promotion.conftest import World, new_world, silent
 from training.errors import StoreError
 from training.specs.artifacts import Hold, Waiver
 from training.specs.execution import Execution
 from training.specs.job import Input
-from training.store import Store, utc_today
+from training.store.store import Store, utc_today
 
 GOOD = {"bytes": 100.0, "documents": 5.0}
 FEW = {"bytes": 100.0, "documents": 1.0}
@@ -104,7 +104,7 @@ def test_what_nothing_needs_goes_and_the_rest_still_works(world: World, template
     assert numbers(world, template) == [0, 1, 2, 4]
     assert not [path for path in world.path("raw_corpus").rglob(f"*{gone}*") if "promotions" not in path.parts]
     assert_verified(world)
-    promotion.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
+    decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
     assert world.promoted("raw_corpus") == template.store.versions("raw_corpus")[1]
     assert world.judge("corpus").promoted
     world.assert_no_job_ran()
@@ -122,7 +122,7 @@ def test_an_ancestor_goes_when_its_descendants_are_promoted_no_longer(world: Wor
 def test_a_rollback_goes_past_a_version_that_is_gone(world: World, template: World) -> None:
     made = world.store.versions("raw_corpus")
     world.store.storage.remove_folder(world.store.place("raw_corpus", made[1]), first="manifest.json")
-    promotion.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
+    decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
     assert world.promoted("raw_corpus") == made[0]
 
 
@@ -189,10 +189,10 @@ def test_a_version_promoted_in_between_stays_with_all_it_rests_on(world: World, 
     def say(deletion: Deletion, kept: str) -> None:
         said[deletion.name] = kept
         if deletion.name == str(attempt) and at == "after the last look":
-            promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+            decisions.promote(world.builder, "corpus", corpus, "ada", silent)
 
     if at == "after the survey":
-        promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+        decisions.promote(world.builder, "corpus", corpus, "ada", silent)
     sweep(found, world.store, world.folder / "work", say)
     assert said[str(attempt)] == "" and said[f"corpus {corpus}"] == "it is promoted"
     assert {name for name in rests_on if not said[name]} == set()
@@ -215,16 +215,16 @@ def test_what_a_version_rests_on_stays_as_long_as_it_does(world: World, template
     assert "is being built by run 12345678" in said.pop(f"corpus {corpus}")
     assert said[f"corpus.evaluation {evidence(world, 'corpus', corpus)}"] == f"it measured corpus {corpus}"
     assert said[f"raw_corpus {raw}"] == f"corpus {corpus} was made from it"
-    promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+    decisions.promote(world.builder, "corpus", corpus, "ada", silent)
     assert_verified(world)
 
 
 def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(world: World, template: World,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, _ = superseded(world)
-    monkeypatch.setattr("pipeline.garbage.busy", lambda _work, _recipe: ["corpus"])
+    monkeypatch.setattr("pipeline.upkeep.gc.busy", lambda _work, _recipe: ["corpus"])
     collected(world)
-    promotion.promote(world.builder, "corpus", corpus, "ada", silent)
+    decisions.promote(world.builder, "corpus", corpus, "ada", silent)
     assert_verified(world)
 
 
@@ -237,7 +237,7 @@ def test_a_rollback_on_other_terms_still_finds_what_passes(world: World, templat
     recipe.write_text(recipe.read_text().replace('">=", threshold: 2}', '">=", threshold: 4}'))
     collected(world)
     assert numbers(world, template) == [0, 1, 2, 4]
-    promotion.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
+    decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
     assert world.promoted("raw_corpus") == made[0]
     world.assert_no_job_ran()
 
@@ -257,16 +257,16 @@ def test_what_a_promotion_rests_on_stays_while_the_version_is_judged_again(world
 
 def test_a_version_published_during_the_survey_stays(world: World, template: World,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    real, published = needs.all_versions, []
+    real, published = retention.all_versions, []
 
-    def all_versions(store: Store, known: needs.Versions) -> needs.Versions:
+    def all_versions(store: Store, known: retention.Versions) -> retention.Versions:
         there = real(store, known)
         if not published:
             (world.folder / "notes" / "a.txt").write_text("new")
             published.append(world.publish("raw_corpus", GOOD).version)
         return there
 
-    monkeypatch.setattr(needs, "all_versions", all_versions)
+    monkeypatch.setattr(retention, "all_versions", all_versions)
     found = garbage(world)
     assert not [deletion.name for deletion in found.deletions if published[0] in deletion.name]
     sweep(found, world.store, world.folder / "work", lambda _deletion, _kept: None)

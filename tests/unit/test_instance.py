@@ -17,12 +17,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from pipeline import instance
-from pipeline.instance import open_instance
+from pipeline.defs import instance
+from pipeline.defs.instance import open_instance
 from tests.conftest import ROOT
 
 _DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
-_MAKE = "from pipeline.environment import prepare; prepare(); from pipeline.instance import open_instance; "
+_MAKE = "from pipeline.paths import prepare; prepare(); from pipeline.defs.instance import open_instance; "
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.locks import CLEANING, LOCK_FILE, building, held, is_held
+from pipeline.jobs.locks import CLEANING, LOCK_FILE, building, held, is_held
 from training.errors import Busy
 
 

@@ -23,7 +23,7 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster_shared.error import SerializableErrorInfo
 
-from pipeline.automation.missed_nights import missed_nights
+from pipeline.defs.missed_nights import missed_nights
 
 _CRON, _ZONE = "30 2 * * *", "Europe/Berlin"
 Ask = Callable[..., list[str]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.resources.mlflow_client import Connection
+from pipeline.tracking.connection import Connection
 from training.specs.evidence import EvaluationReport
 
 
@@ -74,7 +74,7 @@ def test_an_mlflow_that_is_away_is_left_alone_for_a_while(connection: Connection
 
 def test_a_call_that_never_returns_is_given_up(connection: Connection, monkeypatch: pytest.MonkeyPatch,
                                                caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("pipeline.resources.mlflow_client._CALL_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.tracking.connection._CALL_SECONDS", 0.2)
     answer, started = threading.Event(), time.monotonic()
     assert connection.attempt("record it", lambda _: answer.wait(), False) is False
     assert time.monotonic() - started < 5 and "TimeoutError: no answer within 0.4 s" in caplog.text

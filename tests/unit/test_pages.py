@@ -16,8 +16,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline import webhook
-from pipeline.pages import (
+from pipeline.defs import webhook
+from pipeline.defs.metadata import (
     MAX_PICTURE,
     Standing,
     check_description,
@@ -25,7 +25,7 @@ from pipeline.pages import (
     materialization_metadata,
     verdict_table,
 )
-from pipeline.sparkline import loss_sparkline
+from pipeline.defs.sparkline import loss_sparkline
 from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Waiver
 from training.specs.evidence import EvaluationReport, exact
 from training.specs.gates import AgainstChampion, Verdict

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.recipe import FOLDER, available, load_launchers, load_recipe, recipe_schema, render
-from pipeline.yamlfile import dump_yaml, parse_yaml
+from pipeline.recipes.document import dump_yaml, parse_yaml
+from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, recipe_schema, render
 from training.errors import RecipeError
 
 Write = Callable[..., Path]
@@ -354,7 +354,7 @@ def test_launchers_are_explained_alike(write: Write, text: str, message: str) ->
 
 
 def test_importing_recipes_stays_light() -> None:
-    code = "import sys, pipeline.recipe; print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
+    code = "import sys, pipeline.recipes.loader; print([m for m in ('torch', 'dagster', 'mlflow') if m in sys.modules])"
     root = FOLDER.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

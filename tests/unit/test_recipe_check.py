@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import recipe_check
-from pipeline.commands.recipe import check, looked_at
-from pipeline.recipe import LoadedRecipe, load_recipe
-from pipeline.recipe_check import CheckFailed, ask, check_recipe, plain_problems
-from pipeline.resources.launchers import chosen_launcher
+from pipeline.building import recipe_check
+from pipeline.building.recipe_check import CheckFailed, ask, check_recipe, plain_problems
+from pipeline.cli.recipe import check, looked_at
+from pipeline.jobs.local import chosen_launcher
+from pipeline.recipes.loader import LoadedRecipe, load_recipe
 from tests.conftest import share_checks
 from training.errors import RecipeError
 from training.specs.execution import Launcher

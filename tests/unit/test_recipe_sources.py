@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.commands.recipe import check
-from pipeline.commands.run import show_sources
-from pipeline.recipe import load_recipe
-from training.data.source_files import list_source
+from pipeline.cli.recipe import check
+from pipeline.cli.run import show_sources
+from pipeline.recipes.loader import load_recipe
+from training.data.sources.source_files import list_source
 from training.errors import SourceError
 
 Write = Callable[..., Path]

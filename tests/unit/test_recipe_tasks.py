@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.building.planner import code_version
 from pipeline.graph import EXCLUSIONS, GRAPH
-from pipeline.planner import code_version
-from pipeline.recipe import FOLDER, load_recipe
+from pipeline.recipes.loader import FOLDER, load_recipe
 from tests.unit.data.conftest import Pipeline
 from tests.unit.data.test_stages import CORPUS, EVALUATION, STDLIB, prompts
 from training.errors import RecipeError

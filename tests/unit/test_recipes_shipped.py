@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.building.recipe_check import ask, plain_problems
 from pipeline.graph import GRAPH
-from pipeline.recipe import FOLDER, available, load_launchers, load_recipe, render
-from pipeline.recipe_check import ask, plain_problems
-from pipeline.resources.launchers import chosen_launcher
+from pipeline.jobs.local import chosen_launcher
+from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, render
 from tests.conftest import share_checks
-from training.data.source_files import list_source
+from training.data.sources.source_files import list_source
 from training.specs.metrics import METRICS
 from training.specs.recipe import Recipe
 from training.specs.recipe_check import CheckRequest

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy
 
-from pipeline import room
-from pipeline.room import explain_full_disk
+from pipeline import full_disk
+from pipeline.full_disk import explain_full_disk
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def full_database(path: Path) -> sqlalchemy.exc.OperationalError:
 
 
 def test_a_file_that_finds_no_room_is_told_with_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _path: SimpleNamespace(free=12_345))
+    monkeypatch.setattr(full_disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=12_345))
     error = OSError(errno.ENOSPC, "No space left on device", str(home / "store" / "manifest.json"))
     assert explain_full_disk(error).startswith(f"{home}: the disk is full, 12 kB are free; make room there")
 
@@ -52,7 +52,7 @@ def test_what_came_of_a_full_disk_is_a_full_disk_too(home: Path) -> None:
 @pytest.mark.parametrize(("free", "full"), [(0, True), (10**9, False)])
 def test_an_io_error_of_a_database_is_a_full_disk_where_none_is_free(
         home: Path, monkeypatch: pytest.MonkeyPatch, free: int, full: bool) -> None:
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    monkeypatch.setattr(full_disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = "SQLITE_IOERR_WRITE"
     assert bool(explain_full_disk(error)) is full

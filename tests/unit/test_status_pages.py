@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from pipeline import addresses, graph
-from pipeline.commands import status
-from pipeline.commands.next_steps import next_steps
-from pipeline.recipe_messages import nearest
+from pipeline.cli import status
+from pipeline.cli.next_steps import next_steps
+from pipeline.humanize import nearest
 from tests.unit.promotion.conftest import World, world
 from training.errors import RecipeError
 
@@ -116,7 +116,7 @@ def test_addresses_open_on_the_expanded_graph_and_on_mlflows_training_view() -> 
 
 
 def test_a_command_is_named_as_it_can_be_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.commands import next_steps as module
+    from pipeline.cli import next_steps as module
 
     monkeypatch.setattr(module.shutil, "which", lambda _: None)
     monkeypatch.setattr(module.sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))

@@ -14,7 +14,7 @@ from tests.evidence import with_evidence
 from training.errors import InputRefused, StoreError
 from training.specs.artifacts import Certificate, Hold, InputRecord, Manifest, Promotion, Waiver
 from training.specs.gates import Verdict
-from training.store import Store, file_entry
+from training.store.store import Store, file_entry
 
 
 def draft(asset: str = "corpus", identity: str = "a" * 64) -> Manifest:

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import progress
-from pipeline.display import RunDisplay
-from pipeline.resources import launchers
-from pipeline.terminal import legible_environment, make_legible
+from pipeline.cli.console import RunDisplay
+from pipeline.cli.terminal import legible_environment, make_legible
+from pipeline.jobs import local, progress
 from tests.conftest import ROOT
 
 BUILT = [{"kind": "state", "state": "built", "version": "20261129T011748"}]
@@ -44,7 +43,7 @@ def test_marks_are_replaced_where_the_terminal_lacks_them(monkeypatch: pytest.Mo
                                               (None, "1,500,000 documents  68 MB")])
 def test_a_part_without_a_known_end_has_no_eta(total: int | None, shown: str,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.display._LINE_SECONDS", 0)
+    monkeypatch.setattr("pipeline.cli.console._LINE_SECONDS", 0)
     written = io.StringIO()
     display = RunDisplay(Console(file=written, width=100))
     display("raw_corpus", [{"kind": "phase", "name": "read notes"},
@@ -63,7 +62,7 @@ def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_job_prints_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=launchers.job_environment(),
+    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=local.job_environment(),
                           stdout=subprocess.PIPE, check=True)
     assert done.stdout.decode().strip() == "✓ über \\udcff"
 
@@ -80,14 +79,14 @@ def test_an_answer_is_escaped_where_the_terminal_lacks_it(monkeypatch: pytest.Mo
 def test_the_variables_of_a_shell_name_paths_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("GATEHOUSE_HOME", str(tmp_path / "über"))
-    done = subprocess.run([sys.executable, "-m", "pipeline.environment"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-m", "pipeline.paths"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     assert f"export GATEHOUSE_HOME='{tmp_path}/über'" in done.stdout.decode()
 
 
 def test_output_that_cannot_be_passed_on_ends_no_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "output.log"
     output.touch()
-    tail = launchers._Tail(output, forward=True)
+    tail = local._Tail(output, forward=True)
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import server, up
-from pipeline.environment import prepare
-from pipeline.resources.launchers import free_port
+from pipeline.cli import server, up
+from pipeline.jobs.local import free_port
+from pipeline.paths import prepare
 from training.errors import GatehouseError
 
 

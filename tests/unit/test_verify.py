@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.verify import verify
+from pipeline.cli.verify import verify
 from tests.unit.promotion.conftest import World, new_world
 from training.errors import InputRefused, RecipeError
-from training.records import sealed
 from training.specs.artifacts import Manifest
+from training.store.records import sealed
 
 MODEL = {"clean_stop_rate": 0.9}
 

@@ -3,8 +3,8 @@
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.commands.waive import waive
+from pipeline.cli.app import app
+from pipeline.cli.waive import waive
 from training.errors import RecipeError
 
 DAY = "--until: write the day as 2026-12-31"

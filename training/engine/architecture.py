@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from training.endings import is_out_of_memory
 from training.engine import runtime
 from training.engine.architecture_fields import architecture_problems
 from training.engine.causality import NOT_CAUSAL, is_causal
 from training.engine.session import Session
 from training.errors import RecipeError
+from training.job.outcome import is_out_of_memory
 
 
 def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTrainedModel:

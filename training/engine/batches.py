@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from training.data.passes import PhaseRows, read_in_phases
-from training.data.shards import TokenReader
+from training.data.tokens.passes import PhaseRows, read_in_phases
+from training.data.tokens.shards import TokenReader
 from training.errors import RecipeError
 
 Batch = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.engine.runtime import Runtime
-from training.events import EventWriter
+from training.job.events import EventWriter
 
 if TYPE_CHECKING:
     from training.engine.trainer import Plan

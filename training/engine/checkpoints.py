@@ -20,12 +20,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from training.errors import StoreError
-from training.records import dump
 from training.specs.artifacts import FileEntry
 from training.specs.base import Spec
 from training.specs.optimization import Checkpoints
-from training.storage import fsync, write_durably
-from training.store import file_entry
+from training.store.records import dump
+from training.store.storage import fsync, write_durably
+from training.store.store import file_entry
 
 _MANIFEST = "manifest.json"
 _PREFIX = "step-"

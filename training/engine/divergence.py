@@ -13,7 +13,7 @@ from pathlib import Path
 from training.engine.batches import Batch, Batches
 from training.errors import StoreError
 from training.specs.optimization import Divergence
-from training.storage import write_durably
+from training.store.storage import write_durably
 
 _FILE = "rollbacks.json"
 

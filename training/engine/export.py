@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from training.data.chat import encode_conversation
-from training.engine import card, probe
+from training.data.conversations.chat_template import encode_conversation
+from training.engine import card, export_probe
 from training.engine.plots import loss_curve
 from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Fit, Session, load_parent
@@ -77,7 +77,7 @@ def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torc
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
     save_tokenizer(session, folder, config)
-    probe.save(out, taken.model_copy(update={"weights": sample}))
+    export_probe.save(out, taken.model_copy(update={"weights": sample}))
     return why
 
 

@@ -16,8 +16,8 @@ from lmkernels import high_precision
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from training.data.chat import encode_conversations
-from training.data.order import RowOrder
+from training.data.conversations.chat_template import encode_conversations
+from training.data.tokens.order import RowOrder
 from training.engine.batches import Batch, Dropped, smaller_divisor
 from training.engine.deepspeed_config import undivided
 from training.engine.session import Session

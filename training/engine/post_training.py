@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from training.data.shards import ArrayTokens
+from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import PackedBatches, read_documents
 from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session

@@ -16,21 +16,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from training.context import StageContext
-from training.endings import Ending, Interrupted
-from training.engine import deepspeed_config, elastic, isolation, runtime
+from training.engine import deepspeed_config, isolation, reshard, runtime
 from training.engine.batches import Batches
 from training.engine.callbacks import Checkpointer, Reporter
 from training.engine.checkpoints import Checkpoint, CheckpointFolder
 from training.engine.divergence import Rollbacks, SkippingBatches
 from training.engine.isolation import Isolation
-from training.engine.memory import smaller_when_short
+from training.engine.out_of_memory import smaller_when_short
 from training.engine.runtime import Runtime
 from training.engine.trainer import Plan, StepOrdered, arguments
 from training.errors import RecipeError
+from training.job.context import StageContext
+from training.job.outcome import Ending, Interrupted
 from training.model_folder import SAFELY, load_tokenizer, plain_model
 from training.specs.optimization import TrainingSection
-from training.store import file_entry
+from training.store.store import file_entry
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     trainer.prepare(plan)
     if where.rank == 0:
         checkpoints.require_room(_checkpoint_bytes(trainer, session), 4 * parameters, batches.steps,
-                                 cut=bool(found and elastic.needs_cutting(found, where)))
+                                 cut=bool(found and reshard.needs_cutting(found, where)))
     folder = _restore(trainer, found, session) if found else None
     reporter, checkpointer = Reporter(plan, context.events, {"converted_layers": float(converted)}), Checkpointer(plan)
     trainer.add_callback(reporter)
@@ -233,12 +233,12 @@ def _restore(trainer: StepOrdered, found: Checkpoint, session: Session) -> Path:
     told = f"resumed from the checkpoint of step {found.step}"
     if found.processes != where.world_size:
         told += f", which {found.processes} processes wrote and {where.world_size} go on from"
-    if elastic.needs_cutting(found, where):
+    if reshard.needs_cutting(found, where):
         folder = trainer.plan.checkpoints.recut(found.step)
         if where.rank == 0:
-            elastic.cut(found, folder)
+            reshard.cut(found, folder)
         torch.distributed.barrier()
-        elastic.expect_cut_states(trainer)
+        reshard.expect_cut_states(trainer)
     context.events.log(told)
     return folder
 

@@ -16,14 +16,14 @@ from lmkernels import Overflows
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from training.endings import Ending, Interrupted
-from training.engine import deepspeed_config, elastic
+from training.engine import deepspeed_config, reshard
 from training.engine.batches import Batch, Batches, loader
 from training.engine.checkpoints import CheckpointFolder
 from training.engine.divergence import Rollbacks, what_is_wrong
 from training.engine.runtime import Runtime
 from training.engine.schedule import rate_factor
 from training.errors import RecipeError
+from training.job.outcome import Ending, Interrupted
 from training.specs.execution import Execution
 from training.specs.optimization import TrainingSection
 
@@ -225,7 +225,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if resume_from_checkpoint:
-            elastic.mend_loaded(self.deepspeed, Path(resume_from_checkpoint))
+            reshard.mend_loaded(self.deepspeed, Path(resume_from_checkpoint))
         if self.deepspeed.zero_optimization_stage() == 0:
             _keep_gradient_norm(self.deepspeed)
         return model, train_dataloader

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from training.context import InputArtifact
-from training.data.similarity import normalised_words
 from training.data.tables import read_rows
+from training.data.text.similarity import normalised_words
 from training.errors import InputRefused
 from training.evaluation.corpora import read_lines
 from training.evaluation.measurement import Measurement
+from training.job.context import InputArtifact
 from training.specs.post_training_data import AdapterDataSection
 
 _QUESTIONS = ("questions.jsonl",)

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.context import InputArtifact
-from training.data.documents import read_split, text_batches
-from training.data.shortfall import in_words
-from training.data.similarity import Match, Shingles, shingle_sets, similar_documents
+from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
+from training.data.text.documents import read_split, text_batches
+from training.data.text.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.errors import InputRefused
 from training.evaluation.measurement import Measurement
+from training.job.context import InputArtifact
 from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
 
 QUERY_BYTES = 64 * 2**20

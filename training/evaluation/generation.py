@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from training.data.words import words_of
-from training.endings import is_out_of_memory
+from training.data.text.words import words_of
 from training.evaluation.models import LoadedModel, LoadFailed
+from training.job.outcome import is_out_of_memory
 
 _DIGIT = re.compile(r"\d")
 _NGRAM = 4

@@ -12,7 +12,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from training.data.chat import CHAT_TEMPLATE, plain_content
+from training.data.conversations.chat_template import CHAT_TEMPLATE, plain_content
 from training.evaluation.generation import generate
 from training.evaluation.models import LoadedModel
 from training.evaluation.scoring import Span, score, windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from training.data.refusals import is_refusal
+from training.data.conversations.refusals import is_refusal
 from training.evaluation.behaviour import Measurement, Row, Sets, document_of, stop_prompts
 from training.evaluation.findings import Findings
 from training.evaluation.generation import loops, readable, words

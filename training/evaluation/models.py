@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.context import InputArtifact
-from training.data.chat import encode_conversation, plain_content
+from training.data.conversations.chat_template import encode_conversation, plain_content
 from training.errors import GatehouseError, InputRefused
+from training.job.context import InputArtifact
 from training.model_folder import load_model, load_tokenizer
 from training.specs.execution import Execution
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
-from training.store import file_entry
+from training.store.store import file_entry
 
 
 class LoadFailed(GatehouseError):

@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from training.data.chat import ROLES, TEMPLATES, encode_conversation, plain_content
+from training.data.conversations.chat_template import ROLES, TEMPLATES, encode_conversation, plain_content
 from training.specs.tokenizer import ASSISTANT, END_OF_TURN, SPECIAL_TOKENS
 
 Conversation = list[dict[str, str]]

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from training.context import InputArtifact
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.documents import join_parts, read_split, text_batches
-from training.data.packing import PackingPlan, plan, whole
-from training.data.shards import Int64, TokenShards
 from training.data.tables import read_rows
+from training.data.text.documents import join_parts, read_split, text_batches
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.data.tokens.packing import PackingPlan, plan, whole
+from training.data.tokens.shards import Int64, TokenShards
 from training.evaluation.measurement import Measurement
+from training.job.context import InputArtifact
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT
 

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from training.context import InputArtifact
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.documents import read_split, text_batches
+from training.data.text.documents import read_split, text_batches
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
+from training.job.context import InputArtifact
 from training.model_folder import load_tokenizer
 from training.specs.tokenizer import SPECIAL_TOKENS
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from training.context import StageContext
-from training.data.conversations import excluded_ids, sample_of, training_items
+from training.data.conversations.items import excluded_ids, sample_of, training_items
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, fraction, read_rows, write_table
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.corpus import GENERAL
 from training.specs.job import StageResult
 from training.specs.post_training_data import AdapterDataSection as Section

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.context import StageContext
-from training.data.shards import ShardDocuments, TokenShards
-from training.engine import export, probe, runtime
+from training.data.tokens.shards import ShardDocuments, TokenShards
+from training.engine import export, export_probe, runtime
 from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, read_documents, share_steps
 from training.engine.session import Session, convert, examine, fit, open_session
 from training.engine.trainer import pretraining_trainer
+from training.job.context import StageContext
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
@@ -28,7 +28,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     converted = convert(session, model)
     trainer = pretraining_trainer(model, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
-    taken = probe.take(session, trainer)
+    taken = export_probe.take(session, trainer)
     weights = export.gather_weights(trainer)
 
     def write() -> None:

@@ -9,13 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.context import StageContext
-from training.data.cleaning import cleaned, mark_exact_duplicates, mark_heldout
-from training.data.near_duplicates import near_duplicates, twins_across
-from training.data.quiet_daft import F, daft
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
 from training.data.tables import CORPUS_SCHEMA, ShardWriter
+from training.data.text.cleaning import cleaned, mark_exact_duplicates, mark_heldout
+from training.data.text.near_duplicates import near_duplicates, twins_across
+from training.data.text.quiet_daft import F, daft
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
 from training.specs.job import StageResult

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.context import StageContext
-from training.data.order import RowOrder
-from training.engine import export, probe, runtime
+from training.data.tokens.order import RowOrder
+from training.engine import export, export_probe, runtime
 from training.engine.batches import Dropped
-from training.engine.memory import smaller_when_short
+from training.engine.out_of_memory import smaller_when_short
 from training.engine.pairs import PairBatches, encode_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
+from training.job.context import StageContext
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_pairs
 from training.specs.post_training import DpoModelSection as Section
@@ -35,7 +35,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     result = fit(session, trainer, replace(batches, reference=reference), converted)
     result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped.count),
                                                        "dropped_pairs_share": dropped.share})
-    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
+    taken = export_probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:

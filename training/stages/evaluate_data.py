@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.context import StageContext
 from training.errors import RecipeError
 from training.evaluation.measurement import Measurement
+from training.job.context import StageContext
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.metrics import METRICS

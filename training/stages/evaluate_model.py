@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.context import StageContext
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
 from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
@@ -12,9 +11,10 @@ from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
 from training.evaluation.harness import run_tasks, task_metrics
 from training.evaluation.model_metrics import GENERATED, compare, own_findings
+from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
-from training.evaluation.pages import write_answers, write_pages
 from training.evaluation.round_trip import awkward_conversations, fault
+from training.job.context import StageContext
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.metrics import METRICS, metrics_of

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.context import StageContext
-from training.data.choices import WrongAnswers
-from training.data.conversations import ID_LENGTH, Item, items_of, unique_by_prompt
-from training.data.overlap import EvaluationItem, Overlap, OverlapIndex
+from training.data.conversations.distractors import WrongAnswers
+from training.data.conversations.items import ID_LENGTH, Item, items_of, unique_by_prompt
+from training.data.conversations.safety import read_prompts
+from training.data.conversations.shortfall import unused_text
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.safety import read_prompts
-from training.data.shortfall import unused_text
 from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
+from training.data.text.overlap import EvaluationItem, Overlap, OverlapIndex
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.base import canonical_json
 from training.specs.corpus import GENERAL
 from training.specs.evaluation_sets import EvaluationSetsSection as Section

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from training.context import StageContext
-from training.data.conversations import BENIGN, REFUSAL, Item, sample_of, training_items
-from training.data.dialogues import conversation_rows
+from training.data.conversations.dialogues import conversation_rows
+from training.data.conversations.items import BENIGN, REFUSAL, Item, sample_of, training_items
+from training.data.conversations.safety import agreement, read_prompts, refusal
+from training.data.conversations.shortfall import in_words, unused_text
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.safety import agreement, read_prompts, refusal
-from training.data.shortfall import in_words, unused_text
 from training.data.tables import CONVERSATION_SCHEMA, read_rows, write_table
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.corpus import GENERAL
 from training.specs.job import StageResult
 from training.specs.post_training_data import InstructionDataSection as Section

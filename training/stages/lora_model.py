@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 
-from training.context import StageContext
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.chat import encode_conversations
-from training.engine import adapter, export, probe, runtime
+from training.data.conversations.chat_template import encode_conversations
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.engine import adapter, export, export_probe, runtime
 from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
 from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
 from training.engine.session import Session, convert, examine, fit, load_parent, model_type, open_session
+from training.job.context import StageContext
 from training.specs.job import StageResult
 from training.specs.post_training import LoraModelSection as Section
 from training.specs.post_training_data import AdapterDataSection
@@ -36,7 +36,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
     result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
                                                        "dropped_conversations_share": dropped.share,
                                                        "trainable_parameters": float(trainable)})
-    taken = probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
+    taken = export_probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
     def write() -> None:

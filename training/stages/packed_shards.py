@@ -12,18 +12,18 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
-from training.context import StageContext
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.documents import join_parts, read_split, text_batches
-from training.data.packing import plan, whole
-from training.data.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tables import read_rows
+from training.data.text.documents import join_parts, read_split, text_batches
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.data.tokens.packing import plan, whole
+from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT
-from training.store import file_entry
+from training.store.store import file_entry
 
 Section = PackedShardsSection
 EXCLUSIONS = "exclusions.parquet"

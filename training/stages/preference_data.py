@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from training.context import StageContext
-from training.data.choices import WrongAnswers, same_answer
-from training.data.conversations import BENIGN, ID_LENGTH, REFUSAL, Item, item_of
+from training.data.conversations.distractors import WrongAnswers, same_answer
+from training.data.conversations.items import BENIGN, ID_LENGTH, REFUSAL, Item, item_of
+from training.data.conversations.safety import compliance, refusal
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.safety import compliance, refusal
 from training.data.tables import PAIR_SCHEMA, fraction, read_rows, text_id, write_table
 from training.errors import RecipeError
+from training.job.context import StageContext
 from training.specs.job import StageResult
 from training.specs.post_training_data import PreferenceDataSection as Section
 

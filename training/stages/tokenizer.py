@@ -10,14 +10,14 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
-from training.context import StageContext
-from training.data.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
-from training.data.chat import write_templates
-from training.data.documents import read_split, text_batches
+from training.data.conversations.chat_template import write_templates
+from training.data.text.documents import read_split, text_batches
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
+from training.job.context import StageContext
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
-from training.store import file_entry
+from training.store.store import file_entry
 
 Section = TokenizerSection
 _MEASURED_BYTES = 2 * 2**20

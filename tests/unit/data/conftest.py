@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.evidence import with_evidence
-from training.fingerprint import fingerprint
-from training.run import run_job
+from training.job.fingerprint import fingerprint
+from training.job.runner import run_job
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.base import digest_of
 from training.specs.gates import Verdict
 from training.specs.job import FileInput, Input, Job
-from training.store import Store, file_entry
+from training.store.store import Store, file_entry
 
 RECIPE = "unit"
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from training.data.cleaning import cleaned, mark_exact_duplicates, mark_heldout
-from training.data.near_duplicates import band_keys, near_duplicates, twins_across
-from training.data.overlap import EvaluationItem, OverlapIndex
-from training.data.quiet_daft import daft
-from training.data.similarity import jaccard, shingle_sets
 from training.data.tables import text_id
+from training.data.text.cleaning import cleaned, mark_exact_duplicates, mark_heldout
+from training.data.text.near_duplicates import band_keys, near_duplicates, twins_across
+from training.data.text.overlap import EvaluationItem, OverlapIndex
+from training.data.text.quiet_daft import daft
+from training.data.text.similarity import jaccard, shingle_sets
 from training.specs.corpus import CorpusSection, MinHash
 
 WORDS = [f"word{number}" for number in range(2_000)]

@@ -14,10 +14,10 @@ import pytest
 
 from tests.unit.data.conftest import Pipeline
 from tests.unit.data.test_stages import lines, rows
-from training.context import InputArtifact
-from training.data.similarity import jaccard, shingle_sets
+from training.data.text.similarity import jaccard, shingle_sets
 from training.errors import RecipeError
 from training.evaluation.corpora import measure_corpus
+from training.job.context import InputArtifact
 from training.stages import corpus as stage
 
 WORDS = ["".join(syllables) for syllables in itertools.product(

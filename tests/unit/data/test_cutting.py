@@ -7,10 +7,10 @@ import random
 import pyarrow as pa
 import pytest
 
-from training.data.cutting import cut
-from training.data.documents import join_parts
-from training.data.provenance import group_of, part_of, part_path
+from training.data.sources.provenance import group_of, part_of, part_path
 from training.data.tables import text_id
+from training.data.text.cutting import cut
+from training.data.text.documents import join_parts
 
 COLUMNS = ("id", "text", "source", "path")
 

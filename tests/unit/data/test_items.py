@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import FOLDER
+from pipeline.recipes.loader import FOLDER
 from tests.unit.data.refusals import HELPFUL, REFUSALS
-from training.data.choices import WrongAnswers, same_answer
-from training.data.continuations import continuation_items
-from training.data.conversations import DOCSTRING, Item, item_of, items_of
-from training.data.dialogues import SYSTEM_PROMPTS, conversation_rows
-from training.data.docstrings import DocstringItem, clean_docstring, docstring_items
-from training.data.provenance import file_of, group_of, is_python, module_of, part_path
-from training.data.refusals import REFUSAL_OPENINGS, is_refusal
-from training.data.safety import agreement, compliance, read_prompts, refusal
+from training.data.conversations.continuations import continuation_items
+from training.data.conversations.dialogues import SYSTEM_PROMPTS, conversation_rows
+from training.data.conversations.distractors import WrongAnswers, same_answer
+from training.data.conversations.docstrings import DocstringItem, clean_docstring, docstring_items
+from training.data.conversations.items import DOCSTRING, Item, item_of, items_of
+from training.data.conversations.refusals import REFUSAL_OPENINGS, is_refusal
+from training.data.conversations.safety import agreement, compliance, read_prompts, refusal
+from training.data.sources.provenance import file_of, group_of, is_python, module_of, part_path
 from training.errors import SourceError
 
 MODULE = '''

@@ -11,10 +11,10 @@ import pytest
 
 from tests.unit.data.conftest import Pipeline
 from tests.unit.data.test_stages import EVALUATION, lines, prompts, rows
-from training.context import InputArtifact
-from training.data.overlap import EvaluationItem, OverlapIndex
+from training.data.text.overlap import EvaluationItem, OverlapIndex
 from training.errors import RecipeError
 from training.evaluation.corpora import measure_evaluation_sets
+from training.job.context import InputArtifact
 
 THAI = """
 วันนี้ อากาศ ดีมาก เราไป เดินเล่น ด้วยกัน กินข้าว ที่บ้าน ตอนเย็น แม่น้ำ ภูเขา ทะเล โรงเรียน หนังสือ ครู นักเรียน ตลาด ผลไม้ รถไฟ เมือง

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from training.data.continuations import continuation_items, unused_paragraphs
-from training.data.docstrings import clean_docstring
-from training.data.sentences import ends_sentence, has_capitals, paragraphs, sentences
+from training.data.conversations.continuations import continuation_items, unused_paragraphs
+from training.data.conversations.docstrings import clean_docstring
+from training.data.text.sentences import ends_sentence, has_capitals, paragraphs, sentences
 
 CHINESE = "今天第{}次开会讨论了新的计划，大家都觉得这个办法很好，明天开始执行。"
 HINDI = "राम{} घर गया और उसने अपनी माँ से कहा कि आज वह बहुत खुश है क्योंकि उसे नई किताब मिली है। "

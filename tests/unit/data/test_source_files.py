@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from training.data.formats import CSV, JSON_LINES, PARQUET, TEXT, format_of
-from training.data.source_files import SourceListing, list_source, matches, shown_reasons
+from training.data.sources.formats import CSV, JSON_LINES, PARQUET, TEXT, format_of
+from training.data.sources.source_files import SourceListing, list_source, matches, shown_reasons
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.source_state import describe_source, source_state
+from training.data.sources.source_state import describe_source, source_state
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
@@ -79,7 +79,7 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = ("import sys; import training.data.source_state; "
+    code = ("import sys; import training.data.sources.source_state; "
             "print({'pyarrow', 'daft', 'datasets', 'numpy', 'zstandard'} & set(sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[3])

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from training.data import bad_rows, readers
-from training.data.bad_rows import BadRows
-from training.data.sources import Document, read_source
+from training.data.sources import bad_rows, readers
+from training.data.sources.bad_rows import BadRows
+from training.data.sources.reading import Document, read_source
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 

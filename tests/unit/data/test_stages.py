@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.data.conftest import Pipeline
-from training.data.provenance import module_of
-from training.data.refusals import is_refusal
+from training.data.conversations.refusals import is_refusal
+from training.data.sources.provenance import module_of
 from training.data.tables import text_id
 from training.errors import RecipeError, SourceError
 

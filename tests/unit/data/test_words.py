@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from training.data.similarity import normalised_words
-from training.data.words import extent, word_weight, words_of
+from training.data.text.similarity import normalised_words
+from training.data.text.words import extent, word_weight, words_of
 
 
 @pytest.mark.parametrize(("text", "words"), [

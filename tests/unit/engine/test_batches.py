@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.shards import ArrayTokens
+from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import (
     Dropped,
     PackedBatches,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from training.data.shards import ArrayTokens
+from training.data.tokens.shards import ArrayTokens
 from training.engine import isolation
 from training.engine.batches import PackedBatches, read_documents
 from training.engine.session import _has_sdpa

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tokens import parts
-from training.context import InputArtifact
 from training.data.tables import read_rows
+from training.job.context import InputArtifact
 from training.specs.evaluation import EvaluationSection
 from training.specs.evidence import EvaluationReport, Item
 from training.specs.metrics import METRICS

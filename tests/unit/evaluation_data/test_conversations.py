@@ -8,9 +8,9 @@ import pytest
 
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
-from training.context import InputArtifact
 from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, PAIR_SCHEMA, write_table
 from training.errors import InputRefused
+from training.job.context import InputArtifact
 from training.specs.metrics import METRICS
 from training.specs.post_training_data import AdapterDataSection
 

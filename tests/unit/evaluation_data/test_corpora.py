@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
-from training.context import InputArtifact
-from training.data import similarity
-from training.data.similarity import jaccard, shingle_sets, similar_documents
 from training.data.tables import EXCLUSION_SCHEMA, RAW_SCHEMA, ShardWriter, write_table
+from training.data.text import similarity
+from training.data.text.similarity import jaccard, shingle_sets, similar_documents
 from training.errors import InputRefused
 from training.evaluation import corpora
+from training.job.context import InputArtifact
 from training.specs.corpus import CorpusSection, MinHash
 from training.specs.evidence import EvaluationReport
 from training.specs.metrics import METRICS

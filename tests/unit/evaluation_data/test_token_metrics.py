@@ -10,12 +10,12 @@ import pytest
 
 from tests.unit.evaluation_data.conftest import Measure
 from tests.unit.tokens import parts
-from training.context import InputArtifact
-from training.data.packing import plan, whole
-from training.data.shards import TokenShards, TokenWriter
 from training.data.tables import read_rows
+from training.data.tokens.packing import plan, whole
+from training.data.tokens.shards import TokenShards, TokenWriter
 from training.evaluation import shards
 from training.evaluation.shards import difference, uncovered
+from training.job.context import InputArtifact
 from training.specs.metrics import METRICS
 from training.specs.tokenizer import END_OF_TURN
 

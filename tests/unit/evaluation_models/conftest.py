@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.conftest import ROOT
-from training.context import InputArtifact, StageContext
-from training.data.chat import TEMPLATES, encode_conversation
+from training.data.conversations.chat_template import TEMPLATES, encode_conversation
 from training.engine.saved_weights import sample_weights
-from training.events import EventWriter
+from training.job.context import InputArtifact, StageContext
+from training.job.events import EventWriter
 from training.specs.artifacts import Manifest
 from training.specs.evaluation import EvaluationSection
 from training.specs.evidence import EvaluationReport, Item
@@ -29,7 +29,7 @@ from training.specs.probe import PROBE_FILE, Probe
 from training.specs.tasks import TASKS_FILE, TASKS_FOLDER, Task
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
 from training.stages import evaluate_model
-from training.store import file_entry
+from training.store.store import file_entry
 
 NAMES = ("Anna", "Boris", "Clara", "David", "Emma", "Felix", "Greta", "Hugo")
 COLOURS = ("red", "green", "blue", "yellow")

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from training import chat
-from training.data.chat import encode_conversation
+from training.data.conversations.chat_template import encode_conversation
 from training.errors import UserError
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 

@@ -10,8 +10,8 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.data.byte_bpe import load_plain
-from training.data.chat import encode_conversation
+from training.data.conversations.chat_template import encode_conversation
+from training.data.tokens.byte_bpe import load_plain
 from training.engine.batches import Dropped
 from training.engine.pairs import encode_pairs
 from training.evaluation import harness_model

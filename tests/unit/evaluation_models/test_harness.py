@@ -20,7 +20,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.recipe import FOLDER, available, load_recipe
+from pipeline.recipes.loader import FOLDER, available, load_recipe
 from tests.unit.evaluation_models.conftest import (
     COLOUR_OF,
     COLOURS,

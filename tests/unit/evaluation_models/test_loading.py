@@ -17,8 +17,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.conftest import ROOT
 from tests.unit.evaluation_models.conftest import Evaluate, copy_of, items_of, manifest, probe_of
-from training.context import InputArtifact
 from training.errors import InputRefused, RecipeError
+from training.job.context import InputArtifact
 from training.specs.probe import PROBE_FILE
 
 Save = Callable[..., InputArtifact]

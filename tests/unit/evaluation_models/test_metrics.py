@@ -31,8 +31,8 @@ from tests.unit.evaluation_models.conftest import (
     train,
     write_sets,
 )
-from training.context import InputArtifact
 from training.evaluation.findings import Findings
+from training.job.context import InputArtifact
 from training.specs.gates import Gate
 from training.specs.metrics import COMPARABLE, METRICS, comparable, metrics_of
 

@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.unit.evaluation_models.conftest import Batch, new_model, train, write_rows, write_sets
-from training.data.chat import CHAT_TEMPLATE
+from training.data.conversations.chat_template import CHAT_TEMPLATE
 from training.evaluation import harness
 from training.evaluation.harness import run_tasks
 from training.evaluation.harness_limits import no_downloaded_code

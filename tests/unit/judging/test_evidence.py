@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.evidence import Evidence, read_evidence
+from pipeline.gates.evidence_reader import Evidence, read_evidence
 from tests.unit.judging.worlds import World, bits_of, nats, share_of, shares
 from training.errors import InputRefused
 from training.specs.artifacts import InputRecord, Manifest

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.judge import judge_gate
+from pipeline.gates.judge import judge_gate
 from tests.unit.judging.worlds import Row, World, bits_of, nats, ratio_of, ratios, share_of, shares
 from training.specs.artifacts import Waiver
 from training.specs.evidence import Estimate, exact

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.evidence import Evidence
-from pipeline.checks.items import regressions, worst_items
-from pipeline.checks.judge import judge_gate
-from pipeline.checks.plot import gate_plot
-from pipeline.checks.report import write_report
+from pipeline.gates.evidence_reader import Evidence
+from pipeline.gates.judge import judge_gate
+from pipeline.gates.report.page import write_report
+from pipeline.gates.report.plot import gate_plot
+from pipeline.gates.report.worst_items import regressions, worst_items
 from tests.unit.judging.worlds import World, bits_of, nats, ratio_of, ratios, share_of, shares
 from training.specs.artifacts import Certificate, Waiver
 from training.specs.evidence import exact

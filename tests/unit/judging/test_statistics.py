@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, norm
 
-from pipeline.checks.statistics import interval, items_needed, wilson, worse_by_bound
+from pipeline.gates.statistics import interval, items_needed, wilson, worse_by_bound
 from tests.unit.judging.worlds import ratio_of, ratios, share_of, shares
 from training.specs.evidence import Estimate, Item
 

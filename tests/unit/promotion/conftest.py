@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.builder import Builder, Judgement
+from pipeline.building.builder import Builder, Judgement
+from pipeline.building.planner import plan_asset, plan_evaluation
+from pipeline.defs.resources import LauncherResource
 from pipeline.graph import EXCLUSIONS
-from pipeline.planner import plan_asset, plan_evaluation
-from pipeline.recipe import load_recipe
-from pipeline.resources.settings import LauncherResource
-from pipeline.resources.tracker import Tracker
+from pipeline.recipes.loader import load_recipe
+from pipeline.tracking.tracker import Tracker
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import digest_of
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, EvaluationReport, exact
 from training.specs.job import Input
-from training.store import Store
+from training.store.store import Store
 
 UPSTREAM = ("raw_corpus", "corpus", "evaluation_sets", "tokenizer", "packed_shards")
 """What a base model is made from and judged with."""

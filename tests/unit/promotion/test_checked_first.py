@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import recipe_check
+from pipeline.building import recipe_check
 from tests.unit.promotion.conftest import World, silent
 from training.errors import RecipeError
 from training.specs.recipe_check import CheckAnswer, CheckRequest, Finding

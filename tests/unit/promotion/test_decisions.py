@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import promotion
-from pipeline.planner import promoted_input
+from pipeline.building import decisions
+from pipeline.building.planner import promoted_input
+from pipeline.gates import promotion
 from tests.unit.promotion.conftest import World, messages, silent
 from training.errors import InputRefused, RecipeError, StoreError
 from training.specs.artifacts import Waiver
-from training.store import utc_today
+from training.store.store import utc_today
 
 GOOD = {"bytes": 100.0, "documents": 5.0}
 FEW = {"bytes": 100.0, "documents": 1.0}
@@ -18,7 +19,7 @@ TOMORROW = utc_today() + timedelta(days=1)
 
 
 def waive(world: World, gate: str = "documents", until: date = TOMORROW, version: str = "") -> bool:
-    return promotion.waive(world.builder, "raw_corpus", gate, "a demo", until, "ada", silent, version).promoted
+    return decisions.waive(world.builder, "raw_corpus", gate, "a demo", until, "ada", silent, version).promoted
 
 
 def versions(world: World, *metrics: dict[str, float]) -> list[str]:
@@ -52,12 +53,12 @@ def test_a_withdrawn_waiver_takes_the_promotion_and_its_descendants_with_it(worl
     world.publish("corpus", {"bytes": 50.0})
     world.judge("corpus")
     promoted_input("corpus", world.builder.loaded, world.store)
-    assert not promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent).promoted
+    assert not decisions.withdraw_waiver(world.builder, "raw_corpus", "documents", silent).promoted
     assert world.promoted("raw_corpus") == ""
     with pytest.raises(InputRefused, match="the standing of what it was made from changed since"):
         promoted_input("corpus", world.builder.loaded, world.store)
     with pytest.raises(InputRefused, match="is not waived; waived is nothing"):
-        promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
+        decisions.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
 
 
 def test_nothing_stands_on_a_version_that_is_refused_again(world: World) -> None:
@@ -67,9 +68,9 @@ def test_nothing_stands_on_a_version_that_is_refused_again(world: World) -> None
     waive(world)
     child = world.publish("corpus", {"bytes": 50.0})
     assert world.judge("corpus").promoted
-    promotion.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
+    decisions.withdraw_waiver(world.builder, "raw_corpus", "documents", silent)
     with pytest.raises(InputRefused, match=r"it was made from raw_corpus \S+, which is refused now"):
-        promotion.promote(world.builder, "corpus", child.version, "ada", silent)
+        decisions.promote(world.builder, "corpus", child.version, "ada", silent)
     assert world.promoted("corpus") == ""
 
 
@@ -123,13 +124,13 @@ def test_an_older_version_that_is_waived_does_not_push_out_a_newer_one(world: Wo
     old, new = versions(world, FEW, GOOD)
     assert not waive(world, version=old)
     assert world.promoted("raw_corpus") == new
-    promotion.promote(world.builder, "raw_corpus", old, "ada", silent)
+    decisions.promote(world.builder, "raw_corpus", old, "ada", silent)
     assert world.promoted("raw_corpus") == old
 
 
 def test_a_rollback_stays_until_it_is_undone(world: World) -> None:
     old, new = versions(world, GOOD, GOOD | {"bytes": 200.0})
-    promotion.rollback(world.builder, "raw_corpus", "too French", "ada", silent)
+    decisions.rollback(world.builder, "raw_corpus", "too French", "ada", silent)
     assert world.promoted("raw_corpus") == old
     said: list[dict[str, object]] = []
     manifest, reused = world.builder.build("raw_corpus", said.extend)
@@ -137,7 +138,7 @@ def test_a_rollback_stays_until_it_is_undone(world: World) -> None:
     assert f"{new} is held back by ada (too French); {old} stays promoted" in messages(said)
     assert world.judge("raw_corpus").manifest.version == old
     assert world.promoted("raw_corpus") == old
-    promotion.promote(world.builder, "raw_corpus", new, "ada", silent)
+    decisions.promote(world.builder, "raw_corpus", new, "ada", silent)
     assert world.promoted("raw_corpus") == new and world.store.hold("raw_corpus", new) is None
     assert world.judge("raw_corpus").manifest.version == new
     world.assert_no_job_ran()
@@ -146,10 +147,10 @@ def test_a_rollback_stays_until_it_is_undone(world: World) -> None:
 def test_a_rollback_passes_over_what_does_not_pass(world: World) -> None:
     first, second, third = versions(world, GOOD, GOOD | {"bytes": 50.0}, GOOD | {"bytes": 200.0})
     strict = world.with_overrides("gates.raw_corpus.0.threshold=60")
-    promotion.rollback(strict.builder, "raw_corpus", "worse", "ada", silent)
+    decisions.rollback(strict.builder, "raw_corpus", "worse", "ada", silent)
     assert world.promoted("raw_corpus") == first
     with pytest.raises(InputRefused) as error:
-        promotion.rollback(strict.builder, "raw_corpus", "worse", "ada", silent)
+        decisions.rollback(strict.builder, "raw_corpus", "worse", "ada", silent)
     assert f"{third} is held back by ada" in str(error.value) and "bytes 50 fails >= 60" in str(error.value)
     assert world.promoted("raw_corpus") == first
     assert world.store.certificate("raw_corpus", second)
@@ -157,7 +158,7 @@ def test_a_rollback_passes_over_what_does_not_pass(world: World) -> None:
 
 def test_going_back_by_name_holds_the_newer_version_back(world: World) -> None:
     old, new = versions(world, GOOD, GOOD | {"bytes": 200.0})
-    promotion.promote(world.builder, "raw_corpus", old, "ada", silent)
+    decisions.promote(world.builder, "raw_corpus", old, "ada", silent)
     world.judge("raw_corpus")
     assert world.promoted("raw_corpus") == old
     hold = world.store.hold("raw_corpus", new)
@@ -166,11 +167,11 @@ def test_going_back_by_name_holds_the_newer_version_back(world: World) -> None:
 
 def test_nothing_to_go_back_to(world: World) -> None:
     with pytest.raises(InputRefused, match="nothing of raw_corpus is promoted.*was never built"):
-        promotion.rollback(world.builder, "raw_corpus", "x", "ada", silent)
+        decisions.rollback(world.builder, "raw_corpus", "x", "ada", silent)
     made = world.publish("raw_corpus", GOOD)
     world.judge("raw_corpus")
     with pytest.raises(InputRefused, match="no other version was ever promoted"):
-        promotion.rollback(world.builder, "raw_corpus", "x", "ada", silent)
+        decisions.rollback(world.builder, "raw_corpus", "x", "ada", silent)
     assert world.promoted("raw_corpus") == made.version
 
 
@@ -199,18 +200,18 @@ def test_only_what_its_evidence_vouches_for_is_promoted(world: World, damage: ob
     assert callable(damage)
     damage(world, old)
     with pytest.raises(InputRefused, match=said):
-        promotion.promote(world.builder, "raw_corpus", old, "ada", silent)
+        decisions.promote(world.builder, "raw_corpus", old, "ada", silent)
     assert world.promoted("raw_corpus") == new
 
 
 def test_a_refused_version_cannot_be_promoted(world: World) -> None:
     good, bad = versions(world, GOOD, FEW)
     with pytest.raises(InputRefused, match="its gate refused it: documents 1 fails >= 2"):
-        promotion.promote(world.builder, "raw_corpus", bad, "ada", silent)
+        decisions.promote(world.builder, "raw_corpus", bad, "ada", silent)
     with pytest.raises(StoreError, match="has no version nothing"):
-        promotion.promote(world.builder, "raw_corpus", "nothing", "ada", silent)
+        decisions.promote(world.builder, "raw_corpus", "nothing", "ada", silent)
     with pytest.raises(RecipeError, match="did you mean raw_corpus?"):
-        promotion.promote(world.builder, "raw_corpu", bad, "ada", silent)
+        decisions.promote(world.builder, "raw_corpu", bad, "ada", silent)
     assert world.promoted("raw_corpus") == good
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline.checks import promotion
-from pipeline.checks.reconcile import agree_with_mlflow, reconcile
-from pipeline.locks import building
-from pipeline.resources.tracker import Tracker
+from pipeline.building import decisions
+from pipeline.defs.sync import reconcile
+from pipeline.jobs.locks import building
+from pipeline.tracking.promotions import agree_with_mlflow
+from pipeline.tracking.tracker import Tracker
 from tests.unit.promotion.conftest import World, new_world, silent
-from training.store import utc_today
+from training.store.store import utc_today
 
 KEY = dg.AssetKey(["unit", "base_model"])
 GATES = "gates.base_model=[{{metric: loss_drop, must_be: '>=', threshold: {}}}]"
@@ -108,7 +109,7 @@ def test_a_crash_after_the_pointer_moved_is_repaired(models: World, instance: dg
     old, new = models.store.versions("base_model")
     agree(models, instance)
     assert_agreement(models, instance, new)
-    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(models.builder, "base_model", "worse", "ada", silent)
     assert champion(models) == new, "the command died before it told anybody"
     assert agree(models, instance) == ["base_model"]
     assert_agreement(models, instance, old)
@@ -119,7 +120,7 @@ def test_a_crash_after_the_pointer_moved_is_repaired(models: World, instance: dg
 def test_a_crash_between_mlflow_and_dagster_is_repaired(models: World, instance: dg.DagsterInstance, done: str) -> None:
     old, _ = models.store.versions("base_model")
     agree(models, instance)
-    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(models.builder, "base_model", "worse", "ada", silent)
     if done == "mlflow":
         agree_with_mlflow("base_model", models.store, models.builder.tracker)
     else:
@@ -135,7 +136,7 @@ def test_a_crash_between_mlflow_and_dagster_is_repaired(models: World, instance:
 def test_mlflow_that_is_down_is_told_next_time(models: World, instance: dg.DagsterInstance) -> None:
     old, new = models.store.versions("base_model")
     agree(models, instance)
-    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(models.builder, "base_model", "worse", "ada", silent)
     down = Tracker("http://127.0.0.1:1", "unit")
     assert agree(models, instance, down) == ["base_model"], "Dagster is told all the same"
     assert shown(instance).metadata["version"].value == old and champion(models) == new
@@ -146,7 +147,7 @@ def test_mlflow_that_is_down_is_told_next_time(models: World, instance: dg.Dagst
 def test_an_outage_that_ends_after_going_forth_and_back(models: World, instance: dg.DagsterInstance) -> None:
     old, new = models.store.versions("base_model")
     agree(models, instance)
-    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(models.builder, "base_model", "worse", "ada", silent)
     tracker = models.builder.tracker  # goes down between the two halves: the old champion is off, the new one not on
     links = models.store.links("base_model", new)
     certificate = models.store.certificate("base_model", new)
@@ -154,7 +155,7 @@ def test_an_outage_that_ends_after_going_forth_and_back(models: World, instance:
     tracker.judged(models.store.manifest("base_model", new), links, certificate, None, promoted=False,
                    store=models.store)
     models.store.write_links("base_model", new, {"tracked_judgement": f"{certificate.digest}:False"})
-    promotion.promote(models.builder, "base_model", new, "ada", silent)
+    decisions.promote(models.builder, "base_model", new, "ada", silent)
     assert champion(models) == ""
     agree(models, instance)
     assert_agreement(models, instance, new)
@@ -167,14 +168,14 @@ def test_a_waiver_and_its_end_are_shown_everywhere(models: World, instance: dg.D
     assert not strict.judge("base_model").promoted
     agree(strict, instance)
     assert champion(strict) == ""
-    promotion.waive(strict.builder, "base_model", "loss_drop", "a demo", utc_today(), "ada", silent)
+    decisions.waive(strict.builder, "base_model", "loss_drop", "a demo", utc_today(), "ada", silent)
     agree(strict, instance)
     assert_agreement(strict, instance, new)
     waived = run_tags(strict, new)["waivers"]
     assert waived == f"loss_drop of base_model {new} until {utc_today()} by ada: a demo"
     pointer = strict.store.promotion("base_model")
     assert pointer is not None and run_tags(strict, new)["certificate"] == pointer.certificate_digest
-    promotion.withdraw_waiver(strict.builder, "base_model", "loss_drop", silent)
+    decisions.withdraw_waiver(strict.builder, "base_model", "loss_drop", silent)
     assert agree(strict, instance) == ["base_model"]
     assert champion(strict) == "" and not verdict(instance).passed
     assert "waivers" not in run_tags(strict, new)
@@ -209,7 +210,7 @@ def planned(instance: dg.DagsterInstance) -> dg.DagsterRun:
 
 def test_what_an_unfinished_run_has_still_to_judge_is_left_to_it(models: World, instance: dg.DagsterInstance) -> None:
     agree(models, instance)
-    promotion.rollback(models.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(models.builder, "base_model", "worse", "ada", silent)
     run = planned(instance)
     before = verdict_record(instance)
     assert before.status.name == "PLANNED"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import promotion
-from pipeline.commands.chat import talk
-from pipeline.planner import plan_asset, plan_evaluation
-from pipeline.status import survey
-from pipeline.verification import Verification
+from pipeline.building import decisions
+from pipeline.building.planner import plan_asset, plan_evaluation
+from pipeline.cli.chat import talk
+from pipeline.upkeep.asset_status import survey
+from pipeline.upkeep.verification import Verification
 from tests.unit.promotion.conftest import World, new_world, silent
 from training.errors import RecipeError, StoreError, UserError
-from training.store import utc_today
+from training.store.store import utc_today
 
 ASSET, CHILD = "corpus", "tokenizer"
 CHAIN = ("raw_corpus", ASSET, "evaluation_sets", CHILD)
@@ -82,7 +82,7 @@ def obey(world: World, messages: list[str]) -> None:
             run(world, rest)
         else:
             asset, version = rest.split()
-            promotion.promote(world.builder, asset, version, "ada", silent)
+            decisions.promote(world.builder, asset, version, "ada", silent)
 
 
 def flip(path: Path) -> None:
@@ -144,13 +144,13 @@ def test_a_damaged_waiver_is_written_anew(world: World) -> None:
     world.publish(ASSET, WAIVED)
     until = utc_today() + timedelta(days=30)
     assert not world.judge(ASSET).promoted
-    assert promotion.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
+    assert decisions.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
     flip(next(world.path(ASSET).glob("waivers/*/bytes.json")))
     with pytest.raises(StoreError, match=r"delete this file, then `gatehouse waive -r unit corpus --version \S+ --gate "
                                          "bytes --reason"):
         world.judge(ASSET)
     next(world.path(ASSET).glob("waivers/*/bytes.json")).unlink()
-    assert promotion.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
+    assert decisions.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
 
 
 @pytest.mark.parametrize("damage", [flip, lambda path: path.write_text("{}"), lambda path: path.write_text('{"a": 1}')])
@@ -195,7 +195,7 @@ def test_a_version_is_a_name_and_never_a_path(world: World, path: str) -> None:
     before = world.promoted(ASSET)
     path = path.replace("V", world.promoted("raw_corpus"))
     with pytest.raises(UserError, match="is no name of an asset, a version or a gate"):
-        promotion.promote(world.builder, ASSET, path, "ada", silent)
+        decisions.promote(world.builder, ASSET, path, "ada", silent)
     for read in (world.store.links, world.store.certificate, world.store.waivers, world.store.hold, world.store.uri,
                  world.store.gate_report, world.store.folder):
         with pytest.raises(StoreError, match="is no name of"):
@@ -205,7 +205,7 @@ def test_a_version_is_a_name_and_never_a_path(world: World, path: str) -> None:
             asset_read(path)
     if path:
         with pytest.raises(UserError, match="is no name of|has no such gate"):
-            promotion.waive(world.builder, ASSET, "bytes", "a demo", utc_today(), "ada", silent, version=path)
+            decisions.waive(world.builder, ASSET, "bytes", "a demo", utc_today(), "ada", silent, version=path)
         with pytest.raises(StoreError, match="is no name of"):
             world.store.remove_waiver(ASSET, before, path)
     with pytest.raises(RecipeError, match="there is no such asset"):

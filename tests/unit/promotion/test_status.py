@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipeline.status import AssetStatus, survey
+from pipeline.upkeep.asset_status import AssetStatus, survey
 from tests.unit.promotion.conftest import World
 from training.errors import StoreError
 
@@ -49,6 +49,6 @@ def test_a_store_of_which_nothing_can_be_read_is_one_error(world: World, monkeyp
     def unreachable(*_: object) -> None:
         raise StoreError("s3://models does not answer")
 
-    monkeypatch.setattr("training.store.Store.promotion", unreachable)
+    monkeypatch.setattr("training.store.store.Store.promotion", unreachable)
     with pytest.raises(StoreError, match="does not answer"):
         rows(world)

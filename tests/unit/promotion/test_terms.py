@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.checks import promotion
-from pipeline.planner import plan_asset, plan_evaluation, promoted_input
+from pipeline.building import decisions
+from pipeline.building.planner import plan_asset, plan_evaluation, promoted_input
 from tests.unit.promotion.conftest import World, silent
 from training.errors import InputRefused
 from training.specs.artifacts import InputRecord, Promotion
@@ -102,5 +102,5 @@ def test_a_worse_version_leaves_the_champion_where_it_is(world: World) -> None:
     again = world.judge("base_model")
     assert again.certificate == judged.certificate, "once promoted it still stands against the one it replaced"
     assert world.promoted("base_model") == near.version
-    promotion.rollback(world.builder, "base_model", "worse", "ada", silent)
+    decisions.rollback(world.builder, "base_model", "worse", "ada", silent)
     assert world.promoted("base_model") == first.version, "the way back is not barred by the one that is left"

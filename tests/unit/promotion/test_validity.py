@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checks import promotion
-from pipeline.planner import promoted_input
-from pipeline.status import AssetStatus, survey
-from pipeline.verification import Verification
+from pipeline.building import decisions
+from pipeline.building.planner import promoted_input
+from pipeline.upkeep.asset_status import AssetStatus, survey
+from pipeline.upkeep.verification import Verification
 from tests.unit.promotion.conftest import World, new_world, silent
-from training import store as store_module
-from training import validity
 from training.errors import InputRefused
 from training.specs.artifacts import FileEntry
-from training.store import utc_today
+from training.store import store as store_module
+from training.store import validity
+from training.store.store import utc_today
 
 ASSET, CHILD = "corpus", "tokenizer"
 
@@ -33,7 +33,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> World:
     assert world.judge("raw_corpus").promoted
     world.publish(ASSET, {"bytes": 1})
     assert not world.judge(ASSET).promoted
-    waived = promotion.waive(world.builder, ASSET, "bytes", "a demo", utc_today(), "ada", silent)
+    waived = decisions.waive(world.builder, ASSET, "bytes", "a demo", utc_today(), "ada", silent)
     assert waived.promoted
     for asset in ("evaluation_sets", CHILD):
         world.publish(asset, world.passing(asset))
@@ -58,7 +58,8 @@ def evidence(world: World, asset: str) -> Path:
 
 def tomorrow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     day = utc_today() + timedelta(days=1)
-    for module in ("training.store", "pipeline.status", "pipeline.verification", "pipeline.checks.promotion"):
+    for module in ("training.store.store", "pipeline.upkeep.asset_status", "pipeline.upkeep.verification",
+                   "pipeline.gates.promotion"):
         monkeypatch.setattr(f"{module}.utc_today", lambda: day)
 
 
@@ -80,7 +81,7 @@ def parent_refused(world: World, _monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def waiver_withdrawn_upstream(world: World, _monkeypatch: pytest.MonkeyPatch) -> None:
-    promotion.withdraw_waiver(world.builder, ASSET, "bytes", silent)
+    decisions.withdraw_waiver(world.builder, ASSET, "bytes", silent)
 
 
 WAYS: list[tuple[str, str, Callable[[World, pytest.MonkeyPatch], object], str]] = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.tokens import parts
-from training.context import InputArtifact
+from training.job.context import InputArtifact
 
 
 @pytest.fixture(scope="session")

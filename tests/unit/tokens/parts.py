@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.context import InputArtifact, StageContext
 from training.data.tables import CORPUS_SCHEMA, EXCLUSION_SCHEMA, ShardWriter, text_id, write_table
-from training.events import EventWriter
+from training.job.context import InputArtifact, StageContext
+from training.job.events import EventWriter
 from training.specs.artifacts import Manifest
 from training.specs.base import Spec
 from training.specs.corpus import CorpusSection

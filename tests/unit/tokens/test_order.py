@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.order import BLOCK, RowOrder
+from training.data.tokens.order import BLOCK, RowOrder
 
 _SOURCES = st.lists(st.tuples(st.integers(0, 3000), st.floats(0.01, 100)), min_size=1, max_size=6).filter(
     lambda sources: any(rows for rows, _ in sources))

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.data.packing import IGNORE, PackingPlan, Spans, plan, rows, whole
-from training.data.shards import ArrayTokens
+from training.data.tokens.packing import IGNORE, PackingPlan, Spans, plan, rows, whole
+from training.data.tokens.shards import ArrayTokens
 
 PAD = 1
 _LENGTHS = st.lists(st.integers(0, 70), max_size=60)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from training.data.passes import PhaseRows, read_in_phases
-from training.data.shards import Int64
+from training.data.tokens.passes import PhaseRows, read_in_phases
+from training.data.tokens.shards import Int64
 
 LENGTHS = np.maximum(3, np.random.default_rng(0).lognormal(7, 1.3, 300).astype(np.int64))
 EVERYTHING = [np.arange(300)]

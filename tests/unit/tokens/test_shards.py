@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tests.unit.tokens import parts
-from training.context import InputArtifact
-from training.data.byte_bpe import TOKENIZER_FILE, load_plain
-from training.data.packing import IGNORE, plan, rows, whole
-from training.data.provenance import part_path
-from training.data.shards import ShardDocuments, TokenShards, TokenWriter
+from training.data.sources.provenance import part_path
 from training.data.tables import read_rows
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
+from training.data.tokens.packing import IGNORE, plan, rows, whole
+from training.data.tokens.shards import ShardDocuments, TokenShards, TokenWriter
 from training.errors import InputRefused, RecipeError
 from training.evaluation.shards import measure_shards
+from training.job.context import InputArtifact
 from training.specs.corpus import CorpusSection
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT

@@ -17,13 +17,13 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig
 
 from tests.unit.tokens import parts
-from training.context import InputArtifact
-from training.data.byte_bpe import encode_texts, pre_tokenizer, read_tokenizer, train_bpe
-from training.data.chat import CHAT_TEMPLATE, encode_conversation, encode_conversations
+from training.data.conversations.chat_template import CHAT_TEMPLATE, encode_conversation, encode_conversations
+from training.data.tokens.byte_bpe import encode_texts, pre_tokenizer, read_tokenizer, train_bpe
 from training.errors import InputRefused, RecipeError
+from training.job.context import InputArtifact
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
 from training.stages import tokenizer as stage
-from training.store import file_entry
+from training.store.store import file_entry
 
 _ROLES = st.sampled_from(["system", "user", "assistant"])
 _PIECES = st.one_of(st.sampled_from([*SPECIAL_TOKENS, "\n", " ", "<|", "|>", "<", "|end|>", "user", "\u3000"]),

@@ -1,1 +1,0 @@
-"""What starts runs without a person: the nightly schedule and the sensors."""

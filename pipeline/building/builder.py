@@ -1,0 +1,319 @@
+"""Building and judging one asset: the part of the graph's work that does not depend on Dagster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.addresses import live_curve_url
+from pipeline.building.planner import Plan, plan_asset, plan_evaluation
+from pipeline.building.recipe_check import check_recipe
+from pipeline.gates.evidence_reader import read_evidence
+from pipeline.gates.judge import certify
+from pipeline.gates.promotion import settle
+from pipeline.gates.report.page import write_report
+from pipeline.gates.terms import Terms, terms
+from pipeline.graph import GRAPH
+from pipeline.jobs import progress
+from pipeline.jobs.local import Listener, LocalLauncher
+from pipeline.jobs.locks import building
+from pipeline.recipes.loader import LoadedRecipe
+from pipeline.tracking.delivery import begin, note_published, pay_debts, resolve
+from pipeline.tracking.outbox import debts_of, is_record, open_debt
+from pipeline.tracking.promotions import agree_with_mlflow, owe_judgement, record
+from pipeline.tracking.tracker import Tracker
+from training.errors import StoreError
+from training.specs.artifacts import OVERRIDES, Certificate, Manifest
+from training.specs.execution import Launcher
+from training.specs.job import EVALUATION_SUFFIX
+from training.store.store import Store, utc_today
+from training.store.validity import standing_changed
+
+LAST = "last_materialization"
+_BUDGET_AT_A_FAILURE = 5.0
+_KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json", "checkpoints"}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates said of one version."""
+
+    manifest: Manifest
+    evaluation: Manifest
+    certificate: Certificate
+    promoted: bool
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds and judges the assets of one recipe.
+
+    Attributes:
+        work: Folder of the attempts.
+        owner: Who builds, for locks and certificates: `run <id>`.
+        labels: Recorded in manifests, never hashed.
+        still_wanted: Called while a job runs; raises when it is to end.
+    """
+
+    loaded: LoadedRecipe
+    store: Store
+    launcher: Launcher
+    tracker: Tracker
+    work: Path
+    owner: str
+    labels: dict[str, str]
+    still_wanted: Callable[[], None] = lambda: None
+
+    def build(self, asset: str, say: Listener, force: bool = False) -> tuple[Manifest, bool]:
+        """Materialize an asset: reuse the version with its identity, or run its job.
+
+        Args:
+            say: Gets the job's events beside the registered displays.
+            force: Run the job even when a version with its identity is there.
+
+        Returns:
+            The version, and whether it was reused.
+
+        Raises:
+            UserError: An input is not promoted, another run builds the asset, or the job refused.
+            JobFailed: The job failed.
+        """
+        plan = plan_asset(asset, self.loaded, self.store)
+        # Without that link whoever built it has still to tell MLflow of it, or never could.
+        if plan.existing and not force and LAST in self.store.links(asset, plan.existing.version):
+            return self._reused(plan.existing, say), True
+        with building(self.work, plan.recipe, asset, self.owner):
+            if not force and (finished := self.store.find(asset, plan.identity)):
+                return self._reused(finished, say), True
+            progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
+            check_recipe(self.loaded, self.launcher)
+            self.tracker.warm()
+            tracked = _Tracked(self, plan.attempt(self.work))
+            try:
+                manifest = self._run(plan, say, tracked.live_curve)
+            except BaseException as error:
+                with suppress(OSError):  # on a full disk the job's own message is the one to show
+                    tracked.failed(error)
+                    pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
+                raise
+            tracked.published(manifest)
+            _clean(plan.attempt(self.work))
+            links = {name: value for name, value in self.labels.items() if name != OVERRIDES}
+            self.store.write_links(asset, manifest.version, links | {LAST: "built"})
+            pay_debts(self.work, self.store, self.tracker)
+            _announce(asset, "built", manifest.version)
+            return manifest, False
+
+    def measure(self, manifest: Manifest, say: Listener) -> Judgement:
+        """What the gates say of a version that was just built or reused; nothing is promoted.
+
+        The page of a materialization cannot be changed afterwards, so it is measured before it is shown. The gates
+        find the evidence there. A version that was judged on today's terms is not judged again.
+
+        Raises:
+            UserError: The evaluation refused, or its evidence was edited.
+            JobFailed: The evaluation failed.
+        """
+        asset, version = manifest.asset, manifest.version
+        certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
+        evaluated = certificate.evaluation_version if certificate else ""
+        if (certificate is None or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX)
+                or certificate.expired(utc_today()) or terms(asset, self.loaded, self.store).outdated(certificate)
+                or standing_changed(self.store, manifest, certificate)):
+            current, past = self._current(asset)
+            return self.examine(manifest, say, past=past or current.version != manifest.version, promote=False)
+
+        evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, evaluated)
+        promoted = pointer is not None and pointer.version == version
+        return Judgement(manifest, evaluation, certificate, promoted)
+
+    def judge(self, asset: str, say: Listener) -> Judgement:
+        """Measure the asset's current version, once per version and suite, judge it, and promote or refuse it.
+
+        Raises:
+            StoreError: There is no version to judge.
+            UserError: The evaluation refused, or its evidence was edited.
+            JobFailed: The evaluation failed.
+        """
+        manifest, past = self._current(asset)
+        judged = self.examine(manifest, say, past=past)
+        self._renew_promoted(asset, manifest, say)
+        if not record(manifest, self.store, self.tracker):
+            owe_judgement(manifest, self.store)
+        agree_with_mlflow(asset, self.store, self.tracker)
+        _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
+        return judged
+
+    def examine(self, manifest: Manifest, say: Listener, *, past: bool, promote: bool = True) -> Judgement:
+        """Judge one version on today's terms, from the evidence that is there or from an evaluation run now.
+
+        Args:
+            past: It is not the version that the recipe asks for now: it is measured beside the versions it was made
+                from, and compared with the champion it once had to stand against.
+            promote: Promote it if its gates let it pass. A promoted version is settled in any case.
+
+        Raises:
+            UserError: The evaluation refused, or its evidence was edited.
+            JobFailed: The evaluation failed.
+        """
+        asset = manifest.asset
+        evaluation = self._measured(plan_evaluation(manifest, self.loaded, self.store, past=past), say)
+        champion = self._champion(manifest, past, say)
+        waivers = [waiver for waiver in self.store.waivers(asset, manifest.version)
+                   if (waiver.asset, waiver.version) == (asset, manifest.version) and waiver.holds(utc_today())]
+        on = terms(asset, self.loaded, self.store)
+        earlier = self.store.certificate(asset, manifest.version)
+        certificate = certify(manifest, evaluation, self.loaded.recipe.gates[asset], self.store, on, self.owner,
+                              champion, waivers, self.store.inherited_waivers(manifest))
+        if certificate != earlier or not self.store.gate_report(asset, manifest.version):
+            self._report(certificate, manifest, evaluation, champion, on)
+        pointer = self.store.promotion(asset)
+        mine = pointer is not None and pointer.version == manifest.version
+        promoted = settle(certificate, self.store, self.owner) if promote or mine else False
+        return Judgement(manifest, evaluation, certificate, promoted)
+
+    def _measured(self, plan: Plan, say: Listener) -> Manifest:
+        if plan.existing:
+            return plan.existing
+        with building(self.work, plan.recipe, plan.asset, self.owner):
+            if finished := self.store.find(plan.asset, plan.identity):
+                return finished
+            manifest = self._run(plan, say)
+            _clean(plan.attempt(self.work))
+            return manifest
+
+    def _champion(self, manifest: Manifest, past: bool, say: Listener) -> tuple[Manifest, Manifest] | None:
+        """The version to compare with, and its evaluation: the promoted one, or the one it had to stand against before.
+
+        Without the latter a promoted version, once judged again, would be compared with nothing.
+        """
+        if all(gate.champion_margin is None for gate in self.loaded.recipe.gates[manifest.asset]):
+            return None
+        pointer = self.store.promotion(manifest.asset)
+        earlier = self.store.certificate(manifest.asset, manifest.version)
+        version = earlier.champion if earlier else None
+        if not past and pointer is not None and pointer.version != manifest.version:
+            version = pointer.version
+        if version is None or version not in self.store.versions(manifest.asset):
+            return None
+        champion = self.store.manifest(manifest.asset, version)
+        return champion, self._measured(plan_evaluation(champion, self.loaded, self.store, past=True), say)
+
+    def _report(self, certificate: Certificate, manifest: Manifest, evaluation: Manifest,
+                champion: tuple[Manifest, Manifest] | None, on: Terms) -> None:
+        page, card = write_report(certificate, read_evidence(manifest, evaluation, on, self.store),
+                                  read_evidence(*champion, on, self.store) if champion else None,
+                                  self.loaded.recipe.gates[manifest.asset],
+                                  self.loaded.recipe.metrics(manifest.asset), self.store)
+        self.store.write_gate_report(manifest.asset, manifest.version, page, card)
+
+    def _renew_promoted(self, asset: str, judged: Manifest, say: Listener) -> None:
+        """Judge the promoted version on today's terms too, when it is another one: downstream works on it."""
+        pointer = self.store.promotion(asset)
+        if pointer is None or pointer.version == judged.version:
+            return
+        if pointer.version not in self.store.versions(asset):  # deleted by hand
+            self.store.withdraw(asset)
+            return
+        certificate = self.store.certificate(asset, pointer.version)
+        manifest = self.store.manifest(asset, pointer.version)
+        if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())
+                or terms(asset, self.loaded, self.store).outdated(certificate)
+                or standing_changed(self.store, manifest, certificate)):
+            self.examine(manifest, say, past=True)
+
+    def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:
+        """The version itself, or the promoted one in its place and why, when a person holds it back."""
+        hold, pointer = self.store.hold(manifest.asset, manifest.version), self.store.promotion(manifest.asset)
+        if hold is None or pointer is None or pointer.version == manifest.version:
+            return manifest, ""
+        return self.store.manifest(manifest.asset, pointer.version), (
+            f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
+            f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`")
+
+    def _reused(self, found: Manifest, say: Listener) -> Manifest:
+        manifest, held_back = self._stand_in(found)
+        if held_back:
+            events = [{"kind": "log", "level": "warning", "message": held_back}]
+            progress.tell(manifest.asset, events)
+            say(events)
+        if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
+            self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
+        pay_debts(self.work, self.store, self.tracker)
+        _announce(manifest.asset, "reused", manifest.version)
+        return manifest
+
+    def _current(self, asset: str) -> tuple[Manifest, bool]:
+        """The version to judge, and whether another one than the recipe asks for stands in for it."""
+        plan = plan_asset(asset, self.loaded, self.store)
+        if plan.existing:
+            current, held_back = self._stand_in(plan.existing)
+            return current, bool(held_back)
+        latest = self.store.latest(asset)
+        if latest is None:
+            raise StoreError(f"{asset} has no version to judge; materialize it first")
+        return latest, False
+
+    def _run(self, plan: Plan, say: Listener, links: Callable[[], list[dict[str, Any]]] = list) -> Manifest:
+        job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
+        before = set(self.store.versions(plan.asset))
+
+        def listen(events: list[dict[str, Any]]) -> None:
+            events = [*events, *links()]
+            progress.tell(plan.asset, events)
+            say(events)
+
+        LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
+        manifest = self.store.find(plan.asset, plan.identity)
+        if manifest is None or manifest.version in before:
+            raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store "
+                             f"{self.store.root}")
+        return manifest
+
+
+class _Tracked:
+    """One build's record of what MLflow is owed, and the thread that pays while the job works."""
+
+    def __init__(self, builder: Builder, attempt: Path) -> None:
+        self._store = builder.store
+        self._tracker = builder.tracker
+        self._curve_shown = not GRAPH[attempt.parent.name].uses_gpu  # nothing else has a curve to look at
+        for debt in debts_of(attempt):
+            resolve(debt, builder.store)
+        self._debt = open_debt(attempt)
+        self._follower = builder.tracker.follower(self._debt, lambda: begin(self._debt, builder.tracker))
+
+    def live_curve(self) -> list[dict[str, Any]]:
+        """An event with the address of a training's curves, once, as soon as MLflow has its run."""
+        run_id = self._debt.build.run_id
+        if self._curve_shown or not run_id:
+            return []
+        self._curve_shown = True
+        page = self._tracker.url(run_id)
+        return [{"kind": "link", "name": "live curve", "url": live_curve_url(page)}] if page else []
+
+    def published(self, manifest: Manifest) -> None:
+        self._follower.close()
+        note_published(self._debt, manifest, self._store)
+
+    def failed(self, error: BaseException) -> None:
+        self._follower.close()
+        if isinstance(error, StoreError):  # it may be published all the same; the next settlement looks
+            return
+        self._debt.change(outcome="failed" if isinstance(error, Exception) else "killed",
+                          error=str(error) or type(error).__name__)
+
+
+def _announce(asset: str, state: str, version: str) -> None:
+    progress.tell(asset, [{"kind": "state", "state": state, "version": version}])
+
+
+def _clean(attempt: Path) -> None:
+    """Remove what a published build has no use for; nobody writes there any more."""
+    for path in attempt.iterdir():
+        if path.name not in _KEPT_OF_AN_ATTEMPT and not is_record(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

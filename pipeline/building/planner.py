@@ -1,0 +1,149 @@
+"""The plan of one asset: its inputs, its identity, and whether a version with that identity is there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.gates.terms import SUITE, evaluation_section, terms
+from pipeline.graph import GRAPH, stage_module
+from pipeline.paths import ROOT
+from pipeline.recipes.loader import LoadedRecipe
+from training.data.sources.source_state import source_state
+from training.errors import InputRefused
+from training.job.fingerprint import fingerprint
+from training.specs.artifacts import Manifest, content_digest
+from training.specs.base import digest_of
+from training.specs.contracts import ARTIFACT
+from training.specs.execution import Execution
+from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
+from training.specs.raw_corpus import RawCorpusSection
+from training.store.store import Store, file_entry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What materializing an asset, or measuring a version of it, would run.
+
+    Attributes:
+        asset: The asset, or `<asset>.evaluation`.
+        existing: The newest published version with this identity.
+    """
+
+    asset: str
+    stage: str
+    recipe: str
+    identity: str
+    fingerprint: str
+    seed: int
+    section: dict[str, object]
+    inputs: dict[str, Input]
+    files: dict[str, FileInput]
+    existing: Manifest | None
+
+    def attempt(self, work: Path) -> Path:
+        """The attempt's folder; it follows from the identity, so a restart finds it."""
+        return work / self.recipe / self.asset / self.identity[:16]
+
+    def job(self, store: Store, work: Path, execution: Execution, labels: dict[str, str]) -> Job:
+        """The job that would build it."""
+        return Job(stage=self.stage, asset=self.asset, recipe=self.recipe, identity=self.identity,
+                   fingerprint=self.fingerprint, seed=self.seed, section=self.section, inputs=self.inputs,
+                   files=self.files, store=store.root, cache=str(store.cache) if store.cache else None,
+                   attempt=str(self.attempt(work)), execution=execution, labels=labels)
+
+
+def code_version(asset: str, loaded: LoadedRecipe) -> str:
+    """Digest of an asset's recipe section and code, for Dagster's staleness."""
+    code = fingerprint(stage_module(GRAPH[asset].stage))
+    return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, code])[:12]
+
+
+def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
+    """Plan the build of an asset on the promoted versions of its inputs.
+
+    Raises:
+        InputRefused: An input is not promoted; the message names the gate that refused it.
+        RecipeError: A file that the recipe names is missing.
+    """
+    node = GRAPH[asset]
+    inputs = {name: promoted_input(name, loaded, store) for name in node.inputs}
+    parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
+    files = {field: FileInput(path=str(path), sha256=file_entry(path).sha256)
+             for field, path in loaded.files(asset).items()}
+    code = fingerprint(stage_module(node.stage))
+    section = loaded.recipe.section(asset)
+    sources = source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None
+    identity = digest_of({
+        "asset": asset, "section": _identity_section(asset, loaded), "seed": loaded.recipe.seed, "inputs": parts,
+        "files": {field: file.sha256 for field, file in files.items()}, "code": code, "sources": sources,
+    })
+    return Plan(asset, node.stage, loaded.recipe.name, identity, code, loaded.recipe.seed,
+                section.model_dump(mode="json"), inputs, files, store.find(asset, identity))
+
+
+def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, past: bool = False) -> Plan:
+    """Plan the measurement of one version on today's evaluation sets, beside the versions that it was made from.
+
+    A model is compared with the parent that it was really made from: beside another one, what it learnt and what it
+    forgot would be figures about two strangers. For the version that the recipe asks for today this parent is the
+    promoted one. A past version, such as the champion, keeps its own, promoted or not: the evaluation job verifies its
+    bytes, and trains nothing on it.
+
+    Args:
+        past: The version need not be made from what is promoted now.
+
+    Raises:
+        InputRefused: Something that it is judged with is not promoted.
+    """
+    node = GRAPH[manifest.asset]
+    inputs = {name: _reference(name, manifest, loaded, store, past) for name in node.judged_with}
+    inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
+    code = fingerprint(stage_module(node.evaluator))
+    section = evaluation_section(loaded)
+    asset = manifest.asset + EVALUATION_SUFFIX
+    # The evidence belongs to one version, not only to equal bytes: its curves and its gates' names are that version's.
+    identity = digest_of({"asset": asset, "section": section, "code": code, "version": manifest.version,
+                          "inputs": {name: used.digest for name, used in inputs.items()}})
+    return Plan(asset, node.evaluator, loaded.recipe.name, identity, code, loaded.recipe.seed, section, inputs, {},
+                store.find(asset, identity))
+
+
+def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
+    """The promoted version of an asset as a job's input.
+
+    Raises:
+        InputRefused: None is promoted, or its certificate does not hold, or not on today's terms.
+    """
+    pointer = store.promotion(asset)
+    if pointer is None:
+        raise InputRefused(store.explain_unpromoted(asset))
+    certificate = store.require_promoted(asset, pointer.version, pointer.digest)
+    if changed := terms(asset, loaded, store).outdated(certificate):
+        again = store.manifest(asset, pointer.version).run_command()
+        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `{again}` "
+                           "judges it again and trains nothing")
+    return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
+
+
+def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store, past: bool) -> Input:
+    """What a version is judged with: the evaluation sets of today, else the version that it was made from."""
+    made_from = manifest.inputs.get(name)
+    if name == SUITE or made_from is None:
+        return promoted_input(name, loaded, store)
+    if past:
+        return Input(asset=made_from.asset, version=made_from.version, digest=made_from.digest, promoted=False)
+    promoted = promoted_input(name, loaded, store)
+    if promoted.digest != made_from.digest:
+        raise InputRefused(f"{manifest.asset} {manifest.version} was made from {name} {made_from.version}, and "
+                           f"{promoted.version} is promoted now: materialize {manifest.asset} to make it from that one")
+    return promoted
+
+
+def _part_digest(store: Store, used: Input, part: str | None) -> str:
+    return used.digest if part is None else content_digest(store.manifest(used.asset, used.version).files, part)
+
+
+def _identity_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:
+    fields = loaded.recipe.section(asset).identity_fields()
+    return {name: value for name, value in fields.items() if name not in GRAPH[asset].files}

@@ -1,1 +1,0 @@
-"""Gates: measure once per version, judge, certify, promote."""

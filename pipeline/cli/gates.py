@@ -1,0 +1,254 @@
+"""`gatehouse gates`: every gate's verdict, and why an asset was refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.console import make_console
+from pipeline.gates.evidence_reader import Evidence, read_evidence
+from pipeline.gates.report.explanation import advice, in_words
+from pipeline.gates.report.worst_items import ShownItem, worst_items
+from pipeline.gates.terms import Terms, terms
+from pipeline.gates.wording import STATES, gate_state, number
+from pipeline.graph import GRAPH, require_asset
+from pipeline.humanize import age
+from pipeline.paths import home, store_root
+from pipeline.recipes.loader import LoadedRecipe, load_recipe
+from training.errors import UserError
+from training.specs.artifacts import Certificate, Manifest
+from training.specs.gates import Gate, Verdict
+from training.specs.job import EVALUATION_SUFFIX
+from training.store.store import Store, utc_today
+from training.store.validity import standing_changed
+
+_COLOURS = {"passed": "green", "FAILED": "red", "waived": "yellow"}
+_WORST, _LINE = 5, 400
+_A_MONTH = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One gate of the newest version of an asset.
+
+    Attributes:
+        champion: The champion's value, by the same suite and evaluator.
+        verdict: passed, FAILED, `waived until <day>`, `waiver expired <day>`, or `not judged`.
+        stale: What has changed since the verdict; empty when nothing has.
+        age_seconds: Since the verdict.
+    """
+
+    asset: str
+    version: str | None
+    promoted: bool
+    gate: str
+    value: float | None
+    interval: tuple[float, float] | None
+    confidence: float | None
+    method: str | None
+    items: int
+    must_be: str
+    threshold: float
+    champion: float | None
+    verdict: str
+    stale: str
+    reason: str
+    age_seconds: float | None
+
+
+def show_gates(recipe: str, overrides: list[str], as_json: bool) -> None:
+    """Print every gate of every asset's newest version as a table, or as a JSON list. Nothing is judged."""
+    loaded, store = _open(recipe, overrides)
+    rows = {asset: _rows(asset, loaded, store) for asset in GRAPH}
+    if as_json:
+        print(json.dumps([asdict(row) for found in rows.values() for row in found], indent=1))
+        return
+    console = make_console()
+    table = Table(title=f"recipe {recipe}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("gate", "value", "interval", "must be", "champion", "verdict", "age"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("value", "champion", "age") else "left")
+    for asset, found in rows.items():
+        table.add_row(f"[bold]{asset}[/]")
+        for row in found:
+            table.add_row(*_cells(row))
+    console.print(table)
+    for asset, found in rows.items():
+        if line := _standing(asset, found[0], store):
+            console.print(line, highlight=False)
+    if any(row.verdict == STATES["failed"] for found in rows.values() for row in found):
+        console.print("`gatehouse gates --why ASSET` explains a refusal, with the worst items.", highlight=False)
+
+
+def explain(recipe: str, asset: str) -> None:
+    """Say in words why the newest version of an asset was refused, on which items, and what can be done.
+
+    Raises:
+        RecipeError: There is no such asset.
+    """
+    loaded, store = _open(recipe, [])
+    require_asset(asset, "--why")
+    console = make_console()
+    latest = store.latest(asset)
+    certificate = store.certificate(asset, latest.version) if latest else None
+    if latest is None or certificate is None:
+        console.print(store.explain_unpromoted(asset), markup=False, highlight=False, soft_wrap=True)
+        return
+    refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) != "passed"]
+    console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
+    if stale := _stale(asset, certificate, latest, loaded, store):
+        console.print(f"The verdict is stale, for this changed since: {stale}. `{latest.run_command(recipe)}` judges "
+                      "it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
+    evidence = _evidence(certificate, latest, store, console) if refused else None
+    whys = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
+    meanings = loaded.recipe.metrics(asset)
+    for verdict in refused:
+        _explain_gate(console, certificate, verdict, meanings.get(verdict.name, ""), whys.get(verdict.name, ""),
+                      evidence)
+    if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
+        until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
+        console.print("\n[bold]What can be done[/]")
+        for line in advice(latest, failed, recipe, until):
+            console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+    if page := store.gate_report(asset, latest.version):
+        console.print(f"\nThe whole report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _open(recipe: str, overrides: list[str]) -> tuple[LoadedRecipe, Store]:
+    loaded = load_recipe(recipe, overrides)
+    return loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+
+
+def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
+    latest = store.latest(asset)
+    certificate = store.certificate(asset, latest.version) if latest else None
+    if latest is None or certificate is None:
+        return [_unjudged(asset, gate, latest) for gate in loaded.recipe.gates[asset]]
+    pointer = store.promotion(asset)
+    promoted = pointer is not None and pointer.version == latest.version
+    stale = _stale(asset, certificate, latest, loaded, store)
+    theirs = _champion_values(certificate, store)
+    return [GateRow(
+        asset=asset, version=latest.version, promoted=promoted, gate=verdict.name, value=verdict.value,
+        interval=verdict.interval, confidence=verdict.confidence, method=verdict.method, items=verdict.count,
+        must_be=verdict.must_be, threshold=verdict.threshold, champion=theirs.get(verdict.name),
+        verdict=_word(certificate, verdict), stale=stale, reason=verdict.reason,
+        age_seconds=time.time() - certificate.issued_at) for verdict in certificate.verdicts]
+
+
+def _unjudged(asset: str, gate: Gate, latest: Manifest | None) -> GateRow:
+    reason = "it was never judged" if latest else "it was never built"
+    return GateRow(
+        asset=asset, version=latest.version if latest else None, promoted=False, gate=gate.metric, value=None,
+        interval=None, confidence=None, method=None, items=0, must_be=gate.must_be, threshold=gate.threshold,
+        champion=None, verdict="not judged", stale="", reason=reason, age_seconds=None)
+
+
+def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]:
+    """The champion's values: as compared, else as it was judged itself by the same suite and evaluator."""
+    values = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
+    theirs = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
+    same = theirs is not None and (theirs.suite_digest, theirs.evaluator_fingerprint) == (
+        certificate.suite_digest, certificate.evaluator_fingerprint)
+    if theirs is None or not same:
+        return values
+    return {verdict.name: verdict.value for verdict in theirs.verdicts if verdict.value is not None} | values
+
+
+def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: LoadedRecipe, store: Store) -> str:
+    try:
+        changed = terms(asset, loaded, store).outdated(certificate)
+    except UserError:
+        return "the evaluation sets (none are promoted)"
+    if not changed and standing_changed(store, manifest, certificate):
+        return "the standing of what it was made from"
+    return changed
+
+
+def _word(certificate: Certificate, verdict: Verdict) -> str:
+    state = gate_state(certificate, verdict)
+    if state != "waived":
+        return STATES[state]
+    until = next(waiver.until for waiver in certificate.waivers if waiver.gate == verdict.name)
+    return f"waived until {until}" if _is_waived(certificate, verdict) else f"waiver expired {until}"
+
+
+def _is_waived(certificate: Certificate, verdict: Verdict) -> bool:
+    return any(waiver.gate == verdict.name and waiver.holds(utc_today()) for waiver in certificate.waivers)
+
+
+def _cells(row: GateRow) -> tuple[str, ...]:
+    colour = _COLOURS.get(row.verdict.split()[0], "yellow" if row.verdict == "not judged" else "red")
+    word = f"[{colour}]{row.verdict}[/]" + (" [yellow](stale)[/]" if row.stale else "")
+    interval = f"{row.interval[0]:.4g} to {row.interval[1]:.4g}" if row.interval else ""
+    return (f"  {row.gate}", number(row.value) or "-", interval, f"{row.must_be} {number(row.threshold)}",
+            number(row.champion) or "-", word, "" if row.age_seconds is None else age(row.age_seconds))
+
+
+def _standing(asset: str, row: GateRow, store: Store) -> str:
+    """What the table cannot say of an asset."""
+    if row.stale:
+        again = store.manifest(asset, row.version).run_command() if row.version else ""
+        return (f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
+                f"`{escape(again)}` judges it again and trains nothing.")
+    pointer = store.promotion(asset)
+    if row.version is not None and pointer is not None and not row.promoted:
+        return f"{asset}: the table shows {row.version}; promoted is {pointer.version}."
+    return ""
+
+
+def _opening(certificate: Certificate, refused: list[Verdict], store: Store) -> str:
+    name = f"{certificate.asset} {certificate.version}"
+    if not refused:
+        pointer = store.promotion(certificate.asset)
+        if pointer is not None and pointer.version == certificate.version and not certificate.expired(utc_today()):
+            return f"{name} passes all of its {len(certificate.verdicts)} gates and is promoted."
+        return f"{name} passes all of its gates. {store.explain_unpromoted(certificate.asset, certificate.version)}"
+    waived = all(_is_waived(certificate, verdict) for verdict in refused)
+    return f"{name}: {len(refused)} of {len(certificate.verdicts)} gates refused it{', all waived' if waived else ''}."
+
+
+def _evidence(certificate: Certificate, manifest: Manifest, store: Store, console: Console) -> Evidence | None:
+    """The evidence that was judged, on the terms of then."""
+    then = Terms(certificate.thresholds_digest, certificate.evaluator_fingerprint, certificate.suite_digest)
+    try:
+        evaluation = store.manifest(manifest.asset + EVALUATION_SUFFIX, certificate.evaluation_version)
+        return read_evidence(manifest, evaluation, then, store)
+    except UserError as error:
+        console.print(f"Its items cannot be shown: {error}", markup=False, highlight=False, soft_wrap=True)
+        return None
+
+
+def _explain_gate(console: Console, certificate: Certificate, verdict: Verdict, meaning: str, why: str,
+                  evidence: Evidence | None) -> None:
+    word = _word(certificate, verdict)
+    console.print(f"\n[bold]{verdict.name}[/] [{_COLOURS.get(word.split()[0], 'red')}]{word}[/]", highlight=False)
+    for line in in_words(verdict, meaning, why):
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    gate = Gate(metric=verdict.name, must_be=verdict.must_be, threshold=verdict.threshold)
+    items = worst_items(evidence, gate, _WORST) if evidence else []
+    if items:
+        console.print(Padding(Text("The worst items:"), (0, 0, 0, 2)))
+    for item in items:
+        console.print(Padding(_item(item), (0, 0, 0, 4)))
+
+
+def _item(item: ShownItem) -> Text:
+    shown = Text(f"{number(item.value) or item.value}  ", style="bold")
+    texts = [f"{key}: {_plain(value)}" for key, value in item.details.items()]
+    return shown.append("\n      ".join(texts) or _plain(item.id), style="not bold")
+
+
+def _plain(text: str) -> str:
+    """A model's text on one line, without what a terminal would obey."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= _LINE else line[:_LINE - 1] + "…"

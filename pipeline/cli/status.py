@@ -1,0 +1,161 @@
+"""`gatehouse status` and `gatehouse plan`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.cli.console import make_console
+from pipeline.graph import GRAPH, require_asset
+from pipeline.humanize import age, short, size
+from pipeline.paths import home, store_root
+from pipeline.recipes.loader import load_recipe
+from pipeline.upkeep.asset_status import AssetStatus, survey
+from training.store.store import Store
+
+_NARROW = ("asset", "version", "state", "gates", "headline", "age")
+_WIDE = ("asset", "promoted", "latest", "state", "why", "gates", "headline", "age", "size")
+_COLOURS = {"fresh": "green", "stale": "yellow", "refused": "red", "not judged": "yellow"}
+_NEVER = "never built"
+_LOAD = """  from transformers import pipeline
+  model = pipeline("text-generation", model="{folder}")
+  print(model({prompt})[0]["generated_text"])"""
+_QUESTION, _BEGINNING = '[{"role": "user", "content": "What does `os.path.join` do?"}]', '"import os"'
+
+
+def show_status(recipe: str, overrides: list[str], as_json: bool, wide: bool = False) -> None:
+    """Print the state of every asset as a table that fits 80 columns, or as a JSON list.
+
+    Args:
+        wide: Whole version names and the reasons in the table.
+    """
+    statuses = _survey(recipe, overrides)
+    if as_json:
+        print(json.dumps([status.as_json() for status in statuses], indent=1))
+        return
+
+    columns = _WIDE if wide else _NARROW
+    table = Table(title=f"recipe {recipe}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for status in statuses:
+        cells = _cells(status)
+        table.add_row(*(cells[name] for name in columns))
+    console = make_console()
+    console.print(table)
+    if wide:
+        return
+
+    for status in statuses:
+        if not status.fresh and status.why != _NEVER:
+            console.print(f"[yellow]{status.asset}[/]: {escape(status.why)}", highlight=False, soft_wrap=True)
+    if any(_newer(status) for status in statuses):
+        console.print("* a newer version exists that is not promoted; --wide shows it", highlight=False)
+
+
+def show_asset(recipe: str, asset: str) -> None:
+    """Print all that is known of one asset: versions, verdict, files, links, what it was made from and what from it.
+
+    Raises:
+        RecipeError: There is no such asset.
+    """
+    require_asset(asset)
+    loaded = load_recipe(recipe)
+    store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
+    statuses = {status.asset: status for status in survey(loaded, store)}
+    status = statuses[asset]
+    console = make_console()
+    if status.shown is None:
+        console.print(store.explain_unpromoted(asset), markup=False, highlight=False, soft_wrap=True)
+        return
+
+    for name, text in _details(status, statuses, store):
+        console.print(f"[bold]{name:<12}[/]{escape(text)}", highlight=False, soft_wrap=True)
+    if GRAPH[asset].group == "models":
+        prompt = _BEGINNING if asset == "base_model" else _QUESTION
+        console.print("\nLoad it with transformers:", highlight=False)
+        console.print(_LOAD.format(folder=f"{status.path}/model", prompt=prompt), markup=False, highlight=False,
+                      soft_wrap=True)
+
+
+def show_plan(recipe: str, overrides: list[str]) -> None:
+    """Print what materializing everything would reuse and build, and why."""
+    table = Table(title=f"recipe {recipe}", title_justify="left")
+    for name in ("asset", "would", "why"):
+        table.add_column(name, overflow="fold")
+    for status in _survey(recipe, overrides):
+        table.add_row(status.asset, "[green]reuse[/]" if status.fresh else "[yellow]build[/]",
+                      status.shown.version if status.fresh and status.shown else status.why)
+    make_console().print(table)
+
+
+def _survey(recipe: str, overrides: list[str]) -> list[AssetStatus]:
+    loaded = load_recipe(recipe, overrides)
+    return survey(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"))
+
+
+def _cells(status: AssetStatus) -> dict[str, str]:
+    """Column to cell."""
+    shown = status.shown
+    if shown is None:
+        state = _NEVER if status.why == _NEVER else "[red]unreadable[/]"
+        return {**dict.fromkeys((*_NARROW, *_WIDE), "-"), "asset": status.asset, "state": state,
+                "why": escape(status.why)}
+    verdicts = status.certificate.verdicts if status.certificate else ()
+    passed = sum(verdict.passed for verdict in verdicts)
+    colour = "green" if verdicts and passed == len(verdicts) else "red"
+    state = _state(status)
+    return {
+        "asset": status.asset,
+        "version": short(shown.version) + ("*" if _newer(status) else ""),
+        "promoted": shown.version if status.promoted else "-",
+        "latest": status.latest.version if status.latest else "-",
+        "state": f"[{_COLOURS[state]}]{state}[/]",
+        "why": escape(status.why),
+        "gates": f"[{colour}]{passed}/{len(verdicts)}[/]",
+        "headline": status.headline(),
+        "age": age(time.time() - shown.started_at - shown.seconds),
+        "size": size(shown.bytes),
+    }
+
+
+def _state(status: AssetStatus) -> str:
+    """`fresh`, `stale`, or where nothing is promoted `refused` or `not judged`."""
+    if status.fresh:
+        return "fresh"
+    if status.promoted:
+        return "stale"
+    return "refused" if status.certificate else "not judged"
+
+
+def _newer(status: AssetStatus) -> bool:
+    return bool(status.promoted and status.latest and status.shown and status.latest.version != status.shown.version)
+
+
+def _details(status: AssetStatus, statuses: Mapping[str, AssetStatus], store: Store) -> Iterator[tuple[str, str]]:
+    """Name and text of everything that is known of an asset that was built."""
+    shown = status.shown
+    assert shown is not None
+    yield "asset", f"{status.asset} of recipe {store.recipe}"
+    yield "version", f"{shown.version} ({'promoted' if status.promoted else 'not promoted'})"
+    if _newer(status) and status.latest:
+        yield "newest", status.latest.version
+    yield "state", _state(status) + (f": {status.why}" if status.why else "")
+    if status.certificate:
+        verdicts = status.certificate.verdicts
+        yield "gates", f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} passed"
+    yield "headline", status.headline()
+    yield "files", f"{status.path}, {len(shown.files)} files, {size(shown.bytes)}"
+    for name, title in (("mlflow_url", "MLflow"), ("dagster_run_id", "Dagster run")):
+        if status.links.get(name):
+            yield title, status.links[name]
+    for used in shown.inputs.values():
+        yield "made from", f"{used.asset} {used.version}"
+    for child in statuses.values():
+        if child.shown and any(used.digest == shown.digest for used in child.shown.inputs.values()):
+            yield "went into", f"{child.asset} {child.shown.version}"

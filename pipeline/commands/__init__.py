@@ -1,1 +1,0 @@
-"""The commands of `gatehouse`, one module each; `pipeline/cli.py` only parses."""

@@ -1,0 +1,1 @@
+"""What Dagster loads: assets, checks, resources, schedules and sensors. Only `cli` knows Dagster too."""

@@ -1,0 +1,1 @@
+"""Gates: read the evidence, judge it, issue a certificate, move the promotion pointer."""

@@ -1,0 +1,1 @@
+"""The report of a judgement: one page in words, tables and plots."""

@@ -1,0 +1,67 @@
+"""The terms on which a version is judged: its gates, the code that measures it, and what it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.graph import GRAPH, stage_module
+from pipeline.recipes.loader import LoadedRecipe
+from training.errors import InputRefused
+from training.job.fingerprint import fingerprint
+from training.specs.artifacts import Certificate
+from training.specs.base import digest_of
+from training.specs.gates import Gate
+from training.store.store import Store
+
+SUITE = "evaluation_sets"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a version is judged by today. A certificate under other terms vouches for nothing.
+
+    Attributes:
+        thresholds: Digest of the asset's gates.
+        evaluator: Fingerprint of the code that measures it.
+        suite: Digest of what it is measured on, and of the recipe's section on how.
+    """
+
+    thresholds: str
+    evaluator: str
+    suite: str
+
+    def outdated(self, certificate: Certificate) -> str:
+        """What has changed since a certificate was issued; empty when nothing has."""
+        changed = [name for name, now, then in (
+            ("the asset's gates", self.thresholds, certificate.thresholds_digest),
+            ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
+            ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
+        ) if now != then]
+        return ", ".join(changed)
+
+
+def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
+    """The terms on which an asset is judged today.
+
+    Raises:
+        InputRefused: It is judged with the evaluation sets, and none are promoted.
+    """
+    node = GRAPH[asset]
+    sets = store.promotion(SUITE) if SUITE in node.judged_with else None
+    if sets is None and SUITE in node.judged_with:
+        raise InputRefused(store.explain_unpromoted(SUITE))
+    suite = {"evaluation_sets": sets.digest if sets else None, "evaluation": evaluation_section(loaded)}
+    return Terms(
+        thresholds_digest(loaded.recipe.gates[asset]), fingerprint(stage_module(node.evaluator)), digest_of(suite)
+    )
+
+
+def thresholds_digest(gates: Sequence[Gate]) -> str:
+    """Digest of an asset's gates."""
+    return digest_of([gate.model_dump(mode="json") for gate in gates])
+
+
+def evaluation_section(loaded: LoadedRecipe) -> dict[str, object]:
+    """The recipe's section on how models are measured."""
+    return loaded.recipe.evaluation.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Jobs: start, follow and end their processes. Nothing here knows Dagster."""

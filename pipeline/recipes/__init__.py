@@ -1,0 +1,1 @@
+"""Recipes and launchers: YAML to frozen specs, and every mistake with its file and line."""

@@ -1,0 +1,44 @@
+"""Where the relative paths of a recipe's sources start."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.recipes.document import Tree
+
+
+def anchored(document: Tree, folder: Path) -> Tree:
+    """The document with the relative paths of its sources made absolute.
+
+    A source is inherited with the folder of the recipe that wrote it: `path: notes` means the same in every recipe that
+    extends it.
+
+    Args:
+        document: A recipe file's values.
+        folder: Where its relative paths start.
+    """
+    sources = document.child("sources")
+    if sources is None or not isinstance(sources.value, list):
+        return document
+    items = [_anchored(source, folder) for source in sources.value]
+    return Tree(document.value | {"sources": Tree(items, sources.file, sources.line)}, document.file, document.line)
+
+
+def _anchored(source: Tree, folder: Path) -> Tree:
+    written = {key: source.child(key) for key in ("path", "dataset")}
+    values: dict[str, Any] = {
+        key: Tree(value, tree.file, tree.line) for key, tree in written.items()
+        if tree is not None and isinstance(tree.value, str) and (value := _absolute(key, tree.value, folder))}
+    return Tree(source.value | values, source.file, source.line) if values else source
+
+
+def _absolute(key: str, path: str, folder: Path) -> str | None:
+    """The path from the root, or None where it is that already, or is the name of a dataset on the hub."""
+    if not path or os.path.isabs(os.path.expanduser(os.path.expandvars(path))):
+        return None
+    if key == "dataset":
+        return str(folder / path) if (folder / os.path.expandvars(path)).is_dir() else None
+    return os.path.join(glob.escape(str(folder)) if glob.has_magic(path) else str(folder), path)

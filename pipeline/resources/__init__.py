@@ -1,1 +1,0 @@
-"""What runs use: launchers, the store, the MLflow tracker."""

@@ -1,0 +1,1 @@
+"""MLflow: runs, metrics, lineage and models. No other room talks to it."""

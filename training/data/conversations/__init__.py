@@ -1,0 +1,1 @@
+"""From text to questions, conversations and preference pairs."""

@@ -1,0 +1,125 @@
+"""Items with a question and a right answer, made from documents, and how they are written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.data.conversations.continuations import continuation_items
+from training.data.conversations.docstrings import docstring_items
+from training.data.sources.provenance import is_python, module_of
+from training.data.tables import read_rows, text_id
+
+DOCSTRING, CONTINUATION, REFUSAL, BENIGN = "docstring", "continuation", "refusal", "benign"
+MAX_ANSWER_CHARACTERS = 400
+ID_LENGTH = 32
+
+
+class Item(NamedTuple):
+    """A question and its right answer.
+
+    Attributes:
+        kind: `docstring`, `continuation`, `refusal` or `benign`.
+        prompt: The whole question.
+        answer: The whole answer.
+        evidence: What a document must hold to give the answer away: the words that the overlap test looks for.
+        domain: Of the document.
+        source_id: Id of the document; `safety` for written prompts.
+    """
+
+    kind: str
+    prompt: str
+    answer: str
+    evidence: str
+    domain: str
+    source_id: str
+
+    @property
+    def id(self) -> str:
+        """Digest of the question and the answer alone, so that one item's id never depends on another item."""
+        return text_id(self.prompt, self.answer)[:ID_LENGTH]
+
+    def row(self, repeat: int = 0) -> dict[str, str]:
+        """A row of instruction_data's train.parquet; `repeat` tells copies of one conversation apart."""
+        return conversation_row([self], repeat=repeat)
+
+
+def conversation_row(items: Sequence[Item], system: str = "", repeat: int = 0) -> dict[str, str]:
+    """A conversation of several questions and answers as a row of instruction_data's train.parquet.
+
+    Args:
+        items: In the order in which they are asked; the row's kind, domain and source are the last one's.
+        system: Content of a system turn before them.
+        repeat: Tells copies of one conversation apart.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    for item in items:
+        messages += [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}]
+    contents = [message["content"] for message in messages]
+    last = items[-1]
+    return {"id": text_id(*contents, *([str(repeat)] if repeat else []))[:ID_LENGTH],
+            "messages": json.dumps(messages, ensure_ascii=False), "kind": last.kind, "domain": last.domain,
+            "source_id": last.source_id}
+
+
+def item_of(row: Mapping[str, str]) -> Item:
+    """The last question and answer of a row; what was said before them is left out."""
+    question, answer = json.loads(row["messages"])[-2:]
+    return Item(row["kind"], question["content"], answer["content"], "", row["domain"], row["source_id"])
+
+
+def sample_of(row: Mapping[str, str]) -> dict[str, str]:
+    """A row as reports show it: the last question, after what was said before it, and its answer."""
+    *before, answer = json.loads(row["messages"])
+    prompt = "\n\n".join([*(f"{turn['role']}: {turn['content']}" for turn in before[:-1]), before[-1]["content"]])
+    return {"kind": row["kind"], "domain": row["domain"], "prompt": prompt, "answer": answer["content"]}
+
+
+def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTERS) -> list[Item]:
+    """Items of one row of the corpus: docstrings of a Python module, continuations of other text."""
+    domain, source_id = document["domain"], document["id"]
+    if is_python(document["path"]):
+        return [Item(DOCSTRING, item.prompt, item.answer, item.answer, domain, source_id)
+                for item in docstring_items(module_of(document["path"]), document["text"], max_characters)]
+    return [Item(CONTINUATION, item.prompt, item.answer, f"{item.passage} {item.answer}", domain, source_id)
+            for item in continuation_items(document["text"], max_characters)]
+
+
+def training_items(corpus: Path, exclusions: Path, max_characters: int = MAX_ANSWER_CHARACTERS,
+                   domain: str | None = None) -> list[Item]:
+    """Items of the training documents that no evaluation item excludes, one for each prompt, sorted by id.
+
+    Modules that share their dotted name with a held-out one are left out as well, since their questions would be the
+    held-out questions.
+
+    Args:
+        corpus: Folder of the corpus artifact.
+        exclusions: The evaluation sets' exclusions.parquet.
+        max_characters: Of an answer.
+        domain: Only documents of this domain.
+    """
+    excluded = excluded_ids(exclusions)
+    heldout = {module_of(row["path"]) for row in read_rows(corpus / "heldout", ["path"]) if is_python(row["path"])}
+    items: list[Item] = []
+    for row in read_rows(corpus / "train", ["id", "text", "path", "domain"]):
+        if row["id"] in excluded or domain not in (None, row["domain"]):
+            continue
+        if is_python(row["path"]) and module_of(row["path"]) in heldout:
+            continue
+        items += items_of(row, max_characters)
+    return unique_by_prompt(items)
+
+
+def excluded_ids(exclusions: Path) -> set[str]:
+    """Ids of the training documents that hold evaluation items."""
+    return {row["id"] for row in read_rows(exclusions, ["id"])}
+
+
+def unique_by_prompt(items: Iterable[Item]) -> list[Item]:
+    """One item for each prompt, sorted by id."""
+    found: dict[str, Item] = {}
+    for item in items:
+        found.setdefault(item.prompt, item)
+    return sorted(found.values(), key=lambda item: item.id)

@@ -1,0 +1,131 @@
+"""What may be one document, and what happens to the rows and files that may not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from training.data.sources.source_files import printable
+from training.errors import SourceError
+
+MAX_DOCUMENT_BYTES = 64 * 2**20
+MAX_BLANK_LINES = 100_000  # packed, a gigabyte of them is one megabyte, and each takes as long as a short row
+LONGEST_MESSAGE = 500  # a row's own keys are part of some, and a row may be long
+_LIST_LIMIT = 100
+_MISSING = object()
+
+
+class BadRows:
+    """What happens to a row or file that cannot be read.
+
+    Args:
+        on_bad_row: Stop at the first one, or skip all of them.
+        path: Every skipped row becomes a line of this JSONL file; it is there, empty, when none was skipped.
+
+    Attributes:
+        count: Rows and files that were skipped.
+        listed: The messages of the first hundred.
+    """
+
+    def __init__(self, on_bad_row: Literal["fail", "skip"], path: Path) -> None:
+        self._fail = on_bad_row == "fail"
+        self._path = path
+        self._path.write_text("")
+        self.count = 0
+        self.listed: list[str] = []
+
+    def report(self, message: str) -> None:
+        """Count a bad row, or stop.
+
+        Raises:
+            SourceError: Bad rows are not to be skipped.
+        """
+        message = printable(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
+        if self._fail:
+            raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
+        self.count += 1
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"message": message}) + "\n")
+        if len(self.listed) < _LIST_LIMIT:
+            self.listed.append(message)
+
+
+def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
+    """The text of a row that is a mapping; None, and reported, where there is none.
+
+    Args:
+        row: The row.
+        where: File and row for messages.
+        column: Its key of the text. `data.text` is the key `data.text`, else the key `text` of the mapping `data`.
+        bad: Told about what is not text.
+    """
+    if not isinstance(row, Mapping):
+        bad.report(f"{where}: is a JSON {type(row).__name__}, not an object; write one object with the text's key a "
+                   "row")
+        return None
+    value = _field(row, column)
+    if value is _MISSING:
+        bad.report(f"{where}: has no key {column!r}, only {names(_leaves(row))}; set text_column of the source to the "
+                   "one that holds the text, or exclude the file")
+        return None
+    return text_value(value, where, column, bad)
+
+
+def _field(row: Mapping[str, Any], column: str) -> object:
+    if column in row:
+        return row[column]
+    value: object = row
+    for key in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or key not in value:
+            return _MISSING
+        value = value[key]
+    return value
+
+
+def _leaves(row: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a row; those of a mapping in it are given in its place."""
+    for key, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{key}.{inner}" for inner in value)
+        else:
+            yield key
+
+
+def text_value(value: object, where: str, column: str, bad: BadRows) -> str | None:
+    """A value as the text of a document; None, and reported, if it is not text. Bytes are read as UTF-8."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            bad.report(f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another "
+                       "column")
+            return None
+    if not isinstance(value, str):
+        found = "null" if value is None else type(value).__name__
+        bad.report(f"{where}: {column!r} is {found}, not text; repair the row or set text_column of the source to "
+                   "another column")
+        return None
+    if len(value) > MAX_DOCUMENT_BYTES:
+        bad.report(f"{where}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it")
+        return None
+    return value if is_clean(value, where, bad) else None
+
+
+def is_clean(text: str, where: str, bad: BadRows) -> bool:
+    """False, and reported, for text that UTF-8 files must not hold: NUL characters and lone surrogates."""
+    if "\0" in text:
+        bad.report(f"{where}: holds NUL characters, so it is not text; repair or exclude it")
+        return False
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        bad.report(f"{where}: holds half of a surrogate pair, which UTF-8 cannot express; repair or exclude it")
+        return False
+    return True
+
+
+def names(columns: Any) -> str:
+    """Names for a message."""
+    return ", ".join(sorted(map(str, columns))) or "nothing"

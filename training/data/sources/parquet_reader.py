@@ -1,0 +1,100 @@
+"""Reads the text column of a parquet file, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.data.sources.bad_rows import MAX_DOCUMENT_BYTES, BadRows, names, text_value
+from training.data.sources.decompression import UnpackedTooMuch, allowance
+from training.data.sources.source_files import SourceFile
+from training.specs.raw_corpus import Source
+
+_BATCH_ROWS = 256
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
+          pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+
+
+def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """Paths and texts of the rows of a parquet file."""
+    column = source.text_column
+    schema = pq.read_schema(file.path)
+    if not _holds_text(schema, file, source, bad):
+        return
+
+    keys = [] if column in schema.names else column.split(".")[1:]
+    # As a dictionary, because each of a batch's rows may be the same long text.
+    with pq.ParquetFile(file.path, read_dictionary=[column]) as table:
+        number, left = 0, allowance(file.bytes)
+        for index in range(table.num_row_groups):
+            group = table.metadata.row_group(index)
+            average = max(1, group.total_byte_size // max(1, group.num_rows))
+            first = number
+            for batch in table.iter_batches(min(_BATCH_ROWS, MAX_DOCUMENT_BYTES // average + 1), [index], [column]):
+                for value in batch.column(0):
+                    number += 1
+                    text = _text(value, keys, f"{file.path}: row {number}", column, bad)
+                    if text is not None:
+                        left -= len(text)
+                        if left < 0:
+                            raise UnpackedTooMuch
+                        yield f"{file.name}#{number}", text
+
+            if number - first != group.num_rows:
+                bad.report(f"{file.path}: row group {index} holds {number - first} rows, and its footer says "
+                           f"{group.num_rows}; repair or exclude it")
+
+
+def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:
+    column = source.text_column
+    hint = f"set text_column of the source {source.name} to "
+    if schema.names.count(column) > 1:
+        bad.report(f"{file.path}: has several columns {column!r}, only {names(schema.names)}; {hint}the one that holds "
+                   "the text")
+        return False
+
+    kind = _kind(schema, column)
+    if kind is None:
+        bad.report(f"{file.path}: has no column {column!r}, only {names(_leaves(schema))}; {hint}the one that holds "
+                   "the text")
+        return False
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(is_text(kind) for is_text in _TEXTS):
+        bad.report(f"{file.path}: the column {column!r} holds {kind}, not text; {hint}one that does")
+        return False
+    return True
+
+
+def _kind(schema: pa.Schema, column: str) -> pa.DataType | None:
+    """The type of a column, or of a field in columns of structs."""
+    if column in schema.names:
+        return schema.field(column).type
+    kind: pa.DataType = pa.struct(list(schema)) if len(set(schema.names)) == len(schema.names) else pa.null()
+    for key in column.split("."):
+        if not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
+            return None
+        kind = kind.field(key).type
+    return kind
+
+
+def _leaves(schema: pa.Schema) -> Iterator[str]:
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            yield from (f"{field.name}.{inner.name}" for inner in field.type)
+        else:
+            yield field.name
+
+
+def _text(value: pa.Scalar, keys: list[str], where: str, column: str, bad: BadRows) -> str | None:
+    try:
+        plain = value.as_py()
+        for key in keys:
+            plain = plain and plain[key]
+    except UnicodeDecodeError:
+        bad.report(f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another "
+                   "column")
+        return None
+    return text_value(plain, where, column, bad)

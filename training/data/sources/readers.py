@@ -1,0 +1,182 @@
+"""Readers of one file each: texts, JSON lines, JSON and CSV. They yield paths of documents and their texts."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import tokenize
+from collections.abc import Iterator
+from typing import IO
+
+from training.data.sources.bad_rows import (
+    MAX_BLANK_LINES,
+    MAX_DOCUMENT_BYTES,
+    BadRows,
+    is_clean,
+    names,
+    row_text,
+    text_value,
+)
+from training.data.sources.decompression import UnpackedTooMuch, opened
+from training.data.sources.formats import suffix_of
+from training.data.sources.json_items import JsonItems
+from training.data.sources.source_files import SourceFile
+from training.specs.raw_corpus import Source
+
+# Python accepts these after `coding:`, and they are not made for whole files.
+_ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
+
+
+def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The one document of a file, in UTF-8; a Python file may declare another encoding in its first two lines."""
+    with opened(file.path, file.bytes) as stream:
+        data = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        bad.report(f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
+                   ".jsonl file with one document a line")
+        return
+
+    encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        name = encoding.removesuffix("-sig").upper()
+        bad.report(f"{file.path}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
+                   "UTF-8 or exclude it")
+        return
+    if is_clean(text, f"{file.path}", bad):
+        yield file.name, text
+
+
+def _declared_encoding(data: bytes) -> str:
+    """The encoding of a Python file (PEP 263); UTF-8 where it declares none that a file can be written in."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        readable = b"coding".decode(encoding) == "coding" and encoding.replace("_", "-") not in _ESCAPES
+    except (SyntaxError, LookupError, UnicodeError):
+        return "utf-8-sig"
+    return encoding if readable and encoding != "utf-8" else "utf-8-sig"
+
+
+def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The documents of a file with one JSON object a line, or of a JSON array under the same suffix."""
+    blank, started = 0, False
+    with opened(file.path, file.bytes) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+            blank = 0 if line.strip() else blank + 1
+            if blank and blank < MAX_BLANK_LINES:
+                continue
+            where = f"{file.path}:{number}"
+            if blank:
+                bad.report(f"{where}: {blank:,} blank lines one after the other; repair or exclude the file")
+                return
+            is_first, started = not started, True
+            if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                yield from _json_items(file, source, bad, stream, line)
+                return
+            if len(line) > MAX_DOCUMENT_BYTES:
+                bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one document on each line")
+                return
+            text = _json_line(line, where, source.text_column, bad)
+            if text is not None:
+                yield f"{file.name}#{number}", text
+
+
+def _json_line(line: bytes, where: str, column: str, bad: BadRows) -> str | None:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        bad.report(f"{where}: is not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8 or exclude it")
+        return None
+    except (ValueError, RecursionError) as error:
+        bad.report(f"{where}: is not JSON ({error}); repair the line")
+        return None
+    return row_text(row, where, column, bad)
+
+
+def read_json(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The documents of a JSON array of objects, or of one or more objects that follow each other."""
+    with opened(file.path, file.bytes) as stream:
+        yield from _json_items(file, source, bad, stream, b"")
+
+
+def _json_items(file: SourceFile, source: Source, bad: BadRows, stream: IO[bytes],
+                start: bytes) -> Iterator[tuple[str, str]]:
+    number = 0
+    try:
+        for number, row in enumerate(JsonItems(stream, start), start=1):
+            text = row_text(row, f"{file.path}: item {number}", source.text_column, bad)
+            if text is not None:
+                yield f"{file.name}#{number}", text
+    except UnpackedTooMuch:
+        raise
+    except UnicodeDecodeError as error:
+        bad.report(f"{file.path}: after item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+                   "the file to UTF-8 or exclude it")
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        bad.report(f"{file.path}: item {number + 1}: is not JSON ({reason}); nothing behind it was read; repair the "
+                   "file")
+
+
+def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The documents of a file of values separated by commas, or by tabs in .tsv, with a line of names first.
+
+    Values in double quotes may hold line ends, as in RFC 4180. A row with more or fewer values than the first line is
+    bad, because an unquoted comma cuts a text short and is seen nowhere else.
+    """
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    with opened(file.path, file.bytes) as stream:
+        reader = csv.reader(_csv_lines(stream), strict=True, delimiter="\t" if suffix_of(file.name) == ".tsv" else ",")
+        rows = (row for row in reader if row)  # blank lines hold no row
+        try:
+            header = next(rows, None)
+            column = None if header is None else _csv_column(header, file, source, bad)
+            if header is None or column is None:
+                return
+
+            for number, row in enumerate(rows, start=1):
+                where = f"{file.path}:{reader.line_num}"
+                if len(row) != len(header):
+                    bad.report(f"{where}: has {len(row)} values, and the first line {len(header)}; put values that "
+                               "hold the separator in double quotes")
+                    continue
+                text = _csv_text(row[column], where, source.text_column, bad)
+                if text is not None:
+                    yield f"{file.name}#{number}", text
+        except csv.Error as error:
+            bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); nothing behind it was read; repair the "
+                       "file")
+
+
+def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
+    """Lines of a CSV file. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row alone."""
+    blank = 0
+    for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+        blank = 0 if line.strip() else blank + 1
+        if blank == MAX_BLANK_LINES:
+            raise csv.Error(f"{blank:,} blank lines one after the other")
+        if len(line) > MAX_DOCUMENT_BYTES:
+            raise csv.Error(f"a line of more than {MAX_DOCUMENT_BYTES >> 20} MB")
+        yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode(errors="surrogateescape")
+
+
+def _csv_column(header: list[str], file: SourceFile, source: Source, bad: BadRows) -> int | None:
+    if header.count(source.text_column) == 1:
+        return header.index(source.text_column)
+    found = "several columns" if source.text_column in header else "no column"
+    bad.report(f"{file.path}: has {found} {source.text_column!r}, only {names(header)}; set text_column of the source "
+               f"{source.name} to the one that holds the text, or exclude the file")
+    return None
+
+
+def _csv_text(value: str, where: str, column: str, bad: BadRows) -> str | None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        bad.report(f"{where}: {column!r} is not UTF-8; convert the file to UTF-8 or exclude it")
+        return None
+    return text_value(value, where, column, bad)

@@ -1,0 +1,167 @@
+"""Reads the sources of a recipe as a stream of documents, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
+from training.data.sources.decompression import UNPACKING_ERRORS
+from training.data.sources.formats import CSV, JSON, JSON_LINES, PARQUET, TEXT, format_of
+from training.data.sources.parquet_reader import read_parquet
+from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
+from training.data.sources.source_files import PROJECT_ROOT, SourceFile, list_source, local_dataset
+from training.data.sources.source_state import pinned_revision
+from training.errors import SourceError
+from training.specs.raw_corpus import Source
+
+READING_MEMORY = 4 * 2**30  # a longest document takes 1 GB in all its forms, a row group of parquet as much
+STDLIB_LICENCE = "PSF-2.0"
+WITHOUT_DOCUMENT, BEYOND_LIMIT = "without a row of text", "beyond max_documents"
+_DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and what not
+_READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
+    TEXT: read_text, JSON_LINES: read_json_lines, JSON: read_json, CSV: read_csv, PARQUET: read_parquet}
+
+
+class Document(NamedTuple):
+    """One text and where it is from.
+
+    `path` is the file's path relative to its source; a row of a file of rows adds `#` and its number, which counts from
+    1.
+    """
+
+    text: str
+    source: str
+    path: str
+    licence: str | None
+
+
+def read_source(source: Source, bad: BadRows, base: Path = PROJECT_ROOT,
+                left_out: Counter[str] | None = None) -> Iterator[Document]:
+    """The documents of one source, in the order of its files' names.
+
+    Args:
+        source: What to read.
+        bad: Told about every row and file that cannot be read.
+        base: Where relative paths start.
+        left_out: Files that give no document are counted here, by reason.
+
+    Raises:
+        SourceError: Nothing is there to read, or `bad` refuses a row.
+    """
+    read = _files if source.dataset is None else _dataset
+    return read(source, bad, base, Counter() if left_out is None else left_out)
+
+
+def licence_of(source: Source) -> str | None:
+    """The licence recorded for a source's documents."""
+    return source.licence or (STDLIB_LICENCE if source.stdlib else None)
+
+
+def _files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+    listing = list_source(source, base)
+    left_out.update(listing.left_out)
+    count = 0
+    for place, file in enumerate(listing.files):
+        if count == source.max_documents:
+            left_out[BEYOND_LIMIT] += len(listing.files) - place
+            return
+
+        before, bad_before = count, bad.count
+        try:
+            for path, text in _READERS[format_of(file.name, source.text_suffixes) or TEXT](file, source, bad):
+                count += 1
+                yield Document(text, source.name, path, licence_of(source))
+                if count == source.max_documents:
+                    break
+        except (*UNPACKING_ERRORS, pa.ArrowException, MemoryError) as error:
+            bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
+        if (count, bad.count) == (before, bad_before):
+            left_out[WITHOUT_DOCUMENT] += 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"it takes more than {READING_MEMORY >> 30} GB of memory"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return reason.strip().rstrip(".")
+
+
+def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+    column = source.text_column
+    rows, columns = _stream(source, base, left_out)
+    if columns is not None and column not in columns and column.partition(".")[0] not in columns:
+        raise SourceError(f"source {source.name}: the dataset {source.dataset} has no column {column!r}, only "
+                          f"{names(columns)}; set text_column to the one that holds the text")
+    count = 0
+    for number, row in enumerate(rows, start=1):
+        text = row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)
+        if text is not None:
+            yield Document(text, source.name, f"{source.split}#{number}", source.licence)
+            count += 1
+        if count == source.max_documents:
+            return
+
+
+def _stream(source: Source, base: Path,
+            left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
+    """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
+    import datasets  # 1.5 s to import, and most recipes have no dataset
+
+    folder = local_dataset(source, base)
+    revision = None if folder else pinned_revision(source)
+    try:
+        builder = datasets.load_dataset_builder(str(folder or source.dataset), source.config, revision=revision)
+        _check_builder(builder, source, folder)
+        stream = builder.as_streaming_dataset(split=source.split)
+        if folder is not None:
+            left_out.update(_not_of_the_split(builder, source, base))
+    except SourceError:
+        raise
+    except Exception as error:
+        raise _dataset_error(source, error) from error
+
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            yield from stream
+        except Exception as error:
+            raise _dataset_error(source, error) from error
+
+    return rows(), stream.column_names
+
+
+def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
+    """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind not in _DATASET_FORMATS:
+        raise SourceError(f"source {source.name}: the dataset {source.dataset} holds files of the kind {kind}, and "
+                          f"those that are read are {', '.join(_DATASET_FORMATS)}; convert it")
+    if folder is None or source.follow_links:
+        return
+    root = os.path.realpath(folder)
+    for file in (file for found in (builder.config.data_files or {}).values() for file in found):
+        if not os.path.realpath(file).startswith(f"{root}{os.sep}"):
+            raise SourceError(f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
+                              "set follow_links: true of the source to read it, or correct the folder's README.md")
+
+
+def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
+    """Files of a dataset's folder that its split does not name, and those that no dataset can name, by reason."""
+    splits = {part.partition("[")[0].strip() for part in source.split.split("+")}
+    files = {os.path.realpath(file) for split, files in (builder.config.data_files or {}).items() for file in files
+             if str(split) in splits}
+    listing = list_source(source, base)
+    others = sum(os.path.realpath(file.path) not in files for file in listing.files)
+    return listing.left_out + Counter({f"not of the split {source.split}": others})
+
+
+def _dataset_error(source: Source, error: Exception) -> SourceError:
+    reason = f"it takes more than {READING_MEMORY >> 30} GB of memory" if isinstance(error, MemoryError) else \
+        str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
+    return SourceError(f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
+                       "config, split and revision, and that the hub can be reached from here")

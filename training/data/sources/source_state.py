@@ -1,0 +1,76 @@
+"""A cheap digest of the state of a recipe's sources. Imports nothing heavy: the control plane uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from training.data.sources.source_files import (
+    PROJECT_ROOT,
+    SourceFile,
+    list_source,
+    local_dataset,
+    shown_reasons,
+    unmatched_globs,
+)
+from training.errors import SourceError
+from training.specs.base import digest_of
+from training.specs.raw_corpus import Source
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def source_state(sources: Iterable[Source], base: Path = PROJECT_ROOT) -> str:
+    """SHA-256 (hex) of the state of all sources: names, sizes, times and inodes of files, commits of datasets.
+
+    No file is opened. Any write to a file, also one that sets its time of change back, and another file moved to its
+    place give another state. So does a copy to another machine, whose texts are then gathered again into the same
+    content. The standard library is installed and not written to: its names, sizes and times of change are its state,
+    which is the same wherever it was installed from the same package.
+
+    Raises:
+        SourceError: A source has no file, or a dataset has no commit.
+    """
+    return digest_of([_state(source, base) for source in sources])
+
+
+def _state(source: Source, base: Path) -> list[object]:
+    if source.dataset is not None and local_dataset(source, base) is None:
+        return [source.name, source.dataset, source.config, source.split, pinned_revision(source)]
+    return [source.name, [_file_state(file, source.stdlib) for file in list_source(source, base).files]]
+
+
+def _file_state(file: SourceFile, installed: bool) -> list[object]:
+    state = [file.name, file.bytes, file.status.st_mtime_ns]
+    # Nobody can set a time of status change back, as `touch -r` does with the time of change.
+    return state if installed else [*state, file.status.st_ctime_ns, file.status.st_ino]
+
+
+def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
+    """What is read of a source, and what is left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
+
+    Raises:
+        SourceError: A source has no file, or a dataset has no commit.
+    """
+    if source.dataset is not None and local_dataset(source, base) is None:
+        return f"{source.name}: the dataset {source.dataset} at {pinned_revision(source)[:12]}"
+    listing = list_source(source, base)
+    files = f"{len(listing.files):,} file{'' if len(listing.files) == 1 else 's'}"
+    size = sum(file.bytes for file in listing.files)
+    text = f"{source.name}: {files}, " + (f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB")
+    text += f"; left out: {shown_reasons(listing.left_out)}" if listing.left_out else ""
+    unmatched = unmatched_globs(source, listing)
+    return f"{text}; no file matches {', '.join(unmatched)}" if unmatched else text
+
+
+def pinned_revision(source: Source) -> str:
+    """The commit of a dataset on the hub.
+
+    Raises:
+        SourceError: It is missing, or is a name that can move, such as a branch.
+    """
+    if source.revision is None or not _COMMIT.fullmatch(source.revision):
+        raise SourceError(f"source {source.name}: revision must be the commit of the dataset {source.dataset} (40 hex "
+                          f"digits, found {source.revision!r}); its page on the hub lists them under Files, History")
+    return source.revision

@@ -1,0 +1,1 @@
+"""From documents to clean text: words, sentences, cleaning, duplicates, overlap."""

@@ -1,0 +1,211 @@
+"""Best-fit packing of documents into rows of one context length, without losing a token.
+
+Documents longer than the context are cut into whole rows and a remainder; remainders and short documents are put,
+longest first, into the row whose free room they fill best (best-fit decreasing: Johnson, 1974; for language models:
+Ding et al., "Fewer Truncations Improve Language Modeling", 2024). Attention does not cross documents: `rows` gives
+position ids that restart at every piece, from which transformers builds a block-diagonal mask.
+
+In its row a piece takes one place more than it has tokens: it stands behind the token that comes before it, which is
+`<|endoftext|>` at the beginning of a document. So the first token of every piece is predicted from something, and all
+tokens of the documents are learned. Evaluation cuts documents into windows in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from training.data.tokens.shards import Int64, TokenReader, ranges
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class PackingPlan:
+    """Which piece of which document lies in which row; rows as compressed sparse rows.
+
+    Attributes:
+        context: Tokens per row.
+        row_offsets: int64 [rows + 1]; row r holds the pieces `row_offsets[r] : row_offsets[r + 1]`.
+        document: int64 [pieces], number of the document in its reader.
+        start: int64 [pieces], first token of the piece within its document.
+        length: int64 [pieces], tokens of the piece, 1 to `context` - 1; with the one before them they fill one place
+            more.
+    """
+
+    context: int
+    row_offsets: Int64
+    document: Int64
+    start: Int64
+    length: Int64
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.row_offsets) - 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pieces; neither padding nor the tokens before the pieces count."""
+        return int(self.length.sum())
+
+    @property
+    def used(self) -> int:
+        """Places of the rows that hold a token, the ones before the pieces included."""
+        return self.tokens + len(self.length)
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the rows' places that hold a token; 1 for no rows."""
+        return self.used / (self.rows * self.context) if self.rows else 1.0
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Parts of documents.
+
+    Attributes:
+        document: int64 [spans], number of the document in its reader.
+        start: int64 [spans], first token of the part within its document.
+        length: int64 [spans], tokens of the part; empty ones take no place.
+    """
+
+    document: Int64
+    start: Int64
+    length: Int64
+
+
+def whole(lengths: Int64, documents: Int64 | None = None) -> Spans:
+    """Whole documents: those with these numbers, or all.
+
+    Args:
+        lengths: Tokens of every document, int64 [documents].
+        documents: Numbers of the documents, int64.
+    """
+    chosen = np.arange(len(lengths), dtype=np.int64) if documents is None else np.asarray(documents, np.int64)
+    return Spans(chosen, np.zeros(len(chosen), np.int64), np.asarray(lengths, np.int64)[chosen])
+
+
+def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
+    """Pack parts of documents into rows.
+
+    Args:
+        spans: What to pack.
+        context: Tokens per row, at least 2.
+        alone: One piece a row, for models whose documents would see each other.
+
+    Returns:
+        A plan that holds every token of the spans exactly once. The same input gives the same plan.
+    """
+    if context < 2:
+        raise ValueError(f"context must be at least 2, not {context}")
+    room = context - 1
+    sizes = np.ascontiguousarray(spans.length, np.int64)
+    full, rest = sizes // room, sizes % room
+    cut_document = np.repeat(spans.document, full)
+    cut_start = np.repeat(spans.start, full) + ranges(np.zeros(len(full), np.int64), full) * room
+
+    partial = np.flatnonzero(rest)
+    order = partial[np.argsort(-rest[partial], kind="stable")]
+    row = np.arange(len(order), dtype=np.int64) if alone else _fit(rest[order] + 1, context)
+    order = order[np.argsort(row, kind="stable")]
+    in_row = np.bincount(row) if len(row) else np.empty(0, np.int64)
+
+    pieces_per_row = np.concatenate([np.ones(len(cut_document), np.int64), in_row])
+    return PackingPlan(context, np.concatenate([[0], np.cumsum(pieces_per_row)]).astype(np.int64),
+                       np.concatenate([cut_document, spans.document[order]]),
+                       np.concatenate([cut_start, spans.start[order] + full[order] * room]),
+                       np.concatenate([np.full(len(cut_document), room, np.int64), rest[order]]))
+
+
+def _best_fit(sizes: Int64, context: int) -> Int64:
+    """Row of each piece; `sizes` int64 [pieces] falling, each below `context`.
+
+    Rows with the same free room form a linked list, and a binary tree over the room finds the tightest that fits.
+    """
+    leaves = 1
+    while leaves < context:
+        leaves *= 2
+    tree = np.zeros(2 * leaves, np.int64)  # rows at or below a node
+    head = np.full(context, -1, np.int64)
+    below = np.empty(len(sizes), np.int64)
+    rows = np.empty(len(sizes), np.int64)
+    count = 0
+    for piece in range(len(sizes)):
+        size = sizes[piece]
+        node = leaves + size
+        if tree[node] == 0:
+            while node > 1 and (node % 2 == 1 or tree[node + 1] == 0):
+                node //= 2
+            if node > 1:
+                node += 1
+                while node < leaves:
+                    node = 2 * node if tree[2 * node] > 0 else 2 * node + 1
+        if node > 1:
+            room = node - leaves
+            row = head[room]
+            head[room] = below[row]
+            while node >= 1:
+                tree[node] -= 1
+                node //= 2
+        else:
+            room = context
+            row = count
+            count += 1
+        rows[piece] = row
+        room -= size
+        below[row] = head[room]
+        head[room] = row
+        node = leaves + room
+        while node >= 1:
+            tree[node] += 1
+            node //= 2
+    return rows
+
+
+_fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
+
+
+def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
+    """Rows of a plan as a batch.
+
+    Args:
+        packing: The plan, made from `tokens.lengths`.
+        tokens: The documents.
+        indices: Row numbers, int64 [B], in any order.
+        pad: Token id at unused places.
+
+    Returns:
+        `input_ids` int64 [B, context]; `labels` int64 [B, context], not shifted, -100 at padding, at the token before
+        every piece (no prediction crosses documents) and where the reader's mask is off; `position_ids` int64
+        [B, context], restarting at the token before every piece, with the padding as one run of its own.
+    """
+    indices = np.asarray(indices, np.int64)
+    context = packing.context
+    first = packing.row_offsets[indices]
+    counts = packing.row_offsets[indices + 1] - first
+    pieces = ranges(first, counts)
+    document, start, length = packing.document[pieces], packing.start[pieces], packing.length[pieces]
+    size = length + 1
+
+    # Where each piece begins in the batch, as one long row.
+    ends = np.cumsum(size)
+    row_ends = np.concatenate([[0], ends])[np.cumsum(counts)]
+    used = np.diff(row_ends, prepend=0)
+    row_of_piece = np.repeat(np.arange(len(indices)), counts)
+    place = row_of_piece * context + (ends - size) - np.repeat(row_ends - used, counts)
+    learned = ranges(place + 1, length)
+
+    shape = (len(indices), context)
+    input_ids = np.full(shape, pad, np.int64)
+    labels = np.full(shape, IGNORE, np.int64)
+    position_ids = np.arange(context, dtype=np.int64)[None, :] - used[:, None]
+
+    found, mask = tokens.gather(document, start, length)
+    input_ids.reshape(-1)[learned] = found
+    input_ids.reshape(-1)[place] = tokens.before(document, start)
+    labels.reshape(-1)[learned] = found if mask is None else np.where(mask, found, IGNORE)
+    position_ids.reshape(-1)[ranges(place, size)] = ranges(np.zeros(len(size), np.int64), size)
+    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}

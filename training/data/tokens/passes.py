@@ -1,0 +1,194 @@
+"""The rows of a training run: each source is one stream of documents, cut where the phases of the curriculum meet.
+
+The stream goes through all documents of its source, pass after pass, each in an order of its own. A phase packs what it
+reads of the stream for its own context length: whole passes share one plan of all documents, and a part of a pass is
+packed by itself, just as many tokens as fill the phase's rows. So no token is read a second time before all of its
+source have been read once, whatever the contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.data.tokens.order import RowOrder, key_of, shuffled
+from training.data.tokens.packing import PackingPlan, Spans, plan, rows, whole
+from training.data.tokens.shards import Int64, TokenReader
+
+_DOCUMENTS_KEY = 0xD0C5
+_PHASES_KEY = 0x9A5E
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Rows of one plan, read one after the other in an order of their own.
+
+    Attributes:
+        first: How many rows of the source the phase reads before.
+        packing: The rows.
+        key: Of their order.
+        epoch: Number of the first pass over them.
+    """
+
+    first: int
+    packing: PackingPlan
+    key: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class PhaseRows:
+    """The rows that one phase of the curriculum reads.
+
+    Attributes:
+        context: Tokens per row.
+        order: Which source is read when.
+        portions: Per source, what is read of it, in turn; the last one is read over and over.
+    """
+
+    context: int
+    order: RowOrder
+    portions: tuple[tuple[Portion, ...], ...]
+
+    def batch(self, tokens: TokenReader, start: int, count: int, pad: int) -> dict[str, Int64]:
+        """The phase's rows `start` to `start + count - 1`; see `packing.rows`."""
+        parts: dict[str, Int64] = {}
+        for packing, row, chosen in self.places(start, count):
+            for name, values in rows(packing, tokens, row, pad).items():
+                parts.setdefault(name, np.empty((count, self.context), np.int64))[chosen] = values
+        return parts
+
+    def places(self, start: int, count: int) -> Iterator[tuple[PackingPlan, Int64, Int64]]:
+        """Where the phase's rows `start` to `start + count - 1` lie.
+
+        Yields:
+            A plan, numbers of its rows, int64 [n], and their places among the `count`, int64 [n].
+        """
+        source, nth = self.order.turns(start, count)
+        for number in np.unique(source):
+            portions = self.portions[number]
+            firsts = np.array([portion.first for portion in portions])
+            which = np.searchsorted(firsts, nth, side="right") - 1
+            for at in np.unique(which[source == number]):
+                portion = portions[at]
+                chosen = np.flatnonzero((source == number) & (which == at))
+                row = nth[chosen] - portion.first + portion.epoch * portion.packing.rows
+                yield portion.packing, shuffled(row, portion.packing.rows, portion.key), chosen
+
+    def efficiency(self, count: int) -> float:
+        """Share of the places of the phase's first `count` rows that hold a token."""
+        used = 0.0
+        for portions, taken in zip(self.portions, self.order.taken(count).tolist(), strict=True):
+            ends = [*(portion.first for portion in portions[1:]), taken]
+            used += sum(portion.packing.efficiency * max(0, min(end, taken) - portion.first)
+                        for portion, end in zip(portions, ends, strict=False))
+        return used / count
+
+
+def read_in_phases(documents: Sequence[Int64], lengths: Int64, weights: Sequence[float],
+                   phases: Sequence[tuple[int, int]], seed: int, alone: bool = False) -> tuple[PhaseRows, ...]:
+    """Pack a training run, phase by phase.
+
+    Args:
+        documents: Per source, the numbers of its documents, int64.
+        lengths: Tokens of every document, int64 [documents].
+        weights: Sampling weight per source: one of weight 2 is read twice as often as one of weight 1.
+        phases: Context length and number of rows of each phase. The last one goes on for ever.
+        seed: Seed of the order.
+        alone: One document a row; see `packing.plan`.
+    """
+    streams = [_Stream(lengths, numbers, seed, number, alone) for number, numbers in enumerate(documents)]
+    found = []
+    for number, (context, count) in enumerate(phases):
+        order = RowOrder([stream.everything(context).rows for stream in streams], weights,
+                         key_of(seed, _PHASES_KEY, number))
+        last = number == len(phases) - 1
+        wanted = [None if last else taken for taken in order.taken(count).tolist()]
+        found.append(PhaseRows(context, order, tuple(tuple(stream.take(context, rows_wanted))
+                                                     for stream, rows_wanted in zip(streams, wanted, strict=True))))
+    return tuple(found)
+
+
+class _Stream:
+    """The documents of one source, pass after pass, and how much of them was taken."""
+
+    def __init__(self, lengths: Int64, documents: Int64, seed: int, number: int, alone: bool) -> None:
+        self._lengths = lengths
+        self._documents = documents
+        self._key = (seed, number + 1)
+        self._alone = alone
+        self._plans: dict[int, PackingPlan] = {}
+        self._total = int(lengths[documents].sum())
+        self._pass = 0
+        self._at = 0  # tokens of the pass that were taken
+
+    def everything(self, context: int) -> PackingPlan:
+        """The plan of one whole pass."""
+        if context not in self._plans:
+            self._plans[context] = plan(whole(self._lengths, self._documents), context, self._alone)
+        return self._plans[context]
+
+    def take(self, context: int, count: int | None) -> Iterator[Portion]:
+        """Take the next so many rows, or all that ever come."""
+        everything, first = self.everything(context), 0
+        while everything.rows and (count is None or first < count):
+            left = None if count is None else count - first
+            if self._at == 0 and (left is None or left >= everything.rows):
+                yield Portion(first, everything, key_of(*self._key), self._pass)
+                if left is None:
+                    return
+                self._pass += left // everything.rows
+                first += left // everything.rows * everything.rows
+                continue
+
+            end, packing = self._fit(context, left)
+            yield Portion(first, packing, key_of(*self._key, self._pass, self._at), 0)
+            finished = end == self._total
+            first += packing.rows if finished or left is None else left
+            self._pass, self._at = (self._pass + 1, 0) if finished else (self._pass, end)
+
+    def _fit(self, context: int, count: int | None) -> tuple[int, PackingPlan]:
+        """Where the pass has to be cut so that what comes before fills `count` rows, and these rows.
+
+        The number of rows grows with the number of tokens, nearly in proportion, so interpolation finds the place in a
+        few tries; halving makes sure that it ends.
+        """
+        order, ends = self._pass_in_order()
+        low, high = self._at, self._total
+        packing = self._pack(order, ends, high, context)
+        if count is None or packing.rows <= count:
+            return high, packing
+
+        low_rows, high_rows, tries = 0, packing.rows, 0
+        fitting = low, packing
+        while high - low > 1:
+            share = 0.5 if tries % 3 == 2 else (count + 0.5 - low_rows) / (high_rows - low_rows)
+            tries += 1
+            end = min(max(low + int(share * (high - low)), low + 1), high - 1)
+            packing = self._pack(order, ends, end, context)
+            if packing.rows > count:
+                high, high_rows = end, packing.rows
+                continue
+            low, low_rows, fitting = end, packing.rows, (end, packing)
+            if packing.rows == count:
+                break
+        return fitting
+
+    def _pass_in_order(self) -> tuple[Int64, Int64]:
+        """Documents in the order of this pass, int64, and how many tokens they make up to their end, int64."""
+        count = len(self._documents)
+        places = self._pass * count + np.arange(count, dtype=np.int64)
+        order = self._documents[shuffled(places, count, key_of(*self._key, _DOCUMENTS_KEY))]
+        return order, np.cumsum(self._lengths[order])
+
+    def _pack(self, order: Int64, ends: Int64, end: int, context: int) -> PackingPlan:
+        """Rows of the pass's tokens from where it was left to `end`."""
+        first, last = np.searchsorted(ends, self._at, side="right"), np.searchsorted(ends, end, side="left")
+        document = order[first:last + 1]
+        length, start = self._lengths[document], np.zeros(len(document), np.int64)
+        start[0] = self._at - (ends[first] - length[0])
+        length[0] -= start[0]
+        length[-1] -= ends[last] - end
+        return plan(Spans(document, start, length), context, self._alone)

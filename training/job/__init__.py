@@ -1,0 +1,1 @@
+"""A job's life: its context, its events, its outcome, and the process that supervises it."""

@@ -1,0 +1,239 @@
+"""`python -m training.run job.json`: run one stage and publish what it made.
+
+Started by torchrun it runs once per rank; rank 0 cleans the output folder, publishes and reports. Exit codes: 0 done,
+1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 interrupted (start it again).
+ending.json in the attempt folder says more.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from training.errors import EXIT_FAULT, EXIT_OK, EXIT_PREEMPTED, InputRefused, RecipeError, StoreError, UserError
+from training.job import outcome
+from training.job.context import InputArtifact, StageContext
+from training.job.events import EVENTS_FILE, EventWriter
+from training.job.fingerprint import fingerprint
+from training.job.outcome import Ending, Interrupted
+from training.specs.artifacts import InputRecord, Manifest
+from training.specs.base import Spec
+from training.specs.contracts import ARTIFACT, breaches
+from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
+from training.store.storage import read_bounded
+from training.store.store import Store, file_entry
+
+RESULT_FILE = "result.json"
+_REPORTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft", "accelerate", "tokenizers", "daft",
+                       "torchao", "liger-kernel", "lm-eval")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job whose file is the only argument; return the exit code."""
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        return run_job(load_job(Path(arguments[0])))
+    except UserError as error:
+        with suppress(OSError):  # on a full disk the output has no room either
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def load_job(path: Path) -> Job:
+    """Read job.json.
+
+    Raises:
+        RecipeError: The file is missing or is not a job.
+    """
+    try:
+        return Job.model_validate_json(read_bounded(path))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}; give the path of a job.json") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{part}: " for part in first["loc"])
+        raise RecipeError(f"{path}: {key}{first['msg']}; this is no job, materialize its asset again to have it "
+                          "written anew") from error
+
+
+def run_job(job: Job) -> int:
+    """Verify the inputs, run the stage, publish. Errors are also written as events."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    attempt = Path(job.attempt)
+    attempt.mkdir(parents=True, exist_ok=True)
+    events = EventWriter(attempt / EVENTS_FILE if rank == 0 else None)
+    started = time.time()
+    before = signal.signal(signal.SIGTERM, partial(_stop, attempt))
+    try:
+        context = _prepare(job, events, rank, world_size)
+        result: StageResult | None = _stage(job).run(context)
+        if rank == 0:
+            assert result is not None, f"{job.stage} returned nothing on rank 0"
+            events.phase("publish")
+            manifest = _publish(job, context, result, started)
+            _write_result(attempt, manifest)
+            for finish in context.afterwards:
+                with suppress(OSError):  # the version is published, and that counts
+                    finish()
+        return EXIT_OK
+    except UserError as error:
+        _refuse(attempt, events, error)
+        raise
+    except Interrupted as interruption:
+        outcome.write(attempt, interruption.ending)
+        events.log(str(interruption), level="warning")
+        return interruption.exit_code
+    except Exception as error:
+        refusal = _explained(job, error)
+        if refusal is not None:
+            _refuse(attempt, events, refusal)
+            raise refusal from error
+        # Said before this rank ends: then torchrun tells the others to stop, and the first word counts.
+        outcome.write(attempt, Ending(kind="failed", message=traceback.format_exc()))
+        events.log(traceback.format_exc(), level="error")
+        traceback.print_exc()
+        return EXIT_FAULT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with suppress(OSError):
+            events.close()
+
+
+def _refuse(attempt: Path, events: EventWriter, error: UserError) -> None:
+    outcome.write(attempt, Ending(kind="refused", message=str(error)))
+    with suppress(OSError):
+        events.log(str(error), level="error")
+
+
+def _stop(attempt: Path, _number: int, _frame: FrameType | None) -> None:
+    """Told to stop where nothing is lost: training, once it has begun, listens for itself."""
+    outcome.write(attempt, Ending(kind="preempted", message="told to stop"))
+    raise SystemExit(EXIT_PREEMPTED)
+
+
+def _explained(job: Job, error: Exception) -> UserError | None:
+    """What a person can do about a lack of memory or of room, None for every other fault."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: "
+                          "it goes on from its newest checkpoint")
+    if not outcome.is_out_of_memory(error):
+        return None
+    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    smaller = (" or lower evaluation.batch or evaluation.context in the recipe"
+               if job.asset.endswith(EVALUATION_SUFFIX) else "")
+    return RecipeError(f"{job.asset} ran out of memory ({what}): give it a machine with more memory{smaller}")
+
+
+def _stage(job: Job) -> Any:
+    return importlib.import_module(f"training.stages.{job.stage}")
+
+
+def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> StageContext[Any]:
+    """Verify everything that the job names, before the seconds that importing a stage takes."""
+    if not (Path(__file__).parents[1] / "stages" / f"{job.stage}.py").is_file():
+        raise RecipeError(f"job.json: there is no stage {job.stage!r}")
+    found = fingerprint(f"training.stages.{job.stage}")
+    if found != job.fingerprint:
+        raise InputRefused(f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
+                           f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
+    if breach := next(breaches(job), ""):
+        raise InputRefused(f"job.json: {breach}; start {job.asset} through Gatehouse")
+    events.phase("verify inputs")
+    attempt = Path(job.attempt)
+    store = _store(job)
+    inputs = {name: _verified(store, job, name, wanted) for name, wanted in job.inputs.items()}
+    _one_tokenizer(job, inputs)
+    for name, file in job.files.items():
+        if not Path(file.path).is_file() or file_entry(Path(file.path)).sha256 != file.sha256:
+            raise InputRefused(f"{file.path} ({name}) is missing or has changed since this job was planned; "
+                               f"materialize {job.asset} again")
+    section: type[Spec] = _stage(job).Section
+    out = attempt / "out"
+    if rank == 0:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+    return StageContext(asset=job.asset, identity=job.identity, section=section.model_validate(job.section),
+                        seed=job.seed, inputs=inputs, files={name: Path(f.path) for name, f in job.files.items()},
+                        out=out, work=attempt, execution=job.execution, events=events, rank=rank,
+                        world_size=world_size)
+
+
+def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact:
+    if wanted.promoted:
+        if not wanted.certificate:
+            raise InputRefused(f"job.json: the input {name} of {job.asset} names no certificate; start {job.asset} "
+                               "through Gatehouse")
+        store.require_promoted(wanted.asset, wanted.version, wanted.digest, wanted.certificate)
+    elif not _may_be_unpromoted(store, job, name, wanted):
+        raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it "
+                           "measures, an evaluation may read only what that one was made from")
+    folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
+    return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
+
+
+def _may_be_unpromoted(store: Store, job: Job, name: str, wanted: Input) -> bool:
+    """Whether an evaluation, which trains nothing, measures this version or compares it with what it was made from."""
+    measured = job.inputs[ARTIFACT]
+    made_from = store.manifest(measured.asset, measured.version).inputs.get(name)
+    return name == ARTIFACT or (made_from is not None and (made_from.asset, made_from.version, made_from.digest) == (
+        wanted.asset, wanted.version, wanted.digest))
+
+
+def _one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
+    digests = {name: artifact.manifest.facts["tokenizer"] for name, artifact in inputs.items()
+               if "tokenizer" in artifact.manifest.facts}
+    if len(set(digests.values())) > 1:
+        raise InputRefused(f"{job.asset}: its inputs were made with different tokenizers: "
+                           + ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
+                           + "; materialize the older ones again")
+
+
+def _publish(job: Job, context: StageContext[Any], result: StageResult, started: float) -> Manifest:
+    inputs = {name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
+              for name, used in job.inputs.items()}
+    draft = Manifest(asset=job.asset, version="", stage=job.stage, recipe=job.recipe, identity=job.identity,
+                     fingerprint=job.fingerprint, digest="", files={}, inputs=inputs, metrics=result.metrics,
+                     headline=result.headline, facts=result.facts, section=job.section, seed=job.seed,
+                     versions=library_versions(), labels=job.labels, started_at=started,
+                     seconds=time.time() - started)
+    return _store(job).publish(context.out, draft)
+
+
+def _store(job: Job) -> Store:
+    return Store(job.store, job.recipe, cache=Path(job.cache) if job.cache else None)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_result(attempt: Path, manifest: Manifest) -> None:
+    temporary = attempt / f".{RESULT_FILE}"
+    temporary.write_text(json.dumps({"asset": manifest.asset, "version": manifest.version,
+                                     "digest": manifest.digest}))
+    temporary.replace(attempt / RESULT_FILE)

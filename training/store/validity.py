@@ -1,0 +1,155 @@
+"""Whether the version that an asset's pointer names may be used. There is one rule, and whoever asks goes by it.
+
+The next stage's job asks before it works, the planner before it plans, `gatehouse status`, `plan` and `verify` before
+they say anything good. What the recipe asks for today, which only the control plane knows, comes on top of it
+(`pipeline.building.planner.promoted_input`).
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from training.errors import InputRefused
+from training.specs.artifacts import Certificate, Manifest, Promotion, Waiver
+from training.specs.contracts import ARTIFACT
+from training.specs.evidence import ITEMS_FILE, REPORT_FILE
+from training.specs.job import EVALUATION_SUFFIX
+from training.store.publishing import MANIFEST
+
+if TYPE_CHECKING:
+    from training.store.store import Store
+
+
+def require_valid(store: Store, asset: str, version: str, digest: str, planned_on: str, today: date) -> Certificate:
+    """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is there.
+
+    Args:
+        planned_on: Digest of the certificate that a job was planned on; empty when nothing was planned yet.
+        today: The day for which waivers must hold, UTC.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        InputRefused: With the reason, the gate that refused it where there is one, and what to do.
+        StoreError: A record that decides about it is damaged.
+    """
+    pointer = store.promotion(asset)
+    if pointer is None or pointer.version != version:
+        raise InputRefused(store.explain_unpromoted(asset, wanted=version))
+    certificate = store.promoted_with(pointer)
+    if not store.storage.exists(store.place(asset, version) / MANIFEST):
+        raise InputRefused(f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
+                           f"--select {asset}` makes it anew")
+    manifest = store.manifest(asset, version)
+    again = f"`{manifest.run_command()}` judges it again and trains nothing"
+    if certificate is None:
+        raise InputRefused(f"{asset} {version} has no certificate: {again}")
+    if fault := _binding_fault(certificate, pointer, digest):
+        raise InputRefused(f"{asset} {version}: {fault}: {again}")
+    if planned_on and planned_on != certificate.digest:
+        raise InputRefused(f"{asset} {version}: the job was planned on the certificate {planned_on[:12]}, and its "
+                           f"certificate is {certificate.digest[:12]}: it was judged again since, or job.json was "
+                           "edited; start the asset again through Gatehouse")
+    if not certificate.passed or certificate.expired(today):
+        raise InputRefused(store.explain_unpromoted(asset, wanted=version, today=today))
+    if standing_changed(store, manifest, certificate):
+        raise InputRefused(f"{asset} {version} was judged on other terms: the standing of what it was made from "
+                           f"changed since; {again}")
+    if fault := evidence_fault(store, certificate):
+        raise InputRefused(f"{asset} {version}: {fault}")
+    return certificate
+
+
+def why_invalid(store: Store, pointer: Promotion, today: date) -> str:
+    """Why the next stage would refuse what an asset's pointer names; empty when it would not.
+
+    Raises:
+        StoreError: A record that decides about it is damaged.
+    """
+    try:
+        require_valid(store, pointer.asset, pointer.version, pointer.digest, "", today)
+    except InputRefused as error:
+        return str(error)
+    return ""
+
+
+def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date) -> str:
+    """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
+    latest = store.latest(asset)
+    if latest is None:
+        return f"{asset} was never built: materialize {asset} first"
+    version = wanted or latest.version
+    certificate = store.certificate(asset, version)
+    if certificate is None:
+        return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
+    waived = {waiver.gate for waiver in certificate.waivers}
+    refused = [verdict.reason for verdict in certificate.verdicts
+               if not verdict.passed and verdict.name not in waived]
+    if refused:
+        return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
+    if certificate.unfounded:
+        return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
+                "refused now; materialize that first")
+    if expired := certificate.expired(today):
+        return f"{asset} {version} rests on {_explain_expired(expired[0], asset, store.recipe)}"
+    if hold := store.hold(asset, version):
+        return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
+                f"{store.recipe} {asset} {version}` promotes it")
+    pointer = store.promotion(asset)
+    if pointer is not None and pointer.version != version:
+        return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
+    return f"{asset} {version} is not promoted: materialize {asset} to have it judged again"
+
+
+def standing_changed(store: Store, manifest: Manifest, certificate: Certificate) -> bool:
+    """Whether what a version was made from rests on other waivers, or is refused otherwise, than when it was judged."""
+    return (certificate.inherited != store.inherited_waivers(manifest)
+            or certificate.unfounded != store.unfounded(manifest))
+
+
+def evidence_fault(store: Store, certificate: Certificate) -> str:
+    """What is wrong with the evaluation that a certificate rests on, and what to do; empty when it is as it was judged.
+
+    Raises:
+        StoreError: The evaluation's manifest is damaged.
+    """
+    asset, version = certificate.asset + EVALUATION_SUFFIX, certificate.evaluation_version
+    run = f"`gatehouse run -r {store.recipe} --select {certificate.asset}`"
+    if not version or not store.storage.exists(store.place(asset, version) / MANIFEST):
+        return (f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
+                "again")
+    evaluation = store.manifest(asset, version)
+    measured = evaluation.inputs.get(ARTIFACT)
+    if measured is None or (measured.asset, measured.version, measured.digest) != (
+            certificate.asset, certificate.version, certificate.artifact_digest):
+        return (f"its certificate rests on {asset} {version}, which is evidence of another version; {run} judges it "
+                "again")
+    judged = {REPORT_FILE: certificate.report_digest, ITEMS_FILE: certificate.items_digest}
+    if any(name not in evaluation.files or evaluation.files[name].sha256 != digest for name, digest in judged.items()):
+        return f"its certificate rests on another report than {asset} {version} holds; {run} judges it again"
+    if fault := store.fault_of(evaluation, tuple(judged)):
+        return (f"its evidence is not what was judged: {fault}; delete {store.uri(asset, version)}, then {run} "
+                "measures and judges it again")
+    return ""
+
+
+def _binding_fault(certificate: Certificate, pointer: Promotion, digest: str) -> str:
+    """How certificate, pointer and content fail to belong together; empty when they do."""
+    if (certificate.asset, certificate.version) != (pointer.asset, pointer.version):
+        return f"its certificate belongs to {certificate.asset} {certificate.version}"
+    if certificate.digest != pointer.certificate_digest:
+        return (f"its certificate is not the one it was promoted with (digest {certificate.digest[:12]}, promoted.json "
+                f"says {pointer.certificate_digest[:12]}): one of the two was changed since")
+    if not certificate.artifact_digest == pointer.digest == digest:
+        return (f"its certificate vouches for content {certificate.artifact_digest[:12]} and promoted.json for "
+                f"{pointer.digest[:12]}, not for {digest[:12]}")
+    return ""
+
+
+def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
+    then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
+    return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
+            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
+            f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")
