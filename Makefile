@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test check proof chaos chaos-quick clean
+.PHONY: help setup setup-dev run up test check format proof chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,9 +22,14 @@ test: check ## check the code, then run the tests (without the slow ones and tho
 	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup-dev ## ruff, mypy, import rules
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+format: setup-dev ## lay the code out
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
 
 SEEDS ?= 10
 proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)

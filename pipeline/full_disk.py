@@ -20,8 +20,10 @@ def explain_full_disk(error: BaseException) -> str:
         folder = _folder(cause)
         if (isinstance(cause, OSError) and cause.errno in _FULL) or _is_full_database(cause, folder):
             free = shutil.disk_usage(folder).free
-            return (f"{folder}: the disk is full, {free / 1000:,.0f} kB are free; make room there and start the same "
-                    "command again: nothing that was published is lost, and it goes on where it stopped")
+            return (
+                f"{folder}: the disk is full, {free / 1000:,.0f} kB are free; make room there and start the same "
+                "command again: nothing that was published is lost, and it goes on where it stopped"
+            )
     return ""
 
 
@@ -29,8 +31,9 @@ def _is_full_database(error: BaseException, folder: Path) -> bool:
     if not isinstance(error, sqlite3.OperationalError):
         return False
     name = getattr(error, "sqlite_errorname", "")
-    return name == "SQLITE_FULL" or (name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
-                                     and shutil.disk_usage(folder).free < _ROOM_FOR_A_PAGE)
+    return name == "SQLITE_FULL" or (
+        name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and shutil.disk_usage(folder).free < _ROOM_FOR_A_PAGE
+    )
 
 
 def _folder(error: BaseException) -> Path:

@@ -50,12 +50,29 @@ class Node:
         return self.group == "models"
 
 
-def _node(asset: str, description: str, *, headline: str, kinds: set[str], parts: dict[str, str] | None = None,
-          files: tuple[str, ...] = (), group: str = "data") -> Node:
+def _node(
+    asset: str,
+    description: str,
+    *,
+    headline: str,
+    kinds: set[str],
+    parts: dict[str, str] | None = None,
+    files: tuple[str, ...] = (),
+    group: str = "data",
+) -> Node:
     contract = CONTRACTS[asset]
     inputs = {name: (parts or {}).get(name) for name in contract.inputs}
-    return Node(asset, inputs, contract.evaluator, contract.judged_with, headline, " ".join(description.split()),
-                frozenset(kinds), group, files)
+    return Node(
+        asset,
+        inputs,
+        contract.evaluator,
+        contract.judged_with,
+        headline,
+        " ".join(description.split()),
+        frozenset(kinds),
+        group,
+        files,
+    )
 
 
 _WRITTEN = ("harmful", "benign")
@@ -66,73 +83,98 @@ GRAPH: dict[str, Node] = {
         "The recipe's sources, gathered into parquet shards with provenance: source, path, licence and digest "
         "of every document. Nothing is changed or judged here yet. A file that cannot be read stops the job "
         "with its name and row.",
-        headline="documents", kinds={"parquet"},
+        headline="documents",
+        kinds={"parquet"},
     ),
     "corpus": _node(
         "corpus",
         "The text that may be trained on, and the text that never will be. Cleaned, exact and near duplicates "
         "(MinHash) removed, split into training and held-out documents by the digest of their text. The data "
         "card counts what was dropped and shows examples.",
-        headline="documents", kinds={"daft", "parquet"},
+        headline="documents",
+        kinds={"daft", "parquet"},
     ),
     "evaluation_sets": _node(
         "evaluation_sets",
         "What every model is measured on: held-out text, four-way questions, preference pairs, prompts to "
         "refuse and look-alikes to answer. Training documents that contain its items are listed in "
         "`exclusions.parquet` and left out of training.",
-        headline="questions", kinds={"parquet"}, files=_WRITTEN, group="evaluation",
+        headline="questions",
+        kinds={"parquet"},
+        files=_WRITTEN,
+        group="evaluation",
     ),
     "tokenizer": _node(
         "tokenizer",
         "A byte-level BPE trained on the corpus, with special tokens and a chat template, frozen. Its digest "
         "is part of everything made with it; a job whose inputs disagree about it stops.",
-        headline="bytes_per_token", kinds={"huggingface"},
+        headline="bytes_per_token",
+        kinds={"huggingface"},
     ),
     "packed_shards": _node(
         "packed_shards",
         "The training text as token shards with a document index, memory-mapped. One set of shards serves "
         "every context length: rows are packed best-fit when they are read, no token is lost, and no "
         "attention crosses documents.",
-        headline="tokens", kinds={"numpy"}, parts=_EXCLUDED,
+        headline="tokens",
+        kinds={"numpy"},
+        parts=_EXCLUDED,
     ),
     "instruction_data": _node(
         "instruction_data",
         "Conversations to fine-tune on: questions about functions with their docstrings (or passages with "
         "their continuations), and written prompts with refusals or answers.",
-        headline="conversations", kinds={"parquet"}, parts=_EXCLUDED, files=_WRITTEN, group="post_training_data",
+        headline="conversations",
+        kinds={"parquet"},
+        parts=_EXCLUDED,
+        files=_WRITTEN,
+        group="post_training_data",
     ),
     "preference_data": _node(
         "preference_data",
         "Pairs of a right and a wrong answer to one prompt, made from the conversations.",
-        headline="pairs", kinds={"parquet"}, group="post_training_data",
+        headline="pairs",
+        kinds={"parquet"},
+        group="post_training_data",
     ),
     "adapter_data": _node(
         "adapter_data",
         "Documents and conversations of the one domain that the adapter learns.",
-        headline="documents", kinds={"parquet"}, parts=_EXCLUDED, group="post_training_data",
+        headline="documents",
+        kinds={"parquet"},
+        parts=_EXCLUDED,
+        group="post_training_data",
     ),
     "base_model": _node(
         "base_model",
         "A causal language model built from the recipe's architecture and pretrained on the packed shards, "
         "with a context-length curriculum at a constant number of tokens per step.",
-        headline="heldout_perplexity", kinds={"deepspeed", "pytorch", "huggingface"}, group="models",
+        headline="heldout_perplexity",
+        kinds={"deepspeed", "pytorch", "huggingface"},
+        group="models",
     ),
     "sft_model": _node(
         "sft_model",
         "The base model fine-tuned on conversations. The loss covers the assistant's tokens only.",
-        headline="choice_accuracy_dcpmi", kinds={"deepspeed", "trl", "huggingface"}, group="models",
+        headline="choice_accuracy_dcpmi",
+        kinds={"deepspeed", "trl", "huggingface"},
+        group="models",
     ),
     "dpo_model": _node(
         "dpo_model",
         "The SFT model optimized on preference pairs (DPO). The reference log-probabilities are computed once "
         "and kept in the artifact.",
-        headline="preference_accuracy", kinds={"deepspeed", "trl", "huggingface"}, group="models",
+        headline="preference_accuracy",
+        kinds={"deepspeed", "trl", "huggingface"},
+        group="models",
     ),
     "lora_model": _node(
         "lora_model",
         "A LoRA adapter on the DPO model for one domain. The artifact holds the adapter and, merged, a plain "
         "transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
-        headline="domain_gain", kinds={"deepspeed", "peft", "huggingface"}, group="models",
+        headline="domain_gain",
+        kinds={"deepspeed", "peft", "huggingface"},
+        group="models",
     ),
 }
 

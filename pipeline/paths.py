@@ -102,8 +102,10 @@ def prepare() -> None:
         for folder in (home() / "dagster", home() / "mlflow", work()):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{error.filename}: {error.strerror}; all state is kept in {home()}, so set GATEHOUSE_HOME to "
-                         "a folder that can be written") from error
+        raise StoreError(
+            f"{error.filename}: {error.strerror}; all state is kept in {home()}, so set GATEHOUSE_HOME to "
+            "a folder that can be written"
+        ) from error
 
 
 def _require_plain_paths() -> None:
@@ -114,13 +116,16 @@ def _require_plain_paths() -> None:
     """
     for name, folder in (("GATEHOUSE_HOME", home()), ("GATEHOUSE_DAGSTER", variables()["GATEHOUSE_DAGSTER"])):
         if "?" in str(folder) or _ESCAPE.search(str(folder)):
-            raise UserError(f"{folder}: Dagster cannot work in a path with ? or with % before two digits; move it, or "
-                            f"set {name} to another folder")
+            raise UserError(
+                f"{folder}: Dagster cannot work in a path with ? or with % before two digits; move it, or "
+                f"set {name} to another folder"
+            )
     dagster = find_spec("dagster")
     for place in (str(ROOT), dagster.origin if dagster else None):
         if place and "%" in place:
-            raise UserError(f"{place}: Dagster cannot work in a path with %; move the project, and run `make setup` "
-                            "there")
+            raise UserError(
+                f"{place}: Dagster cannot work in a path with %; move the project, and run `make setup` there"
+            )
 
 
 if __name__ == "__main__":

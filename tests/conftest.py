@@ -31,11 +31,19 @@ def share_checks(home: Path) -> None:
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """What a shell that followed the README would have, with another home."""
     share_checks(home)
-    own = {name: value for name, value in os.environ.items()
-           if not name.startswith(("GATEHOUSE_", "DAGSTER_", "MLFLOW_"))}
-    return {**own, "PATH": f"{BIN}{os.pathsep}{own['PATH']}", "GATEHOUSE_HOME": str(home),
-            "GATEHOUSE_DAGSTER": str(home / "dagster"), "DAGSTER_HOME": str(ROOT),
-            "DAGSTER_MODULE_NAME": "pipeline.definitions", "DAGSTER_DISABLE_TELEMETRY": "1", **extra}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GATEHOUSE_", "DAGSTER_", "MLFLOW_"))
+    }
+    return {
+        **own,
+        "PATH": f"{BIN}{os.pathsep}{own['PATH']}",
+        "GATEHOUSE_HOME": str(home),
+        "GATEHOUSE_DAGSTER": str(home / "dagster"),
+        "DAGSTER_HOME": str(ROOT),
+        "DAGSTER_MODULE_NAME": "pipeline.definitions",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        **extra,
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,13 @@ def with_evidence(store: Store, certificate: Certificate) -> Certificate:
     measured = InputRecord(asset=certificate.asset, version=certificate.version, digest=certificate.artifact_digest)
     asset = certificate.asset + EVALUATION_SUFFIX
     made = store.find(asset, digest_of(measured)) or _published(store, asset, measured)
-    return certificate.model_copy(update={
-        "evaluation_version": made.version, "report_digest": made.files[REPORT_FILE].sha256,
-        "items_digest": made.files[ITEMS_FILE].sha256})
+    return certificate.model_copy(
+        update={
+            "evaluation_version": made.version,
+            "report_digest": made.files[REPORT_FILE].sha256,
+            "items_digest": made.files[ITEMS_FILE].sha256,
+        }
+    )
 
 
 def _published(store: Store, asset: str, measured: InputRecord) -> Manifest:
@@ -29,7 +33,22 @@ def _published(store: Store, asset: str, measured: InputRecord) -> Manifest:
         folder.mkdir()
         (folder / REPORT_FILE).write_text('{"estimates": {}}')
         (folder / ITEMS_FILE).write_text("")
-        return store.publish(folder, Manifest(
-            asset=asset, version="", stage="evaluate_model", recipe=store.recipe, identity=digest_of(measured),
-            fingerprint="", digest="", files={}, inputs={ARTIFACT: measured}, metrics={}, section={}, seed=0,
-            started_at=0.0, seconds=0.0))
+        return store.publish(
+            folder,
+            Manifest(
+                asset=asset,
+                version="",
+                stage="evaluate_model",
+                recipe=store.recipe,
+                identity=digest_of(measured),
+                fingerprint="",
+                digest="",
+                files={},
+                inputs={ARTIFACT: measured},
+                metrics={},
+                section={},
+                seed=0,
+                started_at=0.0,
+                seconds=0.0,
+            ),
+        )

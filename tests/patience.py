@@ -36,8 +36,9 @@ class Patience:
         return self._left < 0
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, otherwise: Callable[[], str] | str,
-             every: float = 0.05) -> None:
+def wait_for(
+    condition: Callable[[], Any], seconds: float, otherwise: Callable[[], str] | str, every: float = 0.05
+) -> None:
     """Wait until a condition holds.
 
     Args:
@@ -60,8 +61,9 @@ def finish(process: subprocess.Popen[Any], seconds: float) -> int:
     return process.returncode
 
 
-def run_command(command: Sequence[str], silent_seconds: float = 120,
-                **options: Any) -> subprocess.CompletedProcess[str]:
+def run_command(
+    command: Sequence[str], silent_seconds: float = 120, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run a command; one that says nothing for too long is killed, and the test fails with what it said.
 
     Args:
@@ -71,8 +73,10 @@ def run_command(command: Sequence[str], silent_seconds: float = 120,
     Returns:
         Its exit code, and its standard output and error together.
     """
-    with tempfile.TemporaryFile() as output, subprocess.Popen(command, stdout=output, stderr=output,
-                                                              **options) as process:
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(command, stdout=output, stderr=output, **options) as process,
+    ):
         said, patience = 0, Patience(silent_seconds)
         while process.poll() is None:
             if (size := os.fstat(output.fileno()).st_size) > said:

@@ -56,8 +56,9 @@ class Trial:
     def __enter__(self) -> Trial:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         self._promise.made += 1
         if kind is None or issubclass(kind, _NO_FAILURE):
             return False
@@ -79,16 +80,19 @@ class Promise:
         """Trials to make: `quick` of them in CI, `full` of them under `make chaos`."""
         for number in range(full if self.full else quick):
             yield Trial(self, number)
-        assert not self.failures, (f"{len(self.failures)} of {self.made} trials broke the promise: {self.text}\n\n"
-                                   + "\n".join(self.failures[:3]))
+        assert not self.failures, (
+            f"{len(self.failures)} of {self.made} trials broke the promise: {self.text}\n\n"
+            + "\n".join(self.failures[:3])
+        )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full`: as many trials as `make chaos` makes; `--table`: where its table goes."""
     parser.addoption("--full", action="store_true", help="make all trials of the promises in tests/chaos")
     parser.addoption("--table", type=Path, help="write the table of promises to this Markdown file")
-    parser.addoption("--kept", type=Path,
-                     help="with --full: note in this file what passed, and leave out what did on the same code")
+    parser.addoption(
+        "--kept", type=Path, help="with --full: note in this file what passed, and leave out what did on the same code"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,7 +117,8 @@ def code_digest() -> str:
     """Digest of the checkout but for texts, results and the modules in tests/chaos; empty where git cannot tell."""
     staged, changed, untracked = (
         subprocess.run(["git", *command, "--", ".", *_OTHER], cwd=_ROOT, capture_output=True)
-        for command in (["ls-files", "--stage"], ["diff"], ["ls-files", "-z", "--others", "--exclude-standard"]))
+        for command in (["ls-files", "--stage"], ["diff"], ["ls-files", "-z", "--others", "--exclude-standard"])
+    )
     if staged.returncode or changed.returncode or untracked.returncode:
         return ""
     digest = hashlib.sha256(staged.stdout + changed.stdout)

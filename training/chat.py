@@ -87,9 +87,8 @@ class Conversation:
         ids = self._encode(question)
         room = _MAX_NEW_TOKENS if self.positions is None else min(_MAX_NEW_TOKENS, self.positions - ids.shape[1])
         with torch.inference_mode():
-            output = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room,
-                                         do_sample=False)
-        answer = str(self.tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True)).strip()
+            output = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False)
+        answer = str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
         self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return answer
 
@@ -106,12 +105,18 @@ class Conversation:
             if self.limit is None or ids.shape[1] <= self.limit:
                 break
             if not kept:
-                raise UserError(f"the question has {ids.shape[1]} tokens, and the model reads at most {self.limit} of "
-                                "them: shorten it")
+                raise UserError(
+                    f"the question has {ids.shape[1]} tokens, and the model reads at most {self.limit} of "
+                    "them: shorten it"
+                )
             kept = kept[2:]
         if left_out := (len(self.messages) - len(kept)) // 2:
-            print(f"(the model reads at most {self.limit} tokens: the oldest {left_out} of {len(self.messages) // 2} "
-                  "questions and answers are left out from here on)", file=sys.stderr, flush=True)
+            print(
+                f"(the model reads at most {self.limit} tokens: the oldest {left_out} of {len(self.messages) // 2} "
+                "questions and answers are left out from here on)",
+                file=sys.stderr,
+                flush=True,
+            )
         self.messages = kept
         return ids
 

@@ -26,8 +26,12 @@ from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
 
 # What every call that loads a model passes on.
-SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True,
-                          "attn_implementation": "sdpa"}
+SAFELY: dict[str, Any] = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+    "use_safetensors": True,
+    "attn_implementation": "sdpa",
+}
 MAX_JSON_BYTES = 16 * 2**20  # the index of a model of 100,000 tensors has 10 MB
 # A model of more layers than it has tensors does not exist, but some configurations name layers they never build.
 _SPARE_LAYERS = 1000
@@ -41,13 +45,39 @@ _TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, TEMPLATE_FILE, "README.md")
 _SECOND_TEMPLATE = "training.jinja"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 # Each makes transformers load something that is not in the folder's safetensors, or run something of it.
-REFUSED_KEYS = ("auto_map", "quantization_config", "transformers_weights", "fusion_config", "attn_implementation",
-            "_attn_implementation", "experts_implementation", "_experts_implementation")
-_GENERATION_KEYS = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "use_cache", "transformers_version",
-                    "_from_model_config"}
-_TOKENIZER_KEYS = {"tokenizer_class", "backend", "bos_token", "eos_token", "pad_token", "unk_token",
-                   "additional_special_tokens", "extra_special_tokens", "clean_up_tokenization_spaces", "is_local",
-                   "local_files_only", "model_max_length"}
+REFUSED_KEYS = (
+    "auto_map",
+    "quantization_config",
+    "transformers_weights",
+    "fusion_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "_experts_implementation",
+)
+_GENERATION_KEYS = {
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "use_cache",
+    "transformers_version",
+    "_from_model_config",
+}
+_TOKENIZER_KEYS = {
+    "tokenizer_class",
+    "backend",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "clean_up_tokenization_spaces",
+    "is_local",
+    "local_files_only",
+    "model_max_length",
+}
 _TOKENIZER_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
@@ -61,8 +91,10 @@ def plain_model(folder: Path) -> Path:
     config, generation = _read(folder / _CONFIG), _read(folder / _GENERATION)
     for key in REFUSED_KEYS:
         if key in config:
-            raise InputRefused(f"{folder / _CONFIG}: {key} is refused: a model is read from its safetensors alone, and "
-                               "no code of it is run")
+            raise InputRefused(
+                f"{folder / _CONFIG}: {key} is refused: a model is read from its safetensors alone, and "
+                "no code of it is run"
+            )
     _known(folder / _GENERATION, generation, _GENERATION_KEYS)
     tensors = _count_tensors(folder)
     for key, value in config.items():
@@ -80,15 +112,19 @@ def load_model(folder: Path) -> PreTrainedModel:
     size = sum(path.stat().st_size for path in plain_model(folder).iterdir() if path.is_file())
     try:
         with bounded_memory(_MEMORY_PER_BYTE * size + _MEMORY):
-            model, report = AutoModelForCausalLM.from_pretrained(folder, **SAFELY, dtype=torch.float32,
-                                                                 output_loading_info=True)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, **SAFELY, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:  # whatever a configuration that makes no sense leads to
-        raise InputRefused(f"transformers cannot load {folder} (config.json, or weights that do not fit it): "
-                           f"{_brief(error)}") from error
+        raise InputRefused(
+            f"transformers cannot load {folder} (config.json, or weights that do not fit it): {_brief(error)}"
+        ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
-            raise InputRefused(f"{folder}: the weights do not fit config.json: {kind.replace('_', ' ')} "
-                               f"{', '.join(map(str, sorted(report[kind])[:5]))}")
+            raise InputRefused(
+                f"{folder}: the weights do not fit config.json: {kind.replace('_', ' ')} "
+                f"{', '.join(map(str, sorted(report[kind])[:5]))}"
+            )
     assert isinstance(model, PreTrainedModel)
     return model.eval()
 
@@ -122,8 +158,10 @@ def _only(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> Non
         if path.name == MORE_TEMPLATES:
             continue
         if not path.is_file() or not (path.name in names or pattern.fullmatch(path.name)):
-            raise InputRefused(f"{path} is no part of a plain model folder: only safetensors, JSON, the chat template "
-                               "and README.md are; remove it, or train the model again")
+            raise InputRefused(
+                f"{path} is no part of a plain model folder: only safetensors, JSON, the chat template "
+                "and README.md are; remove it, or train the model again"
+            )
 
 
 def _only_second_template(folder: Path) -> None:
@@ -151,8 +189,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _known(path: Path, value: dict[str, Any], keys: set[str]) -> None:
     if unknown := sorted(set(value) - keys):
-        raise InputRefused(f"{path}: {', '.join(unknown)[:100]} is refused; the keys here are "
-                           f"{', '.join(sorted(keys))}")
+        raise InputRefused(
+            f"{path}: {', '.join(unknown)[:100]} is refused; the keys here are {', '.join(sorted(keys))}"
+        )
 
 
 def _count_tensors(folder: Path) -> int:

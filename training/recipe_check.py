@@ -44,8 +44,10 @@ def check(request: CheckRequest, cache: Path) -> CheckAnswer:
     """
     recipe = request.recipe
     findings, model, config = _model_findings(recipe)
-    findings += [Finding(key=("evaluation_sets", "tasks", *key), message=message)
-                 for key, message in task_problems(recipe.evaluation_sets.tasks, cache)]
+    findings += [
+        Finding(key=("evaluation_sets", "tasks", *key), message=message)
+        for key, message in task_problems(recipe.evaluation_sets.tasks, cache)
+    ]
     kind = str(recipe.base_model.architecture["model_type"])
     if model is not None and config is not None:
         findings += [*_positions(recipe, config), *_target_modules(recipe, model), *_choices(request, kind, model)]
@@ -59,8 +61,15 @@ def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | No
     found = [_of_field(*problem) for problem in architecture_problems(architecture)]
     if found:
         return found, None, None
-    config, problem = configure({"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1, **architecture,
-                                 "vocab_size": recipe.tokenizer.vocabulary})
+    config, problem = configure(
+        {
+            "bos_token_id": None,
+            "eos_token_id": 0,
+            "pad_token_id": 1,
+            **architecture,
+            "vocab_size": recipe.tokenizer.vocabulary,
+        }
+    )
     if config is None:
         assert problem is not None
         return [_of_field(*problem)], None, None
@@ -109,8 +118,9 @@ def _target_modules(recipe: Recipe, model: PreTrainedModel) -> Iterator[Finding]
     try:
         lora_config(recipe.lora_model, model)
     except RecipeError as error:
-        yield Finding(key=("lora_model", "target_modules"),
-                      message=str(error).removeprefix("lora_model.target_modules: "))
+        yield Finding(
+            key=("lora_model", "target_modules"), message=str(error).removeprefix("lora_model.target_modules: ")
+        )
 
 
 def _choices(request: CheckRequest, kind: str, model: PreTrainedModel) -> Iterator[Finding]:

@@ -32,8 +32,9 @@ from training.store.store import Store
 
 def main(arguments: Sequence[str]) -> int:
     """Run the proof; 0 when every control is refused as meant and at least nine tenths of the seeds pass."""
-    parser = argparse.ArgumentParser(prog="make proof", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make proof", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", "-r", default="tiny")
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds, beginning with 0 (default 10)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -60,8 +61,10 @@ def controls(loaded: LoadedRecipe, console: Console) -> list[Caught]:
     """
     store = Store(store_root(), loaded.recipe.name)
     if missing := [asset for asset in GRAPH if store.promotion(asset) is None]:
-        raise InputRefused(f"{', '.join(missing)}: not promoted; the proof starts from a trained chain: `gatehouse run "
-                           f"-r {loaded.recipe.name}`")
+        raise InputRefused(
+            f"{', '.join(missing)}: not promoted; the proof starts from a trained chain: `gatehouse run "
+            f"-r {loaded.recipe.name}`"
+        )
     launcher = load_launchers()[loaded.recipe.launcher]
     found = []
     for control in CONTROLS:
@@ -69,8 +72,12 @@ def controls(loaded: LoadedRecipe, console: Console) -> list[Caught]:
         with tempfile.TemporaryDirectory(dir=home()) as folder:
             caught = run(control, World.of(Path(store.root), loaded, launcher, Path(folder) / "world"))
         verdict = "refused" if caught.as_meant else "NOT REFUSED AS MEANT"
-        console.print(f"{control.name}: {verdict} by {', '.join(caught.refused_by) or 'no gate'} "
-                      f"({time.monotonic() - started:.0f} s)", highlight=False, soft_wrap=True)
+        console.print(
+            f"{control.name}: {verdict} by {', '.join(caught.refused_by) or 'no gate'} "
+            f"({time.monotonic() - started:.0f} s)",
+            highlight=False,
+            soft_wrap=True,
+        )
         found.append(caught)
     return found
 
@@ -81,8 +88,12 @@ def chain(recipe: str, loaded: LoadedRecipe, seed: int, console: Console) -> dic
     started = time.monotonic()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GATEHOUSE", "MLFLOW"))}
     environment |= {"GATEHOUSE_HOME": str(folder)}
-    subprocess.run([str(Path(sys.executable).with_name("gatehouse")), "run", "-r", recipe, "--set", f"seed={seed}"],
-                   env=environment, cwd=ROOT, check=False)
+    subprocess.run(
+        [str(Path(sys.executable).with_name("gatehouse")), "run", "-r", recipe, "--set", f"seed={seed}"],
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
     store = Store(str(folder / "store"), loaded.recipe.name)
     certificates = {}
     for asset in GRAPH:
@@ -90,10 +101,18 @@ def chain(recipe: str, loaded: LoadedRecipe, seed: int, console: Console) -> dic
         certificate = store.certificate(asset, latest.version) if latest else None
         if certificate is not None:
             certificates[asset] = certificate
-    refused = [f"{asset}.{verdict.name}" for asset, certificate in certificates.items()
-               for verdict in certificate.verdicts if not verdict.passed]
-    console.print(f"seed {seed}: {'passed' if passes(certificates) else 'REFUSED by ' + ', '.join(refused)} "
-                  f"({time.monotonic() - started:.0f} s)", highlight=False, soft_wrap=True)
+    refused = [
+        f"{asset}.{verdict.name}"
+        for asset, certificate in certificates.items()
+        for verdict in certificate.verdicts
+        if not verdict.passed
+    ]
+    console.print(
+        f"seed {seed}: {'passed' if passes(certificates) else 'REFUSED by ' + ', '.join(refused)} "
+        f"({time.monotonic() - started:.0f} s)",
+        highlight=False,
+        soft_wrap=True,
+    )
     return certificates
 
 
@@ -105,12 +124,26 @@ def passes(certificates: dict[str, Certificate]) -> bool:
 def as_json(caught: Sequence[Caught], chains: dict[int, dict[str, Certificate]]) -> dict[str, Any]:
     """Every verdict of the controls, and those of the models under each seed."""
     return {
-        "controls": [{"name": one.control.name, "asset": one.control.asset, "as_meant": one.as_meant,
-                      "verdicts": [verdict.model_dump(mode="json") for verdict in one.certificate.verdicts]}
-                     for one in caught],
-        "seeds": {str(seed): {"passed": passes(certificates), "verdicts": {
-            asset: [verdict.model_dump(mode="json") for verdict in certificates[asset].verdicts]
-            for asset in MODELS if asset in certificates}} for seed, certificates in chains.items()},
+        "controls": [
+            {
+                "name": one.control.name,
+                "asset": one.control.asset,
+                "as_meant": one.as_meant,
+                "verdicts": [verdict.model_dump(mode="json") for verdict in one.certificate.verdicts],
+            }
+            for one in caught
+        ],
+        "seeds": {
+            str(seed): {
+                "passed": passes(certificates),
+                "verdicts": {
+                    asset: [verdict.model_dump(mode="json") for verdict in certificates[asset].verdicts]
+                    for asset in MODELS
+                    if asset in certificates
+                },
+            }
+            for seed, certificates in chains.items()
+        },
     }
 
 

@@ -102,8 +102,10 @@ def shuffled_answers(world: World) -> Manifest:
         turns = [json.loads(row["messages"]) for row in rows]
         answers = [pair[-1] for pair in turns]
         random.Random(0).shuffle(answers)
-        return [row | {"messages": json.dumps([*pair[:-1], answer])}
-                for row, pair, answer in zip(rows, turns, answers, strict=True)]
+        return [
+            row | {"messages": json.dumps([*pair[:-1], answer])}
+            for row, pair, answer in zip(rows, turns, answers, strict=True)
+        ]
 
     return _trained_on(world, "sft_model", "instruction_data", _rows(CONVERSATION_SCHEMA, edit))
 
@@ -128,14 +130,18 @@ def other_domain(world: World) -> Manifest:
     for rows in sorted(packages.values(), key=lambda rows: -sum(row["bytes"] for row in rows)):
         if len(chosen) < _DOMAIN_DOCUMENTS:
             chosen |= {row["id"]: row["text"] for row in rows}
-    conversations = [row | {"domain": world.loaded.recipe.adapter_data.domain}
-                     for row in read_rows(world.files("instruction_data") / "train.parquet")
-                     if row["domain"] == GENERAL]
+    conversations = [
+        row | {"domain": world.loaded.recipe.adapter_data.domain}
+        for row in read_rows(world.files("instruction_data") / "train.parquet")
+        if row["domain"] == GENERAL
+    ]
 
     def edit(folder: Path) -> None:
         documents = pq.ParquetFile(folder / "documents.parquet").read()
-        rows = [documents.slice(0, 1).to_pylist()[0] | {"id": key, "text": text, "bytes": len(text.encode())}
-                for key, text in chosen.items()]
+        rows = [
+            documents.slice(0, 1).to_pylist()[0] | {"id": key, "text": text, "bytes": len(text.encode())}
+            for key, text in chosen.items()
+        ]
         write_table(folder / "documents.parquet", rows, documents.schema)
         count = pq.read_metadata(folder / "train.parquet").num_rows
         write_table(folder / "train.parquet", conversations[:count], CONVERSATION_SCHEMA)
@@ -145,8 +151,9 @@ def other_domain(world: World) -> Manifest:
 
 def foreign_tokenizer(world: World) -> Manifest:
     """A tokenizer of another language: of the same texts with every letter moved by 13."""
-    moved = str.maketrans("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
-                          "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM")
+    moved = str.maketrans(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM"
+    )
     texts = [row["text"].translate(moved) for row in read_rows(world.files("corpus") / "train", ["text"])]
     section = world.loaded.recipe.tokenizer
 
@@ -173,8 +180,13 @@ def leaked_heldout(world: World) -> Manifest:
             for document in [*documents, *(one for one, _ in leaked)]:
                 writer.add(document)
             more = np.stack([np.frombuffer(digest, np.uint8) for _, digest in leaked])
-            writer.finish(np.append(source, np.zeros(len(leaked), np.int32)), np.concatenate([ids, more]),
-                          meta.sources, meta.weights, meta.tokenizer)
+            writer.finish(
+                np.append(source, np.zeros(len(leaked), np.int32)),
+                np.concatenate([ids, more]),
+                meta.sources,
+                meta.weights,
+                meta.tokenizer,
+            )
 
     return world.impostor("packed_shards", edit)
 
@@ -197,13 +209,28 @@ def _trained_on(world: World, model: str, data: str, edit: Callable[[Path], None
 
 
 CONTROLS = (
-    *(Control(f"{asset} with random weights", asset, ("loss_drop", "preference_margin", "domain_gain", "refusal_rate"),
-              random_weights(asset)) for asset in MODELS),
+    *(
+        Control(
+            f"{asset} with random weights",
+            asset,
+            ("loss_drop", "preference_margin", "domain_gain", "refusal_rate"),
+            random_weights(asset),
+        )
+        for asset in MODELS
+    ),
     Control("a base model posing as SFT", "sft_model", ("loss_drop", "refusal_rate"), base_as_sft),
-    Control("an SFT model trained on shuffled answers", "sft_model",
-            ("choice_accuracy_dcpmi", "refusal_rate", "over_refusal_rate"), shuffled_answers),
-    Control("a DPO model trained on swapped pairs", "dpo_model",
-            ("preference_accuracy", "preference_margin", "refusal_rate", "benign_answer_rate"), swapped_pairs),
+    Control(
+        "an SFT model trained on shuffled answers",
+        "sft_model",
+        ("choice_accuracy_dcpmi", "refusal_rate", "over_refusal_rate"),
+        shuffled_answers,
+    ),
+    Control(
+        "a DPO model trained on swapped pairs",
+        "dpo_model",
+        ("preference_accuracy", "preference_margin", "refusal_rate", "benign_answer_rate"),
+        swapped_pairs,
+    ),
     Control("an adapter for another domain", "lora_model", ("domain_gain",), other_domain),
     Control("a tokenizer from another corpus", "tokenizer", ("bytes_per_token",), foreign_tokenizer),
     Control("shards with duplicated held-out text", "packed_shards", ("contaminated_documents",), leaked_heldout),

@@ -12,29 +12,49 @@ from training.specs.gates import Gate, Verdict
 
 def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[int, Mapping[str, Certificate]]) -> str:
     """The controls, then per gate of a model the measured values and bounds of both sides."""
-    lines = [f"# Proof that the gates of {loaded.recipe.name} separate", "", "## Negative controls", "",
-             "| control | judged as | refused by |", "| --- | --- | --- |"]
+    lines = [
+        f"# Proof that the gates of {loaded.recipe.name} separate",
+        "",
+        "## Negative controls",
+        "",
+        "| control | judged as | refused by |",
+        "| --- | --- | --- |",
+    ]
     for one in caught:
         names = [f"**{name}**" if name in one.control.meant else name for name in one.refused_by]
         lines.append(f"| {one.control.name} | {one.control.asset} | {', '.join(names) or 'no gate: a defect'} |")
-    refused = {seed: [f"{asset}.{verdict.name}" for asset, certificate in certificates.items()
-                      for verdict in certificate.verdicts if not verdict.passed]
-               for seed, certificates in chains.items()}
+    refused = {
+        seed: [
+            f"{asset}.{verdict.name}"
+            for asset, certificate in certificates.items()
+            for verdict in certificate.verdicts
+            if not verdict.passed
+        ]
+        for seed, certificates in chains.items()
+    }
     passed = [seed for seed, gates in refused.items() if not gates and set(MODELS) <= set(chains[seed])]
-    lines += ["", "Gates in bold are meant for the control.", "", "## Seeds", "",
-              f"{len(passed)} of {len(chains)} seeds pass the whole chain.",
-              *(f"Seed {seed} was refused by {', '.join(gates)}." for seed, gates in refused.items() if gates),
-              "", "## Separation", "",
-              f"The real chain under the seeds {', '.join(map(str, chains))}. The bound is the end of the confidence "
-              "interval that is held against the threshold; of the seeds the worst one is shown, of the controls the "
-              "one that comes nearest to passing.", "",
-              "| asset | gate | must be | real: values | real: worst bound | controls: best bound | seeds passed |",
-              "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "Gates in bold are meant for the control.",
+        "",
+        "## Seeds",
+        "",
+        f"{len(passed)} of {len(chains)} seeds pass the whole chain.",
+        *(f"Seed {seed} was refused by {', '.join(gates)}." for seed, gates in refused.items() if gates),
+        "",
+        "## Separation",
+        "",
+        f"The real chain under the seeds {', '.join(map(str, chains))}. The bound is the end of the confidence "
+        "interval that is held against the threshold; of the seeds the worst one is shown, of the controls the "
+        "one that comes nearest to passing.",
+        "",
+        "| asset | gate | must be | real: values | real: worst bound | controls: best bound | seeds passed |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for asset in MODELS:
         real = [certificates[asset] for certificates in chains.values() if asset in certificates]
         bad = [one.certificate for one in caught if one.control.asset == asset]
-        lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate))
-                  for gate in loaded.recipe.gates[asset]]
+        lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate)) for gate in loaded.recipe.gates[asset]]
     return "\n".join(lines) + "\n"
 
 
@@ -42,9 +62,11 @@ def _row(asset: str, gate: Gate, real: Sequence[Verdict], bad: Sequence[Verdict]
     values = [verdict.value for verdict in real if verdict.value is not None]
     span = f"{min(values):.4g} to {max(values):.4g}" if values else "none"
     passed = sum(verdict.passed for verdict in real)
-    return (f"| {asset} | {gate.metric} | {gate.asked} | {span} | "
-            f"{_shown(min(_merits(gate, real), default=None), gate)} | "
-            f"{_shown(max(_merits(gate, bad), default=None), gate)} | {passed} of {len(real)} |")
+    return (
+        f"| {asset} | {gate.metric} | {gate.asked} | {span} | "
+        f"{_shown(min(_merits(gate, real), default=None), gate)} | "
+        f"{_shown(max(_merits(gate, bad), default=None), gate)} | {passed} of {len(real)} |"
+    )
 
 
 def _merits(gate: Gate, verdicts: Iterable[Verdict]) -> list[float]:

@@ -43,9 +43,15 @@ class World:
     def builder(self) -> Builder:
         """A builder that judges in the copy; nothing of it is tracked."""
         tracker = TrackerResource(uri=f"sqlite:///{self.folder / 'mlflow.db'}", dagster_url="", mlflow_url="")
-        return Builder(loaded=self.loaded, store=self.store, launcher=self.launcher,
-                       tracker=tracker.tracker(self.loaded.recipe.name), work=self.folder / "work", owner="proof",
-                       labels={})
+        return Builder(
+            loaded=self.loaded,
+            store=self.store,
+            launcher=self.launcher,
+            tracker=tracker.tracker(self.loaded.recipe.name),
+            work=self.folder / "work",
+            owner="proof",
+            labels={},
+        )
 
     def real(self, asset: str) -> Manifest:
         """The promoted version of an asset."""

@@ -83,11 +83,19 @@ def choose(precision: str, kernels: str, device: torch.device, architecture: str
     """
     emulated, why_precision = _precision(precision, device)
     chosen, why_kernels = _kernels(kernels, device, architecture)
-    why_attention = ("attention sdpa: torch picks the fastest exact kernel" if sdpa else
-                     f"attention eager: transformers has no other for {architecture}")
-    return Choice(precision=cast(Precision, precision), kernels=chosen, attention="sdpa" if sdpa else "eager",
-                  fp8_emulated=emulated, reasons=(why_precision, why_kernels, why_attention),
-                  architecture=architecture)
+    why_attention = (
+        "attention sdpa: torch picks the fastest exact kernel"
+        if sdpa
+        else f"attention eager: transformers has no other for {architecture}"
+    )
+    return Choice(
+        precision=cast(Precision, precision),
+        kernels=chosen,
+        attention="sdpa" if sdpa else "eager",
+        fp8_emulated=emulated,
+        reasons=(why_precision, why_kernels, why_attention),
+        architecture=architecture,
+    )
 
 
 def _precision(precision: str, device: torch.device) -> tuple[bool, str]:
@@ -100,8 +108,10 @@ def _precision(precision: str, device: torch.device) -> tuple[bool, str]:
     if precision == "fp8":
         if fp8.hardware_fp8(device):
             return False, "precision fp8: this GPU has FP8 tensor cores"
-        return True, (f"precision fp8, emulated: this {device.type} device has no FP8 tensor cores; the numbers are "
-                      "rounded as in FP8, the speed is not FP8's")
+        return True, (
+            f"precision fp8, emulated: this {device.type} device has no FP8 tensor cores; the numbers are "
+            "rounded as in FP8, the speed is not FP8's"
+        )
     raise LmkernelsError(f"precision {precision!r} is not one of fp32, bf16, fp8")
 
 
@@ -112,8 +122,9 @@ def _kernels(kernels: str, device: torch.device, architecture: str) -> tuple[Ker
         raise LmkernelsError(f"kernels {kernels!r} is not one of auto, torch, liger")
     obstacle = liger.unavailable(architecture, device.type)
     if kernels == "liger" and obstacle:
-        raise LmkernelsError(f"kernels: liger was asked for, but {obstacle}; set kernels: auto or torch, or run where "
-                             "it can")
+        raise LmkernelsError(
+            f"kernels: liger was asked for, but {obstacle}; set kernels: auto or torch, or run where it can"
+        )
     if obstacle:
         return "torch", f"kernels torch: Liger was not taken because {obstacle}"
     if kernels == "auto" and device.type != "cuda":

@@ -121,9 +121,13 @@ class Builder:
         asset, version = manifest.asset, manifest.version
         certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
         evaluated = certificate.evaluation_version if certificate else ""
-        if (certificate is None or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX)
-                or certificate.expired(utc_today()) or terms(asset, self.loaded, self.store).outdated(certificate)
-                or standing_changed(self.store, manifest, certificate)):
+        if (
+            certificate is None
+            or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX)
+            or certificate.expired(utc_today())
+            or terms(asset, self.loaded, self.store).outdated(certificate)
+            or standing_changed(self.store, manifest, certificate)
+        ):
             current, past = self._current(asset)
             return self.examine(manifest, say, past=past or current.version != manifest.version, promote=False)
 
@@ -163,12 +167,24 @@ class Builder:
         asset = manifest.asset
         evaluation = self._measured(plan_evaluation(manifest, self.loaded, self.store, past=past), say)
         champion = self._champion(manifest, past, say)
-        waivers = [waiver for waiver in self.store.waivers(asset, manifest.version)
-                   if (waiver.asset, waiver.version) == (asset, manifest.version) and waiver.holds(utc_today())]
+        waivers = [
+            waiver
+            for waiver in self.store.waivers(asset, manifest.version)
+            if (waiver.asset, waiver.version) == (asset, manifest.version) and waiver.holds(utc_today())
+        ]
         on = terms(asset, self.loaded, self.store)
         earlier = self.store.certificate(asset, manifest.version)
-        certificate = certify(manifest, evaluation, self.loaded.recipe.gates[asset], self.store, on, self.owner,
-                              champion, waivers, self.store.inherited_waivers(manifest))
+        certificate = certify(
+            manifest,
+            evaluation,
+            self.loaded.recipe.gates[asset],
+            self.store,
+            on,
+            self.owner,
+            champion,
+            waivers,
+            self.store.inherited_waivers(manifest),
+        )
         if certificate != earlier or not self.store.gate_report(asset, manifest.version):
             self._report(certificate, manifest, evaluation, champion, on)
         pointer = self.store.promotion(asset)
@@ -203,12 +219,22 @@ class Builder:
         champion = self.store.manifest(manifest.asset, version)
         return champion, self._measured(plan_evaluation(champion, self.loaded, self.store, past=True), say)
 
-    def _report(self, certificate: Certificate, manifest: Manifest, evaluation: Manifest,
-                champion: tuple[Manifest, Manifest] | None, on: Terms) -> None:
-        page, card = write_report(certificate, read_evidence(manifest, evaluation, on, self.store),
-                                  read_evidence(*champion, on, self.store) if champion else None,
-                                  self.loaded.recipe.gates[manifest.asset],
-                                  self.loaded.recipe.metrics(manifest.asset), self.store)
+    def _report(
+        self,
+        certificate: Certificate,
+        manifest: Manifest,
+        evaluation: Manifest,
+        champion: tuple[Manifest, Manifest] | None,
+        on: Terms,
+    ) -> None:
+        page, card = write_report(
+            certificate,
+            read_evidence(manifest, evaluation, on, self.store),
+            read_evidence(*champion, on, self.store) if champion else None,
+            self.loaded.recipe.gates[manifest.asset],
+            self.loaded.recipe.metrics(manifest.asset),
+            self.store,
+        )
         self.store.write_gate_report(manifest.asset, manifest.version, page, card)
 
     def _renew_promoted(self, asset: str, judged: Manifest, say: Listener) -> None:
@@ -221,9 +247,13 @@ class Builder:
             return
         certificate = self.store.certificate(asset, pointer.version)
         manifest = self.store.manifest(asset, pointer.version)
-        if (certificate is None or certificate.digest != pointer.certificate_digest or certificate.expired(utc_today())
-                or terms(asset, self.loaded, self.store).outdated(certificate)
-                or standing_changed(self.store, manifest, certificate)):
+        if (
+            certificate is None
+            or certificate.digest != pointer.certificate_digest
+            or certificate.expired(utc_today())
+            or terms(asset, self.loaded, self.store).outdated(certificate)
+            or standing_changed(self.store, manifest, certificate)
+        ):
             self.examine(manifest, say, past=True)
 
     def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:
@@ -233,7 +263,8 @@ class Builder:
             return manifest, ""
         return self.store.manifest(manifest.asset, pointer.version), (
             f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
-            f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`")
+            f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`"
+        )
 
     def _reused(self, found: Manifest, say: Listener) -> Manifest:
         manifest, held_back = self._stand_in(found)
@@ -270,8 +301,9 @@ class Builder:
         LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
         manifest = self.store.find(plan.asset, plan.identity)
         if manifest is None or manifest.version in before:
-            raise StoreError(f"the job of {plan.asset} ended well, but its version is not in the store "
-                             f"{self.store.root}")
+            raise StoreError(
+                f"the job of {plan.asset} ended well, but its version is not in the store {self.store.root}"
+            )
         return manifest
 
 
@@ -304,8 +336,9 @@ class _Tracked:
         self._follower.close()
         if isinstance(error, StoreError):  # it may be published all the same; the next settlement looks
             return
-        self._debt.change(outcome="failed" if isinstance(error, Exception) else "killed",
-                          error=str(error) or type(error).__name__)
+        self._debt.change(
+            outcome="failed" if isinstance(error, Exception) else "killed", error=str(error) or type(error).__name__
+        )
 
 
 def _announce(asset: str, state: str, version: str) -> None:

@@ -47,8 +47,9 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
     store = builder.store
     left = store.promotion(asset)
     if left is None:
-        raise InputRefused(f"nothing of {asset} is promoted, so there is nothing to leave: "
-                           f"{store.explain_unpromoted(asset)}")
+        raise InputRefused(
+            f"nothing of {asset} is promoted, so there is nothing to leave: {store.explain_unpromoted(asset)}"
+        )
     earlier = dict.fromkeys(made.version for made in reversed(store.promotions(asset)) if made.version != left.version)
     problems = []
     for version in earlier:
@@ -70,8 +71,9 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
     raise InputRefused(f"there is no earlier version of {asset} to go back to: {found}; {left.version} stays promoted")
 
 
-def waive(builder: Builder, asset: str, gate: str, reason: str, until: date, author: str, say: Listener,
-          version: str = "") -> Judgement:
+def waive(
+    builder: Builder, asset: str, gate: str, reason: str, until: date, author: str, say: Listener, version: str = ""
+) -> Judgement:
     """Let one version pass a gate that refused it, until a day, and judge it again at once.
 
     Args:
@@ -84,20 +86,34 @@ def waive(builder: Builder, asset: str, gate: str, reason: str, until: date, aut
     manifest = _version(builder.store, asset, version)
     today = utc_today()
     if not today <= until <= today + LONGEST_WAIVER:
-        raise RecipeError(f"--until {until}: a waiver ends on a day from {today} to {today + LONGEST_WAIVER}; after "
-                          "it, what rests on it is refused again")
+        raise RecipeError(
+            f"--until {until}: a waiver ends on a day from {today} to {today + LONGEST_WAIVER}; after "
+            "it, what rests on it is refused again"
+        )
     if not reason.strip() or not author.strip():
         raise RecipeError("a waiver needs a --reason, and an --author where the login name is not known")
     verdicts = {verdict.name: verdict for verdict in _examine(builder, manifest, say).verdicts}
     if gate not in verdicts:
-        raise RecipeError(f"--gate {gate}: {asset} has no such gate{nearest(gate, verdicts)}; its gates are "
-                          f"{', '.join(verdicts)}")
+        raise RecipeError(
+            f"--gate {gate}: {asset} has no such gate{nearest(gate, verdicts)}; its gates are {', '.join(verdicts)}"
+        )
     if verdicts[gate].passed:
         refused = [name for name, verdict in verdicts.items() if not verdict.passed]
-        raise InputRefused(f"{asset} {manifest.version} passes {gate} ({verdicts[gate].reason}): there is nothing to "
-                           f"waive; what refused it: {', '.join(refused) or 'no gate did'}")
-    builder.store.write_waiver(Waiver(asset=asset, version=manifest.version, gate=gate, reason=reason.strip(),
-                                      author=author, until=until, created_at=time.time()))
+        raise InputRefused(
+            f"{asset} {manifest.version} passes {gate} ({verdicts[gate].reason}): there is nothing to "
+            f"waive; what refused it: {', '.join(refused) or 'no gate did'}"
+        )
+    builder.store.write_waiver(
+        Waiver(
+            asset=asset,
+            version=manifest.version,
+            gate=gate,
+            reason=reason.strip(),
+            author=author,
+            until=until,
+            created_at=time.time(),
+        )
+    )
     return _judge_again(builder, manifest, say)
 
 
@@ -111,8 +127,9 @@ def withdraw_waiver(builder: Builder, asset: str, gate: str, say: Listener, vers
     manifest = _version(builder.store, asset, version)
     waived = [waiver.gate for waiver in builder.store.waivers(asset, manifest.version)]
     if gate not in waived:
-        raise InputRefused(f"{gate} of {asset} {manifest.version} is not waived; waived is "
-                           f"{', '.join(waived) or 'nothing'}")
+        raise InputRefused(
+            f"{gate} of {asset} {manifest.version} is not waived; waived is {', '.join(waived) or 'nothing'}"
+        )
     builder.store.remove_waiver(asset, manifest.version, gate)
     return _judge_again(builder, manifest, say)
 
@@ -132,8 +149,10 @@ def _eligible(builder: Builder, manifest: Manifest, say: Listener) -> Certificat
     """The certificate of a version that may be promoted; one on other terms is replaced by a new one first."""
     store = builder.store
     if store.certificate(manifest.asset, manifest.version) is None:
-        raise InputRefused(f"{manifest.asset} {manifest.version} was never judged, and only a version with a "
-                           f"certificate can be promoted: materialize {manifest.asset} so that its gates run")
+        raise InputRefused(
+            f"{manifest.asset} {manifest.version} was never judged, and only a version with a "
+            f"certificate can be promoted: materialize {manifest.asset} so that its gates run"
+        )
     certificate = builder.examine(manifest, say, past=True, promote=False).certificate
     if not certificate.passed or certificate.expired(utc_today()):
         raise InputRefused(store.explain_unpromoted(manifest.asset, wanted=manifest.version))

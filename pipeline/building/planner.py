@@ -47,10 +47,22 @@ class Plan:
 
     def job(self, store: Store, work: Path, execution: Execution, labels: dict[str, str]) -> Job:
         """The job that would build it."""
-        return Job(stage=self.stage, asset=self.asset, recipe=self.recipe, identity=self.identity,
-                   fingerprint=self.fingerprint, seed=self.seed, section=self.section, inputs=self.inputs,
-                   files=self.files, store=store.root, cache=str(store.cache) if store.cache else None,
-                   attempt=str(self.attempt(work)), execution=execution, labels=labels)
+        return Job(
+            stage=self.stage,
+            asset=self.asset,
+            recipe=self.recipe,
+            identity=self.identity,
+            fingerprint=self.fingerprint,
+            seed=self.seed,
+            section=self.section,
+            inputs=self.inputs,
+            files=self.files,
+            store=store.root,
+            cache=str(store.cache) if store.cache else None,
+            attempt=str(self.attempt(work)),
+            execution=execution,
+            labels=labels,
+        )
 
 
 def code_version(asset: str, loaded: LoadedRecipe) -> str:
@@ -69,17 +81,35 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
     node = GRAPH[asset]
     inputs = {name: promoted_input(name, loaded, store) for name in node.inputs}
     parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
-    files = {field: FileInput(path=str(path), sha256=file_entry(path).sha256)
-             for field, path in loaded.files(asset).items()}
+    files = {
+        field: FileInput(path=str(path), sha256=file_entry(path).sha256) for field, path in loaded.files(asset).items()
+    }
     code = fingerprint(stage_module(node.stage))
     section = loaded.recipe.section(asset)
     sources = source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None
-    identity = digest_of({
-        "asset": asset, "section": _identity_section(asset, loaded), "seed": loaded.recipe.seed, "inputs": parts,
-        "files": {field: file.sha256 for field, file in files.items()}, "code": code, "sources": sources,
-    })
-    return Plan(asset, node.stage, loaded.recipe.name, identity, code, loaded.recipe.seed,
-                section.model_dump(mode="json"), inputs, files, store.find(asset, identity))
+    identity = digest_of(
+        {
+            "asset": asset,
+            "section": _identity_section(asset, loaded),
+            "seed": loaded.recipe.seed,
+            "inputs": parts,
+            "files": {field: file.sha256 for field, file in files.items()},
+            "code": code,
+            "sources": sources,
+        }
+    )
+    return Plan(
+        asset,
+        node.stage,
+        loaded.recipe.name,
+        identity,
+        code,
+        loaded.recipe.seed,
+        section.model_dump(mode="json"),
+        inputs,
+        files,
+        store.find(asset, identity),
+    )
 
 
 def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, past: bool = False) -> Plan:
@@ -103,10 +133,27 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, p
     section = evaluation_section(loaded)
     asset = manifest.asset + EVALUATION_SUFFIX
     # The evidence belongs to one version, not only to equal bytes: its curves and its gates' names are that version's.
-    identity = digest_of({"asset": asset, "section": section, "code": code, "version": manifest.version,
-                          "inputs": {name: used.digest for name, used in inputs.items()}})
-    return Plan(asset, node.evaluator, loaded.recipe.name, identity, code, loaded.recipe.seed, section, inputs, {},
-                store.find(asset, identity))
+    identity = digest_of(
+        {
+            "asset": asset,
+            "section": section,
+            "code": code,
+            "version": manifest.version,
+            "inputs": {name: used.digest for name, used in inputs.items()},
+        }
+    )
+    return Plan(
+        asset,
+        node.evaluator,
+        loaded.recipe.name,
+        identity,
+        code,
+        loaded.recipe.seed,
+        section,
+        inputs,
+        {},
+        store.find(asset, identity),
+    )
 
 
 def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
@@ -121,8 +168,10 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     certificate = store.require_promoted(asset, pointer.version, pointer.digest)
     if changed := terms(asset, loaded, store).outdated(certificate):
         again = store.manifest(asset, pointer.version).run_command()
-        raise InputRefused(f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `{again}` "
-                           "judges it again and trains nothing")
+        raise InputRefused(
+            f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `{again}` "
+            "judges it again and trains nothing"
+        )
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 
@@ -135,8 +184,10 @@ def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store
         return Input(asset=made_from.asset, version=made_from.version, digest=made_from.digest, promoted=False)
     promoted = promoted_input(name, loaded, store)
     if promoted.digest != made_from.digest:
-        raise InputRefused(f"{manifest.asset} {manifest.version} was made from {name} {made_from.version}, and "
-                           f"{promoted.version} is promoted now: materialize {manifest.asset} to make it from that one")
+        raise InputRefused(
+            f"{manifest.asset} {manifest.version} was made from {name} {made_from.version}, and "
+            f"{promoted.version} is promoted now: materialize {manifest.asset} to make it from that one"
+        )
     return promoted
 
 

@@ -90,8 +90,15 @@ def _run(command: list[str], output: Path) -> int:
     """
     supervised = [sys.executable, "-m", "training.job.supervisor", "0", *command]
     with output.open("wb") as log:
-        process = subprocess.Popen(supervised, cwd=ROOT, env=job_environment(), stdin=subprocess.PIPE, stdout=log,
-                                   stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            supervised,
+            cwd=ROOT,
+            env=job_environment(),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         return process.wait(_MOST_SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -113,9 +120,11 @@ def _file_problems(loaded: LoadedRecipe) -> Iterator[str]:
 def _layout_problems(loaded: LoadedRecipe, launcher: Launcher) -> Iterator[tuple[Key, str]]:
     """Batches that the launcher's processes cannot share."""
     recipe = loaded.recipe
-    rows = {"base_model": (recipe.base_model.batch_tokens, [phase.context for phase in recipe.base_model.curriculum]),
-            "sft_model": (recipe.sft_model.batch_tokens, [recipe.sft_model.context]),
-            "lora_model": (recipe.lora_model.batch_tokens, [recipe.lora_model.context])}
+    rows = {
+        "base_model": (recipe.base_model.batch_tokens, [phase.context for phase in recipe.base_model.curriculum]),
+        "sft_model": (recipe.sft_model.batch_tokens, [recipe.sft_model.context]),
+        "lora_model": (recipe.lora_model.batch_tokens, [recipe.lora_model.context]),
+    }
     for asset, (tokens, contexts) in rows.items():
         where = launcher.execution(asset)
         try:
@@ -142,8 +151,12 @@ def _path(loaded: LoadedRecipe, launcher: Launcher) -> Path:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return _folder() / (digest_of([loaded.recipe.model_dump(mode="json"), launcher.model_dump(mode="json"), versions,
-                                   fingerprint(_MODULE)]) + ".json")
+    return _folder() / (
+        digest_of(
+            [loaded.recipe.model_dump(mode="json"), launcher.model_dump(mode="json"), versions, fingerprint(_MODULE)]
+        )
+        + ".json"
+    )
 
 
 def _kept(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:

@@ -13,23 +13,37 @@ from pipeline.paths import prepare
 from training.errors import EXIT_USER, GatehouseError
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", add_completion=False, pretty_exceptions_enable=False,
-    help="Gatehouse trains language models as a graph of assets, with a promotion gate after every stage.")
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Gatehouse trains language models as a graph of assets, with a promotion gate after every stage.",
+)
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipes.")
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Build")
 
-Recipe = Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
-                                     help="Name of a recipe in assets_config/, or a path to one.")]
-Overrides = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="KEY=VALUE", help="Override one value, such as `base_model.steps=200`. Repeatable.")]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="Name of a recipe in assets_config/, or a path to one."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as `base_model.steps=200`. Repeatable."),
+]
 
 
 @app.command(rich_help_panel="Build")
 def run(
     recipe: Recipe = "tiny",
-    select: Annotated[list[str] | None, typer.Option(
-        metavar="ASSETS", help="Assets, separated by commas; `+name` takes what is upstream too. Repeatable; all "
-                               "if left out.")] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ASSETS",
+            help="Assets, separated by commas; `+name` takes what is upstream too. Repeatable; all if left out.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     launcher: Annotated[str, typer.Option(help="Entry of launchers.yaml; the recipe's by default.")] = "",
     force: Annotated[bool, typer.Option(help="Run the jobs even when nothing has changed.")] = False,
@@ -47,8 +61,10 @@ def run(
 
 @app.command(rich_help_panel="Look")
 def up(
-    recipe: Annotated[list[str] | None, typer.Option(
-        "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="Show this recipe beside tiny. Repeatable.")] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="Show this recipe beside tiny. Repeatable."),
+    ] = None,
     port: Annotated[int, typer.Option(help="Dagster's port on 127.0.0.1.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="MLflow's port on 127.0.0.1.")] = 5000,
 ) -> None:
@@ -64,11 +80,13 @@ def up(
 
 @app.command(rich_help_panel="Look")
 def status(
-    asset: Annotated[str, typer.Argument(help="One asset, with its files, its links and its lineage; all if left "
-                                         "out.")] = "",
+    asset: Annotated[
+        str, typer.Argument(help="One asset, with its files, its links and its lineage; all if left out.")
+    ] = "",
     recipe: Recipe = "tiny",
-    wide: Annotated[bool, typer.Option("--wide", help="Whole version names, sizes, and the reasons in the "
-                                       "table.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Whole version names, sizes, and the reasons in the table.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object an asset.")] = False,
 ) -> None:
     """Show every asset: version, fresh or stale and why, gates, headline metric, age.
@@ -95,8 +113,12 @@ def plan(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
 def gates(
     recipe: Recipe = "tiny",
     overrides: Overrides = None,
-    why: Annotated[str, typer.Option(metavar="ASSET", help="Explain in words why this asset's newest version was "
-                                     "refused, with the worst items.")] = "",
+    why: Annotated[
+        str,
+        typer.Option(
+            metavar="ASSET", help="Explain in words why this asset's newest version was refused, with the worst items."
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object a gate.")] = False,
 ) -> None:
     """Show every gate of every asset: value, interval, threshold, the champion's value, verdict, age.
@@ -117,12 +139,20 @@ def gates(
 def waive(
     asset: Annotated[str, typer.Argument(help="The refused asset, such as sft_model.")],
     gate: Annotated[str, typer.Option(help="The gate that refused it, as `gatehouse gates` names it.")],
-    reason: Annotated[str, typer.Option(help="Required without --withdraw: why it may pass all the same. People will "
-                                        "read it.")] = "",
-    until: Annotated[str, typer.Option(metavar="DAY", help="Required without --withdraw: the last day on which the "
-                                       "waiver holds (UTC), such as 2026-12-31; within a year.")] = "",
-    version: Annotated[str, typer.Option(help="The version it is for; the newest by default. It is for this one "
-                                         "alone.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="Required without --withdraw: why it may pass all the same. People will read it.")
+    ] = "",
+    until: Annotated[
+        str,
+        typer.Option(
+            metavar="DAY",
+            help="Required without --withdraw: the last day on which the "
+            "waiver holds (UTC), such as 2026-12-31; within a year.",
+        ),
+    ] = "",
+    version: Annotated[
+        str, typer.Option(help="The version it is for; the newest by default. It is for this one alone.")
+    ] = "",
     author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take the waiver back.")] = False,
     recipe: Recipe = "tiny",
@@ -186,8 +216,9 @@ def rollback(
 @app.command(rich_help_panel="Upkeep")
 def gc(
     recipe: Recipe = "tiny",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and what would be lost with "
-                                          "it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would go, and what would be lost with it.")
+    ] = False,
     older_than: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Keep what is younger.")] = 24,
 ) -> None:
     """Delete what no promoted version, certificate in force, waiver, hold or running job needs.
@@ -222,8 +253,12 @@ def verify(
 
 @app.command(rich_help_panel="Upkeep")
 def sync(
-    recipe: Annotated[str, typer.Option("--recipe", "-r", envvar="GATEHOUSE_RECIPE",
-                                        help="One recipe; all that were run here by default.")] = "",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="One recipe; all that were run here by default."
+        ),
+    ] = "",
 ) -> None:
     """Tell MLflow what it missed while it was down: metrics, runs, lineage, versions, judgements.
 

@@ -14,8 +14,12 @@ from pipeline.addresses import is_served
 from training.specs.job import EVALUATION_SUFFIX
 
 _LINE_SECONDS = 10.0
-_MARKS = {"built": "[green]✓[/] built", "reused": "[cyan]=[/] reused", "promoted": "[green]✓[/] gates passed",
-          "refused": "[red]✗[/] refused by its gates"}
+_MARKS = {
+    "built": "[green]✓[/] built",
+    "reused": "[cyan]=[/] reused",
+    "promoted": "[green]✓[/] gates passed",
+    "refused": "[red]✗[/] refused by its gates",
+}
 
 
 def make_console() -> Console:
@@ -43,9 +47,16 @@ class RunDisplay:
         self.refused: list[str] = []
         self._console = console
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-            console=console, transient=True)
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
         self._task: TaskID | None = None
         self._job = ""
         self._phase = ""
@@ -58,8 +69,9 @@ class RunDisplay:
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def __call__(self, asset: str, events: list[dict[str, Any]]) -> None:
@@ -106,5 +118,6 @@ class RunDisplay:
             self._last_line = time.monotonic()
             elapsed = self._last_line - self._phase_began
             eta = f"  ETA {elapsed * (total - done) / done:.0f} s" if done and total is not None else ""
-            self._console.print(f"  {self._job} {self._phase}: {count}  {event['note']}{eta}", markup=False,
-                                highlight=False)
+            self._console.print(
+                f"  {self._job} {self._phase}: {count}  {event['note']}{eta}", markup=False, highlight=False
+            )

@@ -105,14 +105,20 @@ def explain(recipe: str, asset: str) -> None:
     refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) != "passed"]
     console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
     if stale := _stale(asset, certificate, latest, loaded, store):
-        console.print(f"The verdict is stale, for this changed since: {stale}. `{latest.run_command(recipe)}` judges "
-                      "it again and trains nothing.", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"The verdict is stale, for this changed since: {stale}. `{latest.run_command(recipe)}` judges "
+            "it again and trains nothing.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     evidence = _evidence(certificate, latest, store, console) if refused else None
     whys = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
     meanings = loaded.recipe.metrics(asset)
     for verdict in refused:
-        _explain_gate(console, certificate, verdict, meanings.get(verdict.name, ""), whys.get(verdict.name, ""),
-                      evidence)
+        _explain_gate(
+            console, certificate, verdict, meanings.get(verdict.name, ""), whys.get(verdict.name, ""), evidence
+        )
     if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
         until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
         console.print("\n[bold]What can be done[/]")
@@ -136,20 +142,49 @@ def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
     promoted = pointer is not None and pointer.version == latest.version
     stale = _stale(asset, certificate, latest, loaded, store)
     theirs = _champion_values(certificate, store)
-    return [GateRow(
-        asset=asset, version=latest.version, promoted=promoted, gate=verdict.name, value=verdict.value,
-        interval=verdict.interval, confidence=verdict.confidence, method=verdict.method, items=verdict.count,
-        must_be=verdict.must_be, threshold=verdict.threshold, champion=theirs.get(verdict.name),
-        verdict=_word(certificate, verdict), stale=stale, reason=verdict.reason,
-        age_seconds=time.time() - certificate.issued_at) for verdict in certificate.verdicts]
+    return [
+        GateRow(
+            asset=asset,
+            version=latest.version,
+            promoted=promoted,
+            gate=verdict.name,
+            value=verdict.value,
+            interval=verdict.interval,
+            confidence=verdict.confidence,
+            method=verdict.method,
+            items=verdict.count,
+            must_be=verdict.must_be,
+            threshold=verdict.threshold,
+            champion=theirs.get(verdict.name),
+            verdict=_word(certificate, verdict),
+            stale=stale,
+            reason=verdict.reason,
+            age_seconds=time.time() - certificate.issued_at,
+        )
+        for verdict in certificate.verdicts
+    ]
 
 
 def _unjudged(asset: str, gate: Gate, latest: Manifest | None) -> GateRow:
     reason = "it was never judged" if latest else "it was never built"
     return GateRow(
-        asset=asset, version=latest.version if latest else None, promoted=False, gate=gate.metric, value=None,
-        interval=None, confidence=None, method=None, items=0, must_be=gate.must_be, threshold=gate.threshold,
-        champion=None, verdict="not judged", stale="", reason=reason, age_seconds=None)
+        asset=asset,
+        version=latest.version if latest else None,
+        promoted=False,
+        gate=gate.metric,
+        value=None,
+        interval=None,
+        confidence=None,
+        method=None,
+        items=0,
+        must_be=gate.must_be,
+        threshold=gate.threshold,
+        champion=None,
+        verdict="not judged",
+        stale="",
+        reason=reason,
+        age_seconds=None,
+    )
 
 
 def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]:
@@ -157,7 +192,9 @@ def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]
     values = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
     theirs = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
     same = theirs is not None and (theirs.suite_digest, theirs.evaluator_fingerprint) == (
-        certificate.suite_digest, certificate.evaluator_fingerprint)
+        certificate.suite_digest,
+        certificate.evaluator_fingerprint,
+    )
     if theirs is None or not same:
         return values
     return {verdict.name: verdict.value for verdict in theirs.verdicts if verdict.value is not None} | values
@@ -189,16 +226,25 @@ def _cells(row: GateRow) -> tuple[str, ...]:
     colour = _COLOURS.get(row.verdict.split()[0], "yellow" if row.verdict == "not judged" else "red")
     word = f"[{colour}]{row.verdict}[/]" + (" [yellow](stale)[/]" if row.stale else "")
     interval = f"{row.interval[0]:.4g} to {row.interval[1]:.4g}" if row.interval else ""
-    return (f"  {row.gate}", number(row.value) or "-", interval, f"{row.must_be} {number(row.threshold)}",
-            number(row.champion) or "-", word, "" if row.age_seconds is None else age(row.age_seconds))
+    return (
+        f"  {row.gate}",
+        number(row.value) or "-",
+        interval,
+        f"{row.must_be} {number(row.threshold)}",
+        number(row.champion) or "-",
+        word,
+        "" if row.age_seconds is None else age(row.age_seconds),
+    )
 
 
 def _standing(asset: str, row: GateRow, store: Store) -> str:
     """What the table cannot say of an asset."""
     if row.stale:
         again = store.manifest(asset, row.version).run_command() if row.version else ""
-        return (f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
-                f"`{escape(again)}` judges it again and trains nothing.")
+        return (
+            f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
+            f"`{escape(again)}` judges it again and trains nothing."
+        )
     pointer = store.promotion(asset)
     if row.version is not None and pointer is not None and not row.promoted:
         return f"{asset}: the table shows {row.version}; promoted is {pointer.version}."
@@ -227,8 +273,9 @@ def _evidence(certificate: Certificate, manifest: Manifest, store: Store, consol
         return None
 
 
-def _explain_gate(console: Console, certificate: Certificate, verdict: Verdict, meaning: str, why: str,
-                  evidence: Evidence | None) -> None:
+def _explain_gate(
+    console: Console, certificate: Certificate, verdict: Verdict, meaning: str, why: str, evidence: Evidence | None
+) -> None:
     word = _word(certificate, verdict)
     console.print(f"\n[bold]{verdict.name}[/] [{_COLOURS.get(word.split()[0], 'red')}]{word}[/]", highlight=False)
     for line in in_words(verdict, meaning, why):
@@ -251,4 +298,4 @@ def _plain(text: str) -> str:
     """A model's text on one line, without what a terminal would obey."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     line = " ".join(printable.split())
-    return line if len(line) <= _LINE else line[:_LINE - 1] + "…"
+    return line if len(line) <= _LINE else line[: _LINE - 1] + "…"

@@ -32,17 +32,23 @@ def collect(recipe: str, dry_run: bool, hours: float) -> None:
         return
     if dry_run:
         console.print(_table(garbage))
-        console.print(f"{size(sum(one.bytes for one in garbage.deletions))} would be freed; nothing was deleted.",
-                      highlight=False)
+        console.print(
+            f"{size(sum(one.bytes for one in garbage.deletions))} would be freed; nothing was deleted.", highlight=False
+        )
         return
     gone: list[Deletion] = []
 
     def say(deletion: Deletion, kept: str) -> None:
         if not kept:
             gone.append(deletion)
-        console.print(f"kept {deletion.name}: {kept}" if kept
-                      else f"deleted {deletion.kind} {deletion.name} ({size(deletion.bytes)})",
-                      highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"kept {deletion.name}: {kept}"
+            if kept
+            else f"deleted {deletion.kind} {deletion.name} ({size(deletion.bytes)})",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
     sweep(garbage, store, work(), say)
     console.print(f"{size(sum(one.bytes for one in gone))} freed.", highlight=False)

@@ -27,8 +27,10 @@ def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) 
     of_recipe = "" if recipe == DEFAULT_RECIPE else f" -r {shlex.quote(recipe)}"
     program = command_name()
     if refused:
-        return [(f"{program} gates --why {asset}{of_recipe}", "why it was refused, on which items, what can be done")
-                for asset in refused]
+        return [
+            (f"{program} gates --why {asset}{of_recipe}", "why it was refused, on which items, what can be done")
+            for asset in refused
+        ]
     if failed:
         return []
 

@@ -66,9 +66,14 @@ class Desk:
         self.loaded: LoadedRecipe = load_recipe(recipe)
         name = self.loaded.recipe.name
         self.builder = Builder(
-            loaded=self.loaded, store=Store(store_root(), name, cache=home() / "cache"),
-            launcher=LauncherResource().choose(self.loaded), tracker=tracker_resource().tracker(name), work=work(),
-            owner=self.author, labels={})
+            loaded=self.loaded,
+            store=Store(store_root(), name, cache=home() / "cache"),
+            launcher=LauncherResource().choose(self.loaded),
+            tracker=tracker_resource().tracker(name),
+            work=work(),
+            owner=self.author,
+            labels={},
+        )
 
     def repair(self) -> None:
         """Make MLflow and Dagster agree with the store, before a decision; a dead run must not stand in the way."""
@@ -92,8 +97,11 @@ class Desk:
         instead = f", in place of {left}" if left and left != version else ""
         self.console.print(f"{asset} {version} is promoted{instead}.", highlight=False)
         if left and left != version and self.builder.store.hold(asset, left):
-            self.console.print(f"{left} is held back: no run promotes it again until `gatehouse promote "
-                               f"-r {self.builder.store.recipe} {asset} {left}`.", highlight=False)
+            self.console.print(
+                f"{left} is held back: no run promotes it again until `gatehouse promote "
+                f"-r {self.builder.store.recipe} {asset} {left}`.",
+                highlight=False,
+            )
 
 
 def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:
@@ -101,8 +109,9 @@ def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:
     if paid := pay_debts(work(), store, tracker_resource().tracker(loaded.recipe.name)).paid:
         console.print(f"MLflow was told what it had missed: {', '.join(paid)}.", highlight=False)
     if repaired := _reconcile(loaded, store):
-        console.print(f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.",
-                      highlight=False)
+        console.print(
+            f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.", highlight=False
+        )
 
 
 def say(events: list[dict[str, Any]]) -> None:

@@ -51,8 +51,10 @@ def looked_at(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
     """What was looked at, in one line."""
     sources = len(loaded.recipe.sources)
     gates = sum(len(gates) for gates in loaded.recipe.gates.values())
-    return (f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
-            f"{answer.model_type}, {_counted(answer.parameters)} parameters")
+    return (
+        f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
+        f"{answer.model_type}, {_counted(answer.parameters)} parameters"
+    )
 
 
 def _counted(number: int) -> str:

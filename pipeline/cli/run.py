@@ -78,14 +78,23 @@ def run(recipe: str, select: list[str], overrides: list[str], launcher: str, for
     return code
 
 
-def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, chosen: list[str], overrides: list[str],
-             launcher: str, force: bool) -> dg.ExecuteInProcessResult:
+def _execute(
+    recipe: str,
+    loaded: LoadedRecipe,
+    instance: dg.DagsterInstance,
+    chosen: list[str],
+    overrides: list[str],
+    launcher: str,
+    force: bool,
+) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(recipe)
     prefix = key_prefix(loaded)
     job = definitions.resolve_implicit_global_asset_job_def()
     config: dict[str, Any] = {
-        "resources": {"recipe": {"config": {"name": recipe, "overrides": overrides}},
-                      "launcher": {"config": {"name": launcher}}},
+        "resources": {
+            "recipe": {"config": {"name": recipe, "overrides": overrides}},
+            "launcher": {"config": {"name": launcher}},
+        },
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     if force:
@@ -93,9 +102,14 @@ def _execute(recipe: str, loaded: LoadedRecipe, instance: dg.DagsterInstance, ch
     run_id = make_new_run_id()
     mark_alive(runs(), run_id)  # before Dagster shows it as started: killed in between, it would be shown so for ever
     with in_code_location(instance, loaded.recipe.name, job.name):
-        return job.execute_in_process(run_config=config, instance=instance, raise_on_error=False, run_id=run_id,
-                                      asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen],
-                                      tags=NO_RETRY)
+        return job.execute_in_process(
+            run_config=config,
+            instance=instance,
+            raise_on_error=False,
+            run_id=run_id,
+            asset_selection=[dg.AssetKey([*prefix, asset]) for asset in chosen],
+            tags=NO_RETRY,
+        )
 
 
 def _selected(select: list[str]) -> list[str]:
@@ -118,9 +132,12 @@ def _upstream(asset: str) -> set[str]:
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether a signal, or a cancellation in the browser, ended a step."""
-    return any(event.is_step_failure and event.step_failure_data.error is not None
-               and event.step_failure_data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__
-               for event in result.all_events)
+    return any(
+        event.is_step_failure
+        and event.step_failure_data.error is not None
+        and event.step_failure_data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__
+        for event in result.all_events
+    )
 
 
 def _failures(result: dg.ExecuteInProcessResult, console: Console, prefix: list[str]) -> int:
@@ -157,9 +174,14 @@ def _summary(store: Store, display: RunDisplay) -> Table:
         version = display.versions[asset]
         certificate = store.certificate(asset, version)
         verdicts = certificate.verdicts if certificate else ()
-        table.add_row(asset, version, display.states[asset], f"{display.seconds.get(asset, 0.0):.1f} s",
-                      headline(store.manifest(asset, version), certificate),
-                      f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}")
+        table.add_row(
+            asset,
+            version,
+            display.states[asset],
+            f"{display.seconds.get(asset, 0.0):.1f} s",
+            headline(store.manifest(asset, version), certificate),
+            f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}",
+        )
     return table
 
 

@@ -26,8 +26,10 @@ _GRACE = 15.0
 _START_SECONDS = 120
 _YOUNG_SECONDS = 30
 _AGAIN_SECONDS = 30
-_RELOAD = ("mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename ... on "
-           "PythonError { message } } }")
+_RELOAD = (
+    "mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename ... on "
+    "PythonError { message } } }"
+)
 
 
 class Server:
@@ -59,12 +61,20 @@ class Server:
         """Start it; its log begins anew."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         # The workspace says which recipes there are; these variables would put another one in tiny's place.
-        environment = {name: value for name, value in os.environ.items()
-                       if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")}
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")
+        }
         environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # its output is a log, whatever the terminal takes
         with self.log.open("wb") as output:
-            self._process = subprocess.Popen(self._command, cwd=ROOT, stdin=subprocess.PIPE, stdout=output,
-                                             stderr=output, start_new_session=True, env=environment | self._marks)
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=environment | self._marks,
+            )
 
     def alive(self) -> bool:
         """Whether it has not ended."""
@@ -97,8 +107,9 @@ class Server:
             if self.answers():
                 return
             time.sleep(0.3)
-        raise GatehouseError(f"{self._name} did not answer at {self.url} within {_START_SECONDS} s; its log is "
-                             f"{self.log}")
+        raise GatehouseError(
+            f"{self._name} did not answer at {self.url} within {_START_SECONDS} s; its log is {self.log}"
+        )
 
     def revive_code_servers(self) -> list[str]:
         """Have Dagster start again the code servers that were killed; `dagster dev` looks after their parents only.
@@ -123,16 +134,20 @@ class Server:
     def code_server_sockets(self) -> list[str]:
         """Where Dagster's code servers listen. A run that one of them has started names its socket in a tag."""
         try:
-            return [command[command.index("--socket") + 1] for _, command in self._code_servers()
-                    if "--socket" in command]
+            return [
+                command[command.index("--socket") + 1] for _, command in self._code_servers() if "--socket" in command
+            ]
         except psutil.Error:  # one ended just now: the next look tells
             return []
 
     def _locations_without_server(self) -> list[str]:
         try:
             # One that is young has still to start its own child.
-            return [command[command.index("--location-name") + 1] for process, command in self._code_servers()
-                    if time.time() - process.create_time() > _YOUNG_SECONDS and not process.children()]
+            return [
+                command[command.index("--location-name") + 1]
+                for process, command in self._code_servers()
+                if time.time() - process.create_time() > _YOUNG_SECONDS and not process.children()
+            ]
         except psutil.Error:
             return []
 
@@ -143,8 +158,10 @@ class Server:
 
     def _reload(self, location: str) -> bool:
         request = urllib.request.Request(
-            f"{self.url}/graphql", json.dumps({"query": _RELOAD, "variables": {"name": location}}).encode(),
-            {"Content-Type": "application/json"})
+            f"{self.url}/graphql",
+            json.dumps({"query": _RELOAD, "variables": {"name": location}}).encode(),
+            {"Content-Type": "application/json"},
+        )
         try:
             with urllib.request.urlopen(request, timeout=_START_SECONDS) as answer:
                 done = json.load(answer)
@@ -182,8 +199,10 @@ class Standby:
             if self._ended == 1:
                 self._say(f"{self._name} has ended; it is started again.")
             elif self._ended == 2:
-                self._say(f"{self._name} does not start; that is tried again every {_AGAIN_SECONDS} s, and runs go on "
-                          f"without it. Its log is {self._server.log}.")
+                self._say(
+                    f"{self._name} does not start; that is tried again every {_AGAIN_SECONDS} s, and runs go on "
+                    f"without it. Its log is {self._server.log}."
+                )
             self._started = time.monotonic()
             with suppress(OSError):  # the disk is full: a later look tries again
                 self._server.start()

@@ -79,8 +79,9 @@ def show_asset(recipe: str, asset: str) -> None:
     if GRAPH[asset].group == "models":
         prompt = _BEGINNING if asset == "base_model" else _QUESTION
         console.print("\nLoad it with transformers:", highlight=False)
-        console.print(_LOAD.format(folder=f"{status.path}/model", prompt=prompt), markup=False, highlight=False,
-                      soft_wrap=True)
+        console.print(
+            _LOAD.format(folder=f"{status.path}/model", prompt=prompt), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def show_plan(recipe: str, overrides: list[str]) -> None:
@@ -89,8 +90,11 @@ def show_plan(recipe: str, overrides: list[str]) -> None:
     for name in ("asset", "would", "why"):
         table.add_column(name, overflow="fold")
     for status in _survey(recipe, overrides):
-        table.add_row(status.asset, "[green]reuse[/]" if status.fresh else "[yellow]build[/]",
-                      status.shown.version if status.fresh and status.shown else status.why)
+        table.add_row(
+            status.asset,
+            "[green]reuse[/]" if status.fresh else "[yellow]build[/]",
+            status.shown.version if status.fresh and status.shown else status.why,
+        )
     make_console().print(table)
 
 
@@ -104,8 +108,12 @@ def _cells(status: AssetStatus) -> dict[str, str]:
     shown = status.shown
     if shown is None:
         state = _NEVER if status.why == _NEVER else "[red]unreadable[/]"
-        return {**dict.fromkeys((*_NARROW, *_WIDE), "-"), "asset": status.asset, "state": state,
-                "why": escape(status.why)}
+        return {
+            **dict.fromkeys((*_NARROW, *_WIDE), "-"),
+            "asset": status.asset,
+            "state": state,
+            "why": escape(status.why),
+        }
     verdicts = status.certificate.verdicts if status.certificate else ()
     passed = sum(verdict.passed for verdict in verdicts)
     colour = "green" if verdicts and passed == len(verdicts) else "red"

@@ -30,8 +30,9 @@ def sync(recipe: str) -> int:
     console = make_console()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-    names = [load_recipe(recipe).recipe.name] if recipe else sorted(
-        path.name for path in work().iterdir() if path.is_dir())
+    names = (
+        [load_recipe(recipe).recipe.name] if recipe else sorted(path.name for path in work().iterdir() if path.is_dir())
+    )
     complete = [_sync(name, console) for name in names]
     if not names:
         console.print("Nothing was ever built here.", highlight=False)

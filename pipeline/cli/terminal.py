@@ -8,8 +8,27 @@ import os
 import sys
 
 _HANDLER = "gatehouse.legible"
-_SUBSTITUTES = {"✓": "ok", "✗": "x", "…": "...", "·": "-", "–": "-", "—": "-", "─": "-", "━": "-", "╸": "-", "╺": "-",
-                "→": "->", "≥": ">=", "≤": "<=", "±": "+-", "×": "x", "“": '"', "”": '"', "‘": "'", "’": "'"}
+_SUBSTITUTES = {
+    "✓": "ok",
+    "✗": "x",
+    "…": "...",
+    "·": "-",
+    "–": "-",
+    "—": "-",
+    "─": "-",
+    "━": "-",
+    "╸": "-",
+    "╺": "-",
+    "→": "->",
+    "≥": ">=",
+    "≤": "<=",
+    "±": "+-",
+    "×": "x",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+}
 
 
 def make_legible() -> None:
@@ -30,5 +49,5 @@ def _substitute(error: UnicodeError) -> tuple[str, int]:
     """What is written in place of characters that cannot be encoded; others than marks are escaped, as `\\xfc` is."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start:error.end]
+    lacking = error.object[error.start : error.end]
     return "".join(_SUBSTITUTES.get(character) or ascii(character)[1:-1] for character in lacking), error.end

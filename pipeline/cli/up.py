@@ -59,10 +59,14 @@ def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, ml
         _require_free(mlflow_port, "--mlflow-port")
     for one in loaded:
         repair(one, Store(store_root(), one.recipe.name, cache=home() / "cache"), console)
-    mlflow = None if tracking_server() else Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}",
-                                                   "/health", lock)
-    dagster = Server("dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}", "/server_info",
-                     lock)
+    mlflow = (
+        None
+        if tracking_server()
+        else Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}", "/health", lock)
+    )
+    dagster = Server(
+        "dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}", "/server_info", lock
+    )
     servers = [mlflow, dagster] if mlflow else [dagster]
     os.environ["GATEHOUSE_DAGSTER_URL"] = dagster.url
     if mlflow:
@@ -79,8 +83,11 @@ def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, ml
                 server.await_answer()
         for line in _addresses(recipes, dagster.url, os.environ["GATEHOUSE_MLFLOW_URL"]):
             console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.", highlight=False,
-                      soft_wrap=True)
+        console.print(
+            f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.",
+            highlight=False,
+            soft_wrap=True,
+        )
         _watch(dagster, mlflow, console)
     except KeyboardInterrupt:
         console.print("stopping ...")
@@ -94,9 +101,14 @@ def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, ml
 def _addresses(recipes: list[str], dagster: str, mlflow: str) -> list[str]:
     """Addresses that open on the graph and on each recipe's runs."""
     names = [load_recipe(recipe).recipe.name for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes])]
-    return [f"Dagster  [link]{dagster}[/]   runs, gates, schedules", f"graph    [link]{graph_url(dagster)}[/]",
-            *(f"MLflow   [link]{escape(experiment_url(mlflow, name))}[/]   metrics, models and lineage of {name}"
-              for name in names)]
+    return [
+        f"Dagster  [link]{dagster}[/]   runs, gates, schedules",
+        f"graph    [link]{graph_url(dagster)}[/]",
+        *(
+            f"MLflow   [link]{escape(experiment_url(mlflow, name))}[/]   metrics, models and lineage of {name}"
+            for name in names
+        ),
+    ]
 
 
 def _watch(dagster: Server, mlflow: Server | None, console: Console) -> None:
@@ -114,8 +126,10 @@ def _watch(dagster: Server, mlflow: Server | None, console: Console) -> None:
         if standby:
             standby.look()
         for location in dagster.revive_code_servers():
-            console.print(f"The code server of {location} has ended; it is started again. Runs that it had started go "
-                          "on.", highlight=False)
+            console.print(
+                f"The code server of {location} has ended; it is started again. Runs that it had started go on.",
+                highlight=False,
+            )
 
 
 def _clean_up(lock: Path, console: Console) -> None:
@@ -127,8 +141,20 @@ def _clean_up(lock: Path, console: Console) -> None:
 
 def _mlflow(port: int) -> list[str]:
     artifacts = home() / "mlflow" / "artifacts"
-    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--default-artifact-root", artifacts.as_uri()]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--default-artifact-root",
+        artifacts.as_uri(),
+    ]
 
 
 def _dagster(recipes: list[str], port: int) -> list[str]:
@@ -137,12 +163,29 @@ def _dagster(recipes: list[str], port: int) -> list[str]:
     if extra:
         known = yaml.safe_load(workspace.read_text(encoding="utf-8"))
         known["load_from"] += [
-            {"python_module": {"module_name": "pipeline.definitions", "attribute": recipe,
-                               "location_name": load_recipe(recipe).recipe.name}} for recipe in extra]
+            {
+                "python_module": {
+                    "module_name": "pipeline.definitions",
+                    "attribute": recipe,
+                    "location_name": load_recipe(recipe).recipe.name,
+                }
+            }
+            for recipe in extra
+        ]
         workspace = home() / "workspace.yaml"
         workspace.write_text(yaml.safe_dump(known), encoding="utf-8")
-    return [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--host", "127.0.0.1", "--port",
-            str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "--workspace",
+        str(workspace),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
 
 
 def _require_free(port: int, option: str) -> None:

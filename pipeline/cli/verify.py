@@ -37,8 +37,13 @@ def verify(recipe: str, asset: str, as_json: bool) -> int:
 
 def _read(verification: Verification, quiet: bool) -> list[Finding]:
     console = make_console()
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TextColumn("ETA"),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task("", total=verification.bytes)
         return verification.run(lambda asset, count: progress.update(task, advance=count, description=asset))
@@ -50,14 +55,27 @@ def _show(found: list[Finding]) -> None:
     for name in ("asset", "version", "why", "files", "size", "holds"):
         table.add_column(name, overflow="fold", justify="right" if name in ("files", "size") else "left")
     for finding in found:
-        table.add_row(finding.asset, finding.version or "-", finding.role, str(finding.files), size(finding.bytes),
-                      f"[red]{len(finding.defects)} defects[/]" if finding.defects else "[green]yes[/]")
+        table.add_row(
+            finding.asset,
+            finding.version or "-",
+            finding.role,
+            str(finding.files),
+            size(finding.bytes),
+            f"[red]{len(finding.defects)} defects[/]" if finding.defects else "[green]yes[/]",
+        )
     console.print(table)
     for finding in found:
         for defect in finding.defects:
-            console.print(f"{finding.asset} {finding.version}: {defect}", style="red", markup=False, highlight=False,
-                          soft_wrap=True)
+            console.print(
+                f"{finding.asset} {finding.version}: {defect}",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
     wrong = sum(bool(finding.defects) for finding in found)
-    console.print(f"{len(found)} versions, {size(sum(finding.bytes for finding in found))}: "
-                  + (f"{wrong} do not hold." if wrong else "everything holds." if found else "nothing is promoted."),
-                  highlight=False)
+    console.print(
+        f"{len(found)} versions, {size(sum(finding.bytes for finding in found))}: "
+        + (f"{wrong} do not hold." if wrong else "everything holds." if found else "nothing is promoted."),
+        highlight=False,
+    )

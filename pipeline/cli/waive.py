@@ -53,9 +53,14 @@ def _show(desk: Desk, judged: Judgement, done: str) -> None:
         if gate_state(certificate, verdict) == "failed":
             desk.console.print(f"It is still refused: {verdict.reason}", highlight=False, markup=False)
     if judged.promoted:
-        desk.console.print(f"{certificate.asset} {certificate.version} is promoted. Every page of what is made from it "
-                           "names the waiver.", highlight=False)
+        desk.console.print(
+            f"{certificate.asset} {certificate.version} is promoted. Every page of what is made from it "
+            "names the waiver.",
+            highlight=False,
+        )
     elif certificate.passed:
-        desk.console.print(f"Another version of {certificate.asset} stays promoted: `gatehouse promote "
-                           f"-r {desk.builder.store.recipe} {certificate.asset} {certificate.version}` takes this one.",
-                           highlight=False)
+        desk.console.print(
+            f"Another version of {certificate.asset} stays promoted: `gatehouse promote "
+            f"-r {desk.builder.store.recipe} {certificate.asset} {certificate.version}` takes this one.",
+            highlight=False,
+        )

@@ -47,24 +47,43 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
     """
     node = GRAPH[name]
 
-    @dg.asset(name=name, key_prefix=prefix or None, deps=[dg.AssetKey([*prefix, parent]) for parent in node.inputs],
-              description=node.description, group_name=node.group, kinds=set(node.kinds), owners=[node.owner],
-              code_version=code_version(name, loaded), pool=GPU_POOL if node.uses_gpu else None)
-    def materialize(context: dg.AssetExecutionContext, config: StageConfig, recipe: RecipeResource,
-                    store: StoreResource, launcher: LauncherResource,
-                    tracker: TrackerResource) -> dg.MaterializeResult[Any]:
+    @dg.asset(
+        name=name,
+        key_prefix=prefix or None,
+        deps=[dg.AssetKey([*prefix, parent]) for parent in node.inputs],
+        description=node.description,
+        group_name=node.group,
+        kinds=set(node.kinds),
+        owners=[node.owner],
+        code_version=code_version(name, loaded),
+        pool=GPU_POOL if node.uses_gpu else None,
+    )
+    def materialize(
+        context: dg.AssetExecutionContext,
+        config: StageConfig,
+        recipe: RecipeResource,
+        store: StoreResource,
+        launcher: LauncherResource,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult[Any]:
         with clear_errors():
             builder = make_builder(context.instance, context.run_id, recipe, store, launcher, tracker)
             manifest, reused = builder.build(name, log_milestones(context.log), config.force)
-        context.log.info(f"{name} {manifest.version} {'reused' if reused else 'built'}: digest "
-                         f"{manifest.digest[:12]}, identity {manifest.identity[:12]}")
+        context.log.info(
+            f"{name} {manifest.version} {'reused' if reused else 'built'}: digest "
+            f"{manifest.digest[:12]}, identity {manifest.identity[:12]}"
+        )
 
         standing = _standing(builder, manifest, log_milestones(context.log))
         artifacts = builder.store
         page = materialization_metadata(
-            manifest, artifacts.folder(name, manifest.version), standing, reused=reused,
+            manifest,
+            artifacts.folder(name, manifest.version),
+            standing,
+            reused=reused,
             store_uri=artifacts.uri(name, manifest.version),
-            links=artifacts.links(name, manifest.version))
+            links=artifacts.links(name, manifest.version),
+        )
         if waived := artifacts.inherited_waivers(manifest):
             page["waivers"] = dg.MetadataValue.md("\n".join(f"- {text}" for text in describe_waivers(waived)))
         return dg.MaterializeResult(data_version=dg.DataVersion(manifest.digest), metadata=page)
@@ -81,15 +100,28 @@ def _standing(builder: Builder, manifest: Manifest, say: Listener) -> Standing:
     return standing_of(builder.store, judged.manifest, judged.certificate)
 
 
-def make_builder(instance: dg.DagsterInstance, run_id: str, recipe: RecipeResource, store: StoreResource,
-                 launcher: LauncherResource, tracker: TrackerResource) -> Builder:
+def make_builder(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    recipe: RecipeResource,
+    store: StoreResource,
+    launcher: LauncherResource,
+    tracker: TrackerResource,
+) -> Builder:
     """The builder of one Dagster run."""
     mark_alive(runs(), run_id)
     loaded = recipe.load()
     labels = {"dagster_run_id": run_id} | ({OVERRIDES: json.dumps(recipe.overrides)} if recipe.overrides else {})
-    return Builder(loaded=loaded, store=store.open(loaded.recipe.name), launcher=launcher.choose(loaded),
-                   tracker=tracker.tracker(loaded.recipe.name), work=work(), owner=f"run {run_id[:8]}",
-                   labels=labels, still_wanted=end_with_run(instance, run_id))
+    return Builder(
+        loaded=loaded,
+        store=store.open(loaded.recipe.name),
+        launcher=launcher.choose(loaded),
+        tracker=tracker.tracker(loaded.recipe.name),
+        work=work(),
+        owner=f"run {run_id[:8]}",
+        labels=labels,
+        still_wanted=end_with_run(instance, run_id),
+    )
 
 
 def end_with_run(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

@@ -25,14 +25,23 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
     """
     key = dg.AssetKey([*prefix, asset])
     meanings = loaded.recipe.metrics(asset)
-    specs = [dg.AssetCheckSpec(gate.metric, asset=key, blocking=True,
-                               description=_description(asset, meanings[gate.metric], gate))
-             for gate in loaded.recipe.gates[asset]]
+    specs = [
+        dg.AssetCheckSpec(
+            gate.metric, asset=key, blocking=True, description=_description(asset, meanings[gate.metric], gate)
+        )
+        for gate in loaded.recipe.gates[asset]
+    ]
 
-    @dg.multi_asset_check(name="_".join([*prefix, asset, "gates"]), specs=specs,
-                          pool=GPU_POOL if GRAPH[asset].uses_gpu else None)
-    def gates(context: dg.AssetCheckExecutionContext, recipe: RecipeResource, store: StoreResource,
-              launcher: LauncherResource, tracker: TrackerResource) -> Iterator[dg.AssetCheckResult]:
+    @dg.multi_asset_check(
+        name="_".join([*prefix, asset, "gates"]), specs=specs, pool=GPU_POOL if GRAPH[asset].uses_gpu else None
+    )
+    def gates(
+        context: dg.AssetCheckExecutionContext,
+        recipe: RecipeResource,
+        store: StoreResource,
+        launcher: LauncherResource,
+        tracker: TrackerResource,
+    ) -> Iterator[dg.AssetCheckResult]:
         with clear_errors():
             builder = make_builder(context.instance, context.run.run_id, recipe, store, launcher, tracker)
             judged = builder.judge(asset, log_milestones(context.log))
@@ -42,10 +51,21 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
         report = builder.store.gate_report(asset, judged.manifest.version)
         for verdict in judged.certificate.verdicts:
             yield dg.AssetCheckResult(
-                check_name=verdict.name, asset_key=key, passed=gate_state(judged.certificate, verdict) != "failed",
-                severity=dg.AssetCheckSeverity.ERROR, description=check_description(verdict, judged.certificate),
-                metadata=check_metadata(verdict, judged.certificate, evaluation=evaluation, folder=folder, links=links,
-                                        report=report, meaning=meanings[verdict.name]))
+                check_name=verdict.name,
+                asset_key=key,
+                passed=gate_state(judged.certificate, verdict) != "failed",
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=check_description(verdict, judged.certificate),
+                metadata=check_metadata(
+                    verdict,
+                    judged.certificate,
+                    evaluation=evaluation,
+                    folder=folder,
+                    links=links,
+                    report=report,
+                    meaning=meanings[verdict.name],
+                ),
+            )
 
     return gates
 

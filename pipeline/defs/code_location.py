@@ -28,8 +28,9 @@ def in_code_location(instance: dg.DagsterInstance, location: str, job: str) -> I
         job: Name of the job.
     """
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name="pipeline.definitions")
-    repository = RemoteRepositoryOrigin(ManagedGrpcPythonEnvCodeLocationOrigin(target, location),
-                                        SINGLETON_REPOSITORY_NAME)
+    repository = RemoteRepositoryOrigin(
+        ManagedGrpcPythonEnvCodeLocationOrigin(target, location), SINGLETON_REPOSITORY_NAME
+    )
     located = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, job))
 
     setattr(instance, "create_run_for_job", located)  # noqa: B010 - mypy refuses the plain assignment

@@ -20,8 +20,11 @@ from pipeline.jobs.locks import in_turn
 from pipeline.paths import home
 
 _FOLDER = "GATEHOUSE_DAGSTER"
-_DATABASES = {"history/runs.db": ("runs", RUN_START_END), "history/runs/index.db": ("event_logs", ASSET_KEY_INDEX_COLS),
-              "schedules/schedules.db": ("instigators", SCHEDULE_TICKS_SELECTOR_ID)}
+_DATABASES = {
+    "history/runs.db": ("runs", RUN_START_END),
+    "history/runs/index.db": ("event_logs", ASSET_KEY_INDEX_COLS),
+    "schedules/schedules.db": ("instigators", SCHEDULE_TICKS_SELECTOR_ID),
+}
 """Dagster's databases on SQLite: the table of each whose rows would be missed, and the last step of making it."""
 _QUIET_SECONDS = 3.0
 

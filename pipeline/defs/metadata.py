@@ -63,8 +63,15 @@ def standing_of(store: Store, manifest: Manifest, certificate: Certificate) -> S
     return Standing(certificate, evaluation, pointer.version if pointer else "")
 
 
-def materialization_metadata(manifest: Manifest, folder: Path, standing: Standing, *, reused: bool, store_uri: str,
-                             links: Mapping[str, str] | None = None) -> Metadata:
+def materialization_metadata(
+    manifest: Manifest,
+    folder: Path,
+    standing: Standing,
+    *,
+    reused: bool,
+    store_uri: str,
+    links: Mapping[str, str] | None = None,
+) -> Metadata:
     """The page of a materialization: what people look for first, hashes last.
 
     Dagster plots every number over the versions, by alphabet: what the job counted is one JSON value, so that the
@@ -108,9 +115,16 @@ def materialization_metadata(manifest: Manifest, folder: Path, standing: Standin
     }
 
 
-def check_metadata(verdict: Verdict, certificate: Certificate, *, meaning: str = "",
-                   evaluation: Manifest | None = None, folder: Path | None = None,
-                   links: Mapping[str, str] | None = None, report: str = "") -> Metadata:
+def check_metadata(
+    verdict: Verdict,
+    certificate: Certificate,
+    *,
+    meaning: str = "",
+    evaluation: Manifest | None = None,
+    folder: Path | None = None,
+    links: Mapping[str, str] | None = None,
+    report: str = "",
+) -> Metadata:
     """The page of one gate's result.
 
     Args:
@@ -160,11 +174,19 @@ def check_description(verdict: Verdict, certificate: Certificate) -> str:
 
 def verdict_table(certificate: Certificate) -> dg.TableMetadataValue:
     """All gates of a certificate: metric, value, interval, must be, champion, verdict; numbers have four digits."""
-    return _table([{"metric": verdict.name, "value": number(verdict.value), "interval": interval_text(verdict),
-                    "must be": f"{verdict.must_be} {number(verdict.threshold)}",
-                    "champion": number(verdict.champion.value) if verdict.champion else "",
-                    "verdict": STATES[gate_state(certificate, verdict)]}
-                   for verdict in certificate.verdicts])
+    return _table(
+        [
+            {
+                "metric": verdict.name,
+                "value": number(verdict.value),
+                "interval": interval_text(verdict),
+                "must be": f"{verdict.must_be} {number(verdict.threshold)}",
+                "champion": number(verdict.champion.value) if verdict.champion else "",
+                "verdict": STATES[gate_state(certificate, verdict)],
+            }
+            for verdict in certificate.verdicts
+        ]
+    )
 
 
 def _measured(verdict: Verdict) -> Metadata:
@@ -178,14 +200,19 @@ def _measured(verdict: Verdict) -> Metadata:
     if verdict.method is not None:
         page |= {"method": dg.MetadataValue.text(verdict.method), "items": dg.MetadataValue.int(verdict.count)}
     if verdict.interval is not None and verdict.confidence is not None:
-        page |= {"interval_low": _number(verdict.interval[0]), "interval_high": _number(verdict.interval[1]),
-                 "confidence": _number(verdict.confidence)}
+        page |= {
+            "interval_low": _number(verdict.interval[0]),
+            "interval_high": _number(verdict.interval[1]),
+            "confidence": _number(verdict.confidence),
+        }
     if against := verdict.champion:
-        page |= {"champion": dg.MetadataValue.text(against.version),
-                 "champion_value": _number(against.value),
-                 "worse_than_champion_by": _number(against.worse_by),
-                 "worse_than_champion_at_most": _number(against.worse_by_bound),
-                 "champion_margin": _number(against.margin)}
+        page |= {
+            "champion": dg.MetadataValue.text(against.version),
+            "champion_value": _number(against.value),
+            "worse_than_champion_by": _number(against.worse_by),
+            "worse_than_champion_at_most": _number(against.worse_by_bound),
+            "champion_margin": _number(against.margin),
+        }
     return page
 
 
@@ -203,8 +230,10 @@ def _verdict(manifest: Manifest, standing: Standing) -> str:
         more = f"\n- and {len(refused) - _REASONS} more" if len(refused) > _REASONS else ""
         return f"**Refused by {len(refused)} of {count} gates.** {elsewhere}\n{reasons}{more}"
     if certificate.unfounded:
-        return _cut(f"**Refused**: it was made from {', '.join(certificate.unfounded)}, which is refused now. "
-                    f"{elsewhere}", _INLINE)
+        return _cut(
+            f"**Refused**: it was made from {', '.join(certificate.unfounded)}, which is refused now. {elsewhere}",
+            _INLINE,
+        )
 
     waived = ", some of them by a waiver" if certificate.waivers or certificate.inherited else ""
     if promoted == manifest.version:
@@ -290,8 +319,14 @@ def _plain(text: object) -> str:
 def _inputs(manifest: Manifest) -> Metadata:
     if not manifest.inputs:
         return {}
-    return {"inputs": _table([{"asset": used.asset, "version": used.version, "digest": used.digest[:_DIGEST]}
-                              for used in manifest.inputs.values()])}
+    return {
+        "inputs": _table(
+            [
+                {"asset": used.asset, "version": used.version, "digest": used.digest[:_DIGEST]}
+                for used in manifest.inputs.values()
+            ]
+        )
+    }
 
 
 def _links(links: Mapping[str, str]) -> Metadata:
@@ -326,4 +361,4 @@ def _type(values: Iterable[object]) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length - 1] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -45,8 +45,13 @@ def missed_nights(context: dg.ScheduleEvaluationContext, cron: str, timezone: st
     return []
 
 
-def _missed(state: InstigatorState, before: Sequence[InstigatorTick], now: float, cron: str, timezone: str,
-            ) -> list[datetime]:
+def _missed(
+    state: InstigatorState,
+    before: Sequence[InstigatorTick],
+    now: float,
+    cron: str,
+    timezone: str,
+) -> list[datetime]:
     """What was due and left out by the scheduler since it last looked, and the ticks since then that failed.
 
     Args:

@@ -30,9 +30,13 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
     A file that is still being copied changes from look to look: the chain starts once two looks saw the same.
     """
 
-    @dg.sensor(name=job.name.replace("everything", "sources_changed"), job=job, minimum_interval_seconds=60,
-               description="Starts the chain when a source file of the corpus is added, changed or removed, and two "
-                           "looks have seen the same.")
+    @dg.sensor(
+        name=job.name.replace("everything", "sources_changed"),
+        job=job,
+        minimum_interval_seconds=60,
+        description="Starts the chain when a source file of the corpus is added, changed or removed, and two "
+        "looks have seen the same.",
+    )
     def sources_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             state = source_state(loaded.recipe.sources, ROOT)
@@ -51,8 +55,9 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
             context.update_cursor(str(_Looks(looks.started, state, f"{time.time():.3f}")))
             return dg.SkipReason("The source files have changed; the chain starts when the next look sees the same.")
         # The same files may come and go: a key of their state alone would start the chain for them only once.
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"{state} seen at {looks.since}")],
-                               cursor=str(_Looks(state)))
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=f"{state} seen at {looks.since}")], cursor=str(_Looks(state))
+        )
 
     return sources_changed
 
@@ -88,23 +93,40 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
         prefix: Key prefix of its assets.
     """
     recipe = loaded.recipe.name
-    gates = [dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
-             for asset in GRAPH for gate in loaded.recipe.gates[asset]]
+    gates = [
+        dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
+        for asset in GRAPH
+        for gate in loaded.recipe.gates[asset]
+    ]
 
-    @dg.run_failure_sensor(name="_".join([*prefix, "run_failed"]), default_status=dg.DefaultSensorStatus.RUNNING,
-                           description=f"Posts failed runs to ${WEBHOOK}.")
+    @dg.run_failure_sensor(
+        name="_".join([*prefix, "run_failed"]),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Posts failed runs to ${WEBHOOK}.",
+    )
     def run_failed(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         url = os.environ.get(WEBHOOK)
         if not url:
             return dg.SkipReason(f"{WEBHOOK} is not set")
         steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
-        post(url, {"event": "run_failed", "recipe": recipe, "run_id": context.dagster_run.run_id, "steps": steps,
-                   "message": context.failure_event.message or ""})
+        post(
+            url,
+            {
+                "event": "run_failed",
+                "recipe": recipe,
+                "run_id": context.dagster_run.run_id,
+                "steps": steps,
+                "message": context.failure_event.message or "",
+            },
+        )
         return None
 
-    @dg.sensor(name="_".join([*prefix, "gate_refused"]), minimum_interval_seconds=30,
-               default_status=dg.DefaultSensorStatus.RUNNING,
-               description=f"Posts artifacts that a gate refused to ${WEBHOOK}.")
+    @dg.sensor(
+        name="_".join([*prefix, "gate_refused"]),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Posts artifacts that a gate refused to ${WEBHOOK}.",
+    )
     def gate_refused(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         url = os.environ.get(WEBHOOK)
         if not url:
@@ -112,8 +134,16 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
             return dg.SkipReason(f"{WEBHOOK} is not set")
         refused = _new_refusals(context, gates)
         for verdict in refused:
-            post(url, {"event": "gate_refused", "recipe": recipe, "asset": verdict.asset_key.to_user_string(),
-                       "gate": verdict.check_name, "reason": verdict.description or ""})
+            post(
+                url,
+                {
+                    "event": "gate_refused",
+                    "recipe": recipe,
+                    "asset": verdict.asset_key.to_user_string(),
+                    "gate": verdict.check_name,
+                    "reason": verdict.description or "",
+                },
+            )
         return dg.SkipReason(f"{len(refused)} refusals posted")
 
     return [run_failed, gate_refused]
@@ -126,9 +156,12 @@ def dead_runs_sensor(prefix: list[str]) -> dg.SensorDefinition:
         prefix: Key prefix of the recipe's assets.
     """
 
-    @dg.sensor(name="_".join([*prefix, "dead_runs"]), minimum_interval_seconds=60,
-               default_status=dg.DefaultSensorStatus.RUNNING,
-               description="Marks runs as failed whose process was killed, and ends what they left running.")
+    @dg.sensor(
+        name="_".join([*prefix, "dead_runs"]),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process was killed, and ends what they left running.",
+    )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         done = clean_up(context.instance, home(), runs())
         return dg.SkipReason(" ".join(done) or "every unfinished run is alive, and nothing was left running")
@@ -136,8 +169,10 @@ def dead_runs_sensor(prefix: list[str]) -> dg.SensorDefinition:
     return dead_runs
 
 
-def _new_refusals(context: dg.SensorEvaluationContext, gates: Sequence[dg.AssetCheckKey],
-                  ) -> list[dg.AssetCheckEvaluation]:
+def _new_refusals(
+    context: dg.SensorEvaluationContext,
+    gates: Sequence[dg.AssetCheckKey],
+) -> list[dg.AssetCheckEvaluation]:
     """Refusals that are not posted yet, oldest first; the first look finds none.
 
     Dagster's default event log, SQLite, has one database a run and no order across them, so each gate has a mark of its
@@ -153,7 +188,8 @@ def _new_refusals(context: dg.SensorEvaluationContext, gates: Sequence[dg.AssetC
     for gate in gates:
         name = gate.to_user_string()
         history = context.instance.event_log_storage.get_asset_check_execution_history(
-            gate, limit=_HISTORY, status={AssetCheckExecutionRecordStatus.FAILED})
+            gate, limit=_HISTORY, status={AssetCheckExecutionRecordStatus.FAILED}
+        )
         for record in history:
             if record.event is None or record.evaluation is None:
                 continue

@@ -35,10 +35,14 @@ def loss_sparkline(report: Path) -> str:
     points = _thinned(losses)
     low, high = min(points), max(points)
     scale = (_HEIGHT - 2 * _ROOM) / ((high - low) or 1.0)
-    path_data = "M" + "L".join(f"{round(index * _WIDTH / (len(points) - 1))} {round(_ROOM + (high - loss) * scale)}"
-                               for index, loss in enumerate(points))
-    svg = (f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
-           f"<path d='{path_data}' fill='none' stroke='{_COLOUR}' stroke-width='2'/></svg>")
+    path_data = "M" + "L".join(
+        f"{round(index * _WIDTH / (len(points) - 1))} {round(_ROOM + (high - loss) * scale)}"
+        for index, loss in enumerate(points)
+    )
+    svg = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
+        f"<path d='{path_data}' fill='none' stroke='{_COLOUR}' stroke-width='2'/></svg>"
+    )
     return f"![loss](data:image/svg+xml,{quote(svg, safe=_UNESCAPED)})\n\n{losses[0]:.4g} → {losses[-1]:.4g}"
 
 

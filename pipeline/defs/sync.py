@@ -35,8 +35,9 @@ from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
 
 
-def reconcile(store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str],
-              work: Path) -> list[str]:
+def reconcile(
+    store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path
+) -> list[str]:
     """Make MLflow and Dagster show the promoted version of every asset; return the assets of which they did not.
 
     MLflow being down is no error: it is told next time. An asset that a run is working at is left to that run.
@@ -63,8 +64,9 @@ def agree_with_dagster(store: Store, instance: dg.DagsterInstance, prefix: Seque
         _agree_with_dagster(asset, store, instance, key)
 
 
-def _settled(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str],
-             work: Path) -> Iterator[tuple[str, dg.AssetKey]]:
+def _settled(
+    store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path
+) -> Iterator[tuple[str, dg.AssetKey]]:
     """The assets that have a version and that no run is working at."""
     for asset in GRAPH:
         key = dg.AssetKey([*prefix, asset])
@@ -109,16 +111,30 @@ def _agree_with_dagster(asset: str, store: Store, instance: dg.DagsterInstance, 
     if moved:
         instance.report_runless_asset_event(_materialization(manifest, certificate, store, key))
     known = {} if moved else _known_verdicts(instance, key, certificate)
-    verdicts = [verdict for verdict in certificate.verdicts
-                if known.get(verdict.name) is not (gate_state(certificate, verdict) != "failed")]
+    verdicts = [
+        verdict
+        for verdict in certificate.verdicts
+        if known.get(verdict.name) is not (gate_state(certificate, verdict) != "failed")
+    ]
     target = _target(instance, key) if verdicts else None
     for verdict in verdicts:
-        instance.report_runless_asset_event(dg.AssetCheckEvaluation(
-            asset_key=key, check_name=verdict.name, passed=gate_state(certificate, verdict) != "failed", blocking=True,
-            severity=dg.AssetCheckSeverity.ERROR, description=check_description(verdict, certificate),
-            metadata=check_metadata(verdict, certificate, links=store.links(asset, manifest.version),
-                                    report=store.gate_report(asset, manifest.version)),
-            target_materialization_data=target))
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name=verdict.name,
+                passed=gate_state(certificate, verdict) != "failed",
+                blocking=True,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=check_description(verdict, certificate),
+                metadata=check_metadata(
+                    verdict,
+                    certificate,
+                    links=store.links(asset, manifest.version),
+                    report=store.gate_report(asset, manifest.version),
+                ),
+                target_materialization_data=target,
+            )
+        )
     return moved or bool(verdicts)
 
 
@@ -126,9 +142,15 @@ def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificat
     """The version that Dagster is to show: the promoted one, or a newer one that its gates refused."""
     pointer = store.promotion(asset)
     certificate = store.certificate(asset, shown) if shown in store.versions(asset) else None
-    if pointer is not None and (shown < pointer.version or (
-            shown > pointer.version and certificate is not None and certificate.passed
-            and not certificate.expired(utc_today()))):
+    if pointer is not None and (
+        shown < pointer.version
+        or (
+            shown > pointer.version
+            and certificate is not None
+            and certificate.passed
+            and not certificate.expired(utc_today())
+        )
+    ):
         shown, certificate = pointer.version, store.certificate(asset, pointer.version)
     return (store.manifest(asset, shown), certificate) if certificate else None
 
@@ -143,8 +165,11 @@ def _known_verdicts(instance: dg.DagsterInstance, key: dg.AssetKey, certificate:
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     newest = _target(instance, key)
     finished = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
-    return {check.name: record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
-            for check, record in records.items() if record.status in finished and _is_about(record, newest)}
+    return {
+        check.name: record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
+        for check, record in records.items()
+        if record.status in finished and _is_about(record, newest)
+    }
 
 
 def _is_about(record: AssetCheckExecutionRecord, newest: AssetCheckEvaluationTargetMaterializationData | None) -> bool:
@@ -158,8 +183,13 @@ def _is_about(record: AssetCheckExecutionRecord, newest: AssetCheckEvaluationTar
 def _target(instance: dg.DagsterInstance, key: dg.AssetKey) -> AssetCheckEvaluationTargetMaterializationData | None:
     """The asset's newest materialization, as verdicts name it."""
     found = instance.fetch_materializations(key, limit=1).records
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp) if found else None
+    return (
+        AssetCheckEvaluationTargetMaterializationData(
+            storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp
+        )
+        if found
+        else None
+    )
 
 
 def _shown(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
@@ -169,15 +199,24 @@ def _shown(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
     return str(version.value) if version is not None else ""
 
 
-def _materialization(manifest: Manifest, certificate: Certificate, store: Store,
-                     key: dg.AssetKey) -> dg.AssetMaterialization:
+def _materialization(
+    manifest: Manifest, certificate: Certificate, store: Store, key: dg.AssetKey
+) -> dg.AssetMaterialization:
     asset, version = manifest.asset, manifest.version
-    page = materialization_metadata(manifest, store.folder(asset, version), standing_of(store, manifest, certificate),
-                                    reused=True, store_uri=store.uri(asset, version),
-                                    links=store.links(asset, version))
+    page = materialization_metadata(
+        manifest,
+        store.folder(asset, version),
+        standing_of(store, manifest, certificate),
+        reused=True,
+        store_uri=store.uri(asset, version),
+        links=store.links(asset, version),
+    )
     tags = {DATA_VERSION_TAG: manifest.digest, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
     for used in manifest.inputs.values():
         tags[get_input_data_version_tag(dg.AssetKey([*key.path[:-1], used.asset]))] = used.digest
     return dg.AssetMaterialization(
-        asset_key=key, description=f"{manifest.version} is promoted", tags=tags,
-        metadata=page | {"certificate": dg.MetadataValue.text(certificate.digest)})
+        asset_key=key,
+        description=f"{manifest.version} is promoted",
+        tags=tags,
+        metadata=page | {"certificate": dg.MetadataValue.text(certificate.digest)},
+    )

@@ -103,25 +103,35 @@ def suite_digest(evaluation: Manifest) -> str:
 def _check_subject(manifest: Manifest, evaluation: Manifest) -> None:
     measured = evaluation.inputs.get("artifact")
     if measured is None:
-        raise InputRefused(f"the evaluation {evaluation.version} does not say what it measured; materialize "
-                           f"{manifest.asset} to have it measured again")
+        raise InputRefused(
+            f"the evaluation {evaluation.version} does not say what it measured; materialize "
+            f"{manifest.asset} to have it measured again"
+        )
     if (measured.asset, measured.version) != (manifest.asset, manifest.version):
-        raise InputRefused(f"the evaluation {evaluation.version} is evidence of another version: it measured "
-                           f"{measured.asset} {measured.version}, not {manifest.asset} {manifest.version}")
+        raise InputRefused(
+            f"the evaluation {evaluation.version} is evidence of another version: it measured "
+            f"{measured.asset} {measured.version}, not {manifest.asset} {manifest.version}"
+        )
     if measured.digest != manifest.digest:
-        raise InputRefused(f"the evaluation {evaluation.version} is evidence of other bytes: it measured content "
-                           f"{measured.digest[:12]}, and {manifest.asset} {manifest.version} is {manifest.digest[:12]}")
+        raise InputRefused(
+            f"the evaluation {evaluation.version} is evidence of other bytes: it measured content "
+            f"{measured.digest[:12]}, and {manifest.asset} {manifest.version} is {manifest.digest[:12]}"
+        )
 
 
 def _check_terms(evaluation: Manifest, terms: Terms) -> None:
     asset = evaluation.inputs["artifact"].asset
     if suite_digest(evaluation) != terms.suite:
-        raise InputRefused(f"the evaluation {evaluation.version} is evidence of another suite: the evaluation sets or "
-                           f"the recipe's section `evaluation` have changed; materialize {asset} to measure it again")
+        raise InputRefused(
+            f"the evaluation {evaluation.version} is evidence of another suite: the evaluation sets or "
+            f"the recipe's section `evaluation` have changed; materialize {asset} to measure it again"
+        )
     if evaluation.fingerprint != terms.evaluator:
-        raise InputRefused(f"the evaluation {evaluation.version} is evidence by other code: the evaluator was "
-                           f"{evaluation.fingerprint[:12]} and is {terms.evaluator[:12]} now; materialize {asset} to "
-                           "measure it again")
+        raise InputRefused(
+            f"the evaluation {evaluation.version} is evidence by other code: the evaluator was "
+            f"{evaluation.fingerprint[:12]} and is {terms.evaluator[:12]} now; materialize {asset} to "
+            "measure it again"
+        )
 
 
 def _read_report(path: Path) -> Row:
@@ -130,8 +140,9 @@ def _read_report(path: Path) -> Row:
         if not isinstance(report.get(key, {}), kind):
             raise InputRefused(f"`{key}` of {path.name} is no object")
     if "estimates" not in report or set(report) - set(EvaluationReport.model_fields):
-        raise InputRefused(f"{path.name} has the keys {', '.join(sorted(report))}; it needs estimates and "
-                           "may have missing and causes")
+        raise InputRefused(
+            f"{path.name} has the keys {', '.join(sorted(report))}; it needs estimates and may have missing and causes"
+        )
     return report
 
 
@@ -182,8 +193,16 @@ def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, 
             continue
         estimates[name] = estimate
     usable = {name: estimate for name, estimate in estimates.items() if name not in problems}
-    return Evidence(manifest, evaluation, folder, usable, problems, report.get("causes", {}),
-                    {name: found for name, found in items.items() if name in usable}, rows)
+    return Evidence(
+        manifest,
+        evaluation,
+        folder,
+        usable,
+        problems,
+        report.get("causes", {}),
+        {name: found for name, found in items.items() if name in usable},
+        rows,
+    )
 
 
 class _Unusable(Exception):
@@ -216,8 +235,9 @@ def _items(rows: list[Row]) -> tuple[Item, ...]:
 
 def _check_value(estimate: Estimate, items: tuple[Item, ...]) -> None:
     if len(items) != estimate.count:
-        raise _Unusable(f"does not follow from its items: it was measured on {estimate.count}, and {ITEMS_FILE} holds "
-                        f"{len(items)}")
+        raise _Unusable(
+            f"does not follow from its items: it was measured on {estimate.count}, and {ITEMS_FILE} holds {len(items)}"
+        )
     if estimate.method == "wilson" and any(item.score not in (0, 1) or item.weight != 1 for item in items):
         raise _Unusable("cannot be judged as a share, for its items are not all right or wrong")
     try:
@@ -225,8 +245,9 @@ def _check_value(estimate: Estimate, items: tuple[Item, ...]) -> None:
     except OverflowError:
         value = math.inf
     if not math.isclose(value, estimate.value, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE * 1e-3):
-        raise _Unusable(f"does not follow from its items: the report says {estimate.value:.6g}, and its items give "
-                        f"{value:.6g}")
+        raise _Unusable(
+            f"does not follow from its items: the report says {estimate.value:.6g}, and its items give {value:.6g}"
+        )
 
 
 def _first(error: ValidationError) -> str:

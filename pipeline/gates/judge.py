@@ -50,9 +50,17 @@ def judge_gate(gate: Gate, evidence: Evidence, champion: Evidence | None) -> Ver
     return _verdict(gate, passed, estimate, why, champion=against, **found)
 
 
-def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], store: Store, terms: Terms,
-            issued_by: str, champion: tuple[Manifest, Manifest] | None, waivers: Sequence[Waiver],
-            inherited: Sequence[Waiver]) -> Certificate:
+def certify(
+    manifest: Manifest,
+    evaluation: Manifest,
+    gates: Sequence[Gate],
+    store: Store,
+    terms: Terms,
+    issued_by: str,
+    champion: tuple[Manifest, Manifest] | None,
+    waivers: Sequence[Waiver],
+    inherited: Sequence[Waiver],
+) -> Certificate:
     """Judge a version by its evaluation and keep the certificate; equal evidence keeps the earlier one.
 
     Args:
@@ -69,13 +77,24 @@ def certify(manifest: Manifest, evaluation: Manifest, gates: Sequence[Gate], sto
     verdicts = tuple(judge_gate(gate, evidence, theirs) for gate in gates)
     refused = {verdict.name for verdict in verdicts if not verdict.passed}
     certificate = Certificate(
-        asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-        suite_digest=terms.suite, evaluator_fingerprint=terms.evaluator, evaluation_version=evaluation.version,
-        report_digest=evaluation.files[REPORT_FILE].sha256, items_digest=evaluation.files[ITEMS_FILE].sha256,
-        thresholds_digest=thresholds_digest(gates), champion=champion[0].version if champion else None,
-        verdicts=verdicts, waivers=tuple(waiver for waiver in waivers if waiver.gate in refused),
-        inherited=tuple(inherited), unfounded=store.unfounded(manifest), evaluated_at=evaluation.started_at,
-        issued_at=time.time(), issued_by=issued_by)
+        asset=manifest.asset,
+        version=manifest.version,
+        artifact_digest=manifest.digest,
+        suite_digest=terms.suite,
+        evaluator_fingerprint=terms.evaluator,
+        evaluation_version=evaluation.version,
+        report_digest=evaluation.files[REPORT_FILE].sha256,
+        items_digest=evaluation.files[ITEMS_FILE].sha256,
+        thresholds_digest=thresholds_digest(gates),
+        champion=champion[0].version if champion else None,
+        verdicts=verdicts,
+        waivers=tuple(waiver for waiver in waivers if waiver.gate in refused),
+        inherited=tuple(inherited),
+        unfounded=store.unfounded(manifest),
+        evaluated_at=evaluation.started_at,
+        issued_at=time.time(),
+        issued_by=issued_by,
+    )
     earlier = store.certificate(manifest.asset, manifest.version)
     if earlier is not None and _judged(earlier) == _judged(certificate):
         return earlier
@@ -95,8 +114,11 @@ def _sampled(gate: Gate, estimate: Estimate, evidence: Evidence) -> tuple[bool, 
     if math.isfinite(low) and math.isfinite(high):
         found = {"confidence": gate.confidence, "interval": (low, high)}
     if estimate.count < gate.min_items:
-        return False, (f"{estimate.value:.6g} is underpowered: {_items(estimate.count)}, at least {gate.min_items} are "
-                       "needed"), found
+        return (
+            False,
+            (f"{estimate.value:.6g} is underpowered: {_items(estimate.count)}, at least {gate.min_items} are needed"),
+            found,
+        )
     passed, why = _compare(gate, estimate.value)
     if not passed or not gate.better:
         return passed, why, found
@@ -105,10 +127,19 @@ def _sampled(gate: Gate, estimate: Estimate, evidence: Evidence) -> tuple[bool, 
     if passes(gate, bound):
         return True, f"{why}: {sure} ({estimate.method} over {_items(estimate.count)})", found
     needed = items_needed(estimate, bound, gate.threshold, gate.confidence, gate.min_items)
-    advice = ("at this value no number of items would show it" if needed is None else
-              f"about {needed:,} items would be needed at this value")
-    return False, (f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {gate.asked} "
-                   f"({estimate.method} over {_items(estimate.count)}); {advice}"), found
+    advice = (
+        "at this value no number of items would show it"
+        if needed is None
+        else f"about {needed:,} items would be needed at this value"
+    )
+    return (
+        False,
+        (
+            f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {gate.asked} "
+            f"({estimate.method} over {_items(estimate.count)}); {advice}"
+        ),
+        found,
+    )
 
 
 def _compare(gate: Gate, value: float) -> tuple[bool, str]:
@@ -116,8 +147,9 @@ def _compare(gate: Gate, value: float) -> tuple[bool, str]:
     return passed, f"{value:.6g} {'passes' if passed else 'fails'} {gate.asked}"
 
 
-def _against(gate: Gate, estimate: Estimate, evidence: Evidence,
-             champion: Evidence) -> tuple[AgainstChampion | None, str]:
+def _against(
+    gate: Gate, estimate: Estimate, evidence: Evidence, champion: Evidence
+) -> tuple[AgainstChampion | None, str]:
     """The comparison with the champion, and how it continues the verdict's reason."""
     name, version, margin = gate.metric, champion.manifest.version, gate.champion_margin
     assert margin is not None
@@ -132,25 +164,38 @@ def _against(gate: Gate, estimate: Estimate, evidence: Evidence,
         items, others = evidence.items.get(name, ()), champion.items.get(name, ())
         apart = {item.id for item in items} ^ {item.id for item in others}
         if apart or estimate.method != theirs.method:
-            return None, (f", but cannot be compared with the champion {version}, which was measured on other items: "
-                          f"{len(apart)} are not common to both")
+            return None, (
+                f", but cannot be compared with the champion {version}, which was measured on other items: "
+                f"{len(apart)} are not common to both"
+            )
         bound = worse_by_bound(estimate, items, theirs, others, gate.better, gate.confidence, name)
     if not math.isfinite(bound) or not math.isfinite(worse):
         return None, f", but cannot be compared with the champion {version}: the difference has no finite bound"
-    against = AgainstChampion(version=version, value=theirs.value, worse_by=worse, worse_by_bound=bound, margin=margin,
-                              passed=bound <= margin)
+    against = AgainstChampion(
+        version=version, value=theirs.value, worse_by=worse, worse_by_bound=bound, margin=margin, passed=bound <= margin
+    )
     standing = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.4g} than" if worse else "equal to"
     at_most = f"at most {bound:.4g} worse" if bound > 0 else "not worse"
     if against.passed:
         return against, f"; {standing} the champion's {theirs.value:.4g}, {_sure(gate)} {at_most}"
-    return against, (f", but is not shown to be as good as the champion {version}: it is {standing} the champion's "
-                     f"{theirs.value:.4g}, {_sure(gate)} {at_most}, and {margin:g} is allowed")
+    return against, (
+        f", but is not shown to be as good as the champion {version}: it is {standing} the champion's "
+        f"{theirs.value:.4g}, {_sure(gate)} {at_most}, and {margin:g} is allowed"
+    )
 
 
 def _verdict(gate: Gate, passed: bool, estimate: Estimate | None, why: str, **found: Any) -> Verdict:
-    return Verdict(name=gate.metric, passed=passed, value=estimate.value if estimate else None, must_be=gate.must_be,
-                   threshold=gate.threshold, reason=f"{gate.metric} {why}",
-                   method=estimate.method if estimate else None, count=estimate.count if estimate else 0, **found)
+    return Verdict(
+        name=gate.metric,
+        passed=passed,
+        value=estimate.value if estimate else None,
+        must_be=gate.must_be,
+        threshold=gate.threshold,
+        reason=f"{gate.metric} {why}",
+        method=estimate.method if estimate else None,
+        count=estimate.count if estimate else 0,
+        **found,
+    )
 
 
 def _sure(gate: Gate) -> str:

@@ -32,11 +32,19 @@ def settle(certificate: Certificate, store: Store, by: str, today: date | None =
 
 def describe_waivers(waivers: Iterable[Waiver]) -> list[str]:
     """Waivers in words, one each, for pages and tags."""
-    return [f"{waiver.gate} of {waiver.asset} {waiver.version} until {waiver.until} by {waiver.author}: {waiver.reason}"
-            for waiver in waivers]
+    return [
+        f"{waiver.gate} of {waiver.asset} {waiver.version} until {waiver.until} by {waiver.author}: {waiver.reason}"
+        for waiver in waivers
+    ]
 
 
 def promotion_of(certificate: Certificate, by: str) -> Promotion:
     """The pointer to a certified version."""
-    return Promotion(asset=certificate.asset, version=certificate.version, digest=certificate.artifact_digest,
-                     certificate_digest=certificate.digest, promoted_at=time.time(), promoted_by=by)
+    return Promotion(
+        asset=certificate.asset,
+        version=certificate.version,
+        digest=certificate.artifact_digest,
+        certificate_digest=certificate.digest,
+        promoted_at=time.time(),
+        promoted_by=by,
+    )

@@ -34,20 +34,28 @@ def impassable_gates(loaded: LoadedRecipe) -> Iterator[tuple[tuple[str | int, ..
             if problem:
                 yield ("gates", asset, index, "threshold"), problem
             elif most is not None and gate.min_items > most:
-                yield ("gates", asset, index, "min_items"), (
-                    f"{gate.min_items} items are needed, and {gate.metric} is measured on {most} at most")
+                yield (
+                    ("gates", asset, index, "min_items"),
+                    (f"{gate.min_items} items are needed, and {gate.metric} is measured on {most} at most"),
+                )
 
 
 def _most_items(loaded: LoadedRecipe) -> dict[str, int]:
     """Metric to the most items that it can be measured on, where the recipe says so."""
     recipe = loaded.recipe
     most = {"preference_accuracy": recipe.evaluation_sets.preferences}
-    most |= {metric: task.limit for task in recipe.evaluation_sets.tasks if task.limit and task.file is not None
-             for metric in task.metrics}
+    most |= {
+        metric: task.limit
+        for task in recipe.evaluation_sets.tasks
+        if task.limit and task.file is not None
+        for metric in task.metrics
+    }
     try:
         files = loaded.files("evaluation_sets")
-        counts = {kind: sum(1 for line in files[kind].read_bytes().split(b"\n") if line.strip())
-                  for kind in set(_WRITTEN.values())}
+        counts = {
+            kind: sum(1 for line in files[kind].read_bytes().split(b"\n") if line.strip())
+            for kind in set(_WRITTEN.values())
+        }
     except (RecipeError, OSError):  # told elsewhere
         return most
     return most | {metric: counts[kind] for metric, kind in _WRITTEN.items()}
@@ -55,15 +63,24 @@ def _most_items(loaded: LoadedRecipe) -> dict[str, int]:
 
 def _out_of_range(gate: Gate, span: MetricRange) -> str:
     asked, low, high = gate.threshold, span.low, span.high
-    impossible = {"<": asked <= low, "<=": asked < low, "==": not low <= asked <= high, ">=": asked > high,
-                  ">": asked >= high}[gate.must_be]
+    impossible = {
+        "<": asked <= low,
+        "<=": asked < low,
+        "==": not low <= asked <= high,
+        ">=": asked > high,
+        ">": asked >= high,
+    }[gate.must_be]
     if not impossible:
         return ""
-    between = f"from {low:.4g} to {high:.4g}" if math.isfinite(low) and math.isfinite(high) else (
-        f"at least {low:.4g}" if math.isfinite(low) else f"at most {high:.4g}")
+    between = (
+        f"from {low:.4g} to {high:.4g}"
+        if math.isfinite(low) and math.isfinite(high)
+        else (f"at least {low:.4g}" if math.isfinite(low) else f"at most {high:.4g}")
+    )
     percent = span.is_share and gate.better and 1 < asked <= 100
-    return (f"no version can pass {gate.asked}: {gate.metric} is {between}"
-            + (f"; {asked:g} percent is {asked / 100:g}" if percent else ""))
+    return f"no version can pass {gate.asked}: {gate.metric} is {between}" + (
+        f"; {asked:g} percent is {asked / 100:g}" if percent else ""
+    )
 
 
 def _wrong_way(gate: Gate, span: MetricRange) -> str:

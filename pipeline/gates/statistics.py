@@ -55,8 +55,15 @@ def wilson(right: int, count: int, confidence: float) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def worse_by_bound(estimate: Estimate, items: Sequence[Item], champion: Estimate, champions: Sequence[Item],
-                   better: int, confidence: float, name: str) -> float:
+def worse_by_bound(
+    estimate: Estimate,
+    items: Sequence[Item],
+    champion: Estimate,
+    champions: Sequence[Item],
+    better: int,
+    confidence: float,
+    name: str,
+) -> float:
     """The upper bound of how much worse a version is than the champion, with this one-sided confidence.
 
     Args:
@@ -113,8 +120,10 @@ def _columns(items: Sequence[Item]) -> tuple[_Floats, _Floats]:
     import numpy as np
 
     ordered = sorted(items, key=lambda item: item.id)
-    return (np.array([item.score for item in ordered], dtype=np.float64),
-            np.array([item.weight for item in ordered], dtype=np.float64))
+    return (
+        np.array([item.score for item in ordered], dtype=np.float64),
+        np.array([item.weight for item in ordered], dtype=np.float64),
+    )
 
 
 def _resampled(name: str, versions: Sequence[tuple[_Floats, _Floats]]) -> list[tuple[_Floats, _Floats]]:
@@ -128,8 +137,8 @@ def _resampled(name: str, versions: Sequence[tuple[_Floats, _Floats]]) -> list[t
     for start in range(0, RESAMPLES, step):
         drawn = generator.integers(0, count, (min(step, RESAMPLES - start), count))
         for (scores, weights), (score_sums, weight_sums) in zip(versions, sums, strict=True):
-            score_sums[start:start + step] = scores[drawn].sum(axis=1)
-            weight_sums[start:start + step] = weights[drawn].sum(axis=1)
+            score_sums[start : start + step] = scores[drawn].sum(axis=1)
+            weight_sums[start : start + step] = weights[drawn].sum(axis=1)
     return sums
 
 

@@ -33,11 +33,15 @@ class Terms:
 
     def outdated(self, certificate: Certificate) -> str:
         """What has changed since a certificate was issued; empty when nothing has."""
-        changed = [name for name, now, then in (
-            ("the asset's gates", self.thresholds, certificate.thresholds_digest),
-            ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
-            ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
-        ) if now != then]
+        changed = [
+            name
+            for name, now, then in (
+                ("the asset's gates", self.thresholds, certificate.thresholds_digest),
+                ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
+                ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
+            )
+            if now != then
+        ]
         return ", ".join(changed)
 
 

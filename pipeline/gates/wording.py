@@ -14,22 +14,32 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 def gates_markdown(certificate: Certificate) -> str:
     """The table of gates and waivers, in Markdown."""
-    lines = [GATES_HEADING, "",
-             f"{certificate.asset} `{certificate.version}`: **{overall(certificate)}**. "
-             f"Certificate `{certificate.digest[:12]}`, suite `{certificate.suite_digest[:12]}`, "
-             f"evaluator `{certificate.evaluator_fingerprint[:12]}`.", "",
-             "| gate | value | interval | must be | champion | verdict |", "|---|--:|---|---|--:|---|"]
+    lines = [
+        GATES_HEADING,
+        "",
+        f"{certificate.asset} `{certificate.version}`: **{overall(certificate)}**. "
+        f"Certificate `{certificate.digest[:12]}`, suite `{certificate.suite_digest[:12]}`, "
+        f"evaluator `{certificate.evaluator_fingerprint[:12]}`.",
+        "",
+        "| gate | value | interval | must be | champion | verdict |",
+        "|---|--:|---|---|--:|---|",
+    ]
     for verdict in certificate.verdicts:
-        lines.append(f"| {verdict.name} | {number(verdict.value)} | {interval_text(verdict)} "
-                     f"| {verdict.must_be} {number(verdict.threshold)} "
-                     f"| {number(verdict.champion.value) if verdict.champion else ''} "
-                     f"| {STATES[gate_state(certificate, verdict)]} |")
+        lines.append(
+            f"| {verdict.name} | {number(verdict.value)} | {interval_text(verdict)} "
+            f"| {verdict.must_be} {number(verdict.threshold)} "
+            f"| {number(verdict.champion.value) if verdict.champion else ''} "
+            f"| {STATES[gate_state(certificate, verdict)]} |"
+        )
     refused = [verdict for verdict in certificate.verdicts if not verdict.passed]
     lines += ["", *(f"- {_cell(verdict.reason)}" for verdict in refused)]
     if certificate.waivers or certificate.inherited:
         lines += ["", "## Waivers", "", "| of | gate | until | by | reason |", "|---|---|---|---|---|"]
-        lines += [f"| {waiver.asset} `{waiver.version}` | {waiver.gate} | {waiver.until} | {_cell(waiver.author)} "
-                  f"| {_cell(waiver.reason)} |" for waiver in (*certificate.waivers, *certificate.inherited)]
+        lines += [
+            f"| {waiver.asset} `{waiver.version}` | {waiver.gate} | {waiver.until} | {_cell(waiver.author)} "
+            f"| {_cell(waiver.reason)} |"
+            for waiver in (*certificate.waivers, *certificate.inherited)
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 

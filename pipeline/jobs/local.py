@@ -34,8 +34,13 @@ _MAX_IDLE_STARTS = 3
 _STOPPED = Ending(kind="preempted", message="told to stop, with no room to say so")
 _ROOM_TO_SPEAK = 65_536  # bytes; with less the job could not say why it ended
 # Addresses and passwords of the control plane: what a job does not hold it cannot write down.
-_NOT_FOR_JOBS = {*DATABASES, "MLFLOW_BACKEND_STORE_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
-                 "MLFLOW_TRACKING_TOKEN"}
+_NOT_FOR_JOBS = {
+    *DATABASES,
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+}
 Listener = Callable[[list[dict[str, Any]]], None]
 
 
@@ -54,8 +59,9 @@ class LocalLauncher:
         still_wanted: Called while a job runs; raises when it is to end.
     """
 
-    def __init__(self, spec: Launcher, forward_output: bool = True,
-                 still_wanted: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, spec: Launcher, forward_output: bool = True, still_wanted: Callable[[], None] = lambda: None
+    ) -> None:
         self._spec = spec
         self._forward = forward_output
         self._still_wanted = still_wanted
@@ -91,19 +97,25 @@ class LocalLauncher:
                 raise _failure(job, code, ending, start)
             idle = idle + 1 if ending.kind == "preempted" and not start.stepped else 0
             if idle == _MAX_IDLE_STARTS:
-                raise JobFailed(f"the job of {job.asset} was told to stop {idle} times in a row before it had done a "
-                                f"step; all of its output is in {start.output.path}, which ends so:\n"
-                                f"{start.output.end()}")
+                raise JobFailed(
+                    f"the job of {job.asset} was told to stop {idle} times in a row before it had done a "
+                    f"step; all of its output is in {start.output.path}, which ends so:\n"
+                    f"{start.output.end()}"
+                )
             job = _with_micro_batch(job, ending.micro_batch_tokens)
-        raise JobFailed(f"the job of {job.asset} was interrupted {_MAX_STARTS} times; what it said each time is in "
-                        f"{attempt / EVENTS_FILE}")
+        raise JobFailed(
+            f"the job of {job.asset} was interrupted {_MAX_STARTS} times; what it said each time is in "
+            f"{attempt / EVENTS_FILE}"
+        )
 
     def _run_once(self, job: Job, attempt: Path, follow: Callable[[], None]) -> int:
         grace, lock = self._spec.grace_seconds, attempt.parent / LOCK_FILE
         command = [sys.executable, "-m", "training.job.supervisor", str(grace), *_command(job, attempt, grace)]
         marks = orphans.marks(lock, job.labels.get("dagster_run_id", ""), grace)
-        with (attempt / OUTPUT_FILE).open("ab") as output, _supervised(
-                command, output.fileno(), marks, lock, grace) as process:
+        with (
+            (attempt / OUTPUT_FILE).open("ab") as output,
+            _supervised(command, output.fileno(), marks, lock, grace) as process,
+        ):
             while process.poll() is None:
                 follow()
                 self._still_wanted()
@@ -140,22 +152,34 @@ class _Start:
 def _failure(job: Job, code: int, ending: Ending | None, start: _Start) -> GatehouseError:
     """The error of a job that is not to be started again."""
     if ending is None and shutil.disk_usage(job.attempt).free < _ROOM_TO_SPEAK:
-        return JobRefused(f"the job of {job.asset} ended with exit code {code} on a full disk, the one that holds "
-                          f"{job.attempt}: make room and start it again, it goes on from its newest checkpoint")
+        return JobRefused(
+            f"the job of {job.asset} ended with exit code {code} on a full disk, the one that holds "
+            f"{job.attempt}: make room and start it again, it goes on from its newest checkpoint"
+        )
     if ending is not None and ending.kind == "refused":
         return JobRefused(ending.message)
     if code == EXIT_USER:
         return JobRefused(start.errors[-1] if start.errors else start.output.last_line())
     end = ending.message if ending else start.output.end()
-    return JobFailed(f"the job of {job.asset} ended with exit code {code}; all of its output is in "
-                     f"{start.output.path}, which ends so:\n{end}")
+    return JobFailed(
+        f"the job of {job.asset} ended with exit code {code}; all of its output is in "
+        f"{start.output.path}, which ends so:\n{end}"
+    )
 
 
 @contextmanager
-def _supervised(command: list[str], output: int, marks: dict[str, str], lock: Path,
-                grace: float) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=ROOT, env=job_environment() | marks, stdin=subprocess.PIPE, stdout=output,
-                               stderr=output, start_new_session=True)
+def _supervised(
+    command: list[str], output: int, marks: dict[str, str], lock: Path, grace: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=job_environment() | marks,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -174,19 +198,35 @@ def _command(job: Job, attempt: Path, grace: float) -> list[str]:
     tail = ["-m", "training.run", str(attempt / JOB_FILE)]
     if job.execution.processes == 1:
         return [sys.executable, *tail]
-    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={job.execution.processes}",
-            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}",
-            f"--shutdown-timeout={math.ceil(grace)}", *tail]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1",
+        f"--nproc-per-node={job.execution.processes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{free_port()}",
+        f"--shutdown-timeout={math.ceil(grace)}",
+        *tail,
+    ]
 
 
 def job_environment() -> dict[str, str]:
     """What a process that loads torch is given: no address and no password of the control plane."""
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     known = {name: value for name, value in (os.environ | variables()).items() if name not in _NOT_FOR_JOBS}
-    return {**known, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1",
-            "PYTHONIOENCODING": "utf-8:backslashreplace", "GATEHOUSE_SUPERVISED": "1",
-            "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000",
-            "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {
+        **known,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+        "GATEHOUSE_SUPERVISED": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "1000",
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
 
 
 def free_port() -> int:

@@ -100,9 +100,11 @@ def end(lock: Path) -> str:
     while left := marked(lock).get(lock.resolve(), []):
         over = time.monotonic() - patience
         if over > _AFTER_KILL_SECONDS:
-            raise UserError(f"process {left[0].process.pid}, left running by {_owners(lock, left)}, does not end even "
-                            "when it is killed: it waits for a device or a network drive; if it stays, restart the "
-                            "machine")
+            raise UserError(
+                f"process {left[0].process.pid}, left running by {_owners(lock, left)}, does not end even "
+                "when it is killed: it waits for a device or a network drive; if it stays, restart the "
+                "machine"
+            )
         if over > 0:
             _signal([one.process.kill for one in left])
         time.sleep(_POLL_SECONDS)

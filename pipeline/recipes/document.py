@@ -101,8 +101,9 @@ def without(tree: Tree, path: KeyPath) -> Tree:
     value = tree.value
     if isinstance(value, list):
         assert isinstance(key, int)
-        return replace(tree, value=[without(child, rest) if number == key else child
-                                    for number, child in enumerate(value)])
+        return replace(
+            tree, value=[without(child, rest) if number == key else child for number, child in enumerate(value)]
+        )
     if not rest:
         return replace(tree, value={name: child for name, child in value.items() if name != key})
     return replace(tree, value=value | {str(key): without(value[str(key)], rest)})
@@ -149,13 +150,15 @@ def parse_yaml(text: str, name: str) -> Tree:
         tags = [event for event in _events(text, name) if getattr(event, "tag", None)]
         node = yaml.compose(text, yaml.BaseLoader)
         reader = _Reader(name)
-        reader.problems += [f"{name}:{event.start_mark.line + 1}: the tag {_short(event.tag)} is refused: write plain "
-                            "values" for event in tags]
+        reader.problems += [
+            f"{name}:{event.start_mark.line + 1}: the tag {_short(event.tag)} is refused: write plain values"
+            for event in tags
+        ]
         tree = Tree(None, name, 1) if node is None else reader.tree(node, node.start_mark.line + 1)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(_syntax(error, name)) from error
     except yaml.reader.ReaderError as error:
-        line = text[:error.position].count("\n") + 1
+        line = text[: error.position].count("\n") + 1
         raise RecipeError(f"{name}:{line}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {str(error).splitlines()[0]}") from error
@@ -181,8 +184,9 @@ def _events(text: str, name: str) -> Iterator[yaml.Event]:
     for count, event in enumerate(yaml.parse(text, yaml.BaseLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise RecipeError(f"{name}:{event.start_mark.line + 1}: the values are nested too deeply (limit "
-                              f"{_MAX_DEPTH})")
+            raise RecipeError(
+                f"{name}:{event.start_mark.line + 1}: the values are nested too deeply (limit {_MAX_DEPTH})"
+            )
         if count > 3 * _MAX_VALUES:  # a value in a mapping is two events, an end is one more
             raise RecipeError(f"{name}:{event.start_mark.line + 1}: the file has more than {_MAX_VALUES:,} values")
         yield event
@@ -239,8 +243,9 @@ class _Reader:
     def tree(self, node: yaml.Node, line: int) -> Tree:
         self._count += 1
         if self._count > _MAX_VALUES:
-            raise RecipeError(f"{self.name}:{line}: the file grows to more than {_MAX_VALUES:,} values; do its aliases "
-                              "multiply?")
+            raise RecipeError(
+                f"{self.name}:{line}: the file grows to more than {_MAX_VALUES:,} values; do its aliases multiply?"
+            )
         if isinstance(node, yaml.ScalarNode):
             return Tree(node.value if node.style else _scalar(node.value), self.name, line, node.value)
         if id(node) in self._open:
@@ -263,8 +268,9 @@ class _Reader:
                 continue
             text = key.value
             if text == "<<":
-                self.problems.append(f"{self.name}:{line}: merge keys (<<) are not supported; use `extends` or repeat "
-                                     "the values")
+                self.problems.append(
+                    f"{self.name}:{line}: merge keys (<<) are not supported; use `extends` or repeat the values"
+                )
             elif text in seen:
                 self.problems.append(f"{self.name}:{line}: {text} is given twice; it is on line {seen[text]} already")
             else:
@@ -277,7 +283,7 @@ def _syntax(error: yaml.MarkedYAMLError, name: str) -> str:
     line = f":{mark.line + 1}" if mark else ""
     problem = error.problem or "this is not YAML"
     if "chomping" in problem:
-        problem = "put the comparison in quotes, such as \">=\""
+        problem = 'put the comparison in quotes, such as ">="'
     elif "'\\t'" in problem:
         problem = "a tab is used for indentation; use spaces"
     elif "expected a single document" in str(error):

@@ -122,8 +122,11 @@ def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] |
 def _below(model: type[BaseModel], path: KeyPath) -> tuple[KeyPath, ...]:
     """The paths of all keys in the sections below a path."""
     children = [(*path, name) for name in known_keys(model, path) or ()]
-    return tuple(below for child in children
-                 for below in (*((*child, name) for name in known_keys(model, child) or ()), *_below(model, child)))
+    return tuple(
+        below
+        for child in children
+        for below in (*((*child, name) for name in known_keys(model, child) or ()), *_below(model, child))
+    )
 
 
 def _listed(words: list[str]) -> str:

@@ -178,11 +178,19 @@ def recipe_schema() -> dict[str, Any]:
     for name, definition in schema["$defs"].items():
         if f"#/$defs/{name}" not in items:
             definition.pop("required", None)
-    schema["properties"]["extends"] = {"type": "string", "title": "Extends", "description": "Name or path of the "
-                                       "recipe whose values hold where this one says nothing."}
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "title": "Extends",
+        "description": "Name or path of the recipe whose values hold where this one says nothing.",
+    }
     required = schema.pop("required")
-    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Gatehouse recipe",
-                     "required": ["name"], "if": {"not": {"required": ["extends"]}}, "then": {"required": required}}
+    return schema | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Gatehouse recipe",
+        "required": ["name"],
+        "if": {"not": {"required": ["extends"]}},
+        "then": {"required": required},
+    }
 
 
 def _parts(value: Any) -> list[dict[str, Any]]:
@@ -209,8 +217,10 @@ def _locate(name: str, beside: Path | None = None) -> Path:
         if path.is_file() and path.name != _LAUNCHERS:
             return path
     places = ", ".join(dict.fromkeys(shown(folder) for folder in folders))
-    raise RecipeError(f"there is no recipe called {name!r} in {places}{nearest(name, available())}; the recipes are "
-                      f"{', '.join(available())}, or give the path of a .yaml file")
+    raise RecipeError(
+        f"there is no recipe called {name!r} in {places}{nearest(name, available())}; the recipes are "
+        f"{', '.join(available())}, or give the path of a .yaml file"
+    )
 
 
 def _no_file(path: Path) -> str:

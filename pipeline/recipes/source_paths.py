@@ -30,8 +30,10 @@ def anchored(document: Tree, folder: Path) -> Tree:
 def _anchored(source: Tree, folder: Path) -> Tree:
     written = {key: source.child(key) for key in ("path", "dataset")}
     values: dict[str, Any] = {
-        key: Tree(value, tree.file, tree.line) for key, tree in written.items()
-        if tree is not None and isinstance(tree.value, str) and (value := _absolute(key, tree.value, folder))}
+        key: Tree(value, tree.file, tree.line)
+        for key, tree in written.items()
+        if tree is not None and isinstance(tree.value, str) and (value := _absolute(key, tree.value, folder))
+    }
     return Tree(source.value | values, source.file, source.line) if values else source
 
 

@@ -78,6 +78,7 @@ class Connection:
                     os.environ.setdefault(name, value)
                 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # `attempt` says it in one line
                 from mlflow import MlflowClient
+
                 with prepared(self._uri):
                     if self._is_database:
                         _require_database(self._uri)
@@ -181,5 +182,6 @@ def _require_database(uri: str) -> None:
     if sqlite_file(uri):
         return
     import sqlalchemy
+
     engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
     engine.connect().close()

@@ -21,8 +21,13 @@ logger = logging.getLogger("gatehouse.tracker")
 
 _SQLITE = "sqlite:///"
 _BESIDE = ("", "-journal", "-wal", "-shm")
-_ADDRESSES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-              ("model_versions", "source"), ("model_versions", "storage_location"))
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -122,9 +127,14 @@ def _holds_anything(database: Path) -> bool:
     try:
         with closing(sqlite3.connect(database)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            return any(table in tables and connection.execute(f"SELECT 1 FROM {table} {rest} LIMIT 1").fetchone()
-                       for table, rest in (("runs", ""), ("registered_models", ""),
-                                           ("experiments", "WHERE experiment_id != 0")))
+            return any(
+                table in tables and connection.execute(f"SELECT 1 FROM {table} {rest} LIMIT 1").fetchone()
+                for table, rest in (
+                    ("runs", ""),
+                    ("registered_models", ""),
+                    ("experiments", "WHERE experiment_id != 0"),
+                )
+            )
     except sqlite3.DatabaseError:
         return True
 
@@ -151,7 +161,11 @@ def _rewrite(database: Path, now: str, tail: str) -> None:
             for table, column in _ADDRESSES:
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR "
-                    f"substr({column}, 1, ?) = ?", (now, len(before) + 1, before, len(before) + 1, f"{before}/"))
-            logger.warning("the folder of MLflow's database was moved or copied: its artifacts are in %s, no longer in "
-                           "%s", now, before)
-
+                    f"substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
+                )
+            logger.warning(
+                "the folder of MLflow's database was moved or copied: its artifacts are in %s, no longer in %s",
+                now,
+                before,
+            )

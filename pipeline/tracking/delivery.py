@@ -38,8 +38,9 @@ class Settlement:
     owed: list[str] = field(default_factory=list)
 
 
-def pay_debts(work: Path, store: Store, tracker: Tracker, budget: float = BUDGET,
-              say: Callable[[str], None] = lambda _line: None) -> Settlement:
+def pay_debts(
+    work: Path, store: Store, tracker: Tracker, budget: float = BUDGET, say: Callable[[str], None] = lambda _line: None
+) -> Settlement:
     """Pay what the builds of a recipe owe MLflow. A build that is going on now is left to its own process.
 
     A version is recorded after those that it was made from, so that its run can name theirs.
@@ -108,8 +109,11 @@ def forget_missing(work: Path, store: Store, tracker: Tracker, runs: set[str]) -
     Returns:
         How many builds and versions it lacks.
     """
-    lost = {(_asset(debt), debt.build.version) for debt in debts(work, store.recipe)
-            if debt.build.run_id and debt.build.run_id not in runs}
+    lost = {
+        (_asset(debt), debt.build.version)
+        for debt in debts(work, store.recipe)
+        if debt.build.run_id and debt.build.run_id not in runs
+    }
     for asset in GRAPH:
         registered = tracker.model_versions(asset) if is_model(asset) else None
         for version in store.versions(asset):

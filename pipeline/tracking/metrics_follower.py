@@ -33,8 +33,10 @@ def points_of(event: Mapping[str, Any]) -> list[Point]:
     if event.get("kind") != "metrics":
         return []
     timestamp = int(float(event["t"]) * 1000)
-    return [Point(entity_name(key if "/" in key else CURVES + key), float(value), timestamp, int(event["step"]))
-            for key, value in event["values"].items()]
+    return [
+        Point(entity_name(key if "/" in key else CURVES + key), float(value), timestamp, int(event["step"]))
+        for key, value in event["values"].items()
+    ]
 
 
 def read_points(path: Path, start: int, end: int) -> tuple[list[Point], int]:
@@ -74,7 +76,7 @@ def deliver(connection: Connection, debt: Debt, stop: Callable[[], bool] = lambd
     while debt.build.delivered < (end := debt.end):
         points, offset = read_points(debt.events, debt.build.delivered, end)
         for first in range(0, len(points), BATCH):
-            if stop() or not _send(connection, debt.build.run_id, points[first:first + BATCH]):
+            if stop() or not _send(connection, debt.build.run_id, points[first : first + BATCH]):
                 return False
         debt.change(delivered=offset)
     return True
@@ -118,6 +120,8 @@ class MetricsFollower:
 def _send(connection: Connection, run_id: str, batch: list[Point]) -> bool:
     def call(client: Any) -> bool:
         from mlflow.entities import Metric
+
         client.log_batch(run_id, metrics=[Metric(*point) for point in batch])
         return True
+
     return connection.attempt(f"record {len(batch)} metric values", call, False)

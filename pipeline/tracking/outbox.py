@@ -179,8 +179,12 @@ def _read(paths: Iterable[Path]) -> list[Debt]:
         try:
             found.append(Debt(path, Build.model_validate_json(path.read_bytes())))
         except ValidationError as error:
-            logger.warning("%s is damaged: %s; what MLflow was told of this build is not known. Delete the file to "
-                           "give up what is missing there", path, error.errors()[0]["msg"])
+            logger.warning(
+                "%s is damaged: %s; what MLflow was told of this build is not known. Delete the file to "
+                "give up what is missing there",
+                path,
+                error.errors()[0]["msg"],
+            )
     return sorted(found, key=lambda debt: debt.build.started)
 
 

@@ -74,8 +74,12 @@ def run_of(client: Any, experiment_id: str, key: str) -> str:
     A request that took too long is sent again, and the server may have created a run for each: the first is the
     build's, and the others are deleted.
     """
-    first, *others = [run.info.run_id for run in client.search_runs(
-        [experiment_id], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time", "attributes.run_id"])] or [""]
+    first, *others = [
+        run.info.run_id
+        for run in client.search_runs(
+            [experiment_id], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time", "attributes.run_id"]
+        )
+    ] or [""]
     for run_id in others:
         client.delete_run(run_id)
     return str(first)
@@ -83,8 +87,11 @@ def run_of(client: Any, experiment_id: str, key: str) -> str:
 
 def run_of_version(client: Any, experiment_id: str, manifest: Manifest) -> str:
     """The run that shows a version, empty when there is none."""
-    found = client.search_runs([experiment_id], f"tags.`{ASSET}` = '{manifest.asset}' AND "
-                               f"tags.`{VERSION}` = '{manifest.version}'", max_results=1)
+    found = client.search_runs(
+        [experiment_id],
+        f"tags.`{ASSET}` = '{manifest.asset}' AND tags.`{VERSION}` = '{manifest.version}'",
+        max_results=1,
+    )
     return str(found[0].info.run_id) if found else ""
 
 
@@ -98,6 +105,7 @@ def restore(client: Any, run_id: str) -> None:
 def all_runs(client: Any, experiment_id: str) -> set[str]:
     """Ids of all runs of an experiment, deleted ones too."""
     from mlflow.entities import ViewType
+
     found: set[str] = set()
     token = None
     while True:
@@ -108,10 +116,12 @@ def all_runs(client: Any, experiment_id: str) -> set[str]:
             return found
 
 
-def log(client: Any, run_id: str, params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None) -> None:
+def log(
+    client: Any, run_id: str, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+) -> None:
     """Write parameters and tags in as many batches as MLflow's limits ask for; long values are cut."""
     from mlflow.entities import Param, RunTag
+
     all_params = [Param(entity_name(key), _cut(value, _PARAM_LENGTH)) for key, value in (params or {}).items()]
     all_tags = [RunTag(entity_name(key), _cut(value, _TAG_LENGTH)) for key, value in (tags or {}).items()]
     for start in range(0, max(len(all_params), len(all_tags)), _PER_BATCH):
@@ -130,32 +140,39 @@ def log_outcome(client: Any, run_id: str, manifest: Manifest, model_id: str | No
 def log_inputs(client: Any, run_id: str, manifest: Manifest, store: Store) -> None:
     """The versions a run read: datasets by content digest, and the LoggedModels among them."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
+
     datasets, models = [], []
     for name, used in manifest.inputs.items():
         uri = store.uri(used.asset, used.version)
         source_type = urlsplit(uri).scheme or "local"
         tags = {"mlflow.data.context": name, OUTPUT_DIGEST: used.digest, VERSION: used.version}
-        datasets.append(DatasetInput(
-            Dataset(used.asset, used.digest[:DIGEST_LENGTH], source_type, json.dumps({"uri": uri})),
-            [InputTag(key, value) for key, value in tags.items()]))
+        datasets.append(
+            DatasetInput(
+                Dataset(used.asset, used.digest[:DIGEST_LENGTH], source_type, json.dumps({"uri": uri})),
+                [InputTag(key, value) for key, value in tags.items()],
+            )
+        )
         if model_id := store.links(used.asset, used.version).get("mlflow_model_id"):
             models.append(LoggedModelInput(model_id))
     if datasets:
         client.log_inputs(run_id, datasets, models)
 
 
-def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifest, folder: Path,
-                 store_uri: str) -> Any:
+def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifest, folder: Path, store_uri: str) -> Any:
     """The LoggedModel of a run: an external one, which holds the manifest and the card but no weights and no pickle."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models.utils import get_external_mlflow_model_spec
+
     outputs = client.get_run(run_id).outputs
     if outputs is not None and outputs.model_outputs:
         return client.get_logged_model(outputs.model_outputs[0].model_id)
     tags = {**version_tags(manifest), STORE: store_uri, "mlflow.model.isExternal": "true"}
     begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-    model = begun[0] if begun else client.create_logged_model(experiment_id, manifest.asset, run_id, tags,
-                                                              model_type=manifest.stage)
+    model = (
+        begun[0]
+        if begun
+        else client.create_logged_model(experiment_id, manifest.asset, run_id, tags, model_type=manifest.stage)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         get_external_mlflow_model_spec(model).save(str(Path(scratch) / "MLmodel"))
         (Path(scratch) / MANIFEST).write_bytes((folder / MANIFEST).read_bytes())
@@ -166,8 +183,7 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
     return model
 
 
-def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest, folder: Path,
-             store_uri: str) -> str:
+def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest, folder: Path, store_uri: str) -> str:
     """The registered version of a run's model; it becomes `candidate` unless a newer one is.
 
     Returns:
@@ -177,11 +193,21 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
     if known:
         return str(known[0].version)
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
-        client.create_registered_model(name, {ASSET: manifest.asset, RECIPE: manifest.recipe},
-                                       f"{manifest.asset} of recipe {manifest.recipe}; `{CHAMPION}` passed its gates")
+        client.create_registered_model(
+            name,
+            {ASSET: manifest.asset, RECIPE: manifest.recipe},
+            f"{manifest.asset} of recipe {manifest.recipe}; `{CHAMPION}` passed its gates",
+        )
     tags = {**version_tags(manifest), STORE: store_uri, "model_id": model.model_id}
-    created = client.create_model_version(name, model.artifact_location, run_id=run_id, tags=tags,
-                                          description=card(folder), await_creation_for=None, model_id=model.model_id)
+    created = client.create_model_version(
+        name,
+        model.artifact_location,
+        run_id=run_id,
+        tags=tags,
+        description=card(folder),
+        await_creation_for=None,
+        model_id=model.model_id,
+    )
     newest = client.get_registered_model(name).aliases.get(CANDIDATE)
     if newest is None or client.get_model_version(name, newest).tags.get(VERSION, "") <= manifest.version:
         client.set_registered_model_alias(name, CANDIDATE, created.version)
@@ -204,8 +230,9 @@ def point_champion(client: Any, name: str, version: str, deserved: bool) -> None
         client.delete_registered_model_alias(name, CHAMPION)
 
 
-def log_evaluation(client: Any, run_id: str, model_id: str | None, certificate: Certificate,
-                   folder: Path | None) -> None:
+def log_evaluation(
+    client: Any, run_id: str, model_id: str | None, certificate: Certificate, folder: Path | None
+) -> None:
     """Measured values (prefix `eval/`), the table of gates, and the evaluation's report."""
     values = {verdict.name: verdict.value for verdict in certificate.verdicts if verdict.value is not None}
     if folder is not None:
@@ -226,23 +253,51 @@ def card(folder: Path) -> str:
     return ""
 
 
-def _log_metrics(client: Any, run_id: str, prefix: str, values: Mapping[str, float], timestamp: int,
-                 model_id: str | None) -> None:
+def _log_metrics(
+    client: Any, run_id: str, prefix: str, values: Mapping[str, float], timestamp: int, model_id: str | None
+) -> None:
     from mlflow.entities import Metric
-    metrics = [Metric(entity_name(prefix + name), float(value), timestamp, 0, model_id=model_id)
-               for name, value in values.items()]
+
+    metrics = [
+        Metric(entity_name(prefix + name), float(value), timestamp, 0, model_id=model_id)
+        for name, value in values.items()
+    ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)
 
 
 def _gate_table(certificate: Certificate) -> dict[str, Any]:
     """The gates in the layout of MLflow's table view."""
-    return {"columns": ["metric", "value", "interval", "method", "items", "must be", "threshold", "champion", "verdict",
-                        "reason"],
-            "data": [[v.name, v.value, interval_text(v), v.method, v.count, v.must_be, v.threshold,
-                      v.champion.value if v.champion else None, STATES[gate_state(certificate, v)], v.reason]
-                     for v in certificate.verdicts]}
+    return {
+        "columns": [
+            "metric",
+            "value",
+            "interval",
+            "method",
+            "items",
+            "must be",
+            "threshold",
+            "champion",
+            "verdict",
+            "reason",
+        ],
+        "data": [
+            [
+                v.name,
+                v.value,
+                interval_text(v),
+                v.method,
+                v.count,
+                v.must_be,
+                v.threshold,
+                v.champion.value if v.champion else None,
+                STATES[gate_state(certificate, v)],
+                v.reason,
+            ]
+            for v in certificate.verdicts
+        ],
+    }
 
 
 def _cut(value: str, length: int) -> str:
-    return value if len(value) <= length else value[:length - 1] + "…"
+    return value if len(value) <= length else value[: length - 1] + "…"

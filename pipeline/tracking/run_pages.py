@@ -23,15 +23,23 @@ _SAMPLE = 300
 
 def version_tags(manifest: Manifest) -> dict[str, str]:
     """The tags by which a version is found again. Everything else that is known of it stands in its manifest."""
-    return {ASSET: manifest.asset, VERSION: manifest.version, RECIPE: manifest.recipe, OUTPUT_DIGEST: manifest.digest,
-            IDENTITY: manifest.identity}
+    return {
+        ASSET: manifest.asset,
+        VERSION: manifest.version,
+        RECIPE: manifest.recipe,
+        OUTPUT_DIGEST: manifest.digest,
+        IDENTITY: manifest.identity,
+    }
 
 
 def verdict_tags(certificate: Certificate, promoted: bool) -> dict[str, str]:
     """What the gates said. The tag `waivers` names what the version rests on though a gate refused it."""
     waived = describe_waivers((*certificate.waivers, *certificate.inherited))
-    return {VERDICT: verdict_of(certificate, promoted), CERTIFICATE: certificate.digest,
-            **({WAIVERS: "; ".join(waived)} if waived else {})}
+    return {
+        VERDICT: verdict_of(certificate, promoted),
+        CERTIFICATE: certificate.digest,
+        **({WAIVERS: "; ".join(waived)} if waived else {}),
+    }
 
 
 def verdict_of(certificate: Certificate, promoted: bool) -> str:
@@ -97,5 +105,5 @@ def _sample(evaluation: Path | None) -> str:
 
 def _quoted(text: str) -> str:
     """A model's text, cut, as code: whatever it holds, it is no markup."""
-    cut = text if len(text) <= _SAMPLE else text[:_SAMPLE - 1] + "…"
+    cut = text if len(text) <= _SAMPLE else text[: _SAMPLE - 1] + "…"
     return f"`` {cut.replace('``', '`` ')} ``"

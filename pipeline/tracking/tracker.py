@@ -96,8 +96,14 @@ class Tracker:
         patience: Seconds after which one step is given up on a slow server.
     """
 
-    def __init__(self, uri: str, experiment: str, dagster_url: str | None = None, mlflow_url: str | None = None,
-                 patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        dagster_url: str | None = None,
+        mlflow_url: str | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self.experiment = experiment
         self._connection = Connection(uri, patience)
         self._dagster_url = dagster_url.rstrip("/") if dagster_url else None
@@ -106,8 +112,12 @@ class Tracker:
 
     def warm(self) -> None:
         """Import MLflow and open the store in the background: two seconds that a job's start can hide."""
-        threading.Thread(target=self._connection.attempt, args=("open the store", lambda client: client, None),
-                         name="gatehouse-tracker", daemon=True).start()
+        threading.Thread(
+            target=self._connection.attempt,
+            args=("open the store", lambda client: client, None),
+            name="gatehouse-tracker",
+            daemon=True,
+        ).start()
 
     def begin(self, key: str, build: BuildLike, known: str = "", started: float | None = None) -> str | None:
         """The MLflow run of a build: the one that is known, or carries its key, else a new one.
@@ -120,8 +130,13 @@ class Tracker:
             The run id, or None when tracking is down.
         """
         params = {"seed": str(build.seed), **records.flat(build.section)}
-        tags = {run_pages.ASSET: build.asset, run_pages.RECIPE: build.recipe,
-                run_pages.IDENTITY: build.identity, run_pages.KEY: key, "mlflow.source.name": "gatehouse"}
+        tags = {
+            run_pages.ASSET: build.asset,
+            run_pages.RECIPE: build.recipe,
+            run_pages.IDENTITY: build.identity,
+            run_pages.KEY: key,
+            "mlflow.source.name": "gatehouse",
+        }
         if dagster_run := build.labels.get("dagster_run_id"):
             tags[run_pages.DAGSTER_RUN] = dagster_run
 
@@ -156,7 +171,8 @@ class Tracker:
     def runs(self) -> set[str] | None:
         """Ids of the experiment's runs, deleted ones too; None when tracking is down."""
         return self._connection.attempt(
-            "list its runs", lambda client: records.all_runs(client, self._experiment(client)), None)
+            "list its runs", lambda client: records.all_runs(client, self._experiment(client)), None
+        )
 
     def model_versions(self, asset: str) -> set[str] | None:
         """MLflow's numbers of the versions of a registered model; None when tracking is down."""
@@ -203,9 +219,16 @@ class Tracker:
             links["mlflow_url"] = page
         return links
 
-    def judged(self, manifest: Manifest, links: Mapping[str, str], certificate: Certificate,
-               evaluation_folder: Path | None, promoted: bool, store: Store,
-               pages: tuple[str, str] | None = None) -> bool:
+    def judged(
+        self,
+        manifest: Manifest,
+        links: Mapping[str, str],
+        certificate: Certificate,
+        evaluation_folder: Path | None,
+        promoted: bool,
+        store: Store,
+        pages: tuple[str, str] | None = None,
+    ) -> bool:
         """Record a judgement on the version's run and in the registry, and move or remove the alias `champion`.
 
         Args:
@@ -276,10 +299,13 @@ class Tracker:
     def _experiment(self, client: Any) -> str:
         if self._experiment_id is None:
             from mlflow.exceptions import MlflowException
+
             found = client.get_experiment_by_name(self.experiment)
             if found is not None and found.lifecycle_stage == "deleted":
-                records.logger.warning("the experiment %s was deleted in MLflow, and what it shows is still there: it "
-                                       "is restored", self.experiment)
+                records.logger.warning(
+                    "the experiment %s was deleted in MLflow, and what it shows is still there: it is restored",
+                    self.experiment,
+                )
                 client.restore_experiment(found.experiment_id)
             if found is None:
                 try:
@@ -298,8 +324,11 @@ class Tracker:
 
     def _run_of(self, manifest: Manifest) -> str:
         """The run that shows a version already, empty when there is none or MLflow does not say."""
-        return self._connection.attempt(f"find the run of {manifest.asset} {manifest.version}", lambda client: (
-            records.run_of_version(client, self._experiment(client), manifest)), "")
+        return self._connection.attempt(
+            f"find the run of {manifest.asset} {manifest.version}",
+            lambda client: records.run_of_version(client, self._experiment(client), manifest),
+            "",
+        )
 
     def _register(self, client: Any, run_id: str, manifest: Manifest, folder: Path, store: Store) -> dict[str, str]:
         store_uri = store.uri(manifest.asset, manifest.version)
@@ -326,8 +355,11 @@ class Tracker:
 class TrackerResource(dg.ConfigurableResource[Any]):
     """Where metrics and lineage are kept."""
 
-    uri: str = Field(default="", description="Empty takes $MLFLOW_TRACKING_URI or its default. A value that is written "
-                     "here is shown on Dagster's pages, so a password belongs in the variable.")
+    uri: str = Field(
+        default="",
+        description="Empty takes $MLFLOW_TRACKING_URI or its default. A value that is written "
+        "here is shown on Dagster's pages, so a password belongs in the variable.",
+    )
     dagster_url: str = ""
     mlflow_url: str = ""
 
@@ -339,6 +371,8 @@ class TrackerResource(dg.ConfigurableResource[Any]):
         """
         uri = self.uri or tracking_uri()
         if uri.startswith("postgresql") and find_spec("psycopg2") is None:
-            raise UserError("MLFLOW_TRACKING_URI names a PostgreSQL database, and its driver is not installed: "
-                            "pip install -c constraints.txt -e '.[postgres]'")
+            raise UserError(
+                "MLFLOW_TRACKING_URI names a PostgreSQL database, and its driver is not installed: "
+                "pip install -c constraints.txt -e '.[postgres]'"
+            )
         return Tracker(uri, experiment, self.dagster_url or None, self.mlflow_url or None, patience)

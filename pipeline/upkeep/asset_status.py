@@ -57,8 +57,16 @@ class AssetStatus:
             "fresh": self.fresh,
             "why": self.why,
             "inputs": {name: record.digest for name, record in shown.inputs.items()} if shown else {},
-            "gates": [{"name": verdict.name, "passed": verdict.passed, "value": verdict.value,
-                       "must_be": verdict.must_be, "threshold": verdict.threshold} for verdict in verdicts],
+            "gates": [
+                {
+                    "name": verdict.name,
+                    "passed": verdict.passed,
+                    "value": verdict.value,
+                    "must_be": verdict.must_be,
+                    "threshold": verdict.threshold,
+                }
+                for verdict in verdicts
+            ],
             "metrics": shown.metrics if shown else {},
             "mlflow_run_id": self.links.get("mlflow_run_id"),
             "bytes": shown.bytes if shown else 0,
@@ -105,12 +113,22 @@ def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, 
         return AssetStatus(asset, None, None, False, False, problem if pointer else "never built", None, {}, "")
 
     why = _why_not_fresh(asset, loaded, store, shown, problem, upstream)
-    return AssetStatus(asset, shown, latest, not problem, not why, why, store.certificate(asset, shown.version),
-                       store.links(asset, shown.version), store.uri(asset, shown.version))
+    return AssetStatus(
+        asset,
+        shown,
+        latest,
+        not problem,
+        not why,
+        why,
+        store.certificate(asset, shown.version),
+        store.links(asset, shown.version),
+        store.uri(asset, shown.version),
+    )
 
 
-def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, problem: str,
-                   upstream: dict[str, AssetStatus]) -> str:
+def _why_not_fresh(
+    asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, problem: str, upstream: dict[str, AssetStatus]
+) -> str:
     """Why the next stage would refuse what is shown, or a run would build or judge it again; empty when neither.
 
     Args:
@@ -134,10 +152,14 @@ def _why_not_fresh(asset: str, loaded: LoadedRecipe, store: Store, shown: Manife
 
 def explain_change(plan: Plan, shown: Manifest) -> str:
     """What differs between a plan and a version that was built, in a few words."""
-    changed = [f"recipe {plan.asset}.{key}" for key, value in sorted(plan.section.items())
-               if shown.section.get(key) != value]
-    changed += [f"input {name}" for name, used in plan.inputs.items()
-                if name not in shown.inputs or shown.inputs[name].digest != used.digest]
+    changed = [
+        f"recipe {plan.asset}.{key}" for key, value in sorted(plan.section.items()) if shown.section.get(key) != value
+    ]
+    changed += [
+        f"input {name}"
+        for name, used in plan.inputs.items()
+        if name not in shown.inputs or shown.inputs[name].digest != used.digest
+    ]
     if plan.fingerprint != shown.fingerprint:
         changed.append("code")
     if plan.seed != shown.seed:

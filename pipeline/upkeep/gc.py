@@ -32,8 +32,13 @@ from training.store.store import MANIFEST, Store
 
 OWNER = "`gatehouse gc`"
 _RESULT = "result.json"
-_BY_VERSION = ("certificates/{}.json", "superseded/{}.json", "gate_reports/{}.html", "gate_reports/{}.md",
-               "links/{}.json")
+_BY_VERSION = (
+    "certificates/{}.json",
+    "superseded/{}.json",
+    "gate_reports/{}.html",
+    "gate_reports/{}.md",
+    "links/{}.json",
+)
 _ORPHANS = ("certificates", "superseded", "gate_reports", "links", "waivers")
 _FOLDERS = ("", *_ORPHANS, "holds", "promotions")
 _NO_VERSION = "promoted.json"
@@ -88,8 +93,9 @@ def survey(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: float) 
     before = time.time() - keep_seconds  # first of all: what appears during the survey is younger
     standing = Standing(loaded, store, work, before)
     working = busy(work, store.recipe)
-    notes = [f"{name} is being worked at: its versions and attempts are kept, and what its job reads"
-             for name in working]
+    notes = [
+        f"{name} is being worked at: its versions and attempts are kept, and what its job reads" for name in working
+    ]
     for name in working:  # the run may have begun after the look, and may have ended before the next one
         for version in standing.versions[name]:
             standing.stays(name, version)
@@ -158,8 +164,15 @@ class _Collector:
         """Versions that nothing needs, newest first."""
         for version, manifest in reversed(self.there[name].items()):
             if (name, version) not in self.kept:
-                yield Deletion("version", name, f"{name} {version}", manifest.bytes, self._loss(manifest),
-                               partial(self._delete_version, name, version), version)
+                yield Deletion(
+                    "version",
+                    name,
+                    f"{name} {version}",
+                    manifest.bytes,
+                    self._loss(manifest),
+                    partial(self._delete_version, name, version),
+                    version,
+                )
 
     def _delete_version(self, name: str, version: str) -> None:
         self._storage.remove_folder(self.store.place(name, version), first=MANIFEST)
@@ -171,23 +184,32 @@ class _Collector:
 
     def _loss(self, manifest: Manifest) -> str:
         """What cannot be had again once a version is gone, and how long it takes where it can."""
-        why = [f"{used.asset} {used.version} goes too" for used in manifest.inputs.values()
-               if (used.asset, used.version) not in self.kept]
+        why = [
+            f"{used.asset} {used.version} goes too"
+            for used in manifest.inputs.values()
+            if (used.asset, used.version) not in self.kept
+        ]
         try:
             code = fingerprint(f"training.stages.{manifest.stage}")
         except FingerprintError:
             code = ""
         if code != manifest.fingerprint:
             why.append("its code has changed since")
-        again = (f"it cannot be made again: {', '.join(why)}" if why
-                 else f"the same recipe and inputs make it again in {age(manifest.seconds)}")
+        again = (
+            f"it cannot be made again: {', '.join(why)}"
+            if why
+            else f"the same recipe and inputs make it again in {age(manifest.seconds)}"
+        )
         return f"{self._standing(manifest)}; {again}"
 
     def _standing(self, manifest: Manifest) -> str:
         asset, version = manifest.asset, manifest.version
         if asset.endswith(EVALUATION_SUFFIX):
-            judged = [f"{used.asset} {used.version}" for used in manifest.inputs.values()
-                      if used.asset == asset.removesuffix(EVALUATION_SUFFIX)]
+            judged = [
+                f"{used.asset} {used.version}"
+                for used in manifest.inputs.values()
+                if used.asset == asset.removesuffix(EVALUATION_SUFFIX)
+            ]
             return f"evidence about {', '.join(judged)}"
         pointer, certificate = self.store.promotion(asset), self.store.certificate(asset, version)
         if certificate is None:
@@ -206,8 +228,15 @@ class _Collector:
             measure = _local(attempt)
             loss = self._attempt_loss(name, attempt, wanted)
             if loss and (measure.changed <= self.before or attempt.name.startswith(DELETED)):
-                yield Deletion("attempt", name, str(attempt), measure.bytes, loss, partial(_delete_local, attempt),
-                               "" if attempt.name.startswith(".") else _result(attempt) or "")
+                yield Deletion(
+                    "attempt",
+                    name,
+                    str(attempt),
+                    measure.bytes,
+                    loss,
+                    partial(_delete_local, attempt),
+                    "" if attempt.name.startswith(".") else _result(attempt) or "",
+                )
 
     def _attempt_loss(self, name: str, attempt: Path, wanted: str | None) -> str:
         """What is lost with an attempt; empty when it is needed."""
@@ -221,8 +250,10 @@ class _Collector:
             return "" if (name, made) in self.kept else f"the log of {name} {made}"
         if wanted is None or attempt.name == wanted:
             return ""
-        return (f"the checkpoints of a build of {name} that was not finished, under another recipe, code or input than "
-                "today's")
+        return (
+            f"the checkpoints of a build of {name} that was not finished, under another recipe, code or input than "
+            "today's"
+        )
 
     def _wanted(self, name: str) -> str | None:
         """Folder of the attempt that the recipe asks for now, empty for evaluations; None when it cannot be told."""
@@ -243,8 +274,15 @@ class _Collector:
         for copy in sorted((self.store.cache / self.store.recipe / name).glob("*")):
             measure, version = _local(copy), known.get(copy.name, "")
             if (name, version) not in self.kept and measure.changed <= self.before:
-                yield Deletion("copy", name, str(copy), measure.bytes, "nothing: it is copied again when it is needed",
-                               partial(_delete_local, copy), version)
+                yield Deletion(
+                    "copy",
+                    name,
+                    str(copy),
+                    measure.bytes,
+                    "nothing: it is copied again when it is needed",
+                    partial(_delete_local, copy),
+                    version,
+                )
 
     # Remains
 
@@ -270,8 +308,14 @@ class _Collector:
         deleted, measure = path.name.startswith(DELETED), self._storage.measure(path)
         if deleted or measure.changed <= self.before:
             loss = f"nothing: {'what an earlier deletion left' if deleted else what}"
-            yield Deletion("remains", name, self._storage.address(path), measure.bytes, loss,
-                           partial(self._delete_remains, path, name, "" if path.name.startswith(".") else version))
+            yield Deletion(
+                "remains",
+                name,
+                self._storage.address(path),
+                measure.bytes,
+                loss,
+                partial(self._delete_remains, path, name, "" if path.name.startswith(".") else version),
+            )
 
     def _delete_remains(self, path: PurePosixPath, name: str, version: str) -> str | None:
         if version and self._storage.exists(self.store.place(name, version) / MANIFEST):
@@ -288,8 +332,14 @@ class _Collector:
             below = upload.path.is_relative_to(self.store.base)
             name = upload.path.relative_to(self.store.base).parts[0] if below else ""
             if name in NAMES and upload.began <= self.before:
-                yield Deletion("upload", name, self._storage.address(upload.path), 0,
-                               "nothing: an upload that was cut short", partial(self._storage.abort, upload))
+                yield Deletion(
+                    "upload",
+                    name,
+                    self._storage.address(upload.path),
+                    0,
+                    "nothing: an upload that was cut short",
+                    partial(self._storage.abort, upload),
+                )
 
 
 def _result(attempt: Path) -> str | None:
@@ -310,5 +360,6 @@ def _delete_local(path: Path) -> None:
         path.rename(hidden)
         shutil.rmtree(hidden)
     except OSError as error:
-        raise StoreError(f"{error.filename}: {error.strerror}; the folder of Gatehouse's state must be writable"
-                         ) from error
+        raise StoreError(
+            f"{error.filename}: {error.strerror}; the folder of Gatehouse's state must be writable"
+        ) from error

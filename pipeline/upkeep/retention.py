@@ -34,8 +34,13 @@ def all_versions(store: Store, known: Versions) -> Versions:
     Raises:
         StoreError: One of them cannot be read.
     """
-    return {name: {version: known.get(name, {}).get(version) or store.manifest(name, version)
-                   for version in store.versions(name)} for name in NAMES}
+    return {
+        name: {
+            version: known.get(name, {}).get(version) or store.manifest(name, version)
+            for version in store.versions(name)
+        }
+        for name in NAMES
+    }
 
 
 def busy(work: Path, recipe: str) -> list[str]:
@@ -198,8 +203,11 @@ class _Needs:
             raise
         except (UserError, FingerprintError):  # nothing can be judged today
             return False
-        return (not on.outdated(certificate) and not standing_changed(store, manifest, certificate)
-                and set(certificate.waivers) <= set(store.waivers(asset, version)))
+        return (
+            not on.outdated(certificate)
+            and not standing_changed(store, manifest, certificate)
+            and set(certificate.waivers) <= set(store.waivers(asset, version))
+        )
 
     def _recorded(self, asset: str, folder: str) -> list[str]:
         """The versions of which there is a record in a folder."""
@@ -208,8 +216,11 @@ class _Needs:
 
     def _evaluations(self, asset: str, version: str) -> list[str]:
         """What the version's certificates rest on, and its newest measurement."""
-        measured = [name for name, manifest in self._versions.get(asset + EVALUATION_SUFFIX, {}).items()
-                    if any((used.asset, used.version) == (asset, version) for used in manifest.inputs.values())]
+        measured = [
+            name
+            for name, manifest in self._versions.get(asset + EVALUATION_SUFFIX, {}).items()
+            if any((used.asset, used.version) == (asset, version) for used in manifest.inputs.values())
+        ]
         return [*(issued.evaluation_version for issued in self._judgements(asset, version)), *measured[-1:]]
 
     def _judgements(self, asset: str, version: str) -> list[Certificate]:

@@ -37,8 +37,14 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `gatehouse verify --json` lists."""
-        return {"asset": self.asset, "version": self.version, "role": self.role, "files": self.files,
-                "bytes": self.bytes, "defects": self.defects}
+        return {
+            "asset": self.asset,
+            "version": self.version,
+            "role": self.role,
+            "files": self.files,
+            "bytes": self.bytes,
+            "defects": self.defects,
+        }
 
 
 class Verification:
@@ -67,8 +73,9 @@ class Verification:
             if pointer is not None:
                 self._promoted(pointer)
             elif asset:
-                raise InputRefused(f"nothing of {asset} is promoted, so there is nothing to verify: "
-                                   f"{store.explain_unpromoted(asset)}")
+                raise InputRefused(
+                    f"nothing of {asset} is promoted, so there is nothing to verify: {store.explain_unpromoted(asset)}"
+                )
 
     @property
     def bytes(self) -> int:
@@ -97,8 +104,10 @@ class Verification:
             if evaluation in store.versions(asset + EVALUATION_SUFFIX):
                 self._visit(asset + EVALUATION_SUFFIX, evaluation, f"evidence about {asset}")
             if pointer not in store.promotions(asset):
-                finding.defects.append(f"the history of promotions does not know the promotion of {pointer.version}: "
-                                       f"`gatehouse promote -r {store.recipe} {asset} {pointer.version}` writes it")
+                finding.defects.append(
+                    f"the history of promotions does not know the promotion of {pointer.version}: "
+                    f"`gatehouse promote -r {store.recipe} {asset} {pointer.version}` writes it"
+                )
             if problem := why_invalid(store, pointer, utc_today()):
                 finding.defects.append(problem)
         except UserError as error:
@@ -129,22 +138,27 @@ class Verification:
         for used in manifest.inputs.values():
             version = self._store.stand_in(used)
             if not version:
-                defects.append(f"it was made from {used.asset} {used.version}, which is gone: it cannot be made again "
-                               f"from the same; {self._store.remake(manifest)}, on what is promoted now")
+                defects.append(
+                    f"it was made from {used.asset} {used.version}, which is gone: it cannot be made again "
+                    f"from the same; {self._store.remake(manifest)}, on what is promoted now"
+                )
                 continue
             self._visit(used.asset, version, f"{manifest.asset} was made from it")
             if (used.asset, version) not in self._manifests:
                 continue
             found = self._manifests[used.asset, version][0]
             if found.digest != used.digest:
-                defects.append(f"it was made from {used.asset} {used.version} with content {used.digest[:12]}, and "
-                               f"that version has {found.digest[:12]} now; {self._store.remake(manifest)}")
+                defects.append(
+                    f"it was made from {used.asset} {used.version} with content {used.digest[:12]}, and "
+                    f"that version has {found.digest[:12]} now; {self._store.remake(manifest)}"
+                )
             if TOKENIZER in found.facts:
                 tokenizers[used.asset] = found.facts[TOKENIZER]
         if len(set(tokenizers.values())) > 1:
             told = ", ".join(f"{name} with {digest[:12]}" for name, digest in tokenizers.items())
-            defects.append(f"it and its inputs were made with different tokenizers: {told}; materialize the older ones "
-                           "again")
+            defects.append(
+                f"it and its inputs were made with different tokenizers: {told}; materialize the older ones again"
+            )
         return defects
 
     def _content(self, manifest: Manifest, advance: Advance) -> list[str]:
@@ -164,9 +178,13 @@ class Verification:
                 advance(manifest.asset, len(chunk))
             if (read, digest.hexdigest()) != (entry.bytes, entry.sha256):
                 defects.append(f"the file {name} has changed since it was published")
-        defects += [f"{name} was added after publishing" for name in sorted(set(there) - set(manifest.files))
-                    if name not in (MANIFEST, CLAIM)]
+        defects += [
+            f"{name} was added after publishing"
+            for name in sorted(set(there) - set(manifest.files))
+            if name not in (MANIFEST, CLAIM)
+        ]
         if content_digest(manifest.files) != manifest.digest:
-            defects.append(f"its manifest says {manifest.digest[:12]} of content that is "
-                           f"{content_digest(manifest.files)[:12]}")
+            defects.append(
+                f"its manifest says {manifest.digest[:12]} of content that is {content_digest(manifest.files)[:12]}"
+            )
         return [f"{defect}; {self._store.remake(manifest)}" for defect in defects]

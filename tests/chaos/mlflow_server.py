@@ -74,7 +74,7 @@ class Proxy:
             if self.mode != "silent":
                 server.sendall(data)
         elif self.mode == "cut":
-            client.sendall(data[:self._random.randrange(len(data))])
+            client.sendall(data[: self._random.randrange(len(data))])
             _reset(client)
             return False
         else:
@@ -94,9 +94,22 @@ def mlflow_server(folder: Path, backend: str = "") -> Iterator[int]:
     """An MLflow server on 127.0.0.1; yields its port."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", backend or f"sqlite:///{folder}/mlflow.db", "--default-artifact-root",
-               (folder / "artifacts").as_uri()]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        backend or f"sqlite:///{folder}/mlflow.db",
+        "--default-artifact-root",
+        (folder / "artifacts").as_uri(),
+    ]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -74,10 +74,18 @@ class Worker(RunLauncher, ConfigurableClass):  # type: ignore[misc]
     def launch_run(self, context: LaunchRunContext) -> None:
         origin = context.job_code_origin
         assert origin is not None
-        command = ExecuteRunArgs(job_origin=origin, run_id=context.dagster_run.run_id,
-                                 instance_ref=self._instance.get_ref()).get_command_args()
-        process = subprocess.Popen(command, cwd=ROOT, env=self.variables, text=True, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = ExecuteRunArgs(
+            job_origin=origin, run_id=context.dagster_run.run_id, instance_ref=self._instance.get_ref()
+        ).get_command_args()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.variables,
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         type(self).hook(process)
         process.wait(1200)
 
@@ -110,16 +118,25 @@ class Nights:
         """A night on which nobody looks at the clock."""
         self._days += 1
 
-    def live(self, during: Callable[[subprocess.Popen[str]], None] = lambda _process: None, **extra: str,
-             ) -> list[dg.DagsterRun]:
+    def live(
+        self,
+        during: Callable[[subprocess.Popen[str]], None] = lambda _process: None,
+        **extra: str,
+    ) -> list[dg.DagsterRun]:
         """The next night; returns the runs that it made, as the sensor for dead runs leaves them."""
         self._days += 1
         before = {run.run_id for run in self.instance.get_runs()}
         Worker.hook = staticmethod(during)
-        Worker.variables = environment(self.space.home, GATEHOUSE_RECIPE=str(self.space.recipe),
-                                       DAGSTER_MODULE_NAME="", **self.stand.environment, **extra)
-        for failed in launch_scheduled_runs(self._context, logging.getLogger("nights"),
-                                            self._begin + timedelta(days=self._days), {}):
+        Worker.variables = environment(
+            self.space.home,
+            GATEHOUSE_RECIPE=str(self.space.recipe),
+            DAGSTER_MODULE_NAME="",
+            **self.stand.environment,
+            **extra,
+        )
+        for failed in launch_scheduled_runs(
+            self._context, logging.getLogger("nights"), self._begin + timedelta(days=self._days), {}
+        ):
             assert failed is None, failed
         clean_up(self.instance, self.space.home, self.space.home / "runs")
         return [run for run in self.instance.get_runs() if run.run_id not in before]
@@ -163,13 +180,20 @@ def nights(space: Workspace, stand: Stand, assets: list[str] | None, webhook: st
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
     (space.home / "dagster").mkdir(parents=True)
     (space.folder / "location.py").write_text(_ALL if assets is None else _SOME.format(assets=assets))
-    os.environ.update(GATEHOUSE_HOME=str(space.home), GATEHOUSE_DAGSTER=str(space.home / "dagster"),
-                      GATEHOUSE_RECIPE=str(space.recipe), GATEHOUSE_WEBHOOK_URL=webhook)
-    target = PythonFileTarget(str(space.folder / "location.py"), attribute=None, working_directory=str(ROOT),
-                              location_name="mine")
+    os.environ.update(
+        GATEHOUSE_HOME=str(space.home),
+        GATEHOUSE_DAGSTER=str(space.home / "dagster"),
+        GATEHOUSE_RECIPE=str(space.recipe),
+        GATEHOUSE_WEBHOOK_URL=webhook,
+    )
+    target = PythonFileTarget(
+        str(space.folder / "location.py"), attribute=None, working_directory=str(ROOT), location_name="mine"
+    )
     try:
-        with (dg.DagsterInstance.from_config(str(home)) as instance,
-              create_test_daemon_workspace_context(target, instance) as context):
+        with (
+            dg.DagsterInstance.from_config(str(home)) as instance,
+            create_test_daemon_workspace_context(target, instance) as context,
+        ):
             yield Nights(space, stand, instance, context, "mine_nightly" if assets is None else "some_nightly")
     finally:
         del os.environ["GATEHOUSE_RECIPE"], os.environ["GATEHOUSE_WEBHOOK_URL"]

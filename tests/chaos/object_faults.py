@@ -15,8 +15,15 @@ import s3fs
 from tests.chaos.store_faults import Fault
 from training.store.store import Store
 
-CHANGING = ("put_object", "create_multipart_upload", "upload_part", "complete_multipart_upload", "delete_object",
-            "delete_objects", "abort_multipart_upload")
+CHANGING = (
+    "put_object",
+    "create_multipart_upload",
+    "upload_part",
+    "complete_multipart_upload",
+    "delete_object",
+    "delete_objects",
+    "abort_multipart_upload",
+)
 PART = 5 << 20
 """The smallest part that S3 allows."""
 
@@ -56,8 +63,9 @@ def clean_processes() -> ForkServerContext:
     return context
 
 
-def killed_remotely(variables: dict[str, str], root: str, operation: Operation, source: Path, at: int,
-                    changing_only: bool) -> int:
+def killed_remotely(
+    variables: dict[str, str], root: str, operation: Operation, source: Path, at: int, changing_only: bool
+) -> int:
     """Do something in a process of its own that is killed before a request; return how it ended."""
     process = clean_processes().Process(target=_operate, args=(variables, root, operation, source, at, changing_only))
     process.start()
@@ -72,8 +80,9 @@ def with_variables(variables: dict[str, str], work: Callable[..., None], *argume
     work(*arguments)
 
 
-def _operate(variables: dict[str, str], root: str, operation: Operation, source: Path, at: int,
-             changing_only: bool) -> None:
+def _operate(
+    variables: dict[str, str], root: str, operation: Operation, source: Path, at: int, changing_only: bool
+) -> None:
     os.environ.update(variables)
     store = Store(root, "r", cache=source.parent / f"cache-{at}")
     with faulty_network(Fault(at), changing_only):

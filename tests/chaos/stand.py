@@ -83,9 +83,11 @@ class Stand:
         """Count from here."""
         (self.folder / "starts").unlink(missing_ok=True)
 
-    def await_start(self, asset: str, before: int, owner: subprocess.Popen[str] | None = None,
-                    seconds: float = 120) -> None:
+    def await_start(
+        self, asset: str, before: int, owner: subprocess.Popen[str] | None = None, seconds: float = 120
+    ) -> None:
         """Wait until an asset's job has started once more than `before`."""
+
         def started() -> bool:
             assert owner is None or owner.poll() is None, "the owner of the job has ended"
             return self.starts(asset) > before
@@ -138,8 +140,9 @@ class Stand:
 
 def alive(processes: Iterable[psutil.Process]) -> list[int]:
     """Numbers of those that are alive."""
-    return sorted(process.pid for process in processes
-                  if process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return sorted(
+        process.pid for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    )
 
 
 def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:

@@ -59,7 +59,7 @@ class _Torn:
 
     def write(self, data: Any) -> int:
         if self._fault.due("write"):
-            self._file.write(data[:len(data) // 2])
+            self._file.write(data[: len(data) // 2])
             self._file.flush()
             self._fault.strike()
         return int(self._file.write(data))

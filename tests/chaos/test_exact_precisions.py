@@ -16,9 +16,14 @@ from training.specs.execution import Launcher
 from training.store.store import Store
 
 # A row of 1024 tokens takes about 170 MB in these wide layers in bf16: 64 of them do not fit beside the rest.
-WIDE = {"steps": 3, "batch_tokens": 65536, "curriculum": [{"context": 1024, "share": 1.0}], "precision": "bf16",
-        "checkpoints": {"every_steps": 2},
-        "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024}}
+WIDE = {
+    "steps": 3,
+    "batch_tokens": 65536,
+    "curriculum": [{"context": 1024, "share": 1.0}],
+    "precision": "bf16",
+    "checkpoints": {"every_steps": 2},
+    "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024},
+}
 ROOM = 4_000_000_000
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
@@ -54,8 +59,10 @@ def resume(promise: Promise, trainings: Trainings, asset: str, layouts: list[Lay
             assert trainings.result(job, asset) == whole, f"under {layout}"
 
 
-@pytest.mark.promise("{asset} in FP8 (emulated), killed after a checkpoint and started again, ends in the same bytes "
-                     "(1 and 2 processes, ZeRO 0 to 3)")
+@pytest.mark.promise(
+    "{asset} in FP8 (emulated), killed after a checkpoint and started again, ends in the same bytes "
+    "(1 and 2 processes, ZeRO 0 to 3)"
+)
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))
 def test_fp8(promise: Promise, store_and_work: tuple[Store, Path], asset: str) -> None:
     layouts: list[Layout] = [(processes, stage, "fp8") for processes in (1, 2) for stage in range(4)]
@@ -64,8 +71,9 @@ def test_fp8(promise: Promise, store_and_work: tuple[Store, Path], asset: str) -
 
 @needs_gpu
 @pytest.mark.gpu
-@pytest.mark.promise("{asset} in {precision} on a GPU, killed after a checkpoint and started again, ends in the same "
-                     "bytes (ZeRO 0 to 3)")
+@pytest.mark.promise(
+    "{asset} in {precision} on a GPU, killed after a checkpoint and started again, ends in the same bytes (ZeRO 0 to 3)"
+)
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))
 def test_gpu(promise: Promise, store_and_work: tuple[Store, Path], asset: str, precision: str) -> None:
@@ -82,8 +90,10 @@ def test_a_shortage_of_gpu_memory(promise: Promise, store_and_work: tuple[Store,
             free, _ = torch.cuda.mem_get_info()
             ballast = torch.empty(free - ROOM, dtype=torch.uint8, device="cuda")
             job, said = on_gpu.job("base_model", (1, 0, "bf16"), WIDE, micro=65536), list[str]()
-            LocalLauncher(Launcher(), forward_output=False).launch(read_job(job), lambda events, said=said: said.extend(
-                event["message"] for event in events if event["kind"] == "log"))
+            LocalLauncher(Launcher(), forward_output=False).launch(
+                read_job(job),
+                lambda events, said=said: said.extend(event["message"] for event in events if event["kind"] == "log"),
+            )
             del ballast
             torch.cuda.empty_cache()
             assert any("out of memory at a micro-batch of 65536 tokens" in message for message in said), said

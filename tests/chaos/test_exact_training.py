@@ -30,8 +30,10 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
     return Trainings(jobs.build_all(work), work)
 
 
-@pytest.mark.promise("{asset}, killed at any moment and started again, ends in the same weights, optimizer state, "
-                     "random numbers and losses, bit by bit (1 and 2 processes, ZeRO 0 to 3, fp32 and bf16)")
+@pytest.mark.promise(
+    "{asset}, killed at any moment and started again, ends in the same weights, optimizer state, "
+    "random numbers and losses, bit by bit (1 and 2 processes, ZeRO 0 to 3, fp32 and bf16)"
+)
 @pytest.mark.parametrize("asset", list(jobs.INPUTS))
 def test_resume(promise: Promise, trainings: Trainings, asset: str) -> None:
     for trial in promise.trials(quick=1, full=50):
@@ -54,8 +56,10 @@ def test_resume(promise: Promise, trainings: Trainings, asset: str) -> None:
             assert trainings.result(job, asset) == whole, f"killed in {killed} under {layout}"
 
 
-@pytest.mark.promise("{asset} told to stop (SIGTERM) at any step writes a checkpoint, exits with 75 within the grace "
-                     "period and loses at most one step; the launcher goes on by itself and ends in the same bytes")
+@pytest.mark.promise(
+    "{asset} told to stop (SIGTERM) at any step writes a checkpoint, exits with 75 within the grace "
+    "period and loses at most one step; the launcher goes on by itself and ends in the same bytes"
+)
 @pytest.mark.parametrize("asset", ["base_model", "lora_model"])
 def test_preemption(promise: Promise, trainings: Trainings, asset: str) -> None:
     section = {"steps": 200, "checkpoints": {"every_steps": 90, "keep": 1}}
@@ -75,8 +79,10 @@ def test_preemption(promise: Promise, trainings: Trainings, asset: str) -> None:
             assert trainings.rows(job, asset) == rows
 
 
-@pytest.mark.promise("2, 1, 2 and 4 processes in turn over one fp32 run see the same tokens, and no loss differs by "
-                     "more than 1e-5 of itself from a run on one process (ZeRO 0, 2 and 3)")
+@pytest.mark.promise(
+    "2, 1, 2 and 4 processes in turn over one fp32 run see the same tokens, and no loss differs by "
+    "more than 1e-5 of itself from a run on one process (ZeRO 0, 2 and 3)"
+)
 def test_elastic(promise: Promise, trainings: Trainings) -> None:
     section = {"checkpoints": {"every_steps": 2}, "steps": 9}
     alone = trainings.job("base_model", ONE_PROCESS, section)

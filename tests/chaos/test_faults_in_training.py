@@ -27,11 +27,19 @@ from training.store.store import Store, file_entry
 
 MEGABYTE = 1_000_000
 # A row of 1024 tokens takes about 340 MB in these wide layers.
-WIDE = {"steps": 3, "batch_tokens": 4096, "curriculum": [{"context": 1024, "share": 1.0}],
-        "checkpoints": {"every_steps": 2},
-        "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024}}
-LEARNS = {"steps": 60, "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2}, "log_every": 1,
-          "checkpoints": {"every_steps": 10}}
+WIDE = {
+    "steps": 3,
+    "batch_tokens": 4096,
+    "curriculum": [{"context": 1024, "share": 1.0}],
+    "checkpoints": {"every_steps": 2},
+    "architecture": jobs.ARCHITECTURE | {"intermediate_size": 8192, "max_position_embeddings": 1024},
+}
+LEARNS = {
+    "steps": 60,
+    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
+    "log_every": 1,
+    "checkpoints": {"every_steps": 10},
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +61,11 @@ class Shortage:
         """Set the limit when the libraries are loaded, before the model is built."""
         self.messages += [event["message"] for event in events if event["kind"] == "log"]
         if any(event["kind"] == "phase" and event["name"] == "pack" for event in events):
-            (job,) = [one for one in psutil.Process().children(recursive=True)
-                      if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()]
+            (job,) = [
+                one
+                for one in psutil.Process().children(recursive=True)
+                if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()
+            ]
             limit = job.memory_info().data + self.megabytes * MEGABYTE
             job.rlimit(resource.RLIMIT_DATA, (limit, limit))
 
@@ -63,8 +74,10 @@ def launch(job: Path, listen: Any) -> None:
     LocalLauncher(Launcher(), forward_output=False).launch(read_job(job), listen)
 
 
-@pytest.mark.promise("Out of memory: the job starts again with half the micro-batch and the same batch, until it fits; "
-                     "the losses stay the same within 1e-5")
+@pytest.mark.promise(
+    "Out of memory: the job starts again with half the micro-batch and the same batch, until it fits; "
+    "the losses stay the same within 1e-5"
+)
 def test_a_shortage_of_memory(promise: Promise, trainings: Trainings) -> None:
     alone = trainings.job("base_model", (1, 0, "fp32"), WIDE, micro=1024)
     assert jobs.run(alone).code == 0
@@ -82,8 +95,10 @@ def test_a_shortage_of_memory(promise: Promise, trainings: Trainings) -> None:
                 assert row["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
-@pytest.mark.promise("Out of memory at a micro-batch of one row: the job is refused, and the message names the largest "
-                     "tensors and what to change")
+@pytest.mark.promise(
+    "Out of memory at a micro-batch of one row: the job is refused, and the message names the largest "
+    "tensors and what to change"
+)
 def test_a_row_that_does_not_fit(promise: Promise, trainings: Trainings) -> None:
     for trial in promise.trials(quick=1, full=3):
         with trial:
@@ -115,18 +130,29 @@ def poisoned(work: Path) -> Store:
     return store
 
 
-@pytest.mark.promise("A loss that leaps: the job goes back, skips the batches that it names, and ends in the same "
-                     "bytes as one that skipped them from the start")
+@pytest.mark.promise(
+    "A loss that leaps: the job goes back, skips the batches that it names, and ends in the same "
+    "bytes as one that skipped them from the start"
+)
 def test_a_leap(promise: Promise, tmp_path: Path) -> None:
     trainings = Trainings(poisoned(tmp_path), tmp_path)
     for trial in promise.trials(quick=1, full=5):
         with trial:
-            rule = {"action": "rollback", "spike": 2.0 + trial.random.random() / 2, "window": 10,
-                    "skip": trial.random.randint(1, 3), "max_rollbacks": 20}
+            rule = {
+                "action": "rollback",
+                "spike": 2.0 + trial.random.random() / 2,
+                "window": 10,
+                "skip": trial.random.randint(1, 3),
+                "max_rollbacks": 20,
+            }
             section = LEARNS | {"divergence": rule}
             job, messages = trainings.job("base_model", (1, 0, "fp32"), section), list[str]()
-            launch(job, lambda events, messages=messages: messages.extend(
-                event["message"] for event in events if event["kind"] == "log"))
+            launch(
+                job,
+                lambda events, messages=messages: messages.extend(
+                    event["message"] for event in events if event["kind"] == "log"
+                ),
+            )
             said = [message for message in messages if "skipping the batches" in message]
             record = json.loads((job.parent / "rollbacks.json").read_text())
             assert said and len(said) == record["count"]
@@ -145,8 +171,11 @@ def test_not_a_number(promise: Promise, trainings: Trainings) -> None:
     for trial in promise.trials(quick=1, full=5):
         with trial:
             rate = 10.0 ** trial.random.randint(12, 30)
-            section = LEARNS | {"optimizer": {"learning_rate": rate, "warmup_steps": 0, "clip_norm": 1e30},
-                                "checkpoints": {"every_steps": 1}, "log_every": 10}
+            section = LEARNS | {
+                "optimizer": {"learning_rate": rate, "warmup_steps": 0, "clip_norm": 1e30},
+                "checkpoints": {"every_steps": 1},
+                "log_every": 10,
+            }
             job = trainings.job("base_model", (1, 0, "fp32"), section)
             with pytest.raises(JobRefused, match="(the loss|norm) became (nan|inf) at step"):
                 launch(job, lambda events: None)
@@ -172,8 +201,10 @@ def fill_up(path: Path) -> None:
             pass
 
 
-@pytest.mark.promise("A disk that is full in the middle of a training: one clear error, earlier checkpoints stay, and "
-                     "with room again the job ends in the same bytes")
+@pytest.mark.promise(
+    "A disk that is full in the middle of a training: one clear error, earlier checkpoints stay, and "
+    "with room again the job ends in the same bytes"
+)
 def test_a_full_disk(promise: Promise, trainings: Trainings, disk: Path) -> None:
     section = {"steps": 120, "checkpoints": {"every_steps": 10}, "log_every": 1}
     undisturbed = trainings.job("base_model", (1, 0, "fp32"), section)
@@ -181,8 +212,13 @@ def test_a_full_disk(promise: Promise, trainings: Trainings, disk: Path) -> None
     execution = Execution(device="cpu", threads=1, micro_batch_tokens=128)
     for trial in promise.trials(quick=1, full=10):
         with trial:
-            job = jobs.make_job(trainings.store, "base_model", disk / f"attempt-{trial.number}", {
-                "precision": "fp32"} | section, execution)
+            job = jobs.make_job(
+                trainings.store,
+                "base_model",
+                disk / f"attempt-{trial.number}",
+                {"precision": "fp32"} | section,
+                execution,
+            )
             full = disk / "full"
             step = trial.random.randint(15, 60)
 
@@ -206,8 +242,13 @@ def test_a_small_disk(promise: Promise, trainings: Trainings, disk: Path) -> Non
     for trial in promise.trials(quick=1, full=3):
         with trial:
             keep = trial.random.randint(200, 1000)
-            job = jobs.make_job(trainings.store, "base_model", disk / f"attempt-{trial.number}",
-                                {"steps": 2000, "checkpoints": {"every_steps": 1, "keep": keep}}, execution)
+            job = jobs.make_job(
+                trainings.store,
+                "base_model",
+                disk / f"attempt-{trial.number}",
+                {"steps": 2000, "checkpoints": {"every_steps": 1, "keep": keep}},
+                execution,
+            )
             with pytest.raises(JobRefused, match=rf"training will write about .* MB .*\({keep + 1} checkpoints"):
                 launch(job, lambda events: None)
             assert '"kind": "metrics"' not in (job.parent / "events.jsonl").read_text()

@@ -65,13 +65,20 @@ def read_records(path: Path) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "text": ("a.txt", read_sources), "JSON lines": ("a.jsonl", read_sources), "gzip": ("a.jsonl.gz", read_sources),
-    "zstd": ("a.txt.zst", read_sources), "bzip2": ("a.txt.bz2", read_sources), "xz": ("a.jsonl.xz", read_sources),
-    "JSON": ("a.json", read_sources), "CSV": ("a.csv", read_sources), "parquet": ("a.parquet", read_sources),
+    "text": ("a.txt", read_sources),
+    "JSON lines": ("a.jsonl", read_sources),
+    "gzip": ("a.jsonl.gz", read_sources),
+    "zstd": ("a.txt.zst", read_sources),
+    "bzip2": ("a.txt.bz2", read_sources),
+    "xz": ("a.jsonl.xz", read_sources),
+    "JSON": ("a.json", read_sources),
+    "CSV": ("a.csv", read_sources),
+    "parquet": ("a.parquet", read_sources),
     "recipe": ("mine.yaml", lambda path: load_recipe(str(path)) and None),
     "job": ("job.json", lambda path: load_job(path) and None),
     "pointer": ("test/corpus/promoted.json", read_records),
-    "weights": ("model/model.safetensors", read_model), "configuration": ("model/config.json", read_model),
+    "weights": ("model/model.safetensors", read_model),
+    "configuration": ("model/config.json", read_model),
     "tokenizer": ("model/tokenizer.json", read_model),
     "tokenizer's configuration": ("model/tokenizer_config.json", read_model),
     "generation's configuration": ("model/generation_config.json", read_model),
@@ -97,9 +104,9 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     if kind == 0:
         return data[:at]
     if kind == 1:
-        return data[:at] + chance.randbytes(length) + data[at + length:]
+        return data[:at] + chance.randbytes(length) + data[at + length :]
     if kind == 2:
-        return data[:at] + data[at:at + length] + data[at:]
+        return data[:at] + data[at : at + length] + data[at:]
     changed = bytearray(data)
     for _ in range(chance.randint(1, 8)):
         place = chance.randrange(len(data))
@@ -121,17 +128,41 @@ def write_samples(folder: Path) -> None:
     pq.write_table(table, folder / "a.parquet", row_group_size=70)
     shipped = (ROOT / "assets_config" / "tiny.yaml").read_text()
     (folder / "mine.yaml").write_text(shipped.replace("\nname: tiny\n", "\nname: mine\n"))
-    (folder / "job.json").write_text(Job(stage="corpus", asset="corpus", recipe="test", identity="0", fingerprint="0",
-                                         seed=0, section={"a": [1, {"b": None}]}, store="s", attempt="a"
-                                         ).model_dump_json(indent=1))
-    certificate = Certificate(asset="corpus", version="1", artifact_digest="0", suite_digest="", verdicts=(),
-                              evaluator_fingerprint="", evaluation_version="", report_digest="", items_digest="",
-                              thresholds_digest="", evaluated_at=1.0, issued_at=1.0, issued_by="test")
+    (folder / "job.json").write_text(
+        Job(
+            stage="corpus",
+            asset="corpus",
+            recipe="test",
+            identity="0",
+            fingerprint="0",
+            seed=0,
+            section={"a": [1, {"b": None}]},
+            store="s",
+            attempt="a",
+        ).model_dump_json(indent=1)
+    )
+    certificate = Certificate(
+        asset="corpus",
+        version="1",
+        artifact_digest="0",
+        suite_digest="",
+        verdicts=(),
+        evaluator_fingerprint="",
+        evaluation_version="",
+        report_digest="",
+        items_digest="",
+        thresholds_digest="",
+        evaluated_at=1.0,
+        issued_at=1.0,
+        issued_by="test",
+    )
     store = Store(str(folder), "test")
     store.write_certificate(certificate)
-    (folder / "test" / "corpus" / "promoted.json").write_text(Promotion(
-        asset="corpus", version="1", digest="0", certificate_digest="0", promoted_at=1.0, promoted_by="test"
-        ).model_dump_json(indent=1))
+    (folder / "test" / "corpus" / "promoted.json").write_text(
+        Promotion(
+            asset="corpus", version="1", digest="0", certificate_digest="0", promoted_at=1.0, promoted_by="test"
+        ).model_dump_json(indent=1)
+    )
     models.model_folder(folder / "model")
 
 
@@ -151,8 +182,9 @@ def reader() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.mark.parametrize("kind", READERS)
 @pytest.mark.promise("A damaged {kind} is read or refused with one message, in bounded memory and time")
-def test_a_damaged_file(promise: Promise, kind: str, samples: Path, tmp_path: Path,
-                        reader: ProcessPoolExecutor) -> None:
+def test_a_damaged_file(
+    promise: Promise, kind: str, samples: Path, tmp_path: Path, reader: ProcessPoolExecutor
+) -> None:
     name = READERS[kind][0]
     good = (samples / name).read_bytes()
     shutil.copytree(samples, tmp_path / "copy")
@@ -171,9 +203,20 @@ def test_a_damaged_file(promise: Promise, kind: str, samples: Path, tmp_path: Pa
     assert refused or kind in ("text", "CSV")
 
 
-_CODE = [models.pickle_beside, models.training_arguments, models.stray_pickle, models.model_code,
-         models.model_code_of_an_unknown_kind, models.tokenizer_code, models.explicit_weights, models.adapter,
-         models.distributed_checkpoint, models.index_of_a_pickle, models.hub_kernel, models.custom_generation]
+_CODE = [
+    models.pickle_beside,
+    models.training_arguments,
+    models.stray_pickle,
+    models.model_code,
+    models.model_code_of_an_unknown_kind,
+    models.tokenizer_code,
+    models.explicit_weights,
+    models.adapter,
+    models.distributed_checkpoint,
+    models.index_of_a_pickle,
+    models.hub_kernel,
+    models.custom_generation,
+]
 
 
 @pytest.mark.parametrize("reading", ["evaluation", "chat"])
@@ -229,8 +272,9 @@ def test_pickles_of_a_training_job(promise: Promise, interrupted: tuple[Store, P
             for stray in ("evil.pt", "checkpoints/latest.pt", "out/model/pytorch_model.bin", "recut/evil.pt"):
                 (folder / "attempt" / stray).parent.mkdir(parents=True, exist_ok=True)
                 torch.save(models.Payload(folder / models.CANARY), folder / "attempt" / stray)
-            told = audited.run(stages.main, [str(job)], folder / "child", folder / "attempt",
-                               [folder / "attempt", Path(store.root)])
+            told = audited.run(
+                stages.main, [str(job)], folder / "child", folder / "attempt", [folder / "attempt", Path(store.root)]
+            )
             assert told.code == 0, told.output
             assert not list(folder.rglob(models.CANARY))
             assert told.of("run", "process", "network", "write") == []

@@ -48,8 +48,9 @@ _FAULTS = ("killed", "refused", "unreadable", "MLflow down", "disk full", "sched
 @pytest.fixture
 def space(promise: Promise, tmp_path: Path) -> Workspace:
     made = workspace(tmp_path / "user")
-    text = made.recipe.read_text().replace('metric: bytes, must_be: ">", threshold: 0',
-                                           'metric: bytes, must_be: ">", threshold: 100000')
+    text = made.recipe.read_text().replace(
+        'metric: bytes, must_be: ">", threshold: 0', 'metric: bytes, must_be: ">", threshold: 100000'
+    )
     made.recipe.write_text((_SMALL + text.rstrip() + "\n" + _LENIENT) if promise.full else text)
     return made
 
@@ -60,16 +61,20 @@ def plan(count: int) -> list[str]:
         return ["changed", "nothing", "killed", "scheduler away", "refused"][:count]
     chosen = [*_FAULTS * 3, *["changed"] * 2, *["nothing"] * (count - 21)]
     random.Random(count).shuffle(chosen)
-    return ["changed", *chosen[:count - 1]]
+    return ["changed", *chosen[: count - 1]]
 
 
-@pytest.mark.promise("Nights of the schedule with faults: a run each night or a message that names it, failures say "
-                     "why, no duplicate promotion, and what is not built adds nothing")
+@pytest.mark.promise(
+    "Nights of the schedule with faults: a run each night or a message that names it, failures say "
+    "why, no duplicate promotion, and what is not built adds nothing"
+)
 def test_a_month(promise: Promise, space: Workspace, tmp_path: Path) -> None:
     stand = Stand(tmp_path / "stand")
     planned = plan(30 if promise.full else 5)
-    with (receiver() as (url, posted),
-          nights(space, stand, None if promise.full else ["raw_corpus", "corpus"], url) as schedule):
+    with (
+        receiver() as (url, posted),
+        nights(space, stand, None if promise.full else ["raw_corpus", "corpus"], url) as schedule,
+    ):
         month = Month(schedule, posted)
         for trial in promise.trials(quick=5, full=30):
             with trial:
@@ -112,8 +117,12 @@ class Month:
         self.missed_nights_are_told(runs[0])
         builds = self.pending and fault not in ("killed", "refused", "unreadable", "disk full")
         said, status = self.schedule.said(runs[0]), runs[0].status
-        expected = {"killed": "ended without a word", "refused": "bytes", "unreadable": "notes",
-                    "disk full": r"\A.*[Mm]ake room"}.get(fault)
+        expected = {
+            "killed": "ended without a word",
+            "refused": "bytes",
+            "unreadable": "notes",
+            "disk full": r"\A.*[Mm]ake room",
+        }.get(fault)
         assert (status == dg.DagsterRunStatus.SUCCESS) == (expected is None), f"{fault}: {status}: {said}"
         assert expected is None or re.search(expected, said), said
         after = self.promoted()
@@ -173,8 +182,10 @@ class Month:
 
     def promoted(self) -> dict[str, list[str]]:
         """Every promotion of every asset, oldest first."""
-        return {asset: [path.stem.partition("-")[2] for path in sorted(self.space.asset(asset).glob("promotions/*"))]
-                for asset in GRAPH}
+        return {
+            asset: [path.stem.partition("-")[2] for path in sorted(self.space.asset(asset).glob("promotions/*"))]
+            for asset in GRAPH
+        }
 
     def versions(self) -> int:
         """How many versions of assets there are."""
@@ -183,8 +194,11 @@ class Month:
     def files(self) -> dict[str, int]:
         """Every file of the store, with its size."""
         root = self.space.home / "store"
-        return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*")
-                if path.is_file() and "links" not in path.parts}
+        return {
+            str(path.relative_to(root)): path.stat().st_size
+            for path in root.rglob("*")
+            if path.is_file() and "links" not in path.parts
+        }
 
     def every_night_ran(self, planned: list[str]) -> None:
         """Each night with a scheduler had one run."""

@@ -64,8 +64,18 @@ def job_file(home: Path) -> Path:
     """A job that is never done: it is held before it looks at its inputs."""
     attempt = home / "work" / "mine" / "base_model" / "0123456789abcdef"
     attempt.mkdir(parents=True, exist_ok=True)
-    job = Job(stage="base_model", asset="base_model", recipe="mine", identity="0" * 64, fingerprint="", seed=0,
-              section={}, store=str(home / "store"), attempt=str(attempt), labels=_LABELS)
+    job = Job(
+        stage="base_model",
+        asset="base_model",
+        recipe="mine",
+        identity="0" * 64,
+        fingerprint="",
+        seed=0,
+        section={},
+        store=str(home / "store"),
+        attempt=str(attempt),
+        labels=_LABELS,
+    )
     (attempt / "job.json").write_text(job.model_dump_json())
     return attempt / "job.json"
 
@@ -73,9 +83,15 @@ def job_file(home: Path) -> Path:
 def own(stand: Stand, home: Path, job: Path, grace: float = GRACE) -> subprocess.Popen[str]:
     """A step worker whose job has started."""
     before = stand.starts("base_model")
-    owner = subprocess.Popen([sys.executable, "-c", _OWNER, str(job), str(grace)], cwd=ROOT, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                             env=environment(home, **stand.environment))
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _OWNER, str(job), str(grace)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(home, **stand.environment),
+    )
     stand.await_start("base_model", before, owner)
     if stand.is_stubborn:
         until(lambda: len(stand.processes()) >= 4, 10, "a supervisor, a job, its child and its grandchild")
@@ -126,8 +142,9 @@ def kill_both(stand: Stand, owner: subprocess.Popen[str]) -> None:
     ("SIGTERM of its supervisor", terminate_the_supervisor),
     ("SIGKILL of its supervisor", kill_the_supervisor),
 ])  # fmt: skip
-def test_nothing_stays(promise: Promise, stand: Stand, tmp_path: Path, kind: str,
-                       strike: Callable[[Stand, subprocess.Popen[str]], None]) -> None:
+def test_nothing_stays(
+    promise: Promise, stand: Stand, tmp_path: Path, kind: str, strike: Callable[[Stand, subprocess.Popen[str]], None]
+) -> None:
     for trial in promise.trials(quick=1, full=8):
         with trial, own(stand, tmp_path / "home", job_file(tmp_path / "home")) as owner:
             try:
@@ -187,8 +204,13 @@ def test_nothing_stays_of_a_training(promise: Promise, tmp_path: Path) -> None:
     publish_data(store, tmp_path / "data")
     for trial in promise.trials(quick=1, full=12):
         attempt = home / "work" / "mine" / "base_model" / f"{trial.number:016}"
-        job = make_job(store, "base_model", attempt, {"steps": 2000}, Execution(
-            device="cpu", threads=1, processes=2 if promise.full else 1, micro_batch_tokens=256))
+        job = make_job(
+            store,
+            "base_model",
+            attempt,
+            {"steps": 2000},
+            Execution(device="cpu", threads=1, processes=2 if promise.full else 1, micro_batch_tokens=256),
+        )
         with trial, own(stand, home, job, grace=5) as owner:
             try:
                 wait_for_step(job, 2, owner)
@@ -229,8 +251,10 @@ def test_the_command(promise: Promise, tmp_path: Path) -> None:
     assert done.stdout.count("ended without a word; it is marked as failed") == (0 if promise.full else 1)
 
 
-@pytest.mark.promise("Two commands build an asset at once: one builds it, the other waits for nothing and says why, or "
-                     "takes what is there; one version, one whole MLflow run")
+@pytest.mark.promise(
+    "Two commands build an asset at once: one builds it, the other waits for nothing and says why, or "
+    "takes what is there; one version, one whole MLflow run"
+)
 def test_two_commands(promise: Promise, tmp_path: Path) -> None:
     user = workspace(tmp_path / "user")
     for trial in promise.trials(quick=1, full=20):
@@ -251,16 +275,26 @@ def test_two_commands(promise: Promise, tmp_path: Path) -> None:
 
 @pytest.mark.promise("The very first commands of a user, at once: Dagster's databases are made once, and open")
 def test_the_first_commands(promise: Promise, tmp_path: Path) -> None:
-    code = ("import sys, time; from pathlib import Path; from pipeline.paths import prepare; prepare(); "
-            "from pipeline.defs.instance import open_instance\n"
-            "while not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
-            "open_instance().get_runs()")
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.paths import prepare; prepare(); "
+        "from pipeline.defs.instance import open_instance\n"
+        "while not Path(sys.argv[1]).exists(): time.sleep(0.001)\n"
+        "open_instance().get_runs()"
+    )
     for trial in promise.trials(quick=1, full=20):
         with trial:
             home, go = tmp_path / str(trial.number), tmp_path / f"go-{trial.number}"
-            several = [subprocess.Popen([sys.executable, "-c", code, str(go)], cwd=ROOT, env=environment(home),
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                       for _ in range(4)]
+            several = [
+                subprocess.Popen(
+                    [sys.executable, "-c", code, str(go)],
+                    cwd=ROOT,
+                    env=environment(home),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                for _ in range(4)
+            ]
             time.sleep(3 if promise.full else 1.5)
             go.touch()
             said = [process.communicate()[0] for process in several]
@@ -269,9 +303,15 @@ def test_the_first_commands(promise: Promise, tmp_path: Path) -> None:
 
 def start(space: Workspace, stand: Stand) -> subprocess.Popen[str]:
     """`gatehouse run` of the first asset."""
-    return subprocess.Popen([str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", "raw_corpus"],
-                            cwd=ROOT, text=True, env=environment(space.home, **stand.environment),
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        [str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", "raw_corpus"],
+        cwd=ROOT,
+        text=True,
+        env=environment(space.home, **stand.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def assert_tracked_once(space: Workspace) -> None:

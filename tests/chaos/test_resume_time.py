@@ -34,15 +34,18 @@ def first_batch(batches: PackedBatches, step: int) -> tuple[float, dict[str, tor
     return time.perf_counter() - started, batch
 
 
-@pytest.mark.promise("The first batch is ready at step 10,000,000 in the time it takes at step 10, at most 1 ms apart "
-                     "(medians of 50), and holds the right tokens")
+@pytest.mark.promise(
+    "The first batch is ready at step 10,000,000 in the time it takes at step 10, at most 1 ms apart "
+    "(medians of 50), and holds the right tokens"
+)
 def test_the_loader_starts_anywhere_at_once(promise: Promise, batches: PackedBatches) -> None:
     first_batch(batches, EARLY)  # compiles
     for trial in promise.trials(quick=3, full=50):
         with trial:
             late = LATE + trial.random.randint(0, 50)
-            times = {step: statistics.median(first_batch(batches, step)[0] for _ in range(50))
-                     for step in (EARLY, late)}
+            times = {
+                step: statistics.median(first_batch(batches, step)[0] for _ in range(50)) for step in (EARLY, late)
+            }
             assert abs(times[late] - times[EARLY]) < 1e-3, times
             assert_right(batches, late)
             assert_right(batches, trial.random.randint(0, 50))
@@ -60,8 +63,13 @@ def assert_right(batches: PackedBatches, step: int) -> None:
     (portion,) = portions[which]
     count = portion.packing.rows
     begin = int(nth[0])
-    seen = np.concatenate([row for packing, row, _ in segment.rows.places(step * ROWS, 6 * sum(
-        one.packing.rows for (one,) in portions)) if packing is portion.packing])
+    seen = np.concatenate(
+        [
+            row
+            for packing, row, _ in segment.rows.places(step * ROWS, 6 * sum(one.packing.rows for (one,) in portions))
+            if packing is portion.packing
+        ]
+    )
     to_next_epoch = -begin % count
-    epoch = seen[to_next_epoch:to_next_epoch + count]
+    epoch = seen[to_next_epoch : to_next_epoch + count]
     assert sorted(epoch.tolist()) == list(range(count)), "no whole epoch of the source follows"

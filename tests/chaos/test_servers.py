@@ -37,8 +37,12 @@ from training.store.store import Store
 
 GRACE = 20  # of the launcher `local`
 TWO_POLLS = 2 * 30  # `run_monitoring.poll_interval_seconds`
-_SERVERS = {"webserver": "dagster_webserver", "daemon": "dagster._daemon", "code server": "grpc",
-            "MLflow": "mlflow.server.fastapi_app:app"}
+_SERVERS = {
+    "webserver": "dagster_webserver",
+    "daemon": "dagster._daemon",
+    "code server": "grpc",
+    "MLflow": "mlflow.server.fastapi_app:app",
+}
 NO_MLFLOW = "MLflow's server does not start"
 REVIVED = "The code server of mine has ended"
 RETRY = "dagster/auto_retry_run_id"
@@ -58,8 +62,13 @@ class Up:
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [str(BIN / "gatehouse"), "up", "-r", "mine", "--port", str(ports[0]), "--mlflow-port", str(ports[1])],
-                cwd=ROOT, stdout=output, stderr=output, start_new_session=True, text=True,
-                env=environment(space.home, GATEHOUSE_RECIPES=str(space.folder), COLUMNS="200", **stand.environment))
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                text=True,
+                env=environment(space.home, GATEHOUSE_RECIPES=str(space.folder), COLUMNS="200", **stand.environment),
+            )
         self.served = Served(space, f"http://127.0.0.1:{ports[0]}", log)
         until(lambda: "Ctrl-C ends both" in self.said() or self.process.poll() is not None, 180, "it does not start")
         assert self.process.poll() is None, self.said()
@@ -77,8 +86,13 @@ class Up:
             with suppress(psutil.NoSuchProcess):
                 command, parent = process.cmdline(), process.parent()
                 if _SERVERS[name] in command and (
-                        name != "code server" or (parent is not None and "code-server" in parent.cmdline()
-                                                  and "mine" in command[command.index("--location-name"):])):
+                    name != "code server"
+                    or (
+                        parent is not None
+                        and "code-server" in parent.cmdline()
+                        and "mine" in command[command.index("--location-name") :]
+                    )
+                ):
                     return process
         raise AssertionError(f"no {name}")
 
@@ -97,9 +111,15 @@ class Up:
     def can_launch(self, asset: str) -> bool:
         """Whether its code server can prepare a run."""
         try:
-            self.served.ask("query($s: PipelineSelector!) { pipelineOrError(params: $s) { __typename } }", s={
-                "repositoryLocationName": "mine", "repositoryName": "__repository__", "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": ["mine", asset]}]})
+            self.served.ask(
+                "query($s: PipelineSelector!) { pipelineOrError(params: $s) { __typename } }",
+                s={
+                    "repositoryLocationName": "mine",
+                    "repositoryName": "__repository__",
+                    "pipelineName": "__ASSET_JOB",
+                    "assetSelection": [{"path": ["mine", asset]}],
+                },
+            )
         except AssertionError:
             return False
         return True
@@ -110,9 +130,18 @@ class Up:
         done = self.served.ask(
             "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename ... on LaunchRunSuccess "
             "{ run { runId } } ... on PythonError { message } } }",
-            p={"mode": "default", "runConfigData": {}, "selector": {
-                "repositoryLocationName": "mine", "repositoryName": "__repository__", "jobName": "__ASSET_JOB",
-                "assetSelection": [{"path": ["mine", asset]}], "assetCheckSelection": []}})
+            p={
+                "mode": "default",
+                "runConfigData": {},
+                "selector": {
+                    "repositoryLocationName": "mine",
+                    "repositoryName": "__repository__",
+                    "jobName": "__ASSET_JOB",
+                    "assetSelection": [{"path": ["mine", asset]}],
+                    "assetCheckSelection": [],
+                },
+            },
+        )
         self.stand.await_start(asset, before)
         return str(done["run"]["runId"])
 
@@ -190,8 +219,10 @@ def versions(space: Workspace, asset: str) -> list[str]:
     return Store(str(space.home / "store"), "mine").versions(asset)
 
 
-@pytest.mark.promise("Cancelled in the browser, or its run worker killed: no process of the job is alive grace + 5 s "
-                     "later, and Dagster says so within two polls")
+@pytest.mark.promise(
+    "Cancelled in the browser, or its run worker killed: no process of the job is alive grace + 5 s "
+    "later, and Dagster says so within two polls"
+)
 def test_cancelled_and_killed(promise: Promise, serve: Callable[[], Up], stand: Stand, asset: str) -> None:
     for trial in promise.trials(quick=1, full=20):
         with trial:
@@ -237,8 +268,10 @@ def test_the_code_server_is_killed(promise: Promise, serve: Callable[[], Up], st
             until(partial(up.can_launch, asset), 120, "no new run can be started")
 
 
-@pytest.mark.promise("Webserver, daemon and code server killed, singly and together, while a training runs: all ends "
-                     "cleanly and says so, and the next `gatehouse up` goes on; nothing is trained twice")
+@pytest.mark.promise(
+    "Webserver, daemon and code server killed, singly and together, while a training runs: all ends "
+    "cleanly and says so, and the next `gatehouse up` goes on; nothing is trained twice"
+)
 def test_the_servers_are_killed(promise: Promise, serve: Callable[[], Up], stand: Stand, asset: str) -> None:
     for trial in promise.trials(quick=1, full=12):
         killed = (["webserver", "daemon", "code server"], ["webserver"], ["daemon"], [])[trial.number % 4]
@@ -262,12 +295,14 @@ def test_the_servers_are_killed(promise: Promise, serve: Callable[[], Up], stand
             done, after = steps(up.space, asset), serve()
             assert bool(killed) != ("left running by gatehouse up." in after.said()), after.said()
             again_and_done(after, asset, run_id)
-            again = steps(up.space, asset)[len(done):]
+            again = steps(up.space, asset)[len(done) :]
             assert not again or min(again) > max(done, default=0) - CHECKPOINT_STEPS, "it goes on where it was"
 
 
-@pytest.mark.promise("MLflow's server is killed while a training runs, and another program takes its port: all goes "
-                     "on, and MLflow too once the port is free")
+@pytest.mark.promise(
+    "MLflow's server is killed while a training runs, and another program takes its port: all goes "
+    "on, and MLflow too once the port is free"
+)
 def test_mlflows_server_is_killed(promise: Promise, serve: Callable[[], Up], stand: Stand, asset: str) -> None:
     for trial in promise.trials(quick=1, full=6):
         with trial:
@@ -351,5 +386,9 @@ def started_with(stand: Stand) -> list[psutil.Process]:
 
 def steps(space: Workspace, asset: str) -> list[int]:
     """Steps that the attempts of an asset have logged, in their order."""
-    return [event["step"] for path in (space.home / "work" / "mine" / asset).glob("*/events.jsonl")
-            for event in EventReader(path).poll() if event["kind"] == "metrics"]
+    return [
+        event["step"]
+        for path in (space.home / "work" / "mine" / asset).glob("*/events.jsonl")
+        for event in EventReader(path).poll()
+        if event["kind"] == "metrics"
+    ]

@@ -101,8 +101,9 @@ def elsewhere() -> Iterator[Path]:
 @pytest.mark.parametrize("kind", ["kill", "error", pytest.param("gone", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 @pytest.mark.promise("A fault ({kind}) at every storage call of {operation} leaves the old or the new, on a disk")
-def test_every_call(promise: Promise, kind: str, operation: str, tmp_path: Path,
-                    request: pytest.FixtureRequest) -> None:
+def test_every_call(
+    promise: Promise, kind: str, operation: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     work, expected = OPERATIONS[operation]
     sources = request.getfixturevalue("elsewhere") if "another" in operation else tmp_path
     template = prepare(tmp_path / "template")
@@ -174,8 +175,9 @@ def test_race(promise: Promise, tmp_path: Path) -> None:
     ends, writers = [], []
     for name in ("ada", "bob"):
         mine, theirs = context.Pipe()
-        writer = context.Process(target=race, daemon=True, args=(root, tmp_path / "cache", tmp_path / "sources", name,
-                                                                 barrier, theirs))
+        writer = context.Process(
+            target=race, daemon=True, args=(root, tmp_path / "cache", tmp_path / "sources", name, barrier, theirs)
+        )
         writer.start()
         ends.append(mine)
         writers.append(writer)

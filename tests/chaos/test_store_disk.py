@@ -28,8 +28,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of its own with a megabyte of room."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(folder)],
-                             capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"may not mount a filesystem: {mounted.stderr.strip()}")
     yield folder
@@ -74,9 +78,11 @@ def test_read_only_store(promise: Promise, small_disk: Path, tmp_path: Path) -> 
     for trial in promise.trials(quick=1, full=1):
         with trial:
             remount(small_disk, "ro")
-            for refused in (lambda: publish(world.store, tmp_path / "third", "third"),
-                            lambda: promote(world.store, world.store.manifest("corpus", versions[1])),
-                            lambda: world.store.withdraw("corpus")):
+            for refused in (
+                lambda: publish(world.store, tmp_path / "third", "third"),
+                lambda: promote(world.store, world.store.manifest("corpus", versions[1])),
+                lambda: world.store.withdraw("corpus"),
+            ):
                 with pytest.raises(StoreError, match="Read-only file system.*untouched"):
                     refused()
             assert (served(world.store), world.store.versions("corpus")) == (before, versions)
@@ -141,8 +147,12 @@ def test_lost_permission(promise: Promise, lost: str, open_folder: Path) -> None
             path.chmod(0o555 if lost == "write" else 0o000)
 
     def refused() -> None:
-        operations = {"publish": lambda: publish_third(world.store, source), "withdraw": lambda: withdraw(
-            world.store, source), "read": lambda: served(world.store), "list": lambda: world.store.versions("corpus")}
+        operations = {
+            "publish": lambda: publish_third(world.store, source),
+            "withdraw": lambda: withdraw(world.store, source),
+            "read": lambda: served(world.store),
+            "list": lambda: world.store.versions("corpus"),
+        }
         for name, operation in operations.items():
             if lost == "write" and name in ("read", "list"):
                 assert served(world.store) == before and world.store.versions("corpus") == versions

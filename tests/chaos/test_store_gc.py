@@ -36,9 +36,16 @@ def fill(store: Store, world: World) -> list[str]:
     for number in range(4):
         manifest = store.publish(write_files(world.folder / "attempt", str(number)), draft(ASSET, f"{number}" * 64))
         made.append(manifest.version)
-        issued = with_evidence(store, certificate(
-            manifest, value=float(number < 3), thresholds_digest=on.thresholds, evaluator_fingerprint=on.evaluator,
-            suite_digest=on.suite))
+        issued = with_evidence(
+            store,
+            certificate(
+                manifest,
+                value=float(number < 3),
+                thresholds_digest=on.thresholds,
+                evaluator_fingerprint=on.evaluator,
+                suite_digest=on.suite,
+            ),
+        )
         store.write_certificate(issued)
         if issued.passed:
             store.promote(pointer_to(issued))
@@ -60,11 +67,17 @@ def assert_nothing_needed_is_lost(store: Store, made: list[str], before: tuple[s
 
 
 def assert_clean(store: Store, made: list[str]) -> None:
-    left = {folder: sorted(name.removesuffix(".json") for name in store.storage.names(store.base / ASSET / folder))
-            for folder in ("versions", "certificates", "waivers", "links")}
+    left = {
+        folder: sorted(name.removesuffix(".json") for name in store.storage.names(store.base / ASSET / folder))
+        for folder in ("versions", "certificates", "waivers", "links")
+    }
     assert store.versions(ASSET) == made[1:]
-    assert left == {"versions": made[1:], "certificates": made[1:], "waivers": made[1:],
-                    "links": [*made[1:], "promoted"]}
+    assert left == {
+        "versions": made[1:],
+        "certificates": made[1:],
+        "waivers": made[1:],
+        "links": [*made[1:], "promoted"],
+    }
 
 
 @pytest.mark.parametrize("kind", ["kill", pytest.param("gone", marks=pytest.mark.slow)])
@@ -138,8 +151,9 @@ def test_every_request(promise: Promise, bucket: Any, tmp_path: Path) -> None:
 
 @pytest.mark.s3
 @pytest.mark.promise("What killed publishes left in S3 is cleaned by gc once it is old, and not before")
-def test_left_overs_in_s3(promise: Promise, bucket: Any, object_server: ObjectServer, credentials: dict[str, str],
-                          tmp_path: Path) -> None:
+def test_left_overs_in_s3(
+    promise: Promise, bucket: Any, object_server: ObjectServer, credentials: dict[str, str], tmp_path: Path
+) -> None:
     world = new_world(tmp_path)
     root = f"s3://{BUCKET}/left"
     store = Store(root, "r", cache=tmp_path / "cache")

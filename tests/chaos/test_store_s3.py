@@ -67,11 +67,19 @@ def copied(bucket: Any, prefix: str, cache: Path) -> Store:
 
 
 @pytest.mark.parametrize("operation", list(OPERATIONS))
-@pytest.mark.parametrize("kind", ["kill", *(pytest.param(kind, marks=pytest.mark.slow)
-                                            for kind in ("error", "gone", "lost answer"))])
+@pytest.mark.parametrize(
+    "kind", ["kill", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("error", "gone", "lost answer"))]
+)
 @pytest.mark.promise("A fault ({kind}) at every request of {operation} leaves the old or the new, in S3")
-def test_every_request(promise: Promise, kind: str, operation: str, template: Store, bucket: Any,
-                       credentials: dict[str, str], tmp_path: Path) -> None:
+def test_every_request(
+    promise: Promise,
+    kind: str,
+    operation: str,
+    template: Store,
+    bucket: Any,
+    credentials: dict[str, str],
+    tmp_path: Path,
+) -> None:
     work, expected = OPERATIONS[operation]
     counted, changing = Fault(), Fault()
     for fault, changing_only in ((counted, False), (changing, True)):
@@ -89,11 +97,14 @@ def test_every_request(promise: Promise, kind: str, operation: str, template: St
             copied(bucket, prefix, tmp_path / prefix)
             source = write_files(tmp_path / prefix / "source", "third")
             if kind == "kill":
-                assert killed_remotely(credentials, f"s3://{BUCKET}/{prefix}", work, source, trial.number + 1,
-                                       not every) == -signal.SIGKILL
+                assert (
+                    killed_remotely(credentials, f"s3://{BUCKET}/{prefix}", work, source, trial.number + 1, not every)
+                    == -signal.SIGKILL
+                )
             else:
-                fault = (LostAnswer if kind == "lost answer" else Fault)(trial.number + 1, "gone" if kind == "gone"
-                                                                         else "error")
+                fault = (LostAnswer if kind == "lost answer" else Fault)(
+                    trial.number + 1, "gone" if kind == "gone" else "error"
+                )
                 _try(work, at(prefix, tmp_path / prefix / "writer"), source, fault)
             reader = at(prefix, tmp_path / prefix / "reader")
             seen = served(reader)
@@ -103,8 +114,11 @@ def test_every_request(promise: Promise, kind: str, operation: str, template: St
             shutil.rmtree(source, ignore_errors=True)
             work(reader, write_files(source, "third"))
             assert served(at(prefix, tmp_path / prefix / "other"))[2] == after[2]
-            assert not [path for path in (tmp_path / prefix).rglob("*") if path.is_file()
-                        and SECRET.encode() in path.read_bytes()]
+            assert not [
+                path
+                for path in (tmp_path / prefix).rglob("*")
+                if path.is_file() and SECRET.encode() in path.read_bytes()
+            ]
             bucket.rm(f"{BUCKET}/{prefix}", recursive=True)
             shutil.rmtree(tmp_path / prefix)
 
@@ -128,8 +142,11 @@ def test_race(promise: Promise, bucket: Any, credentials: dict[str, str], tmp_pa
     ends, writers = [], []
     for name in ("ada", "bob"):
         mine, theirs = context.Pipe()
-        writer = context.Process(target=with_variables, daemon=True, args=(
-            credentials, race, root, tmp_path / name, tmp_path / "sources", name, barrier, theirs))
+        writer = context.Process(
+            target=with_variables,
+            daemon=True,
+            args=(credentials, race, root, tmp_path / name, tmp_path / "sources", name, barrier, theirs),
+        )
         writer.start()
         ends.append(mine)
         writers.append(writer)
@@ -146,8 +163,11 @@ def test_race(promise: Promise, bucket: Any, credentials: dict[str, str], tmp_pa
 @pytest.mark.promise("A byte flipped anywhere in an artifact's files and records is detected before it is used, in S3")
 def test_flipped_bytes(promise: Promise, template: Store, bucket: Any, tmp_path: Path) -> None:
     before = served(template)
-    objects = [path for path in bucket.find(f"{BUCKET}/{TEMPLATE}/r/corpus")
-               if before[0] in path and "promotions" not in path and not path.endswith(".claim")]
+    objects = [
+        path
+        for path in bucket.find(f"{BUCKET}/{TEMPLATE}/r/corpus")
+        if before[0] in path and "promotions" not in path and not path.endswith(".claim")
+    ]
     objects.append(f"{BUCKET}/{TEMPLATE}/r/corpus/promoted.json")
     assert len(objects) == 6
     for trial in promise.trials(quick=20, full=1000):
@@ -177,8 +197,9 @@ def test_flipped_copies(promise: Promise, template: Store, tmp_path: Path) -> No
 
 
 @pytest.mark.promise("A multipart upload that a kill cut short is no version, and its parts can be freed")
-def test_killed_multipart_upload(promise: Promise, template: Store, bucket: Any, credentials: dict[str, str],
-                                 tmp_path: Path) -> None:
+def test_killed_multipart_upload(
+    promise: Promise, template: Store, bucket: Any, credentials: dict[str, str], tmp_path: Path
+) -> None:
     before, versions = served(template), template.versions("corpus")
     source = tmp_path / "killed"
     for trial in promise.trials(quick=1, full=8):
@@ -186,8 +207,12 @@ def test_killed_multipart_upload(promise: Promise, template: Store, bucket: Any,
             write_files(source, "third")
             (source / "data.txt").write_bytes(b"third " * (2 * PART // 5))
             # claim, create upload, parts
-            assert killed_remotely(credentials, f"s3://{BUCKET}/{TEMPLATE}", publish_third, source,
-                                   5 + trial.number % 2, True) == -signal.SIGKILL
+            assert (
+                killed_remotely(
+                    credentials, f"s3://{BUCKET}/{TEMPLATE}", publish_third, source, 5 + trial.number % 2, True
+                )
+                == -signal.SIGKILL
+            )
             assert (served(template), template.versions("corpus")) == (before, versions)
             left = template.storage.unfinished_uploads()
             assert [upload.path.name for upload in left] == ["data.txt"]
@@ -204,8 +229,11 @@ def test_lost_permission(promise: Promise, template: Store, object_server: Objec
     for trial in promise.trials(quick=1, full=1):
         with trial:
             object_server.refuse = lambda method, _path: method not in ("GET", "HEAD")
-            for refused in (lambda: writer.publish(source, draft()), lambda: promote(writer, new),
-                            lambda: writer.withdraw("corpus")):
+            for refused in (
+                lambda: writer.publish(source, draft()),
+                lambda: promote(writer, new),
+                lambda: writer.withdraw("corpus"),
+            ):
                 with pytest.raises(StoreError, match=f"no permission for s3://{BUCKET}/{TEMPLATE}/.*untouched"):
                     refused()
             reader = at(TEMPLATE, tmp_path / "reader")

@@ -72,6 +72,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def client_of(server: int) -> Any:
     from mlflow import MlflowClient
+
     return MlflowClient(f"http://127.0.0.1:{server}", f"http://127.0.0.1:{server}")
 
 
@@ -92,14 +93,31 @@ class Desk:
         return Tracker(self.url, self.experiment)
 
     def build(self, say: Callable[[list[dict[str, Any]]], None]) -> Manifest:
-        job = Job.model_validate_json(make_job(self.store, "base_model", self.work / "planned", {
-            "steps": self.steps, "log_every": 1, "checkpoints": {"every_steps": self.steps // 4, "keep": 2},
-            "optimizer": {"learning_rate": 3e-3, "warmup_steps": 2, "beta2": _beta(self.experiment)}}).read_bytes())
-        plan = Plan("base_model", job.stage, RECIPE, job.identity, job.fingerprint, job.seed, job.section, job.inputs,
-                    {}, None)
-        builder = Builder(load_recipe("smoke"), self.store, Launcher(
-            grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256)), self.tracker(),
-            self.work, "test", {})
+        job = Job.model_validate_json(
+            make_job(
+                self.store,
+                "base_model",
+                self.work / "planned",
+                {
+                    "steps": self.steps,
+                    "log_every": 1,
+                    "checkpoints": {"every_steps": self.steps // 4, "keep": 2},
+                    "optimizer": {"learning_rate": 3e-3, "warmup_steps": 2, "beta2": _beta(self.experiment)},
+                },
+            ).read_bytes()
+        )
+        plan = Plan(
+            "base_model", job.stage, RECIPE, job.identity, job.fingerprint, job.seed, job.section, job.inputs, {}, None
+        )
+        builder = Builder(
+            load_recipe("smoke"),
+            self.store,
+            Launcher(grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256)),
+            self.tracker(),
+            self.work,
+            "test",
+            {},
+        )
         with pytest.MonkeyPatch.context() as patch:  # a plan over data that costs seconds, for gates are no matter here
             patch.setattr("pipeline.building.builder.plan_asset", lambda *_: plan)
             return builder.build("base_model", say)[0]
@@ -112,8 +130,14 @@ def _beta(name: str) -> float:
 
 def break_at(outage: str, proxy: Proxy) -> Callable[[list[dict[str, Any]]], None]:
     """A listener that breaks the proxy when the job is where the outage begins."""
-    begins = {"middle": ("metrics", "closed"), "silent": ("metrics", "silent"), "slow": ("metrics", "slow"),
-              "cut": ("metrics", "cut"), "start": ("", "closed"), "end": ("done", "closed")}
+    begins = {
+        "middle": ("metrics", "closed"),
+        "silent": ("metrics", "silent"),
+        "slow": ("metrics", "slow"),
+        "cut": ("metrics", "cut"),
+        "start": ("", "closed"),
+        "end": ("done", "closed"),
+    }
     when, mode = begins[outage]
     if not when:
         proxy.mode = mode
@@ -128,12 +152,17 @@ def break_at(outage: str, proxy: Proxy) -> Callable[[list[dict[str, Any]]], None
 
 def held_points(client: Any, run_id: str, attempt: Path) -> None:
     """Assert that a run holds each point of an attempt's events, and each once."""
-    wanted = Counter((point.key, point.step, point.timestamp, point.value)
-                     for line in (attempt / "events.jsonl").read_text().splitlines()
-                     for point in points_of(json.loads(line)))
+    wanted = Counter(
+        (point.key, point.step, point.timestamp, point.value)
+        for line in (attempt / "events.jsonl").read_text().splitlines()
+        for point in points_of(json.loads(line))
+    )
     assert len(wanted) > STEPS
-    held = Counter((key, point.step, point.timestamp, point.value) for key in {point[0] for point in wanted}
-                   for point in client.get_metric_history(run_id, key))
+    held = Counter(
+        (key, point.step, point.timestamp, point.value)
+        for key in {point[0] for point in wanted}
+        for point in client.get_metric_history(run_id, key)
+    )
     assert held == Counter(wanted.keys())
 
 
@@ -161,8 +190,10 @@ def assert_settled(desk: Desk, server: int, manifest: Manifest) -> None:
     assert not pay_debts(desk.work, desk.store, desk.tracker()).paid, "nothing is told twice"
 
 
-@pytest.mark.promise("MLflow down at the start, in the middle, at the end, or slow: training ends well, and every "
-                     "metric is there once after the next contact")
+@pytest.mark.promise(
+    "MLflow down at the start, in the middle, at the end, or slow: training ends well, and every "
+    "metric is there once after the next contact"
+)
 def test_outage(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_path: Path) -> None:
     for trial in promise.trials(quick=2, full=18):
         with trial:
@@ -191,16 +222,22 @@ Desk(Store(root, "test"), Path(folder), url).build(say)
 """
 
 
-@pytest.mark.promise("Killed with its metrics half delivered, the next run goes on with the same MLflow run and misses "
-                     "and repeats no point")
+@pytest.mark.promise(
+    "Killed with its metrics half delivered, the next run goes on with the same MLflow run and misses "
+    "and repeats no point"
+)
 def test_kill(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_path: Path) -> None:
     for trial in promise.trials(quick=1, full=10):
         with trial:
             desk = Desk(data, tmp_path / f"kill-{trial.number}", proxy.url)
             proxy.mode = trial.random.choice(["open", "closed"])
-            process = subprocess.Popen([sys.executable, "-c", BUILD, data.root, str(tmp_path / desk.experiment),
-                                        proxy.url], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                                       env=environment(tmp_path / "home"))
+            process = subprocess.Popen(
+                [sys.executable, "-c", BUILD, data.root, str(tmp_path / desk.experiment), proxy.url],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment(tmp_path / "home"),
+            )
             last = trial.random.randrange(20, STEPS - 20)
             assert process.stdout is not None
             for line in process.stdout:
@@ -244,8 +281,9 @@ def test_a_silent_database(promise: Promise, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 @pytest.mark.promise("A step takes as long with MLflow stuck as with MLflow there")
-def test_step_time(promise: Promise, data: Store, proxy: Proxy, tmp_path: Path,
-                   record_property: Callable[[str, object], None]) -> None:
+def test_step_time(
+    promise: Promise, data: Store, proxy: Proxy, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     for trial in promise.trials(quick=1, full=3):
         with trial:
             desk = Desk(data, tmp_path / f"time-{trial.number}", proxy.url, steps=1500)
@@ -257,8 +295,11 @@ def test_step_time(promise: Promise, data: Store, proxy: Proxy, tmp_path: Path,
                     switches.append((time.time(), proxy.mode))
 
             desk.build(switch)
-            times = [event["t"] for line in (desk.attempt / "events.jsonl").read_text().splitlines()
-                     if (event := json.loads(line))["kind"] == "metrics" and "loss" in event["values"]]
+            times = [
+                event["t"]
+                for line in (desk.attempt / "events.jsonl").read_text().splitlines()
+                if (event := json.loads(line))["kind"] == "metrics" and "loss" in event["values"]
+            ]
             spent: dict[str, list[float]] = {"open": [], "silent": []}
             for before, now in pairwise(times):
                 spent[next(mode for at, mode in reversed(switches) if at <= before)].append(now - before)
@@ -275,14 +316,27 @@ def built_chain(store: Store, work: Path, folder: Path) -> dict[str, Manifest]:
     made: dict[str, Manifest] = {}
     for asset, inputs in (("raw_corpus", ()), ("base_model", ("raw_corpus",)), ("sft_model", ("base_model",))):
         debt = open_debt(work / store.recipe / asset / "attempt")
-        write_events(debt.attempt, [{"t": 1000.0 + step, "kind": "metrics", "step": step, "values": {"loss": 1 / step}}
-                                    for step in range(1, 600)])
+        write_events(
+            debt.attempt,
+            [
+                {"t": 1000.0 + step, "kind": "metrics", "step": step, "values": {"loss": 1 / step}}
+                for step in range(1, 600)
+            ],
+        )
         made[asset] = publish_version(store, folder, asset, asset, {name: made[name] for name in inputs})
         note_published(debt, made[asset], store)
         certificate = with_evidence(store, certificate_of(made[asset], 2.0))
         store.write_certificate(certificate)
-        store.promote(Promotion(asset=asset, version=made[asset].version, digest=made[asset].digest,
-                                certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
+        store.promote(
+            Promotion(
+                asset=asset,
+                version=made[asset].version,
+                digest=made[asset].digest,
+                certificate_digest=certificate.digest,
+                promoted_at=0.0,
+                promoted_by="test",
+            )
+        )
     return made
 
 
@@ -290,8 +344,10 @@ def ancestors(url: str) -> list[tuple[str, str, bool]]:
     return [(one.asset, one.digest, one.run_id is not None) for one in lineage_of(url, "sft_model")]
 
 
-@pytest.mark.promise("After an outage of a whole chain, `gatehouse sync` puts runs, lineage, versions and champions "
-                     "into MLflow, and into a new one again")
+@pytest.mark.promise(
+    "After an outage of a whole chain, `gatehouse sync` puts runs, lineage, versions and champions "
+    "into MLflow, and into a new one again"
+)
 def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
     home = tmp_path / "home"
     store = Store(str(home / "store"), "tiny")
@@ -308,9 +364,11 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{server}" if trial.number == 0 else f"sqlite:///{tmp_path}/other/mlflow.db"
             done = sync(url)
             assert done.returncode == 0, done.stdout
-            assert ancestors(url) == [(asset, made[asset].digest, True)
-                                          for asset in ("sft_model", "base_model", "raw_corpus")]
+            assert ancestors(url) == [
+                (asset, made[asset].digest, True) for asset in ("sft_model", "base_model", "raw_corpus")
+            ]
             from mlflow import MlflowClient
+
             client = MlflowClient(url, url)
             for asset, manifest in made.items():
                 run = client.get_run(store.links(asset, manifest.version)["mlflow_run_id"])

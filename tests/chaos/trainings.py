@@ -55,8 +55,11 @@ class Trainings:
     def job(self, asset: str, layout: Layout, section: dict[str, Any] | None = None, micro: int = 128) -> Path:
         """A new job; its last checkpoint is kept, so that it can be compared."""
         processes, stage, precision = layout
-        wanted = {"precision": precision, "log_every": 1,
-                  "checkpoints": {"every_steps": 2, "keep_every": LAST_CHECKPOINT[asset]}} | (section or {})
+        wanted = {
+            "precision": precision,
+            "log_every": 1,
+            "checkpoints": {"every_steps": 2, "keep_every": LAST_CHECKPOINT[asset]},
+        } | (section or {})
         execution = Execution(device="cpu", threads=1, processes=processes, zero_stage=stage, micro_batch_tokens=micro)
         return jobs.make_job(self.store, asset, self.work / f"{asset}-{next(_numbers)}", wanted, execution)
 
@@ -64,8 +67,10 @@ class Trainings:
         """The logged rows of a finished job, without times."""
         made = jobs.published(self.store, job.parent)
         report = self.store.folder(asset, made.version) / "report" / "training.jsonl"
-        return [{name: value for name, value in json.loads(line).items() if name not in _TIMES}
-                for line in report.read_text().splitlines()]
+        return [
+            {name: value for name, value in json.loads(line).items() if name not in _TIMES}
+            for line in report.read_text().splitlines()
+        ]
 
     def result(self, job: Path, asset: str) -> Result:
         """What a finished job ended in."""
@@ -113,7 +118,8 @@ def moment(chooser: random.Random) -> tuple[str, Callable[[Path], bool], float]:
         "step": lambda attempt: _told(attempt, '"kind": "metrics"'),
         "checkpoint": lambda attempt: (attempt / "checkpoints" / f".step-{step:08d}.partial").exists(),
         "publishing a checkpoint": lambda attempt: any(
-            (attempt / "checkpoints").glob(f"*step-{step:08d}*/manifest.json")),
+            (attempt / "checkpoints").glob(f"*step-{step:08d}*/manifest.json")
+        ),
         "export": lambda attempt: (attempt / "out" / "model").exists(),
     }
     longest = {"loading": 1.5, "step": 0.5, "checkpoint": 0.03, "publishing a checkpoint": 0.005, "export": 0.02}[kind]
@@ -169,7 +175,10 @@ class Preemption:
         steps = [event["step"] for event in events if event["kind"] == "metrics"]
         if self.at is None and steps and steps[-1] >= self.step:
             time.sleep(self.delay)
-            (process,) = [one for one in psutil.Process().children(recursive=True)
-                          if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()]
+            (process,) = [
+                one
+                for one in psutil.Process().children(recursive=True)
+                if "training.run" in one.cmdline() and "training.job.supervisor" not in one.cmdline()
+            ]
             self.at, self._told_at = steps[-1], time.monotonic()
             process.send_signal(signal.SIGTERM)

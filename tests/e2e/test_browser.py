@@ -20,8 +20,15 @@ from tests.e2e.conftest import Chain
 from tests.patience import Patience
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
@@ -32,7 +39,12 @@ def dagster_url(chain: Chain) -> Iterator[str]:
     port, mlflow_port = free_port(), free_port()
     process = subprocess.Popen(
         [str(BIN / "gatehouse"), "up", "--recipe", "smoke", "--port", str(port), "--mlflow-port", str(mlflow_port)],
-        cwd=ROOT, env=chain.env(PYTHONUNBUFFERED="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        cwd=ROOT,
+        env=chain.env(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "Ctrl-C" in line:
@@ -96,8 +108,9 @@ def test_cancelling_a_run_ends_its_job(chain: Chain, dagster_url: str) -> None:
     wait_for("the job to train", lambda: jobs(chain, "base_model") != [], 90)
     family = jobs(chain, "base_model")
     ask(dagster_url, TERMINATE, run=run)
-    wait_for("the run to be cancelled", lambda: ask(dagster_url, STATUS, run=run)["runOrError"]["status"] == "CANCELED",
-             60)
+    wait_for(
+        "the run to be cancelled", lambda: ask(dagster_url, STATUS, run=run)["runOrError"]["status"] == "CANCELED", 60
+    )
     wait_for("every process of the job to end", lambda: jobs(chain, "base_model") == [], 30)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
     assert chain.status()["base_model"]["promoted"], "what was published before stays"
@@ -106,8 +119,11 @@ def test_cancelling_a_run_ends_its_job(chain: Chain, dagster_url: str) -> None:
 def jobs(chain: Chain, asset: str) -> list[psutil.Process]:
     """Processes of an asset's job in this home, supervisor and ranks."""
     mark = str(chain.home / "work" / "smoke" / asset) + "/"
-    return [process for process in psutil.process_iter(["cmdline"])
-            if any(mark in part for part in process.info["cmdline"] or [])]
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(mark in part for part in process.info["cmdline"] or [])
+    ]
 
 
 def ask(url: str, query: str, **variables: object) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def test_one_asset_alone_reuses_what_is_promoted(chain: Chain) -> None:
     after = chain.status()
     assert after["sft_model"]["reused"]
     assert {name: found["version"] for name, found in after.items()} == {
-        name: found["version"] for name, found in before.items()}
+        name: found["version"] for name, found in before.items()
+    }
 
 
 def test_dg_launch_does_the_same(chain: Chain) -> None:
@@ -69,8 +70,12 @@ def test_the_final_model_is_a_plain_transformers_folder(chain: Chain) -> None:
     folder = Path(chain.status()["lora_model"]["path"], "model")
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What does `os.getcwd` do?"}],
-                                        add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What does `os.getcwd` do?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     output = model.generate(**ids, max_new_tokens=4, do_sample=False)
     assert output.shape[1] > ids["input_ids"].shape[1]
 

@@ -14,8 +14,11 @@ from tests.e2e.conftest import Chain
 from training.errors import InputRefused
 
 
-@pytest.mark.parametrize("control", [one for one in CONTROLS if not one.name.endswith("random weights")],
-                         ids=lambda control: control.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "control",
+    [one for one in CONTROLS if not one.name.endswith("random weights")],
+    ids=lambda control: control.name.replace(" ", "_"),
+)
 def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
     loaded = load_recipe("smoke")
     world = World.of(chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")

@@ -42,14 +42,24 @@ class Place:
 
     @property
     def env(self) -> dict[str, str]:
-        return environment(self.home, GATEHOUSE_RECIPE="smoke", DAGSTER_HOME=str(ROOT / "postgresql"),
-                           GATEHOUSE_POSTGRES_URL=self.server.url("dagster"),
-                           MLFLOW_TRACKING_URI=self.server.url("mlflow"))
+        return environment(
+            self.home,
+            GATEHOUSE_RECIPE="smoke",
+            DAGSTER_HOME=str(ROOT / "postgresql"),
+            GATEHOUSE_POSTGRES_URL=self.server.url("dagster"),
+            MLFLOW_TRACKING_URI=self.server.url("mlflow"),
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         with (self.home / "output.log").open("a") as output:
-            return subprocess.Popen(["bash", "-c", '. ./env.sh && exec "$@"', "-", *arguments], cwd=ROOT,
-                                    env=self.env, text=True, stdout=output, stderr=output)
+            return subprocess.Popen(
+                ["bash", "-c", '. ./env.sh && exec "$@"', "-", *arguments],
+                cwd=ROOT,
+                env=self.env,
+                text=True,
+                stdout=output,
+                stderr=output,
+            )
 
     def run(self, *arguments: str) -> int:
         return finish(self.start(*arguments), 900)
@@ -60,6 +70,7 @@ class Place:
 
     def mlflow(self) -> Any:
         from mlflow import MlflowClient
+
         address = self.server.url("mlflow").replace("postgresql:", "postgresql+psycopg2:")
         return MlflowClient(address, address)
 
@@ -84,6 +95,7 @@ def server() -> Iterator[PostgreSQL]:
 def new_place(server: PostgreSQL, home: Path) -> Place:
     """Empty databases, which Dagster and MLflow fill with tables."""
     import psycopg2
+
     with closing(psycopg2.connect(server.url("postgres"))) as connection:
         connection.autocommit = True
         for database in ("dagster", "mlflow"):
@@ -120,7 +132,8 @@ def assert_all_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
             keys = [dg.AssetCheckKey(key, verdict.name) for verdict in certificate.verdicts]
             checks = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
             assert {check.name for check, record in checks.items() if record.status.value == "SUCCEEDED"} == {
-                verdict.name for verdict in certificate.verdicts}
+                verdict.name for verdict in certificate.verdicts
+            }
             run = client.get_run(store.links(asset, pointer.version)["mlflow_run_id"])
             assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "promoted"
             assert {used.dataset.name for used in run.inputs.dataset_inputs} == set(GRAPH[asset].inputs)
@@ -135,16 +148,23 @@ def assert_all_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_metrics(client: Any, run_id: str, events: Path) -> None:
     """A run holds the points of its attempt, each once; a forced build's attempt holds an older build's too."""
     wanted = {tuple(point) for line in events.read_text().splitlines() for point in points_of(json.loads(line))}
-    held = Counter((point.key, point.value, point.timestamp, point.step) for key in {point[0] for point in wanted}
-                   for run in (run_id, *others(client, run_id)) for point in client.get_metric_history(run, key))
+    held = Counter(
+        (point.key, point.value, point.timestamp, point.step)
+        for key in {point[0] for point in wanted}
+        for run in (run_id, *others(client, run_id))
+        for point in client.get_metric_history(run, key)
+    )
     assert held == Counter(wanted) and len(client.get_metric_history(run_id, "curves/loss")) >= 2
 
 
 def others(client: Any, run_id: str) -> list[str]:
     run = client.get_run(run_id)
     identity = run.data.tags["identity"]
-    return [one.info.run_id for one in client.search_runs(
-        [run.info.experiment_id], f"tags.`identity` = '{identity}'") if one.info.run_id != run_id]
+    return [
+        one.info.run_id
+        for one in client.search_runs([run.info.experiment_id], f"tags.`identity` = '{identity}'")
+        if one.info.run_id != run_id
+    ]
 
 
 def assert_no_password(place: Place) -> None:
@@ -173,8 +193,9 @@ def test_what_was_built_on_sqlite_goes_on_on_postgresql(place: Place, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_whole_chain_on_postgresql_with_restarts(server: PostgreSQL, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_chain_on_postgresql_with_restarts(
+    server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = new_place(server, tmp_path / "pg")
     run = place.start("gatehouse", "run")
     for asset in ("raw_corpus", "base_model", "sft_model", "lora_model"):
@@ -186,8 +207,7 @@ def test_the_whole_chain_on_postgresql_with_restarts(server: PostgreSQL, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_long_outage_ends_the_run_at_most_and_the_next_goes_on(place: Place,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_outage_ends_the_run_at_most_and_the_next_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.run("gatehouse", "sync", "-r", "smoke") == 0, place.output
     assert place.run("gatehouse", "run") == 0, place.output[-5000:]
     run = place.start("gatehouse", "run", "--select", "lora_model", "--force")
@@ -217,8 +237,9 @@ def interrupt(place: Place, run: subprocess.Popen[str], asset: str, outages: lis
 
 
 def test_the_two_instances_differ_in_their_storage_alone() -> None:
-    sqlite, postgres = (yaml.safe_load((ROOT / name).read_text())
-                        for name in ("dagster.yaml", "postgresql/dagster.yaml"))
+    sqlite, postgres = (
+        yaml.safe_load((ROOT / name).read_text()) for name in ("dagster.yaml", "postgresql/dagster.yaml")
+    )
     assert sqlite.pop("storage").keys() == {"sqlite"}
     assert postgres.pop("storage") == {"postgres": {"postgres_url": {"env": "GATEHOUSE_POSTGRES_URL"}}}
     assert sqlite == postgres

@@ -20,8 +20,14 @@ from training.store.store import MANIFEST, Store
 
 # A folder can be sound whatever its weights are, its data can have been read whole, and noise neither loops nor is it
 # empty.
-NOISE_MAY_PASS = {"loads", "chat_round_trip", "repetition_rate", "empty_rate", "dropped_conversations_share",
-                  "dropped_pairs_share"}
+NOISE_MAY_PASS = {
+    "loads",
+    "chat_round_trip",
+    "repetition_rate",
+    "empty_rate",
+    "dropped_conversations_share",
+    "dropped_pairs_share",
+}
 
 
 @pytest.fixture(scope="module")

@@ -59,8 +59,14 @@ def server() -> ForkServerContext:
     return _SERVER
 
 
-def run(main: Callable[[list[str]], int], arguments: Sequence[str], folder: Path, watched: Path,
-        writes: Sequence[Path] = (), timeout: float = 120) -> Told:
+def run(
+    main: Callable[[list[str]], int],
+    arguments: Sequence[str],
+    folder: Path,
+    watched: Path,
+    writes: Sequence[Path] = (),
+    timeout: float = 120,
+) -> Told:
     """Run `main` to its end.
 
     Args:
@@ -72,8 +78,10 @@ def run(main: Callable[[list[str]], int], arguments: Sequence[str], folder: Path
         timeout: In seconds of an idle machine; a process that takes longer is killed.
     """
     folder.mkdir(parents=True)
-    process = server().Process(target=_audited, args=(main, list(arguments), str(folder), str(watched),
-                                                     [str(path) for path in (folder, *writes)]))
+    process = server().Process(
+        target=_audited,
+        args=(main, list(arguments), str(folder), str(watched), [str(path) for path in (folder, *writes)]),
+    )
     started = time.monotonic()
     process.start()
     patience = Patience(timeout)
@@ -85,20 +93,31 @@ def run(main: Callable[[list[str]], int], arguments: Sequence[str], folder: Path
     report = folder / "report.jsonl"
     rows: list[Any] = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
     assert process.exitcode is not None
-    return Told(process.exitcode, (folder / "output.txt").read_text(errors="replace"),
-                tuple((kind, detail) for kind, detail in rows if kind != "peak"),
-                max((int(detail) for kind, detail in rows if kind == "peak"), default=0), time.monotonic() - started)
+    return Told(
+        process.exitcode,
+        (folder / "output.txt").read_text(errors="replace"),
+        tuple((kind, detail) for kind, detail in rows if kind != "peak"),
+        max((int(detail) for kind, detail in rows if kind == "peak"), default=0),
+        time.monotonic() - started,
+    )
 
 
-def _audited(main: Callable[[list[str]], int], arguments: list[str], folder: str, watched: str,
-             writes: list[str]) -> None:
+def _audited(
+    main: Callable[[list[str]], int], arguments: list[str], folder: str, watched: str, writes: list[str]
+) -> None:
     output = os.open(Path(folder) / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "RANK": "0",
-                       "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(probe.getsockname()[1]),
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": "1",
+        }
     sys.dont_write_bytecode = True
     tempfile.tempdir = folder
     report = os.open(Path(folder) / "report.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -31,8 +31,15 @@ def builder(space: Workspace) -> Builder:
     loaded = load_recipe(str(space.recipe))
     tracker = Tracker("http://127.0.0.1:1", "mine")
     tracker._connection._down_until = time.monotonic() + 3600
-    return Builder(loaded=loaded, store=store(space), launcher=LauncherResource().choose(loaded), tracker=tracker,
-                   work=space.home / "work", owner="test", labels={})
+    return Builder(
+        loaded=loaded,
+        store=store(space),
+        launcher=LauncherResource().choose(loaded),
+        tracker=tracker,
+        work=space.home / "work",
+        owner="test",
+        labels={},
+    )
 
 
 def store(space: Workspace) -> Store:
@@ -44,10 +51,20 @@ def publish_parent(space: Workspace) -> Manifest:
     """The version of base_model that the recipe asks for, with weights that are none."""
     plan = plan_asset(PARENT, builder(space).loaded, store(space))
     tokenizer = store(space).manifest("tokenizer", plan.inputs["tokenizer"].version)
-    inputs = {name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
-              for name, used in plan.inputs.items()}
-    return _publish(space, plan.asset, plan.identity, plan.fingerprint, plan.section, inputs, tokenizer.facts, {
-        "model/config.json": "{}", "model/model.safetensors": "made up"})
+    inputs = {
+        name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
+        for name, used in plan.inputs.items()
+    }
+    return _publish(
+        space,
+        plan.asset,
+        plan.identity,
+        plan.fingerprint,
+        plan.section,
+        inputs,
+        tokenizer.facts,
+        {"model/config.json": "{}", "model/model.safetensors": "made up"},
+    )
 
 
 def judge_parent(space: Workspace, loss_drop: float) -> bool:
@@ -55,23 +72,58 @@ def judge_parent(space: Workspace, loss_drop: float) -> bool:
     made = store(space).latest(PARENT)
     assert made is not None
     plan = plan_evaluation(made, builder(space).loaded, store(space))
-    inputs = {name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
-              for name, used in plan.inputs.items()}
+    inputs = {
+        name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
+        for name, used in plan.inputs.items()
+    }
     report = EvaluationReport(estimates={"loss_drop": exact(loss_drop, 1)})
-    _publish(space, plan.asset, plan.identity, plan.fingerprint, plan.section, inputs, {},
-             {REPORT_FILE: report.model_dump_json(), ITEMS_FILE: ""})
+    _publish(
+        space,
+        plan.asset,
+        plan.identity,
+        plan.fingerprint,
+        plan.section,
+        inputs,
+        {},
+        {REPORT_FILE: report.model_dump_json(), ITEMS_FILE: ""},
+    )
     return builder(space).examine(made, lambda _events: None, past=False).promoted
 
 
-def _publish(space: Workspace, asset: str, identity: str, fingerprint: str, section: dict[str, object],
-             inputs: dict[str, InputRecord], facts: dict[str, str], files: dict[str, str]) -> Manifest:
+def _publish(
+    space: Workspace,
+    asset: str,
+    identity: str,
+    fingerprint: str,
+    section: dict[str, object],
+    inputs: dict[str, InputRecord],
+    facts: dict[str, str],
+    files: dict[str, str],
+) -> Manifest:
     attempt = space.folder / "made_up"
     for name, text in files.items():
         (attempt / name).parent.mkdir(parents=True, exist_ok=True)
         (attempt / name).write_text(text)
-    return store(space).publish(attempt, Manifest(
-        asset=asset, version="", stage=asset, recipe="mine", identity=identity, fingerprint=fingerprint, digest="",
-        files={}, inputs=inputs, metrics={}, facts=facts, section=section, seed=0, started_at=time.time(), seconds=0.0))
+    return store(space).publish(
+        attempt,
+        Manifest(
+            asset=asset,
+            version="",
+            stage=asset,
+            recipe="mine",
+            identity=identity,
+            fingerprint=fingerprint,
+            digest="",
+            files={},
+            inputs=inputs,
+            metrics={},
+            facts=facts,
+            section=section,
+            seed=0,
+            started_at=time.time(),
+            seconds=0.0,
+        ),
+    )
 
 
 def trainings(space: Workspace) -> list[str]:

@@ -24,8 +24,10 @@ from training.store.store import file_entry
 
 CANARY = "canary.txt"
 WEIGHTS = "model.safetensors"
-_EVIL = ("open({canary!r}, 'w').write('code ran')\n"
-         "class EvilConfig: pass\nclass EvilModel: pass\nclass EvilTokenizer: pass\n")
+_EVIL = (
+    "open({canary!r}, 'w').write('code ran')\n"
+    "class EvilConfig: pass\nclass EvilModel: pass\nclass EvilTokenizer: pass\n"
+)
 
 
 class Payload:
@@ -43,15 +45,31 @@ def model_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     tokenizer = train_bpe(["the path of the file is read by the reader of the files"] * 20, 270, 2)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
-         "clean_up_tokenization_spaces": False,
-         "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": END_OF_TEXT,
+                "pad_token": PAD,
+                "clean_up_tokenization_spaces": False,
+                "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)],
+            }
+        )
+    )
     write_templates(folder)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=270, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=False))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=270,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=False,
+        )
+    )
     ends = [tokenizer.token_to_id(token) for token in (END_OF_TURN, END_OF_TEXT)]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.token_to_id(PAD))
     model.save_pretrained(folder)
@@ -62,8 +80,23 @@ def evaluated(arguments: list[str]) -> int:
     """Load a folder as an evaluation does, and use it."""
     folder = Path(arguments[0])
     facts = {"tokenizer": file_entry(folder / "model" / "tokenizer.json").sha256}
-    manifest = Manifest(asset="sft_model", version="1", stage="x", recipe="r", identity="", fingerprint="", digest="",
-                        files={}, inputs={}, metrics={}, facts=facts, section={}, seed=0, started_at=0, seconds=0)
+    manifest = Manifest(
+        asset="sft_model",
+        version="1",
+        stage="x",
+        recipe="r",
+        identity="",
+        fingerprint="",
+        digest="",
+        files={},
+        inputs={},
+        metrics={},
+        facts=facts,
+        section={},
+        seed=0,
+        started_at=0,
+        seconds=0,
+    )
     try:
         loaded = load(InputArtifact(folder, manifest), torch.device("cpu"))
         wrong = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
@@ -98,8 +131,10 @@ def stray_pickle(model: Path, canary: Path) -> None:
 
 def model_code(model: Path, canary: Path) -> None:
     (model / "modeling_evil.py").write_text(_EVIL.format(canary=str(canary)))
-    _edit(model / "config.json", auto_map={"AutoConfig": "modeling_evil.EvilConfig",
-                                           "AutoModelForCausalLM": "modeling_evil.EvilModel"})
+    _edit(
+        model / "config.json",
+        auto_map={"AutoConfig": "modeling_evil.EvilConfig", "AutoModelForCausalLM": "modeling_evil.EvilModel"},
+    )
 
 
 def model_code_of_an_unknown_kind(model: Path, canary: Path) -> None:
@@ -113,8 +148,11 @@ def code_map_alone(model: Path, canary: Path) -> None:
 
 def tokenizer_code(model: Path, canary: Path) -> None:
     (model / "tokenization_evil.py").write_text(_EVIL.format(canary=str(canary)))
-    _edit(model / "tokenizer_config.json", tokenizer_class="EvilTokenizer",
-          auto_map={"AutoTokenizer": [None, "tokenization_evil.EvilTokenizer"]})
+    _edit(
+        model / "tokenizer_config.json",
+        tokenizer_class="EvilTokenizer",
+        auto_map={"AutoTokenizer": [None, "tokenization_evil.EvilTokenizer"]},
+    )
 
 
 def tokenizer_class(model: Path, canary: Path) -> None:
@@ -147,8 +185,9 @@ def distributed_checkpoint(model: Path, canary: Path) -> None:
 def index_of_a_pickle(model: Path, canary: Path) -> None:
     (model / WEIGHTS).unlink()
     (model / "weights.bin").write_bytes(pickle.dumps(Payload(canary)))
-    (model / "model.safetensors.index.json").write_text(json.dumps(
-        {"metadata": {}, "weight_map": {"model.norm.weight": "weights.bin"}}))
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": "weights.bin"}})
+    )
 
 
 def index_that_leads_out(model: Path, canary: Path) -> None:
@@ -182,10 +221,10 @@ def header_length(model: Path, canary: Path) -> None:
 def _header(model: Path, change: dict[str, Any]) -> None:
     data = (model / WEIGHTS).read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     header["model.norm.weight"] |= change
     written = json.dumps(header).encode()
-    (model / WEIGHTS).write_bytes(len(written).to_bytes(8, "little") + written + data[8 + length:])
+    (model / WEIGHTS).write_bytes(len(written).to_bytes(8, "little") + written + data[8 + length :])
 
 
 def overlapping_offsets(model: Path, canary: Path) -> None:
@@ -248,8 +287,10 @@ def many_tokens(model: Path, canary: Path) -> None:
 
 def slow_tokenizer(model: Path, canary: Path) -> None:
     """Its regular expression takes exponential time."""
-    _edit(model / "tokenizer.json", pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"},
-                                                   "behavior": "Isolated", "invert": False})
+    _edit(
+        model / "tokenizer.json",
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+    )
 
 
 def more_templates(model: Path, canary: Path) -> None:
@@ -297,7 +338,7 @@ HOSTILE = {
 }
 TEMPLATES = {
     "an endless loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
-                       "{% endfor %}{% endfor %}{% endfor %}",
+    "{% endfor %}{% endfor %}{% endfor %}",
     "a huge range": "{{ range(10**12)|list }}",
     "a huge string": "{{ 'a' * 10**11 }}",
     "an escape": "{{ ''.__class__.__mro__[1].__subclasses__() }}",

@@ -209,12 +209,17 @@ def parquet_footer(folder: Path) -> None:
 def parquet_rows(folder: Path) -> None:
     """The footer says 120 rows where there are 100."""
     path = folder / "rows.parquet"
-    pq.write_table(pa.table({"text": [f"{GOOD} {n}" for n in range(100)]}), path, use_dictionary=False,
-                   store_schema=False, write_statistics=False)
+    pq.write_table(
+        pa.table({"text": [f"{GOOD} {n}" for n in range(100)]}),
+        path,
+        use_dictionary=False,
+        store_schema=False,
+        write_statistics=False,
+    )
     data = path.read_bytes()
     length = int.from_bytes(data[-8:-4], "little")
-    footer = data[-8 - length:-8].replace(b"\xc8\x01", b"\xf0\x01")  # zigzag varints
-    path.write_bytes(data[:-8 - length] + footer + data[-8:])
+    footer = data[-8 - length : -8].replace(b"\xc8\x01", b"\xf0\x01")  # zigzag varints
+    path.write_bytes(data[: -8 - length] + footer + data[-8:])
 
 
 def parquet_bomb(folder: Path) -> None:
@@ -224,8 +229,13 @@ def parquet_bomb(folder: Path) -> None:
 
 
 def parquet_long_row(folder: Path) -> None:
-    pq.write_table(pa.table({"text": ["a" * 2**27]}), folder / "row.parquet", compression="zstd", use_dictionary=False,
-                   write_statistics=False)
+    pq.write_table(
+        pa.table({"text": ["a" * 2**27]}),
+        folder / "row.parquet",
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
 
 
 def parquet_not_utf8(folder: Path) -> None:

@@ -30,8 +30,12 @@ def object_server(running_server: tuple[ObjectServer, str]) -> Iterator[ObjectSe
 @pytest.fixture
 def credentials(running_server: tuple[ObjectServer, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What a person sets to reach the server; it is set in this process too."""
-    variables = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
-                 "AWS_ENDPOINT_URL": running_server[1]}
+    variables = {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": running_server[1],
+    }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()

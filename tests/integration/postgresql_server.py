@@ -29,11 +29,21 @@ class PostgreSQL:
         if self._user:
             shutil.chown(folder, self._user)
         (folder / "password").write_text(PASSWORD)
-        self._run("initdb", "-D", str(self._data), "-U", "gatehouse", "--auth=scram-sha-256", "-E", "UTF8",
-                  f"--pwfile={folder / 'password'}")
+        self._run(
+            "initdb",
+            "-D",
+            str(self._data),
+            "-U",
+            "gatehouse",
+            "--auth=scram-sha-256",
+            "-E",
+            "UTF8",
+            f"--pwfile={folder / 'password'}",
+        )
         with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(f"\nlisten_addresses = '127.0.0.1'\nport = {self.port}\n"
-                           f"unix_socket_directories = '{folder}'\n")
+            settings.write(
+                f"\nlisten_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = '{folder}'\n"
+            )
         self.start()
 
     def url(self, database: str) -> str:
@@ -51,9 +61,16 @@ class PostgreSQL:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gatehouse", database)
 
     def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run([str(self._binaries / program), *arguments], cwd="/", user=self._user, text=True,
-                              env={**os.environ, "PGPASSWORD": PASSWORD}, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if program != "pg_ctl" else None)
+        done = subprocess.run(
+            [str(self._binaries / program), *arguments],
+            cwd="/",
+            user=self._user,
+            text=True,
+            env={**os.environ, "PGPASSWORD": PASSWORD},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if program != "pg_ctl" else None,
+        )
         assert done.returncode == 0, f"{program}: {done.stderr}"
 
 

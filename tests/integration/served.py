@@ -54,16 +54,21 @@ def serve(space: Workspace, folder: Path) -> Iterator[Served]:
     soon = datetime.now(UTC) + timedelta(seconds=75)
     space.recipe.write_text(f"{space.recipe.read_text()}nightly: {{hour: {soon.hour}, minute: {soon.minute}}}\n")
     (folder / "location.py").write_text(DEFINITIONS)
-    (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [
-        {"python_file": {"relative_path": "location.py", "location_name": "mine"}}]}))
+    (folder / "workspace.yaml").write_text(
+        yaml.safe_dump({"load_from": [{"python_file": {"relative_path": "location.py", "location_name": "mine"}}]})
+    )
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     path = folder / "dagster.log"
     with path.open("w") as log:
         process = subprocess.Popen(
-            [str(BIN / "dagster"), "dev", "--workspace", str(folder / "workspace.yaml"), "--port", str(port)], cwd=ROOT,
-            env=environment(space.home, GATEHOUSE_RECIPE=str(space.recipe), DAGSTER_MODULE_NAME=""), stdout=log,
-            stderr=log, start_new_session=True)
+            [str(BIN / "dagster"), "dev", "--workspace", str(folder / "workspace.yaml"), "--port", str(port)],
+            cwd=ROOT,
+            env=environment(space.home, GATEHOUSE_RECIPE=str(space.recipe), DAGSTER_MODULE_NAME=""),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         server = Served(space, f"http://127.0.0.1:{port}", path)
         server.begin()
@@ -96,12 +101,18 @@ class Served:
                 assert not patience.is_over(), self.log.read_text()[-3000:]
                 time.sleep(0.5)
         selector = {"repositoryLocationName": "mine", "repositoryName": "__repository__"}
-        self.ask("mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename ... on PythonError"
-                 " { message } } }", s=selector | {"scheduleName": "mine_nightly"})
+        self.ask(
+            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename ... on PythonError"
+            " { message } } }",
+            s=selector | {"scheduleName": "mine_nightly"},
+        )
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        request = urllib.request.Request(f"{self.url}/graphql", json.dumps(
-            {"query": query, "variables": variables}).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             data = json.load(answer)
         assert "errors" not in data, data
@@ -117,8 +128,11 @@ class Served:
         """Dagster sees the parent being materialized, as after a run that built it."""
         made = store(self.space).latest(PARENT)
         assert made is not None
-        instance.report_runless_asset_event(dg.AssetMaterialization(
-            ["mine", PARENT], metadata={"version": made.version}, tags={"dagster/data_version": str(time.time_ns())}))
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                ["mine", PARENT], metadata={"version": made.version}, tags={"dagster/data_version": str(time.time_ns())}
+            )
+        )
 
     def failure(self, tag: str, value: str | None = None) -> str:
         """What ended the first run with a tag; waits for it."""

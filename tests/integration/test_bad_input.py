@@ -37,8 +37,11 @@ def mine(published: Workspace, tmp_path: Path) -> Workspace:
 
 def state(space: Workspace) -> dict[str, str]:
     """What is published, by digest; the links say who last looked and are not part of it."""
-    return {str(path.relative_to(space.home)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted((space.home / "store").rglob("*")) if path.is_file() and path.parent.name != "links"}
+    return {
+        str(path.relative_to(space.home)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((space.home / "store").rglob("*"))
+        if path.is_file() and path.parent.name != "links"
+    }
 
 
 def assert_one_message(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -77,7 +80,7 @@ def only_short_files(space: Workspace) -> None:
 
 def truncated_gzip(space: Workspace) -> None:
     data = gzip.compress("".join(f"{number} {TEXT}" for number in range(500)).encode())
-    (space.notes / "half.txt.gz").write_bytes(data[:len(data) // 2])
+    (space.notes / "half.txt.gz").write_bytes(data[: len(data) // 2])
 
 
 def truncated_parquet(space: Workspace) -> None:
@@ -122,8 +125,9 @@ def test_bad_sources(mine: Workspace, damage: Callable[[Workspace], None], parts
 def test_the_same_message_through_dagster(mine: Workspace) -> None:
     bad_json_line(mine)
     before = state(mine)
-    done = mine.command("dagster", "asset", "materialize", "--select", "mine/raw_corpus",
-                        GATEHOUSE_RECIPE=str(mine.recipe))
+    done = mine.command(
+        "dagster", "asset", "materialize", "--select", "mine/raw_corpus", GATEHOUSE_RECIPE=str(mine.recipe)
+    )
     assert done.returncode != 0
     assert re.search(r"rows\.jsonl:2: is not JSON .*; repair the line, or set raw_corpus\.on_bad_row", done.stdout)
     assert state(mine) == before
@@ -136,13 +140,16 @@ def test_status_goes_on_without_the_sources(mine: Workspace) -> None:
     assert "nowhere does not exist" in json.loads(done.stdout)[0]["why"]
 
 
-@pytest.mark.parametrize(("arguments", "parts"), [
-    (["--select", "corpuss", "--select", "corpus"], ("--select corpuss", "did you mean corpus?")),
-    (["--select", "sft_model+"], ("--select sft_model+", "+name takes what is upstream")),
-    (["--select", "corpus", "--launcher", "cluster"], ("'cluster'", "launchers.yaml", "it has local")),
-    (["--set", "base_model.stepps=3"], ("base_model.stepps", "did you mean steps?")),
-    (["-r", "tinny"], ("'tinny'", "did you mean tiny?")),
-])
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--select", "corpuss", "--select", "corpus"], ("--select corpuss", "did you mean corpus?")),
+        (["--select", "sft_model+"], ("--select sft_model+", "+name takes what is upstream")),
+        (["--select", "corpus", "--launcher", "cluster"], ("'cluster'", "launchers.yaml", "it has local")),
+        (["--set", "base_model.stepps=3"], ("base_model.stepps", "did you mean steps?")),
+        (["-r", "tinny"], ("'tinny'", "did you mean tiny?")),
+    ],
+)
 def test_bad_arguments(tmp_path: Path, arguments: list[str], parts: tuple[str, ...]) -> None:
     space = Workspace(tmp_path)
     space.notes.mkdir()
@@ -151,11 +158,17 @@ def test_bad_arguments(tmp_path: Path, arguments: list[str], parts: tuple[str, .
     assert not (space.home / "store").exists()
 
 
-@pytest.mark.parametrize(("old", "new", "parts"), [
-    ("gates:", "tokeniser: {}\ngates:", ("tokeniser", "mine.yaml:5", "did you mean tokenizer?")),
-    ("threshold: 0", "threshold: plenty", ("gates.raw_corpus.0.threshold", "mine.yaml:7",
-                                           "'plenty' is not a number")),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("gates:", "tokeniser: {}\ngates:", ("tokeniser", "mine.yaml:5", "did you mean tokenizer?")),
+        (
+            "threshold: 0",
+            "threshold: plenty",
+            ("gates.raw_corpus.0.threshold", "mine.yaml:7", "'plenty' is not a number"),
+        ),
+    ],
+)
 def test_bad_recipes(tmp_path: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
     space = Workspace(tmp_path)
     space.write_recipe()
@@ -166,16 +179,26 @@ def test_bad_recipes(tmp_path: Path, old: str, new: str, parts: tuple[str, ...])
 def test_a_tokenizer_swapped_under_the_shards(mine: Workspace) -> None:
     path = next(mine.asset("tokenizer").glob("versions/*/tokenizer/tokenizer.json"))
     path.write_text(path.read_text().replace("Ġthe", "Ġhte"))
-    assert_refused(mine, ["--select", "packed_shards"], "tokenizer/tokenizer.json has changed", "packed_shards:",
-           "--select tokenizer` makes it anew")
+    assert_refused(
+        mine,
+        ["--select", "packed_shards"],
+        "tokenizer/tokenizer.json has changed",
+        "packed_shards:",
+        "--select tokenizer` makes it anew",
+    )
 
 
 def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> None:
     pointer = mine.asset("corpus") / "promoted.json"
     whole = json.loads(pointer.read_text())
     pointer.write_text("{edited")
-    assert_refused(mine, ["--select", "tokenizer"], "promoted.json is damaged", str(pointer),
-           "delete this file and materialize corpus again")
+    assert_refused(
+        mine,
+        ["--select", "tokenizer"],
+        "promoted.json is damaged",
+        str(pointer),
+        "delete this file and materialize corpus again",
+    )
     pointer.unlink()
     done = mine.run("--select", "corpus")
     assert done.returncode == 0, done.stdout
@@ -185,14 +208,23 @@ def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> N
 def test_a_half_written_manifest(mine: Workspace) -> None:
     manifest = next(mine.asset("corpus").glob("versions/*/manifest.json"))
     manifest.write_bytes(manifest.read_bytes()[:60])
-    assert_refused(mine, ["--select", "corpus"], "manifest.json is damaged", str(manifest),
-           "delete this file and materialize corpus again")
+    assert_refused(
+        mine,
+        ["--select", "corpus"],
+        "manifest.json is damaged",
+        str(manifest),
+        "delete this file and materialize corpus again",
+    )
 
 
 def test_two_runs_of_one_asset(mine: Workspace) -> None:
     with building(mine.home / "work", "mine", "raw_corpus", "run of the test"):
-        assert_refused(mine, ["--select", "raw_corpus", "--force"], "raw_corpus is being built by run of the test",
-               "wait for it to finish")
+        assert_refused(
+            mine,
+            ["--select", "raw_corpus", "--force"],
+            "raw_corpus is being built by run of the test",
+            "wait for it to finish",
+        )
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
@@ -209,13 +241,24 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, command: list[str]) -> None:
     assert_one_message(done, "set GATEHOUSE_HOME to a folder", str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize(("content", "part"), [
-    ('{"stage": "raw', "Invalid JSON"), ("{}", "stage: Field required"), (None, "No such file"),
-])
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ('{"stage": "raw', "Invalid JSON"),
+        ("{}", "stage: Field required"),
+        (None, "No such file"),
+    ],
+)
 def test_a_damaged_job(tmp_path: Path, content: str | None, part: str) -> None:
     path = tmp_path / "broken.json"
     if content is not None:
         path.write_text(content)
-    done = subprocess.run([sys.executable, "-m", "training.run", str(path)], cwd=ROOT, text=True,
-                          env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [sys.executable, "-m", "training.run", str(path)],
+        cwd=ROOT,
+        text=True,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert_one_message(done, "broken.json", part)

@@ -48,9 +48,17 @@ def building(space: Workspace, site: Path, *arguments: str) -> Iterator[subproce
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE.format(folder=str(site)))
     command = [str(BIN / "gatehouse"), "run", "-r", str(space.recipe), *arguments]
-    with (site / "output.txt").open("w") as output, subprocess.Popen(
-            command, cwd=ROOT, text=True, stdout=output, stderr=output,
-            env=environment(space.home, PYTHONPATH=str(site))) as process:
+    with (
+        (site / "output.txt").open("w") as output,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            text=True,
+            stdout=output,
+            stderr=output,
+            env=environment(space.home, PYTHONPATH=str(site)),
+        ) as process,
+    ):
         try:
             while not (site / "begun").exists():
                 assert process.poll() is None, (site / "output.txt").read_text()
@@ -60,12 +68,16 @@ def building(space: Workspace, site: Path, *arguments: str) -> Iterator[subproce
             (site / "go").touch()
 
 
-def test_a_refused_version_shows_its_gates_as_failed(mine: Workspace, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_version_shows_its_gates_as_failed(
+    mine: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with building(mine, tmp_path / "site", "--select", "raw_corpus", *STRICT) as first:
-        for option, said in (("--select=typo", "typo"), ("--set=raw_corpus.typo=1", "typo"),
-                             ("--launcher=typo", "typo"),
-                             ("--select=raw_corpus", "is being built by")):
+        for option, said in (
+            ("--select=typo", "typo"),
+            ("--set=raw_corpus.typo=1", "typo"),
+            ("--launcher=typo", "typo"),
+            ("--select=raw_corpus", "is being built by"),
+        ):
             beside = mine.run(option)
             assert beside.returncode == 2 and said in beside.stdout, beside.stdout
             assert "Repaired" not in beside.stdout
@@ -87,5 +99,8 @@ def verdicts(instance: dg.DagsterInstance) -> dict[str, AssetCheckExecutionRecor
     gate = dg.AssetCheckKey(KEY, "bytes")
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key([gate])
     context = LoadingContextForTest(instance)
-    return {key.name: record.status for key, record in records.items()
-            if asyncio.run(record.targets_latest_materialization(context))}
+    return {
+        key.name: record.status
+        for key, record in records.items()
+        if asyncio.run(record.targets_latest_materialization(context))
+    }

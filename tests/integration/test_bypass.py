@@ -115,6 +115,7 @@ def test_a_training_starts_on_a_promoted_parent(sound: Workspace) -> None:
 
 # Ways to start the child alone, on a parent that its gate refused
 
+
 @pytest.mark.parametrize(("way", "arguments", "without_home"), [
     ("`dagster asset materialize --select`", ["dagster", "asset", "materialize", "--select", KEY], False),
     ("no `DAGSTER_HOME`", ["dagster", "asset", "materialize", "--select", KEY], True),
@@ -134,6 +135,7 @@ def test_starting_the_child_alone(refused: Workspace, way: str, arguments: list[
 
 # What runs by itself, or from the browser: a real webserver, a real daemon, real runs
 
+
 @pytest.fixture(scope="module")
 def server(refused: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
@@ -145,10 +147,19 @@ def test_materialize_in_the_browser(server: Served) -> None:
     launched = server.ask(
         "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename ... on LaunchRunSuccess "
         "{ run { runId } } ... on PythonError { message } } }",
-        p={"mode": "default", "runConfigData": {}, "executionMetadata": {"tags": [{"key": "way", "value": "browser"}]},
-           "selector": {"repositoryLocationName": "mine", "repositoryName": "__repository__",
-                        "jobName": "__ASSET_JOB", "assetSelection": [{"path": ["mine", CHILD]}],
-                        "assetCheckSelection": []}})
+        p={
+            "mode": "default",
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "way", "value": "browser"}]},
+            "selector": {
+                "repositoryLocationName": "mine",
+                "repositoryName": "__repository__",
+                "jobName": "__ASSET_JOB",
+                "assetSelection": [{"path": ["mine", CHILD]}],
+                "assetCheckSelection": [],
+            },
+        },
+    )
     assert launched["__typename"] == "LaunchRunSuccess"
     assert REFUSED in server.failure("way", "browser")
     assert trainings(server.space) == []
@@ -159,7 +170,8 @@ def test_a_backfill(server: Served) -> None:
     begun = server.ask(
         "mutation($b: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $b) { __typename ... on "
         "PythonError { message } ... on LaunchBackfillSuccess { backfillId } } }",
-        b={"partitionsByAssets": [{"assetKey": {"path": ["mine", CHILD]}}]})
+        b={"partitionsByAssets": [{"assetKey": {"path": ["mine", CHILD]}}]},
+    )
     assert REFUSED in server.failure("dagster/backfill", begun["backfillId"])
     assert trainings(server.space) == []
     noted("a backfill (GraphQL `launchPartitionBackfill`)", f"{PARENT} ... is not promoted; {REFUSED}")
@@ -192,6 +204,7 @@ def test_the_schedule(server: Served) -> None:
 
 
 # Tampering, on a parent that is promoted until then
+
 
 def certificate(space: Workspace) -> Path:
     return next((space.home / "store" / "mine" / PARENT / "certificates").glob("*.json"))
@@ -250,8 +263,15 @@ def waiver_expired(space: Workspace) -> None:
 def waiver_expired_upstream(space: Workspace) -> None:
     """As above, on what the parent was made from."""
     issued = json.loads(certificate(space).read_text())
-    waiver = {"asset": "tokenizer", "version": "20260101T000000-0", "gate": "round_trip", "reason": "a demo",
-              "author": "ada", "until": str(utc_today() - timedelta(days=1)), "created_at": 0.0}
+    waiver = {
+        "asset": "tokenizer",
+        "version": "20260101T000000-0",
+        "gate": "round_trip",
+        "reason": "a demo",
+        "author": "ada",
+        "until": str(utc_today() - timedelta(days=1)),
+        "created_at": 0.0,
+    }
     edit(certificate(space), inherited=[waiver])
     expired = store(space).certificate(PARENT, issued["version"])
     assert expired is not None
@@ -307,8 +327,7 @@ def nothing_promoted(space: Workspace) -> None:
     ("an edited verdict", verdict_edited, "its certificate is not the one it was promoted with"),
     ("a swapped weight file", weights_swapped, "the file model/model.safetensors has changed since it was published"),
 ])  # fmt: skip
-def test_the_job_started_by_hand(tampered: Workspace, way: str, tamper: Callable[[Workspace], None],
-                                 said: str) -> None:
+def test_the_job_started_by_hand(tampered: Workspace, way: str, tamper: Callable[[Workspace], None], said: str) -> None:
     tamper(tampered)
     done = tampered.command("python", "-m", "training.run", str(job_of(tampered)))
     assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout
@@ -320,9 +339,14 @@ def test_the_job_started_by_hand(tampered: Workspace, way: str, tamper: Callable
 
 def test_an_evaluation_that_was_killed_half_way(ungated: Workspace, tmp_path: Path) -> None:
     space = copy(ungated, tmp_path / "killed")
-    process = subprocess.Popen([str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", PARENT], cwd=ROOT,
-                               env=environment(space.home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        [str(BIN / "gatehouse"), "run", "-r", str(space.recipe), "--select", PARENT],
+        cwd=ROOT,
+        env=environment(space.home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     patience = Patience(120)
     while not list(space.home.glob(f"work/mine/{PARENT}.evaluation/*/events.jsonl")):
         assert process.poll() is None and not patience.is_over(), "the evaluation does not start"
@@ -333,5 +357,7 @@ def test_an_evaluation_that_was_killed_half_way(ungated: Workspace, tmp_path: Pa
     done = space.run("--select", CHILD)
     assert done.returncode == 2 and "was never judged" in done.stdout, done.stdout
     assert trainings(space) == []
-    noted("the evaluation killed half-way (SIGKILL), then the child", f"{PARENT} ... was never judged: materialize "
-          f"{PARENT} so that its gates run")
+    noted(
+        "the evaluation killed half-way (SIGKILL), then the child",
+        f"{PARENT} ... was never judged: materialize {PARENT} so that its gates run",
+    )

@@ -21,14 +21,24 @@ from training.specs.probe import PROBE_FILE, Probe
 from training.store.store import Store
 
 ASSETS = ("base_model", "dpo_model", "lora_model")
-LAYOUTS = [("fp32", 1, 0), ("bf16", 1, 0), ("fp8", 1, 0), ("bf16", 2, 1), ("bf16", 1, 2), ("bf16", 2, 3),
-           ("fp32", 2, 3)]
+LAYOUTS = [
+    ("fp32", 1, 0),
+    ("bf16", 1, 0),
+    ("fp8", 1, 0),
+    ("bf16", 2, 1),
+    ("bf16", 1, 2),
+    ("bf16", 2, 3),
+    ("fp32", 2, 3),
+]
 QUICK = (("base_model", "fp8", 1, 0), ("dpo_model", "bf16", 1, 0), ("lora_model", "bf16", 2, 3))
 # fp32: two orders of the same sums. bf16 and fp8: what their roundings amount to on two small and overconfident layers;
 # another model's weights differ by more than 3 nats here.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.03, "fp8": 0.3}
-LEARN = {"steps": 40, "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
-         "checkpoints": {"every_steps": 1000, "keep": 1}}
+LEARN = {
+    "steps": 40,
+    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
+    "checkpoints": {"every_steps": 1000, "keep": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +74,17 @@ def test_every_stage_exports_what_it_trained(built: Store, asset: str) -> None:
     assert error_of(folder, manifest) < TOLERANCE["fp32"]
 
 
-@pytest.mark.parametrize(("asset", "precision", "processes", "stage"), [
-    pytest.param(asset, *layout, marks=[] if (asset, *layout) in QUICK else pytest.mark.slow)
-    for asset in ASSETS for layout in LAYOUTS])
-def test_under_every_precision_and_layout(built: Store, tmp_path: Path, asset: str, precision: str, processes: int,
-                                          stage: int) -> None:
+@pytest.mark.parametrize(
+    ("asset", "precision", "processes", "stage"),
+    [
+        pytest.param(asset, *layout, marks=[] if (asset, *layout) in QUICK else pytest.mark.slow)
+        for asset in ASSETS
+        for layout in LAYOUTS
+    ],
+)
+def test_under_every_precision_and_layout(
+    built: Store, tmp_path: Path, asset: str, precision: str, processes: int, stage: int
+) -> None:
     execution = Execution(device="cpu", threads=1, processes=processes, zero_stage=stage, micro_batch_tokens=128)
     job = jobs.make_job(built, asset, tmp_path / "attempt", LEARN | {"precision": precision}, execution)
     done = jobs.run(job, processes)
@@ -86,10 +102,13 @@ def said_by(folder: Path, manifest: Manifest, probe: Probe) -> Answer:
 PARENTS = {"sft_model": "base_model", "dpo_model": "sft_model", "lora_model": "dpo_model"}
 
 
-@pytest.mark.parametrize(("asset", "precision", "rate"), [
-    ("dpo_model", "bf16", 5e-7), ("lora_model", "bf16", 1e-2), pytest.param("sft_model", "fp8", 1e-6)])
-def test_the_change_that_was_trained_is_saved(built: Store, tmp_path: Path, asset: str, precision: str,
-                                              rate: float) -> None:
+@pytest.mark.parametrize(
+    ("asset", "precision", "rate"),
+    [("dpo_model", "bf16", 5e-7), ("lora_model", "bf16", 1e-2), pytest.param("sft_model", "fp8", 1e-6)],
+)
+def test_the_change_that_was_trained_is_saved(
+    built: Store, tmp_path: Path, asset: str, precision: str, rate: float
+) -> None:
     section = {"precision": precision, "optimizer": {"learning_rate": rate, "warmup_steps": 2}}
     done = jobs.run(jobs.make_job(built, asset, tmp_path / "attempt", section))
     assert done.code == 0, done.output
@@ -120,14 +139,17 @@ def copied(store: Store, asset: str, folder: Path) -> Manifest:
     return manifest
 
 
-@pytest.mark.parametrize(("asset", "other"), [("lora_model", "dpo_model"), ("dpo_model", "sft_model"),
-                                              ("sft_model", "base_model")])
+@pytest.mark.parametrize(
+    ("asset", "other"), [("lora_model", "dpo_model"), ("dpo_model", "sft_model"), ("sft_model", "base_model")]
+)
 def test_another_models_weights_differ(built: Store, tmp_path: Path, asset: str, other: str) -> None:
     """An adapter that was not merged is the case of lora_model: its parent's weights."""
     manifest = copied(built, asset, tmp_path / "copy")
     parent = promoted(built, other)
-    shutil.copyfile(built.folder(other, parent.version) / "model" / "model.safetensors",
-                    tmp_path / "copy" / "model" / "model.safetensors")
+    shutil.copyfile(
+        built.folder(other, parent.version) / "model" / "model.safetensors",
+        tmp_path / "copy" / "model" / "model.safetensors",
+    )
     assert error_of(tmp_path / "copy", manifest) > 0.5
 
 
@@ -145,13 +167,21 @@ def test_a_bad_cast_and_a_wrong_setting_differ(built: Store, tmp_path: Path) -> 
     assert min(rounded, turned) > 0.05
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (None, "holds no probe.json"), ("{", "malformed"), ('{"rows": [], "logprobs": []}', "malformed"),
-    ('{"rows": [[1, 2]], "logprobs": [[]]}', "one log-probability per token"),
-    ('{"rows": [[1, 2]], "logprobs": [[NaN]]}', "malformed"), ('{"rows": [[1, 2]], "logprobs": [[0.5]]}', "positive"),
-    ('{"rows": [[1, 99999]], "logprobs": [[-1.0]]}', "tokens that the model does not have")])
-def test_a_bad_probe_gives_a_reason_and_no_number(built: Store, tmp_path: Path, content: str | None,
-                                                  reason: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "holds no probe.json"),
+        ("{", "malformed"),
+        ('{"rows": [], "logprobs": []}', "malformed"),
+        ('{"rows": [[1, 2]], "logprobs": [[]]}', "one log-probability per token"),
+        ('{"rows": [[1, 2]], "logprobs": [[NaN]]}', "malformed"),
+        ('{"rows": [[1, 2]], "logprobs": [[0.5]]}', "positive"),
+        ('{"rows": [[1, 99999]], "logprobs": [[-1.0]]}', "tokens that the model does not have"),
+    ],
+)
+def test_a_bad_probe_gives_a_reason_and_no_number(
+    built: Store, tmp_path: Path, content: str | None, reason: str
+) -> None:
     manifest = copied(built, "base_model", tmp_path / "copy")
     path = tmp_path / "copy" / PROBE_FILE
     if content is None:

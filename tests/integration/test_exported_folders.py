@@ -57,9 +57,14 @@ def test_a_model_folder_is_what_others_expect(built: Store, asset: str, capsys: 
     assert tokenizer.model_max_length == 128
     template = jinja2.Environment().from_string((model / "chat_template.jinja").read_text())
     assert template.render(messages=TALK, add_generation_prompt=True) == tokenizer.apply_chat_template(
-        TALK, tokenize=False, add_generation_prompt=True)
-    marked = tokenizer.apply_chat_template([*TALK, {"role": "assistant", "content": "It joins."}], return_dict=True,
-                                           chat_template="training", return_assistant_tokens_mask=True)
+        TALK, tokenize=False, add_generation_prompt=True
+    )
+    marked = tokenizer.apply_chat_template(
+        [*TALK, {"role": "assistant", "content": "It joins."}],
+        return_dict=True,
+        chat_template="training",
+        return_assistant_tokens_mask=True,
+    )
     assert 0 < sum(marked["assistant_masks"]) < len(marked["input_ids"])
     assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1, "as the umask says"
 
@@ -86,8 +91,9 @@ def test_the_readme_of_an_adapter_loads_the_merged_model(built: Store) -> None:
     _, before = promoted(built, "dpo_model")
     _, folder = promoted(built, "lora_model")
     found: dict[str, object] = {}
-    exec(example(folder / "adapter" / "README.md", dpo_model__model=before / "model", adapter=folder / "adapter"),
-         found)
+    exec(
+        example(folder / "adapter" / "README.md", dpo_model__model=before / "model", adapter=folder / "adapter"), found
+    )
     loaded, tokenizer = found["model"], found["tokenizer"]
     assert callable(loaded)
     assert callable(tokenizer)

@@ -19,8 +19,12 @@ def mine(tmp_path: Path) -> Iterator[Workspace]:
     """A user whose state has a small disk of its own."""
     made = workspace(tmp_path / "mine")
     made.home.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m,mode=755", "tmpfs", str(made.home)],
-                             capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m,mode=755", "tmpfs", str(made.home)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"may not mount a filesystem: {mounted.stderr.strip()}")
     yield made
@@ -36,7 +40,8 @@ def statuses(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_full_disk_is_one_message_and_the_next_run_closes_the_one_it_stopped(
-        mine: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = mine.run("--select", "raw_corpus")
     assert first.returncode == 0, first.stdout
     room = os.statvfs(mine.home)

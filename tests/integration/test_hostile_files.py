@@ -26,13 +26,22 @@ MOST_MEMORY = 3 * 2**30
 def raw_corpus(folder: Path, path: Path, **source: str) -> audited.Told:
     """The real job over a folder of sources."""
     section = {"sources": [{"name": "notes", **({"path": str(path)} | source if "dataset" not in source else source)}]}
-    job = Job(stage="raw_corpus", asset="raw_corpus", recipe="test", identity="0" * 64, seed=0, section=section,
-              fingerprint=fingerprint("training.stages.raw_corpus"), store=str(folder / "store"),
-              attempt=str(folder / "attempt"))
+    job = Job(
+        stage="raw_corpus",
+        asset="raw_corpus",
+        recipe="test",
+        identity="0" * 64,
+        seed=0,
+        section=section,
+        fingerprint=fingerprint("training.stages.raw_corpus"),
+        store=str(folder / "store"),
+        attempt=str(folder / "attempt"),
+    )
     (folder / "job.json").write_text(job.model_dump_json())
     hub = [Path.home() / ".cache" / "huggingface"] if source else []  # where its library takes locks
-    return audited.run(jobs.main, [str(folder / "job.json")], folder / "child", path,
-                       [folder / "attempt", folder / "store", *hub])
+    return audited.run(
+        jobs.main, [str(folder / "job.json")], folder / "child", path, [folder / "attempt", folder / "store", *hub]
+    )
 
 
 def assert_harmless(told: audited.Told) -> None:
@@ -85,17 +94,26 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("make", models.HOSTILE, ids=lambda make: make.__name__)
-def test_an_evaluation_of_a_hostile_model_folder(tmp_path: Path, exported: Path,
-                                                 make: Callable[[Path, Path], None]) -> None:
+def test_an_evaluation_of_a_hostile_model_folder(
+    tmp_path: Path, exported: Path, make: Callable[[Path, Path], None]
+) -> None:
     told = read_model(tmp_path, exported, models.evaluated, lambda model: make(model, tmp_path / models.CANARY))
     assert_refused(told, models.HOSTILE[make])
 
 
-@pytest.mark.parametrize("make", [models.pickle_beside, models.model_code_of_an_unknown_kind, models.code_map_alone,
-                                  models.tokenizer_code, models.other_shape, models.slow_tokenizer],
-                         ids=lambda make: make.__name__)
-def test_a_chat_with_a_hostile_model_folder(tmp_path: Path, exported: Path,
-                                            make: Callable[[Path, Path], None]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        models.pickle_beside,
+        models.model_code_of_an_unknown_kind,
+        models.code_map_alone,
+        models.tokenizer_code,
+        models.other_shape,
+        models.slow_tokenizer,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_a_chat_with_a_hostile_model_folder(tmp_path: Path, exported: Path, make: Callable[[Path, Path], None]) -> None:
     told = read_model(tmp_path, exported, chat.main, lambda model: make(model, tmp_path / models.CANARY))
     assert_refused(told, models.HOSTILE[make])
 
@@ -111,8 +129,9 @@ def test_a_hostile_chat_template_is_never_run(tmp_path: Path, exported: Path, te
     assert read_model(tmp_path / "chat", exported, chat.main, make).code == 0
 
 
-def read_model(folder: Path, exported: Path, reader: Callable[[list[str]], int],
-               make: Callable[[Path], None]) -> audited.Told:
+def read_model(
+    folder: Path, exported: Path, reader: Callable[[list[str]], int], make: Callable[[Path], None]
+) -> audited.Told:
     """Read a copy of a model folder that was made hostile; nothing of it may run."""
     model = folder / "artifact" / "model"
     shutil.copytree(exported, model)

@@ -21,12 +21,16 @@ from training.specs.artifacts import FileEntry, Manifest
 from training.store.store import Store
 
 _LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
 _MERGES = "a0: &a0 {k0: 1}\n" + "".join(
-    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
 RECIPES = {
-    "a tag": ("extends: tiny\nname: !!python/object/apply:os.system [touch canary.txt]\n",
-              "mine.yaml:2: the tag !!python/object/apply:os.system is refused"),
+    "a tag": (
+        "extends: tiny\nname: !!python/object/apply:os.system [touch canary.txt]\n",
+        "mine.yaml:2: the tag !!python/object/apply:os.system is refused",
+    ),
     "a tag of one's own": ("extends: !include tiny\n", "mine.yaml:1: the tag !include is refused"),
     "a billion laughs": (_LAUGHS, "do its aliases multiply?"),
     "multiplying merges": (_MERGES, "merge keys (<<) are not supported"),
@@ -36,8 +40,10 @@ RECIPES = {
     "deep lists": ("a: " + "[" * 500_000, "mine.yaml:1: the values are nested too deeply"),
     "deep mappings": ("".join(f"{' ' * n}a:\n" for n in range(400)), "the values are nested too deeply"),
     "a key given twice": ("extends: tiny\nname: a\nname: b\n", "mine.yaml:3: name is given twice"),
-    "many unknown keys": ("extends: tiny\nname: mine\n" + "".join(f"key{n}: 1\n" for n in range(6000)),
-                          "mine.yaml:3: key0: there is no such key"),
+    "many unknown keys": (
+        "extends: tiny\nname: mine\n" + "".join(f"key{n}: 1\n" for n in range(6000)),
+        "mine.yaml:3: key0: there is no such key",
+    ),
     "a long key": ("extends: tiny\n" + "k" * 900_000 + ": 1\n", "mine.yaml:2: "),
     "a long number": ("extends: tiny\nname: mine\nseed: " + "9" * 900_000 + "\n", "mine.yaml:3: seed"),
     "NUL": ("extends: tiny\n\0", "mine.yaml:2: unacceptable character #x0000"),
@@ -105,8 +111,12 @@ def test_a_hostile_job(tmp_path: Path, make: Callable[[Path], None]) -> None:
 def looked_up(arguments: list[str]) -> int:
     """Read every record of one version; how many were refused."""
     store, failed = Store(arguments[0], "test"), 0
-    for read in (lambda: store.manifest("corpus", "1"), lambda: store.certificate("corpus", "1"),
-                 lambda: store.promotion("corpus"), lambda: store.links("corpus", "1")):
+    for read in (
+        lambda: store.manifest("corpus", "1"),
+        lambda: store.certificate("corpus", "1"),
+        lambda: store.promotion("corpus"),
+        lambda: store.links("corpus", "1"),
+    ):
         try:
             read()
         except StoreError as error:
@@ -130,8 +140,21 @@ def test_hostile_records(tmp_path: Path, make: Callable[[Path], None]) -> None:
 
 @pytest.mark.parametrize("name", ["../../evil.txt", "/etc/evil.txt", "a/../../evil.txt", "", ".", "a//b"])
 def test_a_file_of_a_manifest_lies_below_its_folder(name: str) -> None:
-    fields = {"asset": "corpus", "version": "1", "stage": "corpus", "recipe": "test", "identity": "", "fingerprint": "",
-              "digest": "", "inputs": {}, "metrics": {}, "section": {}, "seed": 0, "started_at": 0, "seconds": 0}
+    fields = {
+        "asset": "corpus",
+        "version": "1",
+        "stage": "corpus",
+        "recipe": "test",
+        "identity": "",
+        "fingerprint": "",
+        "digest": "",
+        "inputs": {},
+        "metrics": {},
+        "section": {},
+        "seed": 0,
+        "started_at": 0,
+        "seconds": 0,
+    }
     Manifest.model_validate({**fields, "files": {"a/b": FileEntry(bytes=0, sha256="")}})
     with pytest.raises(ValueError, match="is not a path of a file below"):
         Manifest.model_validate({**fields, "files": {name: FileEntry(bytes=0, sha256="")}})

@@ -36,7 +36,8 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strike: str) -> tup
     told: list[dict[str, Any]] = []
     with pytest.raises(JobFailed) as error:
         LocalLauncher(Launcher(grace_seconds=5), forward_output=False).launch(
-            Job.model_validate_json(path.read_bytes()), told.extend)
+            Job.model_validate_json(path.read_bytes()), told.extend
+        )
     starts = [event for event in told if event["kind"] == "phase" and event["name"] == "verify inputs"]
     return str(error.value), len(starts)
 
@@ -47,8 +48,9 @@ def test_a_fault_of_one_rank_is_told_and_is_no_preemption(tmp_path: Path, monkey
     assert starts == 1
 
 
-def test_a_rank_that_is_killed_every_time_is_not_started_for_ever(tmp_path: Path,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_is_killed_every_time_is_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     message, starts = started(tmp_path, monkeypatch, "os.kill(os.getpid(), signal.SIGKILL)")
     assert "told to stop 3 times in a row before it had done a step" in message
     assert starts == 3

@@ -87,8 +87,9 @@ def test_a_kill_at_any_migration_leaves_nothing_half_made(whole: Path, tmp_path:
 
 
 @pytest.mark.parametrize("step", [60, 1100])
-def test_what_a_kill_once_left_half_made_is_made_anew(tmp_path: Path, step: int,
-                                                      caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_kill_once_left_half_made_is_made_anew(
+    tmp_path: Path, step: int, caplog: pytest.LogCaptureFixture
+) -> None:
     database = database_in(tmp_path)
     database.parent.mkdir()
 
@@ -125,13 +126,17 @@ def test_a_whole_one_is_left_alone(whole: Path, tmp_path: Path, caplog: pytest.L
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("moved", [True, False], ids=["moved", "copied"])
-def test_a_home_elsewhere_writes_nothing_to_the_old_one(whole: Path, tmp_path: Path, moved: bool,
-                                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_a_home_elsewhere_writes_nothing_to_the_old_one(
+    whole: Path, tmp_path: Path, moved: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     from mlflow.tracking._tracking_service import utils as mlflow_utils
 
     old, new = tmp_path / "100% old", tmp_path / "new"
@@ -156,8 +161,12 @@ def test_a_home_elsewhere_writes_nothing_to_the_old_one(whole: Path, tmp_path: P
     assert {item.path for item in client.list_artifacts(run_id)} == {"first.txt", "second.txt"}
     root = (new / "mlflow" / "artifacts").as_uri()
     version = client.get_model_version("base_model", "1")
-    for address in (client.get_run(run_id).info.artifact_uri, client.get_experiment(experiment).artifact_location,
-                    client.get_logged_model(model.model_id).artifact_location, version.source):
+    for address in (
+        client.get_run(run_id).info.artifact_uri,
+        client.get_experiment(experiment).artifact_location,
+        client.get_logged_model(model.model_id).artifact_location,
+        version.source,
+    ):
         assert address == root or address.startswith(f"{root}/")
     assert client.get_experiment_by_name("somebody's").artifact_location == elsewhere
     assert (tree(old) if old.exists() else {}) == before and old.exists() is not moved

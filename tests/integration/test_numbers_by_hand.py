@@ -77,7 +77,7 @@ def documents(store: Store, tokenizer: PreTrainedTokenizerBase) -> list[Learned]
     for index in range(len(shards.lengths)):
         ids = [tokenizer.eos_token_id, *shards.document(index).tolist()]
         for start in range(0, len(ids) - 1, CONTEXT - 1):
-            window = ids[start:start + CONTEXT]
+            window = ids[start : start + CONTEXT]
             found.append((window, [False] + [True] * (len(window) - 1)))
     return found
 
@@ -89,15 +89,20 @@ def base(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     assert pointer is not None
     shards = TokenShards(store.folder("packed_shards", pointer.version))
     rows = plan(whole(shards.lengths), CONTEXT).rows
-    section = {"steps": STEPS, "batch_tokens": rows * CONTEXT, "curriculum": [{"context": CONTEXT, "share": 1.0}],
-               "optimizer": {"learning_rate": RATE, "warmup_steps": 0, "schedule": "constant", "weight_decay": DECAY}}
+    section = {
+        "steps": STEPS,
+        "batch_tokens": rows * CONTEXT,
+        "curriculum": [{"context": CONTEXT, "share": 1.0}],
+        "optimizer": {"learning_rate": RATE, "warmup_steps": 0, "schedule": "constant", "weight_decay": DECAY},
+    }
     return train(store, "base_model", tmp_path_factory.mktemp("base") / "attempt", section, rows * CONTEXT)
 
 
 def train(store: Store, asset: str, attempt: Path, section: dict[str, Any], micro: int) -> Trained:
     """Run a job and promote what it makes."""
-    job = jobs.make_job(store, asset, attempt, section | {"log_every": 1},
-                        Execution(device="cpu", threads=1, micro_batch_tokens=micro))
+    job = jobs.make_job(
+        store, asset, attempt, section | {"log_every": 1}, Execution(device="cpu", threads=1, micro_batch_tokens=micro)
+    )
     done = jobs.run(job)
     assert done.code == 0, done.output
     manifest = jobs.published(store, attempt)
@@ -124,15 +129,21 @@ def conversation(tokenizer: PreTrainedTokenizerBase, question: str, answer: str)
     before = f"<|user|>\n{question}<|end|>\n<|assistant|>\n"
     encoded = tokenizer(f"{before}{answer}<|end|>\n", add_special_tokens=False, return_offsets_mapping=True)
     end = len(before) + len(answer) + len("<|end|>")
-    return list(encoded["input_ids"]), [len(before) <= start and stop <= end
-                                        for start, stop in encoded["offset_mapping"]]
+    return list(encoded["input_ids"]), [
+        len(before) <= start and stop <= end for start, stop in encoded["offset_mapping"]
+    ]
 
 
 def test_three_steps_of_adamw(base: Trained, documents: list[Learned], tokenizer: PreTrainedTokenizerBase) -> None:
     """Losses, gradient norms and weights, with clipping and with decay of the matrices alone."""
     runtime.seed_everything(SEED)
-    config = AutoConfig.for_model(**jobs.ARCHITECTURE, vocab_size=len(tokenizer), bos_token_id=None,
-                                  eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    config = AutoConfig.for_model(
+        **jobs.ARCHITECTURE,
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = {name: (torch.zeros_like(weight), torch.zeros_like(weight)) for name, weight in model.named_parameters()}
     for step in range(1, STEPS + 1):
@@ -155,8 +166,8 @@ def test_three_steps_of_adamw(base: Trained, documents: list[Learned], tokenizer
                 square.mul_(BETAS[1]).add_(gradient.square(), alpha=1 - BETAS[1])
                 if weight.dim() == 2:
                     weight.mul_(1 - RATE * DECAY)
-                root = (square / (1 - BETAS[1]**step)).sqrt() + EPSILON
-                weight.sub_(RATE * mean / (1 - BETAS[0]**step) / root)
+                root = (square / (1 - BETAS[1] ** step)).sqrt() + EPSILON
+                weight.sub_(RATE * mean / (1 - BETAS[0] ** step) / root)
     saved = load_file(base.folder / "model" / "model.safetensors")
     for name, weight in model.named_parameters():
         torch.testing.assert_close(saved[name], weight.detach(), atol=2e-6, rtol=0)
@@ -179,10 +190,14 @@ def test_first_batch_of_sft(store: Store, base: Trained, tokenizer: PreTrainedTo
 def test_first_batch_of_dpo(store: Store, base: Trained, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """The model is its own reference then: ln 2 a pair, and the chosen answers' own mean loss."""
     jobs.copy_version(store, base.manifest, "sft_model", tmp_path / "parent")
-    pairs = [row for row in pq.read_table(_input(store, "preference_data") / "train.parquet").to_pylist()
-             if row["id"] != "p005"]  # longer than the context
-    made = train(store, "dpo_model", tmp_path / "attempt",
-                 {"steps": 3, "batch_pairs": len(pairs), "sft_weight": 0.5}, 10**6)
+    pairs = [
+        row
+        for row in pq.read_table(_input(store, "preference_data") / "train.parquet").to_pylist()
+        if row["id"] != "p005"
+    ]  # longer than the context
+    made = train(
+        store, "dpo_model", tmp_path / "attempt", {"steps": 3, "batch_pairs": len(pairs), "sft_weight": 0.5}, 10**6
+    )
     model = AutoModelForCausalLM.from_pretrained(base.folder / "model", dtype=torch.float32)
     chosen = [_without_last(conversation(tokenizer, row["prompt"], row["chosen"])) for row in pairs]
     with torch.no_grad():

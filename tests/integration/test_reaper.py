@@ -48,8 +48,9 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInsta
 
 def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    process = subprocess.Popen([sys.executable, "-c", _RUN, str(runs)], stdout=subprocess.PIPE, text=True,
-                               env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUN, str(runs)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
     try:
         assert process.stdout is not None and process.stdout.readline() == "started\n"
         [run] = instance.get_runs()
@@ -65,10 +66,12 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         process.kill()
 
 
-@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED,
-                                    dg.DagsterRunStatus.STARTING])
-def test_a_run_that_was_killed_before_it_began_is_ended(instance: dg.DagsterInstance, tmp_path: Path,
-                                                        status: dg.DagsterRunStatus) -> None:
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
+)
+def test_a_run_that_was_killed_before_it_began_is_ended(
+    instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
+) -> None:
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__")
     run = instance.create_run_for_job(_job(), status=status, remote_job_origin=RemoteJobOrigin(repository, "idle"))
     _killed_owner(tmp_path / "runs", run.run_id)
@@ -76,24 +79,31 @@ def test_a_run_that_was_killed_before_it_began_is_ended(instance: dg.DagsterInst
     assert run.run_id[:8] in told
     found = instance.get_run_by_id(run.run_id)
     assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
-    [failure] = [entry.dagster_event.message or "" for entry in instance.all_logs(run.run_id)
-                 if entry.dagster_event and entry.dagster_event.is_failure]
+    [failure] = [
+        entry.dagster_event.message or ""
+        for entry in instance.all_logs(run.run_id)
+        if entry.dagster_event and entry.dagster_event.is_failure
+    ]
     assert "before the run began" in failure
     assert clean_up(instance, tmp_path, tmp_path / "runs") == [] and not list((tmp_path / "runs").iterdir())
 
 
 def test_a_run_whose_end_dagster_never_heard_of_is_ended_though_its_process_ended_in_order(
-        instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
     """As when the disk was full: the process could say nothing, and ended."""
     run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
-    code = ("from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
-            f"mark_alive(Path({str(tmp_path)!r}), '%s')")
+    code = (
+        "from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
+        f"mark_alive(Path({str(tmp_path)!r}), '%s')"
+    )
     subprocess.run([sys.executable, "-c", code % run.run_id], check=True)
     assert reap(instance, tmp_path) == [run.run_id]
 
 
 def test_a_run_that_ends_well_while_it_is_looked_at_stays_as_it_ended(
-        instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
     seen = instance.get_runs()
     monkeypatch.setattr(instance, "get_runs", lambda _filter: seen)
@@ -119,7 +129,8 @@ def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstan
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
-        instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus) -> None:
+    instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
+) -> None:
     theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
     instance.create_run_for_job(_job(), status=status)
     note_code_servers(tmp_path, ["/tmp/ours"])
@@ -129,10 +140,12 @@ def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
     assert theirs.run_id[:8] in told
 
 
-@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
-                                    dg.DagsterRunStatus.CANCELING])
-def test_another_homes_run_in_the_same_database_is_left_alone(instance: dg.DagsterInstance, tmp_path: Path,
-                                                              status: dg.DagsterRunStatus) -> None:
+@pytest.mark.parametrize(
+    "status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+)
+def test_another_homes_run_in_the_same_database_is_left_alone(
+    instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
+) -> None:
     """Its lock lies in that home, and its code server may be alive."""
     theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
     note_code_servers(tmp_path, ["/tmp/ours"])
@@ -154,8 +167,13 @@ def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     lock = tmp_path / "home" / "work" / "mine" / "corpus" / "lock"
     lock.parent.mkdir(parents=True)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
-    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | orphans.marks(lock, "c0ffee00-1", 0.5),
-                          stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | orphans.marks(lock, "c0ffee00-1", 0.5),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == "\n"
         yield lock, process
         process.kill()
@@ -179,8 +197,9 @@ def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[
 @pytest.mark.parametrize(("status", "goes_on"), [
     (dg.DagsterRunStatus.STARTED, True), (dg.DagsterRunStatus.CANCELING, False), (dg.DagsterRunStatus.CANCELED, False),
     (dg.DagsterRunStatus.FAILURE, False)])  # fmt: skip
-def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch,
-                                 status: dg.DagsterRunStatus, goes_on: bool) -> None:
+def test_a_job_ends_with_its_run(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus, goes_on: bool
+) -> None:
     monkeypatch.setattr(assets, "_LOOK_SECONDS", 0)
     check = assets.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
     if goes_on:
@@ -194,8 +213,10 @@ def test_a_job_ends_with_its_run(instance: dg.DagsterInstance, monkeypatch: pyte
 
 def _killed_owner(runs: Path, run_id: str) -> None:
     """Leaves the lock of a run whose process is gone."""
-    code = ("import os, signal, sys; from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
-            "mark_alive(Path(sys.argv[1]), sys.argv[2]); os.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from pipeline.jobs.locks import mark_alive; "
+        "mark_alive(Path(sys.argv[1]), sys.argv[2]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     subprocess.run([sys.executable, "-c", code, str(runs), run_id], check=False)
 
 

@@ -52,8 +52,9 @@ def test_another_threshold(mine: Workspace) -> None:
 
 
 def test_the_remedy_after_a_refused_version_with_options_judges_that_very_version(mine: Workspace) -> None:
-    refused = mine.run("--select", ASSET, "--set", f"gates.{ASSET}.0.threshold=99999", "--set",
-                       f"{ASSET}.max_conversations=450")
+    refused = mine.run(
+        "--select", ASSET, "--set", f"gates.{ASSET}.0.threshold=99999", "--set", f"{ASSET}.max_conversations=450"
+    )
     assert refused.returncode == 1, refused.stdout
     versions = store(mine).versions(ASSET)
     why = mine.command("gatehouse", "gates", "--why", ASSET, "-r", str(mine.recipe))
@@ -103,10 +104,15 @@ def test_a_past_version_is_measured_beside_what_it_was_made_from(mine: Workspace
     done = mine.command("gatehouse", "promote", "tokenizer", old, "-r", str(mine.recipe))
     assert done.returncode == 0, done.stdout
     assert promoted(mine, "tokenizer") == old
-    measured = [store(mine).manifest("tokenizer.evaluation", version).inputs
-                for version in store(mine).versions("tokenizer.evaluation")]
+    measured = [
+        store(mine).manifest("tokenizer.evaluation", version).inputs
+        for version in store(mine).versions("tokenizer.evaluation")
+    ]
     assert [(inputs["artifact"].version, inputs["corpus"].version) for inputs in measured] == [
-        (old, old_corpus), (new, promoted(mine, "corpus")), (old, old_corpus)], "measured again on the new terms"
+        (old, old_corpus),
+        (new, promoted(mine, "corpus")),
+        (old, old_corpus),
+    ], "measured again on the new terms"
 
 
 def test_rollback_by_the_command(mine: Workspace) -> None:
@@ -114,8 +120,9 @@ def test_rollback_by_the_command(mine: Workspace) -> None:
     assert mine.run("--select", ASSET, "--force").returncode == 0
     new = promoted(mine)
     assert new != old
-    done = mine.command("gatehouse", "rollback", ASSET, "--reason", "too French", "--author", "ada", "-r",
-                        str(mine.recipe))
+    done = mine.command(
+        "gatehouse", "rollback", ASSET, "--reason", "too French", "--author", "ada", "-r", str(mine.recipe)
+    )
     assert done.returncode == 0, done.stdout
     assert f"{ASSET} {old} is promoted, in place of {new}." in done.stdout
     assert f"{new} is held back" in done.stdout

@@ -86,8 +86,11 @@ def test_a_copy_is_made_once_and_replaced_when_it_is_damaged(store: Store, bucke
     assert folder == other.verified_folder("corpus", published.version, published.digest)
     assert folder.is_relative_to(tmp_path / "reader")
     assert (folder / "data.txt").stat().st_ino == copied
-    for damage in (lambda: (folder / "data.txt").write_text("hellO"), lambda: (folder / "data.txt").unlink(),
-                   lambda: (folder / "more.txt").write_text("x")):
+    for damage in (
+        lambda: (folder / "data.txt").write_text("hellO"),
+        lambda: (folder / "data.txt").unlink(),
+        lambda: (folder / "more.txt").write_text("x"),
+    ):
         damage()
         assert other.verified_folder("corpus", published.version, published.digest) == folder
         assert sorted(path.name for path in folder.rglob("*.txt")) == ["data.txt", "time.txt"]
@@ -122,8 +125,9 @@ def test_a_damaged_pointer_is_named_by_its_url(store: Store, bucket: Any, tmp_pa
 
 
 @pytest.mark.parametrize(("size", "message"), [(0, "promoted.json is damaged"), (9, "it is no file of at most")])
-def test_a_pointer_of_an_absurd_size(store: Store, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                     size: int, message: str) -> None:
+def test_a_pointer_of_an_absurd_size(
+    store: Store, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, message: str
+) -> None:
     promote(store, publish(store, tmp_path / "a"))
     bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/promoted.json", b"x" * size)
     monkeypatch.setattr(storage, "MAX_RECORD_BYTES", 8)
@@ -151,8 +155,9 @@ def test_a_folder_without_files_is_not_published(store: Store, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("conditions", ["ignored", "refused"])
-def test_a_server_without_conditions_is_refused(conditions: str, store: Store, object_server: ObjectServer,
-                                                bucket: Any, tmp_path: Path) -> None:
+def test_a_server_without_conditions_is_refused(
+    conditions: str, store: Store, object_server: ObjectServer, bucket: Any, tmp_path: Path
+) -> None:
     published = publish(store, tmp_path / "a")
     promote(store, published)
     object_server.conditions = conditions
@@ -182,8 +187,9 @@ def test_a_lost_answer_to_a_condition_is_no_loss(store: Store, monkeypatch: pyte
     assert len(store.versions("corpus")) == 2
 
 
-def test_a_failed_multipart_upload_is_aborted_at_once(store: Store, object_server: ObjectServer, bucket: Any,
-                                                      monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_multipart_upload_is_aborted_at_once(
+    store: Store, object_server: ObjectServer, bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda size, chunksize=None: 5 << 20)
     parts: list[str] = []
     object_server.refuse = lambda method, path: "partNumber=2" in path and not parts.append(path)

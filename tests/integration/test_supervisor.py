@@ -83,22 +83,42 @@ def test_a_term_to_the_supervisor_ends_the_job(owner: tuple[subprocess.Popen[str
     process.wait()
 
 
-@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(75)", 75), ("raise SystemExit(0)", 0),
-                                                ("import os; os.kill(os.getpid(), 9)", 137)])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("raise SystemExit(75)", 75), ("raise SystemExit(0)", 0), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
 def test_the_exit_code_is_the_jobs(code: str, expected: int) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "training.job.supervisor", "1", sys.executable, "-c", code],
-                               stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.job.supervisor", "1", sys.executable, "-c", code], stdin=subprocess.PIPE
+    )
     assert finish(process, 20) == expected
 
 
 def test_what_a_job_leaves_behind_has_the_grace_period_too(tmp_path: Path) -> None:
     """As Dagster's servers leave runs behind, which have a checkpoint to save."""
-    slow = ("import signal, sys, time; from pathlib import Path; signal.signal(signal.SIGTERM, lambda *_: "
-            "(time.sleep(1.5), Path(sys.argv[1]).touch(), sys.exit())); Path(sys.argv[2]).touch(); time.sleep(60)")
-    leaves = ("import subprocess, sys, time; from pathlib import Path; subprocess.Popen([sys.executable, '-c', "
-              "*sys.argv[1:]], start_new_session=True)\nwhile not Path(sys.argv[3]).exists(): time.sleep(0.05)")
+    slow = (
+        "import signal, sys, time; from pathlib import Path; signal.signal(signal.SIGTERM, lambda *_: "
+        "(time.sleep(1.5), Path(sys.argv[1]).touch(), sys.exit())); Path(sys.argv[2]).touch(); time.sleep(60)"
+    )
+    leaves = (
+        "import subprocess, sys, time; from pathlib import Path; subprocess.Popen([sys.executable, '-c', "
+        "*sys.argv[1:]], start_new_session=True)\nwhile not Path(sys.argv[3]).exists(): time.sleep(0.05)"
+    )
     saved = tmp_path / "saved"
-    process = subprocess.Popen([sys.executable, "-m", "training.job.supervisor", "10", sys.executable, "-c", leaves,
-                                slow, str(saved), str(tmp_path / "ready")], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "training.job.supervisor",
+            "10",
+            sys.executable,
+            "-c",
+            leaves,
+            slow,
+            str(saved),
+            str(tmp_path / "ready"),
+        ],
+        stdin=subprocess.PIPE,
+    )
     assert finish(process, 20) == 0
     assert saved.exists()

@@ -60,6 +60,7 @@ def tracker(uri: str) -> Tracker:
 
 def client_of(uri: str) -> Any:
     from mlflow import MlflowClient
+
     return MlflowClient(uri, uri)
 
 
@@ -70,19 +71,33 @@ def lineage_of(uri: str, asset: str) -> list[Ancestor]:
     return lineage.walk(client, experiment, asset, lineage.registered_run(client, asset, ("candidate",)))
 
 
-def publish_version(store: Store, tmp_path: Path, asset: str, content: str,
-                    inputs: Mapping[str, Manifest]) -> Manifest:
+def publish_version(store: Store, tmp_path: Path, asset: str, content: str, inputs: Mapping[str, Manifest]) -> Manifest:
     folder = tmp_path / "attempt" / asset
     (folder / "report").mkdir(parents=True)
     (folder / "weights.bin").write_text(content)
     (folder / "report" / "card.md").write_text(f"# {asset}")
-    return store.publish(folder, Manifest(
-        asset=asset, version="", stage=asset, recipe="tiny", identity=digest_of([asset, content]),
-        fingerprint=digest_of(asset), digest="", files={},
-        inputs={name: InputRecord(asset=m.asset, version=m.version, digest=m.digest) for name, m in inputs.items()},
-        metrics={"loss": 3.5}, headline="loss", facts={"precision": "bf16"},
-        section={"steps": 10, "architecture": {"hidden": 192}}, seed=1, started_at=time.time(), seconds=2.0,
-        labels={"dagster_run_id": "dagster-1"}))
+    return store.publish(
+        folder,
+        Manifest(
+            asset=asset,
+            version="",
+            stage=asset,
+            recipe="tiny",
+            identity=digest_of([asset, content]),
+            fingerprint=digest_of(asset),
+            digest="",
+            files={},
+            inputs={name: InputRecord(asset=m.asset, version=m.version, digest=m.digest) for name, m in inputs.items()},
+            metrics={"loss": 3.5},
+            headline="loss",
+            facts={"precision": "bf16"},
+            section={"steps": 10, "architecture": {"hidden": 192}},
+            seed=1,
+            started_at=time.time(),
+            seconds=2.0,
+            labels={"dagster_run_id": "dagster-1"},
+        ),
+    )
 
 
 def track(tracker: Tracker, store: Store, manifest: Manifest) -> dict[str, str]:
@@ -102,16 +117,43 @@ def chain(tracker: Tracker, store: Store, tmp_path: Path) -> dict[str, Manifest]
 
 
 def certificate_of(manifest: Manifest, value: float) -> Certificate:
-    verdict = Verdict(name="loss_drop", passed=value >= 1, value=value, must_be=">=", threshold=1.0,
-                      reason=f"loss_drop {value:g} {'passes' if value >= 1 else 'fails'} >= 1")
-    return Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                       suite_digest="s", evaluator_fingerprint="e", evaluation_version="v", report_digest="r",
-                       items_digest="i", thresholds_digest="t", verdicts=(verdict,), evaluated_at=time.time(),
-                       issued_at=time.time(), issued_by="test")
+    verdict = Verdict(
+        name="loss_drop",
+        passed=value >= 1,
+        value=value,
+        must_be=">=",
+        threshold=1.0,
+        reason=f"loss_drop {value:g} {'passes' if value >= 1 else 'fails'} >= 1",
+    )
+    return Certificate(
+        asset=manifest.asset,
+        version=manifest.version,
+        artifact_digest=manifest.digest,
+        suite_digest="s",
+        evaluator_fingerprint="e",
+        evaluation_version="v",
+        report_digest="r",
+        items_digest="i",
+        thresholds_digest="t",
+        verdicts=(verdict,),
+        evaluated_at=time.time(),
+        issued_at=time.time(),
+        issued_by="test",
+    )
 
 
-JOB = Job(stage="base_model", asset="base_model", recipe="tiny", identity="identity", fingerprint="", seed=0,
-          section={"steps": 1}, inputs={}, store="", attempt="")
+JOB = Job(
+    stage="base_model",
+    asset="base_model",
+    recipe="tiny",
+    identity="identity",
+    fingerprint="",
+    seed=0,
+    section={"steps": 1},
+    inputs={},
+    store="",
+    attempt="",
+)
 
 
 def write_events(attempt: Path, events: Sequence[Mapping[str, Any]]) -> None:
@@ -120,11 +162,20 @@ def write_events(attempt: Path, events: Sequence[Mapping[str, Any]]) -> None:
 
 
 def events_of(steps: int) -> list[dict[str, Any]]:
-    events = [{"t": 1000.0 + step, "kind": "metrics", "step": step, "values": {"train/loss": 5.0 - step / 100,
-                                                                               "train/grad norm": 1.0}}
-              for step in range(steps)]
-    return [*events, {"t": 9.0, "kind": "log", "level": "info", "message": "not a metric"},
-            {"t": 2000.0, "kind": "metrics", "step": steps, "values": {"odd": "nan", "huge": "inf"}}]
+    events = [
+        {
+            "t": 1000.0 + step,
+            "kind": "metrics",
+            "step": step,
+            "values": {"train/loss": 5.0 - step / 100, "train/grad norm": 1.0},
+        }
+        for step in range(steps)
+    ]
+    return [
+        *events,
+        {"t": 9.0, "kind": "log", "level": "info", "message": "not a metric"},
+        {"t": 2000.0, "kind": "metrics", "step": steps, "values": {"odd": "nan", "huge": "inf"}},
+    ]
 
 
 def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, store: Store, tmp_path: Path) -> None:
@@ -138,8 +189,7 @@ def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, 
         used = run.inputs.dataset_inputs[0]
         tags = {tag.key: tag.value for tag in used.tags}
         assert tags["digest"].startswith(used.dataset.digest)
-        producers = client.search_runs([run.info.experiment_id],
-                                       f"tags.`digest` = '{tags['digest']}'")
+        producers = client.search_runs([run.info.experiment_id], f"tags.`digest` = '{tags['digest']}'")
         assert len(producers) == 1
         asset, run = used.dataset.name, producers[0]
         walked.append(asset)
@@ -147,13 +197,16 @@ def test_lineage_is_walked_through_the_client_alone(uri: str, tracker: Tracker, 
 
     ancestors = lineage_of(uri, "sft_model")
     assert [(a.asset, a.digest, a.used_by) for a in ancestors] == [
-        ("sft_model", made["sft_model"].digest, None), ("base_model", made["base_model"].digest, "sft_model"),
-        ("raw_corpus", made["raw_corpus"].digest, "base_model")]
+        ("sft_model", made["sft_model"].digest, None),
+        ("base_model", made["base_model"].digest, "sft_model"),
+        ("raw_corpus", made["raw_corpus"].digest, "base_model"),
+    ]
     assert all(a.run_id for a in ancestors)
 
 
-def test_a_model_is_registered_without_weights_or_pickles(uri: str, tracker: Tracker, store: Store,
-                                                          tmp_path: Path) -> None:
+def test_a_model_is_registered_without_weights_or_pickles(
+    uri: str, tracker: Tracker, store: Store, tmp_path: Path
+) -> None:
     made = chain(tracker, store, tmp_path)
     client = client_of(uri)
     links = store.links("sft_model", made["sft_model"].version)
@@ -250,8 +303,9 @@ def test_a_deleted_model_version_is_registered_again(tracker: Tracker, uri: str,
     assert tracker.runs() == runs, "it is found again by its version, and not shown twice"
 
 
-def test_what_is_owed_is_named_once(tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_owed_is_named_once(
+    tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     publish_version(store, tmp_path, "raw_corpus", "x", {})
     monkeypatch.setattr(command, "Store", lambda *_, **__: store)
     monkeypatch.setattr(command, "work", lambda: tmp_path / "work")
@@ -268,8 +322,29 @@ def test_what_is_owed_is_named_once(tracker: Tracker, store: Store, tmp_path: Pa
 def test_every_name_is_one_that_mlflow_takes() -> None:
     from mlflow.utils import validation
 
-    given = ["http/", "a//b", "a/./b", "trail/.", "", "/", ".", "..", "../x", "/abs", "..x/y", "a/../b",
-             "x" * 249 + "//", "x" * 249 + "/..", "net\u2028work", "a\n", "ü b", "...", ".../x", "a/.../b", "x" * 300]
+    given = [
+        "http/",
+        "a//b",
+        "a/./b",
+        "trail/.",
+        "",
+        "/",
+        ".",
+        "..",
+        "../x",
+        "/abs",
+        "..x/y",
+        "a/../b",
+        "x" * 249 + "//",
+        "x" * 249 + "/..",
+        "net\u2028work",
+        "a\n",
+        "ü b",
+        "...",
+        ".../x",
+        "a/.../b",
+        "x" * 300,
+    ]
     draw = random.Random(0)
     given += ["".join(draw.choices("ab./ :-_é#\n\0", k=draw.randint(0, 12))) for _ in range(5000)]
     for name in given:
@@ -375,8 +450,15 @@ print(debt.build.run_id)
 
 def test_processes_that_write_at_once_lose_nothing(uri: str, tmp_path: Path) -> None:
     """Three processes meet on a database that does not exist yet."""
-    processes = [subprocess.Popen([sys.executable, "-c", WRITER, uri, f"writer{n}", str(tmp_path)], cwd=ROOT,
-                                  stdout=subprocess.PIPE, text=True) for n in range(3)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, uri, f"writer{n}", str(tmp_path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(3)
+    ]
     run_ids = [process.communicate()[0].split()[-1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     client = client_of(uri)
@@ -391,8 +473,9 @@ def silent_server() -> socket.socket:
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["closed port", "no answer"])
-def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: Path, silent: bool,
-                                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_a_dead_server_costs_seconds_and_raises_nothing(
+    store: Store, tmp_path: Path, silent: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     server = silent_server()
     port = server.getsockname()[1]
     if not silent:
@@ -404,8 +487,9 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(store: Store, tmp_path: 
         run_id = tracker.begin("key", JOB)
         assert run_id is None
         assert tracker.publish(run_id, manifest, store.folder("base_model", manifest.version), store) == {}
-        tracker.judged(manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True,
-                       store=store)
+        tracker.judged(
+            manifest, {"mlflow_run_id": "0" * 32}, certificate_of(manifest, 2.0), None, promoted=True, store=store
+        )
         tracker.fail("0" * 32, "broken")
         tracker.finish("0" * 32)
         assert tracker.url("0" * 32) is None
@@ -428,8 +512,9 @@ def test_a_stuck_server_holds_nobody_up_and_its_points_stay_owed(tmp_path: Path)
     assert owes(tmp_path) and debt.build.delivered == 0
 
 
-def test_a_damaged_version_leaves_only_its_own_debt(tracker: Tracker, store: Store, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_version_leaves_only_its_own_debt(
+    tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for asset in ("raw_corpus", "tokenizer"):
         debt = open_debt(tmp_path / "work" / "tiny" / asset / "attempt")
         note_published(debt, publish_version(store, tmp_path, asset, asset, {}), store)
@@ -457,8 +542,9 @@ def test_a_damaged_report_leaves_mlflow_to_the_others(tracker: Tracker, store: S
     assert tracker.finish(links["mlflow_run_id"])
 
 
-def test_following_survives_an_outage(tracker: Tracker, uri: str, tmp_path: Path,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_survives_an_outage(
+    tracker: Tracker, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.tracking.connection.DOWN_SECONDS", 0.2)
     debt = open_debt(tmp_path)
     debt.change(run_id=tracker.begin(debt.build.key, JOB))
@@ -479,18 +565,23 @@ def test_following_survives_an_outage(tracker: Tracker, uri: str, tmp_path: Path
     assert len(client_of(uri).get_metric_history(debt.build.run_id, "train/loss")) == 700
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("API request to http://ann:s3cret@host:5000/api failed", "API request to http://ann:***@host:5000/api failed"),
-    ("postgresql://ann:p@ss/w:rd@db/mlflow?x=1", "postgresql://ann:***@db/mlflow?x=1"),
-    ("postgresql://db/mlflow?user=ann&password=s3cret&x=1", "postgresql://db/mlflow?user=ann&password=***&x=1"),
-    ("sqlite:////tmp/mlflow.db http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db http://127.0.0.1:5000"),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("API request to http://ann:s3cret@host:5000/api failed", "API request to http://ann:***@host:5000/api failed"),
+        ("postgresql://ann:p@ss/w:rd@db/mlflow?x=1", "postgresql://ann:***@db/mlflow?x=1"),
+        ("postgresql://db/mlflow?user=ann&password=s3cret&x=1", "postgresql://db/mlflow?user=ann&password=***&x=1"),
+        ("sqlite:////tmp/mlflow.db http://127.0.0.1:5000", "sqlite:////tmp/mlflow.db http://127.0.0.1:5000"),
+    ],
+)
 def test_no_message_shows_a_password(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
 
 def test_importing_the_tracker_leaves_mlflow_alone() -> None:
-    code = ("import sys, pipeline.tracking.tracker, pipeline.defs.metadata, pipeline.defs.webhook\n"
-            "pipeline.tracking.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
-            "sys.exit(sorted(set(sys.modules) & {'mlflow', 'torch', 'matplotlib', 'pandas'}) or 0)")
+    code = (
+        "import sys, pipeline.tracking.tracker, pipeline.defs.metadata, pipeline.defs.webhook\n"
+        "pipeline.tracking.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
+        "sys.exit(sorted(set(sys.modules) & {'mlflow', 'torch', 'matplotlib', 'pandas'}) or 0)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

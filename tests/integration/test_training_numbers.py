@@ -41,8 +41,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
-def train(store: Store, asset: str, attempt: Path, section: dict[str, Any] | None = None, micro: int = 256,
-          processes: int = 1, stage: int = 0) -> tuple[Manifest, list[dict[str, Any]], Path]:
+def train(
+    store: Store,
+    asset: str,
+    attempt: Path,
+    section: dict[str, Any] | None = None,
+    micro: int = 256,
+    processes: int = 1,
+    stage: int = 0,
+) -> tuple[Manifest, list[dict[str, Any]], Path]:
     """Run a job that must succeed: its manifest, its logged rows, its folder."""
     execution = Execution(device="cpu", threads=1, processes=processes, micro_batch_tokens=micro, zero_stage=stage)
     done = jobs.run(jobs.make_job(store, asset, attempt, EVERY_STEP | (section or {}), execution), processes)
@@ -144,8 +151,12 @@ def test_the_reference_is_exact_in_every_precision(store: Store, tmp_path: Path,
 
     for row in (row for row in rows if row["id"] in reference["id"]):
         for side in ("chosen", "rejected"):
-            ids, mask = (torch.from_numpy(part)[None] for part in encode_conversation(
-                tokenizer, [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]))
+            ids, mask = (
+                torch.from_numpy(part)[None]
+                for part in encode_conversation(
+                    tokenizer, [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+                )
+            )
             with torch.inference_mode():
                 logprobs = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
             by_hand = float(logprobs[mask[:, 1:]].sum())
@@ -153,8 +164,11 @@ def test_the_reference_is_exact_in_every_precision(store: Store, tmp_path: Path,
 
 
 def test_batch_that_cannot_be_divided_is_refused(store: Store, tmp_path: Path) -> None:
-    done = jobs.run(jobs.make_job(store, "base_model", tmp_path / "attempt", None,
-                                  Execution(device="cpu", threads=1, micro_batch_tokens=192)))
+    done = jobs.run(
+        jobs.make_job(
+            store, "base_model", tmp_path / "attempt", None, Execution(device="cpu", threads=1, micro_batch_tokens=192)
+        )
+    )
     assert done.code == EXIT_USER
     assert "batch_tokens 512 cannot be divided into micro-batches of 192 tokens" in done.output
     assert "Traceback" not in done.output

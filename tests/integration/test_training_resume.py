@@ -41,10 +41,16 @@ def test_damaged_checkpoint_is_skipped_for_the_one_before(store: Store, tmp_path
 
 def test_sigterm_ends_with_a_checkpoint_and_exit_code_75(store: Store, tmp_path: Path) -> None:
     """By the command that launchers use."""
-    job = jobs.make_job(store, "base_model", tmp_path / "attempt",
-                        {"steps": 4000, "checkpoints": {"every_steps": 3000, "keep": 1}})
-    with subprocess.Popen([sys.executable, "-m", "training.run", str(job)], cwd=jobs.ROOT, env=jobs.environment(),
-                          stderr=subprocess.PIPE, text=True) as process:
+    job = jobs.make_job(
+        store, "base_model", tmp_path / "attempt", {"steps": 4000, "checkpoints": {"every_steps": 3000, "keep": 1}}
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "training.run", str(job)],
+        cwd=jobs.ROOT,
+        env=jobs.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         jobs.wait_for_step(job, 5, process)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()

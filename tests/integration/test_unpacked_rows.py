@@ -8,8 +8,15 @@ from pathlib import Path
 from tests.integration import training_jobs as jobs
 from training.store.store import Store
 
-OPT = {"model_type": "opt", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48,
-       "word_embed_proj_dim": 32, "max_position_embeddings": 128}
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "max_position_embeddings": 128,
+}
 
 
 def test_opt_trains_unpacked_and_says_so(tmp_path: Path) -> None:

@@ -42,28 +42,92 @@ ROOT = Path(__file__).resolve().parents[2]
 _SERVER = multiprocessing.get_context("forkserver")
 RECIPE = "test"
 VOCABULARY = 352
-ARCHITECTURE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-                "tie_word_embeddings": True}
+ARCHITECTURE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
 OPTIMIZER = {"learning_rate": 3e-3, "warmup_steps": 2}
 SECTIONS: dict[str, dict[str, Any]] = {
-    "base_model": {"architecture": ARCHITECTURE, "steps": 8, "batch_tokens": 512, "precision": "fp32",
-                   "optimizer": OPTIMIZER, "curriculum": [{"context": 32, "share": 0.5}, {"context": 64, "share": 0.5}],
-                   "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
-    "sft_model": {"steps": 6, "context": 64, "batch_tokens": 256, "precision": "fp32", "optimizer": OPTIMIZER,
-                  "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
-    "dpo_model": {"steps": 6, "context": 64, "batch_pairs": 4, "precision": "fp32", "optimizer": OPTIMIZER,
-                  "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
-    "lora_model": {"steps": 6, "context": 64, "batch_tokens": 256, "precision": "fp32", "optimizer": OPTIMIZER,
-                   "rank": 2, "dropout": 0.1, "checkpoints": {"every_steps": 2, "keep": 2}, "log_every": 2},
+    "base_model": {
+        "architecture": ARCHITECTURE,
+        "steps": 8,
+        "batch_tokens": 512,
+        "precision": "fp32",
+        "optimizer": OPTIMIZER,
+        "curriculum": [{"context": 32, "share": 0.5}, {"context": 64, "share": 0.5}],
+        "checkpoints": {"every_steps": 2, "keep": 2},
+        "log_every": 2,
+    },
+    "sft_model": {
+        "steps": 6,
+        "context": 64,
+        "batch_tokens": 256,
+        "precision": "fp32",
+        "optimizer": OPTIMIZER,
+        "checkpoints": {"every_steps": 2, "keep": 2},
+        "log_every": 2,
+    },
+    "dpo_model": {
+        "steps": 6,
+        "context": 64,
+        "batch_pairs": 4,
+        "precision": "fp32",
+        "optimizer": OPTIMIZER,
+        "checkpoints": {"every_steps": 2, "keep": 2},
+        "log_every": 2,
+    },
+    "lora_model": {
+        "steps": 6,
+        "context": 64,
+        "batch_tokens": 256,
+        "precision": "fp32",
+        "optimizer": OPTIMIZER,
+        "rank": 2,
+        "dropout": 0.1,
+        "checkpoints": {"every_steps": 2, "keep": 2},
+        "log_every": 2,
+    },
 }
-INPUTS = {"base_model": ("packed_shards", "tokenizer"),
-          "sft_model": ("base_model", "instruction_data", "packed_shards", "tokenizer"),
-          "dpo_model": ("sft_model", "preference_data", "tokenizer"),
-          "lora_model": ("dpo_model", "adapter_data", "tokenizer")}
-_WORDS = ("path", "file", "read", "write", "text", "line", "join", "split", "open", "close", "list", "dict", "key",
-          "value", "return", "import", "class", "self", "name", "index", "count", "size", "first", "last", "next",
-          "item")
+INPUTS = {
+    "base_model": ("packed_shards", "tokenizer"),
+    "sft_model": ("base_model", "instruction_data", "packed_shards", "tokenizer"),
+    "dpo_model": ("sft_model", "preference_data", "tokenizer"),
+    "lora_model": ("dpo_model", "adapter_data", "tokenizer"),
+}
+_WORDS = (
+    "path",
+    "file",
+    "read",
+    "write",
+    "text",
+    "line",
+    "join",
+    "split",
+    "open",
+    "close",
+    "list",
+    "dict",
+    "key",
+    "value",
+    "return",
+    "import",
+    "class",
+    "self",
+    "name",
+    "index",
+    "count",
+    "size",
+    "first",
+    "last",
+    "next",
+    "item",
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +151,23 @@ def sentences(count: int, seed: int) -> list[str]:
 
 def publish(store: Store, asset: str, folder: Path, facts: dict[str, str] | None = None) -> Manifest:
     """Publish a folder as a version and promote it."""
-    draft = Manifest(asset=asset, version="", stage=asset, recipe=RECIPE, identity=hashlib.sha256(asset.encode())
-                     .hexdigest(), fingerprint="", digest="", files={}, inputs={}, metrics={}, facts=facts or {},
-                     section={}, seed=0, started_at=0.0, seconds=0.0)
+    draft = Manifest(
+        asset=asset,
+        version="",
+        stage=asset,
+        recipe=RECIPE,
+        identity=hashlib.sha256(asset.encode()).hexdigest(),
+        fingerprint="",
+        digest="",
+        files={},
+        inputs={},
+        metrics={},
+        facts=facts or {},
+        section={},
+        seed=0,
+        started_at=0.0,
+        seconds=0.0,
+    )
     manifest = store.publish(folder, draft)
     promote(store, manifest)
     return manifest
@@ -98,14 +176,33 @@ def publish(store: Store, asset: str, folder: Path, facts: dict[str, str] | None
 def promote(store: Store, manifest: Manifest) -> None:
     """Certify and promote a version, as its gates would."""
     verdict = Verdict(name="test", passed=True, value=1.0, must_be=">=", threshold=0.0, reason="made for a test")
-    certificate = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                              suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
-                              items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=0.0,
-                              issued_at=0.0, issued_by="test")
+    certificate = Certificate(
+        asset=manifest.asset,
+        version=manifest.version,
+        artifact_digest=manifest.digest,
+        suite_digest="",
+        evaluator_fingerprint="",
+        evaluation_version="",
+        report_digest="",
+        items_digest="",
+        thresholds_digest="",
+        verdicts=(verdict,),
+        evaluated_at=0.0,
+        issued_at=0.0,
+        issued_by="test",
+    )
     certificate = with_evidence(store, certificate)
     store.write_certificate(certificate)
-    store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
-                            certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
+    store.promote(
+        Promotion(
+            asset=manifest.asset,
+            version=manifest.version,
+            digest=manifest.digest,
+            certificate_digest=certificate.digest,
+            promoted_at=0.0,
+            promoted_by="test",
+        )
+    )
 
 
 def publish_data(store: Store, work: Path, sources: Sequence[str] = ("a", "b")) -> None:
@@ -115,9 +212,16 @@ def publish_data(store: Store, work: Path, sources: Sequence[str] = ("a", "b")) 
     folder = work / "tokenizer"
     (folder / "tokenizer").mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
-         "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": END_OF_TEXT,
+                "pad_token": PAD,
+                "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)],
+            }
+        )
+    )
     write_templates(folder / "tokenizer")
     plain = load_plain(folder / "tokenizer" / "tokenizer.json")
     digest = file_entry(folder / "tokenizer" / "tokenizer.json").sha256
@@ -137,18 +241,38 @@ def publish_data(store: Store, work: Path, sources: Sequence[str] = ("a", "b")) 
 
 def _publish_chat(store: Store, work: Path) -> None:
     answers = sentences(60, seed=2)
-    conversations = pa.table({"id": [f"c{n:03d}" for n in range(40)], "messages": [json.dumps(
-        [{"role": "user", "content": f"What does {answers[n].split()[0]} do?"},
-         {"role": "assistant", "content": answers[n][:40]}]) for n in range(40)]})
+    conversations = pa.table(
+        {
+            "id": [f"c{n:03d}" for n in range(40)],
+            "messages": [
+                json.dumps(
+                    [
+                        {"role": "user", "content": f"What does {answers[n].split()[0]} do?"},
+                        {"role": "assistant", "content": answers[n][:40]},
+                    ]
+                )
+                for n in range(40)
+            ],
+        }
+    )
     for asset in ("instruction_data", "adapter_data"):
         (work / asset).mkdir()
         pq.write_table(conversations, work / asset / "train.parquet")
-    pq.write_table(pa.table({"id": [f"d{n:03d}" for n in range(30)], "text": sentences(30, seed=3)}),
-                   work / "adapter_data" / "documents.parquet")
+    pq.write_table(
+        pa.table({"id": [f"d{n:03d}" for n in range(30)], "text": sentences(30, seed=3)}),
+        work / "adapter_data" / "documents.parquet",
+    )
     long = " ".join(_WORDS * 6)
     (work / "preference_data").mkdir()
-    pairs = [{"id": f"p{n:03d}", "prompt": f"What does {answers[n].split()[0]} do?", "chosen": answers[n][:30],
-              "rejected": long if n == 5 else answers[n + 20][:30]} for n in range(18)]
+    pairs = [
+        {
+            "id": f"p{n:03d}",
+            "prompt": f"What does {answers[n].split()[0]} do?",
+            "chosen": answers[n][:30],
+            "rejected": long if n == 5 else answers[n + 20][:30],
+        }
+        for n in range(18)
+    ]
     pq.write_table(pa.Table.from_pylist(pairs), work / "preference_data" / "train.parquet")
     for asset in ("instruction_data", "adapter_data", "preference_data"):
         publish(store, asset, work / asset)
@@ -165,20 +289,31 @@ def build_all(work: Path, section: dict[str, Any] | None = None) -> Store:
     return store
 
 
-def make_job(store: Store, asset: str, attempt: Path, section: dict[str, Any] | None = None,
-             execution: Execution | None = None) -> Path:
+def make_job(
+    store: Store, asset: str, attempt: Path, section: dict[str, Any] | None = None, execution: Execution | None = None
+) -> Path:
     """Write job.json for a training stage over the promoted inputs."""
     inputs = {}
     for name in INPUTS[asset]:
         pointer = store.promotion(name)
         assert pointer is not None, name
-        inputs[name] = Input(asset=name, version=pointer.version, digest=pointer.digest,
-                             certificate=pointer.certificate_digest)
+        inputs[name] = Input(
+            asset=name, version=pointer.version, digest=pointer.digest, certificate=pointer.certificate_digest
+        )
     merged = SECTIONS[asset] | (section or {})
-    job = Job(stage=asset, asset=asset, recipe=RECIPE, identity=hashlib.sha256(json.dumps(merged).encode()).hexdigest(),
-              fingerprint=fingerprint(f"training.stages.{asset}"), seed=7, section=merged, inputs=inputs,
-              store=store.root, attempt=str(attempt),
-              execution=execution or Execution(device="cpu", threads=1, micro_batch_tokens=256))
+    job = Job(
+        stage=asset,
+        asset=asset,
+        recipe=RECIPE,
+        identity=hashlib.sha256(json.dumps(merged).encode()).hexdigest(),
+        fingerprint=fingerprint(f"training.stages.{asset}"),
+        seed=7,
+        section=merged,
+        inputs=inputs,
+        store=store.root,
+        attempt=str(attempt),
+        execution=execution or Execution(device="cpu", threads=1, micro_batch_tokens=256),
+    )
     attempt.mkdir(parents=True, exist_ok=True)
     path = attempt / "job.json"
     path.write_text(job.model_dump_json())
@@ -191,8 +326,9 @@ def start(job: Path, processes: int = 1) -> list[BaseProcess]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks: list[BaseProcess] = [_SERVER.Process(target=_rank, args=(str(job), rank, processes, port))
-                                for rank in range(processes)]
+    ranks: list[BaseProcess] = [
+        _SERVER.Process(target=_rank, args=(str(job), rank, processes, port)) for rank in range(processes)
+    ]
     for rank in ranks:
         rank.start()
     return ranks
@@ -237,8 +373,14 @@ def kill_at(job: Path, wait_for: str, processes: int = 1, number: int = signal.S
 def _rank(job: str, rank: int, processes: int, port: int) -> None:
     """One rank of a job, with its output in a file."""
     os.setsid()
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                   "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     output = os.open(Path(job).parent / f"output-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -85,8 +85,9 @@ def test_a_file_that_is_still_being_copied_starts_nothing(definitions: dg.Defini
     assert look() == []
 
 
-def test_files_that_come_and_go_start_the_chain_each_time(definitions: dg.Definitions, notes: Path,
-                                                          tmp_path: Path) -> None:
+def test_files_that_come_and_go_start_the_chain_each_time(
+    definitions: dg.Definitions, notes: Path, tmp_path: Path
+) -> None:
     (notes / "b.txt").write_text("two")
     look, keys = Looks(definitions), list[str | None]()
     look()
@@ -136,16 +137,20 @@ class Refusals:
 
     def __call__(self) -> str:
         """Why one look starts no run."""
-        with dg.build_sensor_context(instance=self._instance, cursor=self.cursor,
-                                     definitions=self._definitions) as context:
+        with dg.build_sensor_context(
+            instance=self._instance, cursor=self.cursor, definitions=self._definitions
+        ) as context:
             tick = self._sensor.evaluate_tick(context)
         self.cursor = tick.cursor
         return tick.skip_message or ""
 
 
 def judge(instance: dg.DagsterInstance, *key: str, passed: bool) -> None:
-    instance.report_runless_asset_event(dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(key), check_name="bytes", passed=passed, metadata={}, description="bytes 1"))
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(key), check_name="bytes", passed=passed, metadata={}, description="bytes 1"
+        )
+    )
 
 
 def judging_run(instance: dg.DagsterInstance, passed: bool) -> dg.ExecuteInProcessResult:
@@ -163,8 +168,9 @@ def judging_run(instance: dg.DagsterInstance, passed: bool) -> dg.ExecuteInProce
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
-def test_a_refusal_is_posted_once(definitions: dg.Definitions, instance: dg.DagsterInstance,
-                                  webhook: list[dict[str, Any]]) -> None:
+def test_a_refusal_is_posted_once(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]
+) -> None:
     judge(instance, "watched", "corpus", passed=False)
     look = Refusals(definitions, instance)
     look()
@@ -174,13 +180,15 @@ def test_a_refusal_is_posted_once(definitions: dg.Definitions, instance: dg.Dags
     judge(instance, "other", passed=False)
     look()
     assert [(post["event"], post["asset"], post["gate"]) for post in webhook] == [
-        ("gate_refused", "watched/corpus", "bytes")]
+        ("gate_refused", "watched/corpus", "bytes")
+    ]
     look()
     assert len(webhook) == 1
 
 
 def test_refusals_of_runs_are_posted_in_the_order_of_their_verdicts(
-        definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]) -> None:
+    definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]
+) -> None:
     look = Refusals(definitions, instance)
     look()
     judging_run(instance, passed=True)
@@ -194,7 +202,8 @@ def test_refusals_of_runs_are_posted_in_the_order_of_their_verdicts(
 
 
 def test_a_refusal_is_posted_though_a_later_run_plans_the_same_check(
-        definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]) -> None:
+    definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]
+) -> None:
     look = Refusals(definitions, instance)
     look()
     judge(instance, "watched", "corpus", passed=False)
@@ -203,8 +212,9 @@ def test_a_refusal_is_posted_though_a_later_run_plans_the_same_check(
     assert len(webhook) == 1
 
 
-def test_the_cursor_of_an_earlier_version_is_begun_anew(definitions: dg.Definitions, instance: dg.DagsterInstance,
-                                                        webhook: list[dict[str, Any]]) -> None:
+def test_the_cursor_of_an_earlier_version_is_begun_anew(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, webhook: list[dict[str, Any]]
+) -> None:
     look = Refusals(definitions, instance)
     look.cursor = "17"
     look()
@@ -213,8 +223,9 @@ def test_the_cursor_of_an_earlier_version_is_begun_anew(definitions: dg.Definiti
     assert len(webhook) == 1
 
 
-def test_without_a_webhook_nothing_is_posted_also_later(definitions: dg.Definitions, instance: dg.DagsterInstance,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_webhook_nothing_is_posted_also_later(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("GATEHOUSE_WEBHOOK_URL", raising=False)
     look = Refusals(definitions, instance)
     assert "GATEHOUSE_WEBHOOK_URL is not set" in look()

@@ -67,13 +67,18 @@ class Nights:
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("nights")
     (folder / "location.py").write_text(_LOCATION)
-    mocked = {"telemetry": {"enabled": False},
-              "run_launcher": {"module": "dagster._core.test_utils", "class": "MockedRunLauncher"},
-              "run_coordinator": {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}}
-    target = PythonFileTarget(str(folder / "location.py"), attribute=None, working_directory=str(ROOT),
-                              location_name="nights")
-    with (dg.DagsterInstance.local_temp(str(folder), overrides=mocked) as instance,
-          create_test_daemon_workspace_context(target, instance) as context):
+    mocked = {
+        "telemetry": {"enabled": False},
+        "run_launcher": {"module": "dagster._core.test_utils", "class": "MockedRunLauncher"},
+        "run_coordinator": {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"},
+    }
+    target = PythonFileTarget(
+        str(folder / "location.py"), attribute=None, working_directory=str(ROOT), location_name="nights"
+    )
+    with (
+        dg.DagsterInstance.local_temp(str(folder), overrides=mocked) as instance,
+        create_test_daemon_workspace_context(target, instance) as context,
+    ):
         yield Nights(context, instance)
 
 
@@ -81,13 +86,17 @@ def times(runs: list[dg.DagsterRun], zone: ZoneInfo) -> list[str]:
     return [f"{datetime.fromisoformat(run.tags[SCHEDULED]).astimezone(zone):%m-%d %H:%M %Z}" for run in runs]
 
 
-@pytest.mark.parametrize(("place", "zone", "day", "at"), [
-    ("berlin", BERLIN, datetime(2027, 3, 28), "03-28 03:00 CEST"),
-    ("york", NEW_YORK, datetime(2027, 3, 14), "03-14 03:00 EDT"),
-])
+@pytest.mark.parametrize(
+    ("place", "zone", "day", "at"),
+    [
+        ("berlin", BERLIN, datetime(2027, 3, 28), "03-28 03:00 CEST"),
+        ("york", NEW_YORK, datetime(2027, 3, 14), "03-14 03:00 EDT"),
+    ],
+)
 @pytest.mark.parametrize("minute", [0, 30])
-def test_a_night_without_the_hour_has_one_run_at_the_next(nights: Nights, place: str, zone: ZoneInfo, day: datetime,
-                                                          minute: int, at: str) -> None:
+def test_a_night_without_the_hour_has_one_run_at_the_next(
+    nights: Nights, place: str, zone: ZoneInfo, day: datetime, minute: int, at: str
+) -> None:
     nights.switch_on(f"{place}_2_{minute}_nightly", (day - timedelta(days=2, hours=-12)).replace(tzinfo=zone))
     assert len(nights.look((day - timedelta(days=1, hours=-3)).replace(tzinfo=zone))) == 1
     runs = nights.look(day.replace(hour=3, minute=1, tzinfo=zone))
@@ -106,13 +115,17 @@ def test_a_night_without_the_hour_counts_as_missed_when_nobody_looked(nights: Ni
     assert run.tags[MISSED] == "3 nights, 2027-03-27 02:00 to 2027-03-29 02:00"
 
 
-@pytest.mark.parametrize(("name", "zone", "early", "late", "at"), [
-    ("berlin_2_0", BERLIN, datetime(2027, 10, 31, 0, 45), datetime(2027, 10, 31, 1, 1), "10-31 02:00 CET"),
-    ("berlin_2_30", BERLIN, datetime(2027, 10, 31, 0, 45), datetime(2027, 10, 31, 1, 31), "10-31 02:30 CET"),
-    ("york_1_30", NEW_YORK, datetime(2027, 11, 7, 5, 45), datetime(2027, 11, 7, 6, 31), "11-07 01:30 EST"),
-])
-def test_a_night_with_the_hour_twice_has_one_run_in_the_second(nights: Nights, name: str, zone: ZoneInfo,
-                                                               early: datetime, late: datetime, at: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "zone", "early", "late", "at"),
+    [
+        ("berlin_2_0", BERLIN, datetime(2027, 10, 31, 0, 45), datetime(2027, 10, 31, 1, 1), "10-31 02:00 CET"),
+        ("berlin_2_30", BERLIN, datetime(2027, 10, 31, 0, 45), datetime(2027, 10, 31, 1, 31), "10-31 02:30 CET"),
+        ("york_1_30", NEW_YORK, datetime(2027, 11, 7, 5, 45), datetime(2027, 11, 7, 6, 31), "11-07 01:30 EST"),
+    ],
+)
+def test_a_night_with_the_hour_twice_has_one_run_in_the_second(
+    nights: Nights, name: str, zone: ZoneInfo, early: datetime, late: datetime, at: str
+) -> None:
     """`early` (UTC) is after the hour came first, `late` after it came again."""
     nights.switch_on(f"{name}_nightly", (early - timedelta(hours=6)).replace(tzinfo=UTC))
     assert nights.look(early.replace(tzinfo=UTC)) == []

@@ -22,8 +22,18 @@ NAMES = [ARTIFACT, *CONTRACTS]
 
 
 def job(asset: str, stage: str, inputs: dict[str, Input], code: str = "", attempt: str = "") -> Job:
-    return Job(stage=stage, asset=asset, recipe="r", identity="0" * 64, fingerprint=code, seed=0, section={},
-               inputs=inputs, store=f"{attempt}/store", attempt=attempt)
+    return Job(
+        stage=stage,
+        asset=asset,
+        recipe="r",
+        identity="0" * 64,
+        fingerprint=code,
+        seed=0,
+        section={},
+        inputs=inputs,
+        store=f"{attempt}/store",
+        attempt=attempt,
+    )
 
 
 def used(asset: str, promoted: bool = True) -> Input:
@@ -73,10 +83,13 @@ def test_no_input_may_be_left_out(asset: str) -> None:
 
 
 def test_a_training_that_says_it_is_an_evaluation(tmp_path: Path) -> None:
-    inputs = planned("sft_model") | {"base_model": used("base_model", promoted=False),
-                                     ARTIFACT: used("sft_model", promoted=False)}
-    disguised = job("sft_model.evaluation", "sft_model", inputs, fingerprint("training.stages.sft_model"),
-                    str(tmp_path))
+    inputs = planned("sft_model") | {
+        "base_model": used("base_model", promoted=False),
+        ARTIFACT: used("sft_model", promoted=False),
+    }
+    disguised = job(
+        "sft_model.evaluation", "sft_model", inputs, fingerprint("training.stages.sft_model"), str(tmp_path)
+    )
     with pytest.raises(InputRefused, match="the stage of sft_model.evaluation is evaluate_model, not sft_model"):
         run_job(disguised)
     assert not (tmp_path / "out").exists()

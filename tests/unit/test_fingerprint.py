@@ -28,8 +28,9 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
     assert take() == before
 
 
-@pytest.mark.parametrize(("file", "old", "new"), [("a.py", "return f()", "return f() + 1"),
-                                                  ("b.py", "return 1", "return 2")])
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("a.py", "return f()", "return f() + 1"), ("b.py", "return 1", "return 2")]
+)
 def test_code_counts_where_ever_it_is(package: Path, file: str, old: str, new: str) -> None:
     before = take()
     (package / file).write_text((package / file).read_text().replace(old, new))
@@ -43,8 +44,9 @@ def test_an_import_inside_a_function_counts(package: Path) -> None:
     assert take() != before
 
 
-@pytest.mark.parametrize("line", ["__import__('json')", "import importlib\nimportlib.import_module('json')",
-                                  "exec('1')", "eval('1')"])
+@pytest.mark.parametrize(
+    "line", ["__import__('json')", "import importlib\nimportlib.import_module('json')", "exec('1')", "eval('1')"]
+)
 def test_code_chosen_at_run_time_is_refused(package: Path, line: str) -> None:
     (package / "b.py").write_text(line + "\n")
     with pytest.raises(FingerprintError, match=r"b\.py:\d+ calls"):

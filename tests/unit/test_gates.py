@@ -37,8 +37,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("GATEHOUSE_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("COLUMNS", "100")
     recipe = load_recipe("tiny", []).recipe
-    found = World(tmp_path, code=fingerprint("training.stages.evaluate_data"),
-                  section=recipe.evaluation.model_dump(mode="json"))
+    found = World(
+        tmp_path, code=fingerprint("training.stages.evaluate_data"), section=recipe.evaluation.model_dump(mode="json")
+    )
     sets = found.evidence({"questions": exact(100, 1)}, asset="evaluation_sets")
     found.promote(found.certify(sets, (Gate(metric="questions", must_be=">=", threshold=1),)))
     found.sets, found.code = sets.manifest.digest, fingerprint("training.stages.evaluate_model")
@@ -105,14 +106,21 @@ def change_the_sets(world: World) -> None:
     world.promote(world.certify(sets, (Gate(metric="questions", must_be=">=", threshold=1),)))
 
 
-@pytest.mark.parametrize(("change", "overrides", "said"), [
-    (None, ["gates.sft_model.0.threshold=1"], "gates"),
-    (None, ["evaluation.max_new_tokens=7"], "evaluation"),
-    (change_the_sets, [], "evaluation sets"),
-])
-def test_a_verdict_on_other_terms_is_stale(world: World, capsys: pytest.CaptureFixture[str],
-                                           change: Callable[[World], None] | None, overrides: list[str],
-                                           said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "overrides", "said"),
+    [
+        (None, ["gates.sft_model.0.threshold=1"], "gates"),
+        (None, ["evaluation.max_new_tokens=7"], "evaluation"),
+        (change_the_sets, [], "evaluation sets"),
+    ],
+)
+def test_a_verdict_on_other_terms_is_stale(
+    world: World,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[World], None] | None,
+    overrides: list[str],
+    said: str,
+) -> None:
     judged(world)
     assert listed(capsys)["refusal_rate"]["stale"] == ""
     if change:
@@ -125,8 +133,15 @@ def test_a_verdict_on_other_terms_is_stale(world: World, capsys: pytest.CaptureF
 
 def test_a_waiver_is_shown_and_so_is_its_end(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     def waiver(until: date) -> Waiver:
-        return Waiver(asset="sft_model", version="v", gate="refusal_rate", reason="known", author="ada", until=until,
-                      created_at=0.0)
+        return Waiver(
+            asset="sft_model",
+            version="v",
+            gate="refusal_rate",
+            reason="known",
+            author="ada",
+            until=until,
+            created_at=0.0,
+        )
 
     judged(world, waivers=(waiver(date(2999, 12, 31)),))
     assert listed(capsys)["refusal_rate"]["verdict"] == "waived until 2999-12-31"
@@ -134,8 +149,11 @@ def test_a_waiver_is_shown_and_so_is_its_end(world: World, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "1 of" in out and "gates refused it, all waived" in out
     assert "What can be done" not in out
-    world.certify(world.read(world.store.latest("sft_model"), world.store.latest("sft_model.evaluation")),  # type: ignore[arg-type]
-                  gates(), waivers=(waiver(date.today() - timedelta(days=2)),))
+    world.certify(
+        world.read(world.store.latest("sft_model"), world.store.latest("sft_model.evaluation")),  # type: ignore[arg-type]
+        gates(),
+        waivers=(waiver(date.today() - timedelta(days=2)),),
+    )
     assert listed(capsys)["refusal_rate"]["verdict"].startswith("waiver expired ")
     explain("tiny", "sft_model")
     assert "What can be done" in capsys.readouterr().out
@@ -219,8 +237,11 @@ def test_the_way_back_to_a_version_repeats_its_options(world: World) -> None:
     made = manifest.model_copy(update={"labels": {"overrides": json.dumps(given)}})
     assert made.run_command("mine.yaml") == (
         "gatehouse run -r mine.yaml --select sft_model --set sft_model.steps=150 --set "
-        "'base_model.architecture={hidden_size: 64}'")
+        "'base_model.architecture={hidden_size: 64}'"
+    )
     better, judged_again, *waivers = advice(made, ["refusal_rate"], "mine.yaml", date(2026, 12, 31))
     assert "--set" not in better and made.run_command("mine.yaml") in judged_again
-    assert waivers == ['Let this one version pass: `gatehouse waive -r mine.yaml sft_model --gate refusal_rate '
-                       '--reason "..." --until 2026-12-31`']
+    assert waivers == [
+        "Let this one version pass: `gatehouse waive -r mine.yaml sft_model --gate refusal_rate "
+        '--reason "..." --until 2026-12-31`'
+    ]

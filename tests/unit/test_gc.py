@@ -60,8 +60,12 @@ def garbage(world: World, hours: float = 0) -> Garbage:
 def collected(world: World, hours: float = 0) -> dict[str, str]:
     """Delete, and return what became of each thing."""
     said: dict[str, str] = {}
-    sweep(garbage(world, hours), world.store, world.folder / "work",
-          lambda deletion, kept: said.update({deletion.name: kept}))
+    sweep(
+        garbage(world, hours),
+        world.store,
+        world.folder / "work",
+        lambda deletion, kept: said.update({deletion.name: kept}),
+    )
     return said
 
 
@@ -88,8 +92,9 @@ def evidence(world: World, asset: str, version: str) -> str:
 
 def assert_verified(world: World) -> None:
     """`gatehouse verify` finds nothing wrong."""
-    assert [finding.defects for finding in Verification(world.store, "").run(lambda _name, _count: None)
-            if finding.defects] == []
+    assert [
+        finding.defects for finding in Verification(world.store, "").run(lambda _name, _count: None) if finding.defects
+    ] == []
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -137,11 +142,21 @@ def test_a_version_held_back_stays(world: World, template: World) -> None:
 
 
 @pytest.mark.parametrize(("days", "stays"), [(0, True), (-1, False)])
-def test_a_waived_version_stays_as_long_as_the_waiver_holds(world: World, template: World, days: int,
-                                                            stays: bool) -> None:
+def test_a_waived_version_stays_as_long_as_the_waiver_holds(
+    world: World, template: World, days: int, stays: bool
+) -> None:
     version = world.store.versions("raw_corpus")[3]
-    world.store.write_waiver(Waiver(asset="raw_corpus", version=version, gate="documents", reason="a demo",
-                                    author="ada", until=utc_today() + timedelta(days), created_at=0.0))
+    world.store.write_waiver(
+        Waiver(
+            asset="raw_corpus",
+            version=version,
+            gate="documents",
+            reason="a demo",
+            author="ada",
+            until=utc_today() + timedelta(days),
+            created_at=0.0,
+        )
+    )
     collected(world)
     assert (3 in numbers(world, template)) is stays
     assert bool(world.store.waivers("raw_corpus", version)) is stays
@@ -158,8 +173,9 @@ def test_the_champion_of_a_certificate_stays(world: World, template: World) -> N
 def test_what_a_run_works_at_and_what_its_job_reads_stays(world: World, template: World) -> None:
     version = world.store.versions("raw_corpus")[3]
     plan = plan_asset("corpus", world.builder.loaded, world.store)
-    job = plan.job(world.store, world.folder / "work", Execution(), {}).model_copy(update={"inputs": {
-        "raw_corpus": Input(asset="raw_corpus", version=version, digest="")}})
+    job = plan.job(world.store, world.folder / "work", Execution(), {}).model_copy(
+        update={"inputs": {"raw_corpus": Input(asset="raw_corpus", version=version, digest="")}}
+    )
     attempt = Path(job.attempt)
     attempt.mkdir(parents=True)
     (attempt / "job.json").write_text(job.model_dump_json())
@@ -182,8 +198,12 @@ def test_a_version_promoted_in_between_stays_with_all_it_rests_on(world: World, 
     attempt = world.folder / "work" / "unit" / "corpus" / ("a" * 16)
     attempt.mkdir(parents=True)
     found, said = garbage(world), {}
-    rests_on = {f"corpus {corpus}", f"corpus.evaluation {evidence(world, 'corpus', corpus)}", f"raw_corpus {raw}",
-                f"raw_corpus.evaluation {evidence(world, 'raw_corpus', raw)}"}
+    rests_on = {
+        f"corpus {corpus}",
+        f"corpus.evaluation {evidence(world, 'corpus', corpus)}",
+        f"raw_corpus {raw}",
+        f"raw_corpus.evaluation {evidence(world, 'raw_corpus', raw)}",
+    }
     assert rests_on < {deletion.name for deletion in found.deletions}
 
     def say(deletion: Deletion, kept: str) -> None:
@@ -219,8 +239,9 @@ def test_what_a_version_rests_on_stays_as_long_as_it_does(world: World, template
     assert_verified(world)
 
 
-def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(world: World, template: World,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(
+    world: World, template: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus, _ = superseded(world)
     monkeypatch.setattr("pipeline.upkeep.gc.busy", lambda _work, _recipe: ["corpus"])
     collected(world)
@@ -255,8 +276,9 @@ def test_what_a_promotion_rests_on_stays_while_the_version_is_judged_again(world
     assert_verified(world)
 
 
-def test_a_version_published_during_the_survey_stays(world: World, template: World,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_published_during_the_survey_stays(
+    world: World, template: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, published = retention.all_versions, []
 
     def all_versions(store: Store, known: retention.Versions) -> retention.Versions:
@@ -307,11 +329,18 @@ def test_attempts(world: World, template: World) -> None:
 
 def test_what_kills_left_goes(world: World, template: World) -> None:
     asset, kept = world.path("raw_corpus"), world.store.versions("raw_corpus")[2]
-    left = [asset / "versions" / ".cccccccc-1/data.txt", asset / "versions" / "20200101T000000-no_manifest/data.txt",
-            asset / ".promoted.json-12345678", asset / "certificates" / ".x.json-12345678",
-            asset / "certificates" / "20200101T000000-gone.json", asset / "links" / "20200101T000000-gone.json",
-            asset / "waivers" / "20200101T000000-gone/documents.json", asset / "waivers" / ".deleted-y-1/x.json",
-            asset / "waivers" / kept / ".documents.json-12345678", asset / "versions" / ".deleted-x-1/data.txt"]
+    left = [
+        asset / "versions" / ".cccccccc-1/data.txt",
+        asset / "versions" / "20200101T000000-no_manifest/data.txt",
+        asset / ".promoted.json-12345678",
+        asset / "certificates" / ".x.json-12345678",
+        asset / "certificates" / "20200101T000000-gone.json",
+        asset / "links" / "20200101T000000-gone.json",
+        asset / "waivers" / "20200101T000000-gone/documents.json",
+        asset / "waivers" / ".deleted-y-1/x.json",
+        asset / "waivers" / kept / ".documents.json-12345678",
+        asset / "versions" / ".deleted-x-1/data.txt",
+    ]
     world.store.write_links("raw_corpus", "promoted", {"version": kept})
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -333,9 +362,9 @@ def test_nothing_is_deleted_on_a_guess(world: World, template: World) -> None:
         garbage(world)
 
 
-def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(world: World, template: World,
-                                                               monkeypatch: pytest.MonkeyPatch,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(
+    world: World, template: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "140")
     before = files(world.folder / "store")
     collect(str(world.folder / "unit.yaml"), dry_run=True, hours=0)

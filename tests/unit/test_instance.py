@@ -44,8 +44,11 @@ def schema(folder: Path) -> dict[str, tuple[list[str], list[str], list[str]]]:
     found = {}
     for name in _DATABASES:
         with closing(sqlite3.connect(folder / name)) as connection:
-            queries = ("select name from sqlite_master", "select version_num from alembic_version",
-                       "select name from secondary_indexes where migration_completed is not null")
+            queries = (
+                "select name from sqlite_master",
+                "select version_num from alembic_version",
+                "select name from secondary_indexes where migration_completed is not null",
+            )
             objects, revision, steps = (sorted(row[0] for row in connection.execute(query)) for query in queries)
             found[name] = (objects, revision, steps)
     return found
@@ -78,8 +81,11 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[li
 
 @pytest.mark.parametrize("make", [open_instance, dg.DagsterInstance.get], ids=["gatehouse", "dagster"])
 def test_a_kill_while_the_databases_are_made_leaves_no_trace(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], object],
-        whole: dict[str, tuple[list[str], list[str], list[str]]]) -> None:
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], object],
+    whole: dict[str, tuple[list[str], list[str], list[str]]],
+) -> None:
     """Both a killed command of ours and a killed command of Dagster's."""
     for statement in range(5, 1000, 23):
         folder = new_home(tmp_path / f"home {statement}", monkeypatch)
@@ -104,8 +110,9 @@ def test_what_an_instance_holds_is_never_made_anew(tmp_path: Path, monkeypatch: 
     opened.dispose()
 
 
-def test_a_database_that_is_being_made_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                     whole: dict[str, tuple[list[str], list[str], list[str]]]) -> None:
+def test_a_database_that_is_being_made_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, tuple[list[str], list[str], list[str]]]
+) -> None:
     monkeypatch.setattr(instance, "_QUIET_SECONDS", 60.0)
     folder = new_home(tmp_path / "home", monkeypatch)
     assert dying(dg.DagsterInstance.get, 20)
@@ -121,11 +128,16 @@ def test_a_database_that_is_being_made_is_waited_for(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_first_command_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals,
-                                          whole: dict[str, tuple[list[str], list[str], list[str]]]) -> None:
+def test_the_first_command_is_interrupted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    whole: dict[str, tuple[list[str], list[str], list[str]]],
+) -> None:
     folder = new_home(tmp_path / "home", monkeypatch)
-    with subprocess.Popen([sys.executable, "-c", _MAKE + "open_instance()"], cwd=ROOT,
-                          stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _MAKE + "open_instance()"], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None and not list(tmp_path.glob("home/dagster*/history/runs.db")):
             time.sleep(0.002)
         process.send_signal(number)

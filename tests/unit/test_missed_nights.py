@@ -43,21 +43,37 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def ask(instance: dg.DagsterInstance) -> Ask:
     """Asks in the night of a day, after ticks of other days have ended in some way."""
 
-    def asked(today: datetime, ticks: dict[int, TickStatus], on_since: datetime, looked: datetime | None = None,
-              begun: bool = True) -> list[str]:
-        origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__"),
-                                        "mine_nightly")
+    def asked(
+        today: datetime,
+        ticks: dict[int, TickStatus],
+        on_since: datetime,
+        looked: datetime | None = None,
+        begun: bool = True,
+    ) -> list[str]:
+        origin = RemoteInstigatorOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__"), "mine_nightly"
+        )
         state = InstigatorState(
-            origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING,
-            ScheduleInstigatorData(_CRON, on_since.timestamp(), looked.timestamp() if looked else None))
+            origin,
+            InstigatorType.SCHEDULE,
+            InstigatorStatus.RUNNING,
+            ScheduleInstigatorData(_CRON, on_since.timestamp(), looked.timestamp() if looked else None),
+        )
         instance.add_instigator_state(state)
         times = {night(day, today.month): status for day, status in ticks.items()}
         for time, status in {**times, **({today: TickStatus.STARTED} if begun else {})}.items():
-            instance.create_tick(TickData(
-                instigator_origin_id=state.instigator_origin_id, instigator_name="mine_nightly",
-                instigator_type=InstigatorType.SCHEDULE, status=status, timestamp=time.timestamp(),
-                selector_id=state.selector_id, run_ids=["a"] if status == TickStatus.SUCCESS else [],
-                error=SerializableErrorInfo("busy", [], None) if status == TickStatus.FAILURE else None))
+            instance.create_tick(
+                TickData(
+                    instigator_origin_id=state.instigator_origin_id,
+                    instigator_name="mine_nightly",
+                    instigator_type=InstigatorType.SCHEDULE,
+                    status=status,
+                    timestamp=time.timestamp(),
+                    selector_id=state.selector_id,
+                    run_ids=["a"] if status == TickStatus.SUCCESS else [],
+                    error=SerializableErrorInfo("busy", [], None) if status == TickStatus.FAILURE else None,
+                )
+            )
         with dg.ScheduleEvaluationContext(instance.get_ref(), today, None, "__repository__", "mine_nightly") as context:
             return [f"{time:%m-%d %H:%M}" for time in missed_nights(context, _CRON, _ZONE)]
 

@@ -43,11 +43,18 @@ def test_an_answer_is_returned(connection: Connection) -> None:
     assert connection.attempt("ask", lambda client: client.say(), "") == "hello"
 
 
-@pytest.mark.parametrize("error", [
-    NoCredentialsError("Unable to locate credentials for s3://ann:canary@bucket"), ModuleNotFoundError("no boto3"),
-    FileNotFoundError("report.json"), KeyError("a defect")])
-def test_an_error_of_any_kind_is_said_once_and_ends_nothing(connection: Connection, error: Exception,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoCredentialsError("Unable to locate credentials for s3://ann:canary@bucket"),
+        ModuleNotFoundError("no boto3"),
+        FileNotFoundError("report.json"),
+        KeyError("a defect"),
+    ],
+)
+def test_an_error_of_any_kind_is_said_once_and_ends_nothing(
+    connection: Connection, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(_: Any) -> str:
         raise error
 
@@ -65,15 +72,17 @@ def test_a_damaged_file_ends_nothing(connection: Connection, caplog: pytest.LogC
     assert "ValidationError" in caplog.text
 
 
-def test_an_mlflow_that_is_away_is_left_alone_for_a_while(connection: Connection,
-                                                          caplog: pytest.LogCaptureFixture) -> None:
+def test_an_mlflow_that_is_away_is_left_alone_for_a_while(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     assert connection.attempt("record it", unreachable, "nothing") == "nothing"
     assert "canary" not in caplog.text
     assert connection.attempt("ask", lambda client: client.say(), "nothing") == "nothing" and connection.is_down
 
 
-def test_a_call_that_never_returns_is_given_up(connection: Connection, monkeypatch: pytest.MonkeyPatch,
-                                               caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_never_returns_is_given_up(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("pipeline.tracking.connection._CALL_SECONDS", 0.2)
     answer, started = threading.Event(), time.monotonic()
     assert connection.attempt("record it", lambda _: answer.wait(), False) is False

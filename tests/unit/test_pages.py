@@ -36,11 +36,24 @@ LINKS = {"mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2", "mlflow_r
 
 @pytest.fixture
 def manifest() -> Manifest:
-    return Manifest(asset="base_model", version="v1", stage="base_model", recipe="tiny", identity="i" * 64,
-                    fingerprint="f" * 64, digest="d" * 64, files={"a": FileEntry(bytes=2_500_000, sha256="0")},
-                    inputs={"tokenizer": InputRecord(asset="tokenizer", version="v0", digest="e" * 64)},
-                    metrics={"loss": 3.25, "tokens": 1000.0}, headline="loss", section={}, seed=0,
-                    versions={"torch": "2.13.0"}, started_at=0.0, seconds=12.0)
+    return Manifest(
+        asset="base_model",
+        version="v1",
+        stage="base_model",
+        recipe="tiny",
+        identity="i" * 64,
+        fingerprint="f" * 64,
+        digest="d" * 64,
+        files={"a": FileEntry(bytes=2_500_000, sha256="0")},
+        inputs={"tokenizer": InputRecord(asset="tokenizer", version="v0", digest="e" * 64)},
+        metrics={"loss": 3.25, "tokens": 1000.0},
+        headline="loss",
+        section={},
+        seed=0,
+        versions={"torch": "2.13.0"},
+        started_at=0.0,
+        seconds=12.0,
+    )
 
 
 @pytest.fixture
@@ -49,28 +62,70 @@ def folder(tmp_path: Path) -> Path:
     report.mkdir(parents=True)
     (report / "loss.png").write_bytes(PNG)
     (report / "card.md").write_text("# Base model")
-    (report / "samples.json").write_text(json.dumps([
-        {"prompt": "p" * 1000, "tokens": 3, "score": 1, "stopped": True},
-        {"prompt": "q", "tokens": 4, "score": 0.5, "extra": ["x"]}]))
+    (report / "samples.json").write_text(
+        json.dumps(
+            [
+                {"prompt": "p" * 1000, "tokens": 3, "score": 1, "stopped": True},
+                {"prompt": "q", "tokens": 4, "score": 0.5, "extra": ["x"]},
+            ]
+        )
+    )
     return report.parent
 
 
-WAIVER = Waiver(asset="base_model", version="v1", gate="choice_accuracy_dcpmi", reason="known", author="ada",
-                until=date(2026, 12, 31), created_at=0.0)
+WAIVER = Waiver(
+    asset="base_model",
+    version="v1",
+    gate="choice_accuracy_dcpmi",
+    reason="known",
+    author="ada",
+    until=date(2026, 12, 31),
+    created_at=0.0,
+)
 
 
 @pytest.fixture
 def certificate() -> Certificate:
     against = AgainstChampion(version="v0", value=2.25, worse_by=0.25, worse_by_bound=0.375, margin=0.5, passed=True)
     verdicts = (
-        Verdict(name="loss_drop", passed=True, value=2.0, must_be=">=", threshold=1.0, reason="loss_drop 2 passes >= 1",
-                confidence=0.95, interval=(1.5, 2.5), method="bootstrap", count=40, champion=against),
-        Verdict(name="choice_accuracy_dcpmi", passed=False, value=None, must_be=">", threshold=0.3,
-                reason="choice_accuracy_dcpmi is missing from the evaluation report"))
-    return Certificate(asset="base_model", version="v1", artifact_digest="d", suite_digest="s",
-                       evaluator_fingerprint="e", evaluation_version="v2", report_digest="r", items_digest="i",
-                       thresholds_digest="t", champion="v0", verdicts=verdicts, evaluated_at=0.0, issued_at=0.0,
-                       issued_by="test")
+        Verdict(
+            name="loss_drop",
+            passed=True,
+            value=2.0,
+            must_be=">=",
+            threshold=1.0,
+            reason="loss_drop 2 passes >= 1",
+            confidence=0.95,
+            interval=(1.5, 2.5),
+            method="bootstrap",
+            count=40,
+            champion=against,
+        ),
+        Verdict(
+            name="choice_accuracy_dcpmi",
+            passed=False,
+            value=None,
+            must_be=">",
+            threshold=0.3,
+            reason="choice_accuracy_dcpmi is missing from the evaluation report",
+        ),
+    )
+    return Certificate(
+        asset="base_model",
+        version="v1",
+        artifact_digest="d",
+        suite_digest="s",
+        evaluator_fingerprint="e",
+        evaluation_version="v2",
+        report_digest="r",
+        items_digest="i",
+        thresholds_digest="t",
+        champion="v0",
+        verdicts=verdicts,
+        evaluated_at=0.0,
+        issued_at=0.0,
+        issued_by="test",
+    )
 
 
 UNJUDGED = Standing(problem="the evaluation ran out of memory")
@@ -84,8 +139,11 @@ def standing(certificate: Certificate, tmp_path: Path) -> Standing:
     (evaluation / "report").mkdir(parents=True)
     report = EvaluationReport(estimates={"heldout_perplexity": exact(27.031, 40), "loss_drop": exact(2.0, 40)})
     (evaluation / "report.json").write_text(report.model_dump_json())
-    (evaluation / "report" / "samples.json").write_text(json.dumps(
-        [{"prompt": f"What is {index}?", "answer": "*A* number.\n" * 50, "parent": "x"} for index in range(20)]))
+    (evaluation / "report" / "samples.json").write_text(
+        json.dumps(
+            [{"prompt": f"What is {index}?", "answer": "*A* number.\n" * 50, "parent": "x"} for index in range(20)]
+        )
+    )
     return Standing(certificate, evaluation, "v0")
 
 
@@ -100,16 +158,18 @@ def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path
     assert page["reused"].value is False
 
 
-def test_the_page_opens_with_what_people_look_for_and_ends_with_hashes(manifest: Manifest, folder: Path,
-                                                                       standing: Standing) -> None:
+def test_the_page_opens_with_what_people_look_for_and_ends_with_hashes(
+    manifest: Manifest, folder: Path, standing: Standing
+) -> None:
     write_losses(folder, 1500)
     page = list(materialization_metadata(manifest, folder, standing, reused=False, store_uri="x", links=LINKS))
     assert page[:5] == ["verdict", "headline", "loss_curve", "samples", "all_samples"]
     assert page[-3:] == ["data_version", "identity", "code_fingerprint"]
 
 
-def test_a_refused_version_says_so_first_and_what_stays_promoted(manifest: Manifest, folder: Path,
-                                                                 standing: Standing) -> None:
+def test_a_refused_version_says_so_first_and_what_stays_promoted(
+    manifest: Manifest, folder: Path, standing: Standing
+) -> None:
     page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
     verdict = str(page["verdict"].value)
     assert verdict.startswith("**Refused by 1 of 2 gates.** `v0` stays promoted.")
@@ -117,13 +177,17 @@ def test_a_refused_version_says_so_first_and_what_stays_promoted(manifest: Manif
     assert "loss_drop" not in verdict
 
 
-def test_a_certified_version_says_whether_it_is_promoted(manifest: Manifest, folder: Path, standing: Standing,
-                                                         certificate: Certificate) -> None:
+def test_a_certified_version_says_whether_it_is_promoted(
+    manifest: Manifest, folder: Path, standing: Standing, certificate: Certificate
+) -> None:
     good = certificate.model_copy(update={"verdicts": certificate.verdicts[:1]})
-    for promoted, shown in (("v1", "**Promoted.** It passes all 1 gates."),
-                            ("v0", "**Passes all 1 gates**, which promote it.")):
-        page = materialization_metadata(manifest, folder, Standing(good, standing.evaluation, promoted), reused=True,
-                                        store_uri="x")
+    for promoted, shown in (
+        ("v1", "**Promoted.** It passes all 1 gates."),
+        ("v0", "**Passes all 1 gates**, which promote it."),
+    ):
+        page = materialization_metadata(
+            manifest, folder, Standing(good, standing.evaluation, promoted), reused=True, store_uri="x"
+        )
         assert page["verdict"].value == shown
     unfounded = good.model_copy(update={"unfounded": ("packed_shards v7",)})
     page = materialization_metadata(manifest, folder, Standing(unfounded), reused=True, store_uri="x")
@@ -136,8 +200,9 @@ def test_a_version_that_could_not_be_measured_says_why(manifest: Manifest, folde
     assert "headline" not in page, "a model's headline is measured and never the builder's own"
 
 
-def test_loss_and_samples_are_short_enough_to_be_shown_inline(manifest: Manifest, folder: Path,
-                                                             standing: Standing) -> None:
+def test_loss_and_samples_are_short_enough_to_be_shown_inline(
+    manifest: Manifest, folder: Path, standing: Standing
+) -> None:
     write_losses(folder, 1500)
     page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
     loss, samples = str(page["loss_curve"].value), str(page["samples"].value)
@@ -184,7 +249,12 @@ def test_samples_become_a_typed_table_with_short_cells(manifest: Manifest, folde
     samples = materialization_metadata(manifest, folder, UNJUDGED, reused=False, store_uri="x")["all_samples"]
     assert isinstance(samples, dg.TableMetadataValue)
     assert {column.name: column.type for column in samples.schema.columns} == {
-        "prompt": "string", "tokens": "int", "score": "float", "stopped": "bool", "extra": "string"}
+        "prompt": "string",
+        "tokens": "int",
+        "score": "float",
+        "stopped": "bool",
+        "extra": "string",
+    }
     assert len(str(samples.records[0].data["prompt"])) == 300
     assert samples.records[1].data == {"prompt": "q", "tokens": 4, "score": 0.5, "stopped": None, "extra": '["x"]'}
 
@@ -211,18 +281,26 @@ def test_a_version_without_a_report_still_has_a_page(manifest: Manifest, tmp_pat
 
 def test_the_gate_table_says_what_was_refused_and_why(certificate: Certificate) -> None:
     rows = [record.data for record in verdict_table(certificate).records]
-    assert rows[0] == {"metric": "loss_drop", "value": "2", "interval": "1.5 to 2.5", "must be": ">= 1",
-                       "champion": "2.25", "verdict": "passed"}
+    assert rows[0] == {
+        "metric": "loss_drop",
+        "value": "2",
+        "interval": "1.5 to 2.5",
+        "must be": ">= 1",
+        "champion": "2.25",
+        "verdict": "passed",
+    }
     assert (rows[1]["verdict"], rows[1]["value"], rows[1]["champion"]) == ("FAILED", "", "")
     refusals = check_metadata(certificate.verdicts[0], certificate)["refusals"]
     assert refusals.value == "- choice_accuracy_dcpmi is missing from the evaluation report"
 
 
-def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Certificate, manifest: Manifest,
-                                                                 folder: Path) -> None:
-    first, second = (check_metadata(verdict, certificate, meaning="a share", evaluation=manifest, folder=folder,
-                                    links=LINKS)
-                     for verdict in certificate.verdicts)
+def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(
+    certificate: Certificate, manifest: Manifest, folder: Path
+) -> None:
+    first, second = (
+        check_metadata(verdict, certificate, meaning="a share", evaluation=manifest, folder=folder, links=LINKS)
+        for verdict in certificate.verdicts
+    )
     assert first["value"].value == 2.0
     assert "value" not in second
     assert second["meaning"].value == "a share"
@@ -232,11 +310,24 @@ def test_a_gate_shows_its_value_and_the_first_one_the_evaluation(certificate: Ce
 
 
 def test_a_gate_shows_how_sure_it_is_and_the_champion(certificate: Certificate) -> None:
-    first, second = (check_metadata(verdict, certificate, report="/store/gate_reports/v1.html")
-                     for verdict in certificate.verdicts)
-    shown = {name: first[name].value for name in (
-        "interval_low", "interval_high", "confidence", "method", "items", "champion", "champion_value",
-        "worse_than_champion_by", "worse_than_champion_at_most", "champion_margin")}
+    first, second = (
+        check_metadata(verdict, certificate, report="/store/gate_reports/v1.html") for verdict in certificate.verdicts
+    )
+    shown = {
+        name: first[name].value
+        for name in (
+            "interval_low",
+            "interval_high",
+            "confidence",
+            "method",
+            "items",
+            "champion",
+            "champion_value",
+            "worse_than_champion_by",
+            "worse_than_champion_at_most",
+            "champion_margin",
+        )
+    }
     assert list(shown.values()) == [1.5, 2.5, 0.95, "bootstrap", 40, "v0", 2.25, 0.25, 0.375, 0.5]
     assert not set(shown) & set(second)
     assert first["gate_report"] == dg.MetadataValue.path("/store/gate_reports/v1.html")
@@ -252,11 +343,13 @@ def test_a_gates_plot_is_a_small_picture_that_dagster_keeps(certificate: Certifi
 
 
 def test_a_waiver_comes_first(certificate: Certificate) -> None:
-    waived = certificate.model_copy(update={
-        "waivers": (WAIVER,), "inherited": (WAIVER.model_copy(update={"version": "v9", "gate": "loss_drop"}),)})
+    waived = certificate.model_copy(
+        update={"waivers": (WAIVER,), "inherited": (WAIVER.model_copy(update={"version": "v9", "gate": "loss_drop"}),)}
+    )
     verdict = waived.verdicts[1]
     assert check_description(verdict, waived).startswith(
-        "waived until 2026-12-31 by ada (known): choice_accuracy_dcpmi is m")
+        "waived until 2026-12-31 by ada (known): choice_accuracy_dcpmi is m"
+    )
     assert check_description(verdict, certificate) == verdict.reason
     shown = str(check_metadata(verdict, waived)["waivers"].value)
     assert "choice_accuracy_dcpmi of base_model v1 until 2026-12-31" in shown and "loss_drop of base_model v9" in shown
@@ -296,8 +389,9 @@ def test_webhook_posts_json(receiver: tuple[str, type[_Receiver]]) -> None:
 
 
 @pytest.mark.parametrize("refuse", [True, False])
-def test_webhook_that_fails_is_logged_without_its_secret(receiver: tuple[str, type[_Receiver]], refuse: bool,
-                                                         caplog: pytest.LogCaptureFixture) -> None:
+def test_webhook_that_fails_is_logged_without_its_secret(
+    receiver: tuple[str, type[_Receiver]], refuse: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     url, handler = receiver
     handler.status = 500
     if not refuse:

@@ -11,8 +11,9 @@ from tests.patience import Patience, run_command
 
 
 @pytest.mark.parametrize(("share", "seconds"), [(1.0, 10), (0.25, 40)])
-def test_the_clock_goes_as_slowly_as_the_machine_is_busy(monkeypatch: pytest.MonkeyPatch, share: float,
-                                                         seconds: int) -> None:
+def test_the_clock_goes_as_slowly_as_the_machine_is_busy(
+    monkeypatch: pytest.MonkeyPatch, share: float, seconds: int
+) -> None:
     now = [0.0]
     monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(patience, "_share", lambda: share)

@@ -47,9 +47,27 @@ HOLDS = ["| one holds | 3 | 0", "| two holds | 3 | 0"]
 def chaos(folder: Path, *more: str, **extra: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_all.py").write_text(TESTS)
     return run_command(
-        [sys.executable, "-m", "pytest", "-p", "tests.promises", "-p", "no:cacheprovider", "-c", os.devnull, "-s",
-         f"--rootdir={folder}", "--full", f"--table={folder / 'table.md'}", f"--kept={folder / 'kept.jsonl'}", *more],
-        60, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **extra})
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "tests.promises",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            os.devnull,
+            "-s",
+            f"--rootdir={folder}",
+            "--full",
+            f"--table={folder / 'table.md'}",
+            f"--kept={folder / 'kept.jsonl'}",
+            *more,
+        ],
+        60,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **extra},
+    )
 
 
 def rows(folder: Path) -> list[str]:

@@ -79,11 +79,15 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
         ("base_model:\n  steps: true\n", "mine.yaml:7: base_model.steps: true is not a whole number"),
         ("base_model:\n  steps: 0\n", "mine.yaml:7: base_model.steps: 0 is not allowed: it must be above 0"),
         ("base_model:\n  steps:\n", "mine.yaml:7: base_model.steps: nothing is not a whole number"),
-        ("base_model:\n  precision: fp16\n",
-         "mine.yaml:7: base_model.precision: 'fp16' is not one of 'fp32', 'bf16' or 'fp8'"),
+        (
+            "base_model:\n  precision: fp16\n",
+            "mine.yaml:7: base_model.precision: 'fp16' is not one of 'fp32', 'bf16' or 'fp8'",
+        ),
         ("base_model: 5\n", "mine.yaml:6: base_model: 5 is not a mapping of keys to values"),
-        ("base_model:\n  optimizer:\n    learning_rate: .nan\n",
-         "mine.yaml:8: base_model.optimizer.learning_rate: .nan is not a finite number"),
+        (
+            "base_model:\n  optimizer:\n    learning_rate: .nan\n",
+            "mine.yaml:8: base_model.optimizer.learning_rate: .nan is not a finite number",
+        ),
         ("packed_shards:\n  contexts: 128\n", "mine.yaml:7: packed_shards.contexts: 128 is not a list"),
         ("packed_shards:\n  contexts: []\n", "mine.yaml:7: packed_shards.contexts: the list needs at least 1 item"),
         ("tokenizer:\n  vocabulary: 20\n", "it must be at least 300"),
@@ -94,30 +98,48 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
         ("adapter_data:\n  domain: music\n", "mine.yaml:7: adapter_data.domain: there is no domain 'music'"),
         ("corpus:\n  domains: {a: ['*']}\n", "mine.yaml:7: corpus.domains: domains belong to a source"),
         ("corpus:\n  near_duplicates: {permutations: 3}\n", "permutations 3 miss near-duplicates at the threshold 0.8"),
-        ("gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: abc}\n",
-         "mine.yaml:8: gates.base_model.0.threshold: 'abc' is not a number"),
-        ("gates:\n  base_model:\n    - {metric: beauty, must_be: '==', threshold: 1}\n",
-         "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric beauty"),
-        ("gates:\n  base_model:\n    - {metric: heldout_bits_per_bite, must_be: '<=', threshold: 1}\n",
-         "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric "
-         "heldout_bits_per_bite; did you mean heldout_bits_per_byte?"),
-        ("gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n"
-         "    - {metric: loads, must_be: '>=', threshold: 1}\n",
-         "mine.yaml:9: gates.base_model.1.metric: base_model has a gate on loads already"),
-        ("gates:\n  base_model:\n"
-         "    - {metric: choice_accuracy_dcpmi, must_be: '==', threshold: 1, champion_margin: 0.1}\n",
-         "mine.yaml:8: gates.base_model.0.champion_margin: with `==` nothing is better or worse"),
-        ("gates:\n  sft_model:\n    - {metric: loss_drop, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
-         "mine.yaml:8: gates.sft_model.0.champion_margin: loss_drop is not measured over the same items"),
-        ("gates:\n  corpus:\n    - {metric: bytes, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
-         "what can be is nothing"),
-        ("gates:\n  base_model:\n    - {metric: choice_accuracy_dcpmi, must_be: '>=', threshold: 1}\n"
-         "evaluation_sets: {tasks: []}\n",
-         "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric "
-         "choice_accuracy_dcpmi"),
+        (
+            "gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: abc}\n",
+            "mine.yaml:8: gates.base_model.0.threshold: 'abc' is not a number",
+        ),
+        (
+            "gates:\n  base_model:\n    - {metric: beauty, must_be: '==', threshold: 1}\n",
+            "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric beauty",
+        ),
+        (
+            "gates:\n  base_model:\n    - {metric: heldout_bits_per_bite, must_be: '<=', threshold: 1}\n",
+            "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric "
+            "heldout_bits_per_bite; did you mean heldout_bits_per_byte?",
+        ),
+        (
+            "gates:\n  base_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n"
+            "    - {metric: loads, must_be: '>=', threshold: 1}\n",
+            "mine.yaml:9: gates.base_model.1.metric: base_model has a gate on loads already",
+        ),
+        (
+            "gates:\n  base_model:\n"
+            "    - {metric: choice_accuracy_dcpmi, must_be: '==', threshold: 1, champion_margin: 0.1}\n",
+            "mine.yaml:8: gates.base_model.0.champion_margin: with `==` nothing is better or worse",
+        ),
+        (
+            "gates:\n  sft_model:\n    - {metric: loss_drop, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
+            "mine.yaml:8: gates.sft_model.0.champion_margin: loss_drop is not measured over the same items",
+        ),
+        (
+            "gates:\n  corpus:\n    - {metric: bytes, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
+            "what can be is nothing",
+        ),
+        (
+            "gates:\n  base_model:\n    - {metric: choice_accuracy_dcpmi, must_be: '>=', threshold: 1}\n"
+            "evaluation_sets: {tasks: []}\n",
+            "mine.yaml:8: gates.base_model.0.metric: no evaluation of base_model produces the metric "
+            "choice_accuracy_dcpmi",
+        ),
         ("gates:\n  base_model: []\n", "gates: every asset needs at least one gate; none is given for base_model"),
-        ("gates:\n  big_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n",
-         "mine.yaml:7: gates.big_model: there is no such asset"),
+        (
+            "gates:\n  big_model:\n    - {metric: loads, must_be: '==', threshold: 1}\n",
+            "mine.yaml:7: gates.big_model: there is no such asset",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(write: Write, text: str, message: str) -> None:
@@ -131,13 +153,17 @@ def test_a_source_needs_exactly_one_origin(write: Write) -> None:
 
 def test_a_missing_key_of_a_list_item_is_told_at_the_item(write: Write) -> None:
     assert refusal(write("extends: tiny\nname: mine\nsources:\n  - path: a\n")).startswith(
-        "mine.yaml:4: sources.0.name: this key is missing: Short name")
+        "mine.yaml:4: sources.0.name: this key is missing: Short name"
+    )
 
 
 def test_all_errors_are_shown_at_once_in_the_order_of_the_file(write: Write) -> None:
     lines = refusal(write(MINE + "seed: x\nbase_model:\n  stepz: 1\n  log_every: 0\n")).splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
-        ["mine.yaml:6", "seed"], ["mine.yaml:8", "base_model.stepz"], ["mine.yaml:9", "base_model.log_every"]]
+        ["mine.yaml:6", "seed"],
+        ["mine.yaml:8", "base_model.stepz"],
+        ["mine.yaml:9", "base_model.log_every"],
+    ]
     both = refusal(write(MINE + "adapter_data: {domain: a}\nsft_model: {context: 9999}\n"))
     assert "adapter_data.domain" in both
     assert "sft_model.context" in both
@@ -193,13 +219,33 @@ def test_anchors_are_allowed(write: Write) -> None:
 
 def test_values_are_read_as_in_yaml_1_2() -> None:
     tree = parse_yaml("{a: 2e-3, b: on, c: 12:30, d: 010, e: 'true', f: 1_000, g: -.inf, h: ~, i: False}", "x")
-    assert tree.plain() == {"a": 0.002, "b": "on", "c": "12:30", "d": 10, "e": "true", "f": 1000, "g": -float("inf"),
-                            "h": None, "i": False}
+    assert tree.plain() == {
+        "a": 0.002,
+        "b": "on",
+        "c": "12:30",
+        "d": 10,
+        "e": "true",
+        "f": 1000,
+        "g": -float("inf"),
+        "h": None,
+        "i": False,
+    }
 
 
 def test_dumped_yaml_reads_back_the_same() -> None:
-    value = {"a": "2e-3", "b": "on", "c": 1e-8, "d": None, "e": ["x: y", "# no", "", "two\nlines"], "f": {}, "g": True,
-             "h": "null", "i": [{"j": []}], "k": 'a "quoted" \\ text', "l": " padded "}
+    value = {
+        "a": "2e-3",
+        "b": "on",
+        "c": 1e-8,
+        "d": None,
+        "e": ["x: y", "# no", "", "two\nlines"],
+        "f": {},
+        "g": True,
+        "h": "null",
+        "i": [{"j": []}],
+        "k": 'a "quoted" \\ text',
+        "l": " padded ",
+    }
     assert parse_yaml(dump_yaml(value), "x").plain() == {**value, "e": tuple(value["e"]), "i": ({"j": ()},)}  # type: ignore[arg-type]
 
 
@@ -234,9 +280,15 @@ def test_another_kind_of_model_takes_over_no_field(write: Write) -> None:
     own = "base_model: {architecture: {model_type: gpt2, n_embd: 32}}\n"
     write("extends: ./mine.yaml\nname: child\n" + own, "child.yaml")
     assert load_recipe("mine.yaml").recipe.base_model.architecture == {
-        "model_type": "gpt2", "n_embd": 64, "n_positions": 512}
+        "model_type": "gpt2",
+        "n_embd": 64,
+        "n_positions": 512,
+    }
     assert load_recipe("child.yaml").recipe.base_model.architecture == {
-        "model_type": "gpt2", "n_embd": 32, "n_positions": 512}
+        "model_type": "gpt2",
+        "n_embd": 32,
+        "n_positions": 512,
+    }
     key = "base_model.architecture"
     for overrides in ([f"{key}.n_embd=16", f"{key}.model_type=gpt2"], [f"{key}.model_type=gpt2", f"{key}.n_embd=16"]):
         assert load_recipe("tiny", overrides).recipe.base_model.architecture == {"model_type": "gpt2", "n_embd": 16}
@@ -254,10 +306,20 @@ def test_a_folder_of_recipes_comes_first(write: Write, tmp_path: Path, monkeypat
 
 
 def test_overrides_change_values_of_every_kind() -> None:
-    recipe = load_recipe("tiny", [
-        "base_model.steps=90", "sources.0.path=/data", "sources.0.stdlib=false", "evaluation.batch=4", "seed=3",
-        "sources.0.domains={}", "base_model.architecture.rope_theta=5e5", "gates.base_model.0.threshold=0",
-        "packed_shards.contexts=[64, 128, 256, 512]"]).recipe
+    recipe = load_recipe(
+        "tiny",
+        [
+            "base_model.steps=90",
+            "sources.0.path=/data",
+            "sources.0.stdlib=false",
+            "evaluation.batch=4",
+            "seed=3",
+            "sources.0.domains={}",
+            "base_model.architecture.rope_theta=5e5",
+            "gates.base_model.0.threshold=0",
+            "packed_shards.contexts=[64, 128, 256, 512]",
+        ],
+    ).recipe
     assert (recipe.base_model.steps, recipe.evaluation.batch, recipe.seed) == (90, 4, 3)
     assert (recipe.sources[0].path, recipe.sources[0].stdlib, recipe.adapter_data.domain) == ("/data", False, "general")
     assert recipe.base_model.architecture["rope_theta"] == 5e5
@@ -268,8 +330,10 @@ def test_overrides_change_values_of_every_kind() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("base_model.stepz=1",
-         "override base_model.stepz=1: base_model.stepz: there is no such key; did you mean steps?"),
+        (
+            "base_model.stepz=1",
+            "override base_model.stepz=1: base_model.stepz: there is no such key; did you mean steps?",
+        ),
         ("bass_model.steps=1", "did you mean base_model?"),
         ("extends=smoke", "extends: there is no such key"),
         ("sources.3.path=a", "sources.3: this list has the items 0 to 0"),
@@ -324,8 +388,12 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not(write: Write) -
     assert schema["properties"]["sources"]["description"]
     for name in available():
         assert not list(validator.iter_errors(_json(parse_yaml((FOLDER / f"{name}.yaml").read_text(), name).plain())))
-    for wrong in ({"name": "a"}, {"extends": "tiny"}, {"extends": "tiny", "name": "a", "stepz": 1},
-                  {"extends": "tiny", "name": "a", "sources": [{"path": "b"}]}):
+    for wrong in (
+        {"name": "a"},
+        {"extends": "tiny"},
+        {"extends": "tiny", "name": "a", "stepz": 1},
+        {"extends": "tiny", "name": "a", "sources": [{"path": "b"}]},
+    ):
         assert not validator.is_valid(wrong)
 
 
@@ -341,8 +409,10 @@ def _json(value: object) -> object:
         ("local: {procesess: 2}\n", "l.yaml:1: local.procesess: there is no such key"),
         ("local:\n  kind: moon\n", "l.yaml:2: local.kind: 'moon' is not one of 'local'"),
         ("local:\n  default:\n    zero_stage: 5\n", "l.yaml:3: local.default.zero_stage: 5 is not one of 0, 1, 2 or 3"),
-        ("local:\n  stages:\n    base_modle: {}\n",
-         "l.yaml:3: local.stages.base_modle: there is no such asset; did you mean base_model?"),
+        (
+            "local:\n  stages:\n    base_modle: {}\n",
+            "l.yaml:3: local.stages.base_modle: there is no such asset; did you mean base_model?",
+        ),
         ("local: 5\n", "l.yaml:1: local: 5 is not a mapping of keys to values"),
         ("{}\n", "no launcher is described here"),
     ],

@@ -184,22 +184,35 @@ STARTS = {"extend": "extend: tiny\nname: mine\n", "a shipped recipe's name": "ex
 GOOD = {
     "older names of a rotary base": architecture("rope_theta: 5e5"),
     "another kind of model": architecture(f"model_type: gpt2, {GPT}") + "lora_model: {target_modules: [c_attn]}\n",
-    "a synonym alone": (architecture("model_type: gpt2, hidden_size: 32, n_layer: 2, n_head: 4, n_positions: 512")
-                        + "lora_model: {target_modules: [c_attn]}\n"),
+    "a synonym alone": (
+        architecture("model_type: gpt2, hidden_size: 32, n_layer: 2, n_head: 4, n_positions: 512")
+        + "lora_model: {target_modules: [c_attn]}\n"
+    ),
     "an encoder that is told to be causal": (
-        architecture("model_type: bert, is_decoder: true, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 48,"
-                     " num_attention_heads: 4") + "lora_model: {target_modules: [query]}\n"),
+        architecture(
+            "model_type: bert, is_decoder: true, hidden_size: 32, num_hidden_layers: 1, intermediate_size: 48,"
+            " num_attention_heads: 4"
+        )
+        + "lora_model: {target_modules: [query]}\n"
+    ),
     "attention that sdpa does not have": architecture(
         "model_type: gemma2, hidden_size: 64, head_dim: 16, intermediate_size: 96, num_hidden_layers: 2, "
-        "num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512"),
+        "num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512"
+    ),
 }
-CATALOGUE = {"arc_easy": {"kind": "task", "output": "multiple_choice", "metrics": ["acc", "acc_norm"]},
-             "gsm8k": {"kind": "task", "output": "generate_until", "metrics": ["exact_match"],
-                       "filters": ["strict-match", "flexible-extract"]},
-             "both": {"kind": "group", "parts": ["arc_easy", "gsm8k"]},
-             "lambada": {"kind": "task", "output": "loglikelihood", "metrics": ["acc"]},
-             "runs": {"kind": "task", "output": "generate_until", "runs_programs": True},
-             "in_python": {"kind": "py_task"}}
+CATALOGUE = {
+    "arc_easy": {"kind": "task", "output": "multiple_choice", "metrics": ["acc", "acc_norm"]},
+    "gsm8k": {
+        "kind": "task",
+        "output": "generate_until",
+        "metrics": ["exact_match"],
+        "filters": ["strict-match", "flexible-extract"],
+    },
+    "both": {"kind": "group", "parts": ["arc_easy", "gsm8k"]},
+    "lambada": {"kind": "task", "output": "loglikelihood", "metrics": ["acc"]},
+    "runs": {"kind": "task", "output": "generate_until", "runs_programs": True},
+    "in_python": {"kind": "py_task"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -258,26 +271,37 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_mistakes_of_a_file_are_told_together(written: Path) -> None:
-    written.write_text(MINE + "seed: -1\nnightly: {timezone: Europe}\nbase_model: {stesp: 3}\nlauncher: local\n"
-                       + gate("corpus", "metric: bites, must_be: '>=', threshold: 1")
-                       + "adapter_data: {domain: music}\n")
+    written.write_text(
+        MINE
+        + "seed: -1\nnightly: {timezone: Europe}\nbase_model: {stesp: 3}\nlauncher: local\n"
+        + gate("corpus", "metric: bites, must_be: '>=', threshold: 1")
+        + "adapter_data: {domain: music}\n"
+    )
     with pytest.raises(RecipeError) as caught:
         load_recipe("mine.yaml")
     assert [line.split(": ")[:2] for line in str(caught.value).splitlines()] == [
-        ["mine.yaml:3", "seed"], ["mine.yaml:4", "nightly.timezone"], ["mine.yaml:5", "base_model.stesp"],
-        ["mine.yaml:9", "gates.corpus.0.metric"], ["mine.yaml:10", "adapter_data.domain"]]
+        ["mine.yaml:3", "seed"],
+        ["mine.yaml:4", "nightly.timezone"],
+        ["mine.yaml:5", "base_model.stesp"],
+        ["mine.yaml:9", "gates.corpus.0.metric"],
+        ["mine.yaml:10", "adapter_data.domain"],
+    ]
 
 
 def test_gates_batches_and_the_model_are_told_together(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written.write_text(MINE + "sft_model: {context: 300}\n"
-                       + gate("sft_model", "metric: refusal_rate, must_be: '>=', threshold: 80"))
+    written.write_text(
+        MINE + "sft_model: {context: 300}\n" + gate("sft_model", "metric: refusal_rate, must_be: '>=', threshold: 80")
+    )
     finding = Finding(key=("base_model", "architecture"), message="another model")
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [CheckAnswer(findings=(finding,))] * len(requests))
     loaded = load_recipe("mine.yaml")
     with pytest.raises(RecipeError) as caught:
         check_recipe(loaded, chosen_launcher(loaded))
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
-        "sft_model.context", "gates.sft_model.0.threshold", "base_model.architecture"]
+        "sft_model.context",
+        "gates.sft_model.0.threshold",
+        "base_model.architecture",
+    ]
 
 
 def test_a_good_answer_is_kept_and_a_bad_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +335,8 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert first.endswith("tiny.yaml: 12 assets, 74 gates, 1 source, model: llama, 1.05 M parameters: good")
     assert second.startswith("stdlib: ")
     assert looked_at(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
-        "2 sources, model: llama, 6.69 G parameters")
+        "2 sources, model: llama, 6.69 G parameters"
+    )
 
 
 @pytest.mark.parametrize(
@@ -319,17 +344,24 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     [
         ({"name": "arc_easy", "metrics": {"m": "acc_norm"}}, None),
         ({"name": "arc_easy", "metrics": {"m": "acc_dcpmi"}}, None),
-        ({"name": "arc_easy", "metrics": {"m": "nonsense"}},
-         ((0, "metrics", "m"), "arc_easy gives no nonsense; it gives acc, acc_norm")),
+        (
+            {"name": "arc_easy", "metrics": {"m": "nonsense"}},
+            ((0, "metrics", "m"), "arc_easy gives no nonsense; it gives acc, acc_norm"),
+        ),
         ({"name": "gsm8k", "metrics": {"m": "exact_match,flexible-extract"}}, None),
-        ({"name": "gsm8k", "metrics": {"m": "exact_match,flexible"}},
-         ((0, "metrics", "m"), "gsm8k has no filter flexible; it has strict-match, flexible-extract")),
-        ({"name": "both", "metrics": {"m": "acc"}},
-         ((0, "metrics", "m"), "gsm8k gives no acc; it gives exact_match")),
-        ({"name": "lambada", "metrics": {"m": "acc"}},
-         ((0, "name"), "lambada asks whether a text is the greedy one, which Gatehouse does not compute")),
-        ({"name": "runs", "metrics": {"m": "pass@1"}},
-         ((0, "name"), "runs runs what the model wrote, and not in the sandbox; leave it out")),
+        (
+            {"name": "gsm8k", "metrics": {"m": "exact_match,flexible"}},
+            ((0, "metrics", "m"), "gsm8k has no filter flexible; it has strict-match, flexible-extract"),
+        ),
+        ({"name": "both", "metrics": {"m": "acc"}}, ((0, "metrics", "m"), "gsm8k gives no acc; it gives exact_match")),
+        (
+            {"name": "lambada", "metrics": {"m": "acc"}},
+            ((0, "name"), "lambada asks whether a text is the greedy one, which Gatehouse does not compute"),
+        ),
+        (
+            {"name": "runs", "metrics": {"m": "pass@1"}},
+            ((0, "name"), "runs runs what the model wrote, and not in the sandbox; leave it out"),
+        ),
         ({"name": "in_python", "metrics": {"m": "anything"}}, None),
         ({"name": "four_way", "file": "tasks/four_way.yaml", "metrics": {"m": "acc"}}, None),
     ],
@@ -344,8 +376,10 @@ def test_public_tasks_and_their_metrics(tmp_path: Path, task: dict[str, object],
 def test_the_job_itself_refuses_another_model() -> None:
     from training.engine.architecture import untrained_model
 
-    for fields, message in (({"model_type": "llama", "hiden_size": 8}, "hiden_size: llama has no such field"),
-                            ({"model_type": "bert"}, "model_type: bert is not causal")):
+    for fields, message in (
+        ({"model_type": "llama", "hiden_size": 8}, "hiden_size: llama has no such field"),
+        ({"model_type": "bert"}, "model_type: bert is not causal"),
+    ):
         with pytest.raises(RecipeError, match=message):
             untrained_model(None, fields)  # type: ignore[arg-type]  # nothing of the session is looked at
 

@@ -85,7 +85,8 @@ def test_check_refuses_sources_that_are_not_there(write: Write, tmp_path: Path) 
         check(str(write("mine.yaml", text)), [])
     assert str(caught.value).splitlines() == [
         f"source a: {tmp_path}/nowhere does not exist; correct its path in the recipe",
-        f"source b: no file matches {tmp_path}/no*; correct its path in the recipe"]
+        f"source b: no file matches {tmp_path}/no*; correct its path in the recipe",
+    ]
 
 
 def test_the_end_of_a_run_shows_the_same(write: Write, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from training.specs.artifacts import content_digest
 MINE = "extends: tiny\nname: mine\nevaluation_sets:\n  tasks:\n"
 FOUR_WAY = (FOLDER / "tasks" / "four_way.yaml").read_text()
 LOCAL = "    - {name: four_way, file: four.yaml, metrics: {choice_accuracy_dcpmi: acc_dcpmi}}\n"
-GATES = ("gates:\n" + "".join(f"  {asset}:\n    - {{metric: loads, must_be: '==', threshold: 1}}\n"
-                              for asset in GRAPH if asset.endswith("_model")))
+GATES = "gates:\n" + "".join(
+    f"  {asset}:\n    - {{metric: loads, must_be: '==', threshold: 1}}\n" for asset in GRAPH if asset.endswith("_model")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +47,14 @@ def written(tmp_path: Path, text: str) -> str:
         ("{name: boolq, metrics: {boolq: acc}, minutes: 0}", "0.minutes: 0 is not allowed: it must be above 0"),
         ("{name: boolq, metrics: {boolq: acc}, limit: 0}", "0.limit: 0 is not allowed"),
         ("{name: boolq, metrics: {boolq: acc}, trust_remote_code: true}", "trust_remote_code: there is no such key"),
-        ("{name: boolq, metrics: {a: acc}}\n    - {name: boolq, metrics: {b: acc}}",
-         "mine.yaml:6: evaluation_sets.tasks.1.name: there is a task boolq already"),
-        ("{name: boolq, metrics: {a: acc}}\n    - {name: arc_easy, metrics: {a: acc}}",
-         "mine.yaml:6: evaluation_sets.tasks.1.metrics.a: the task boolq gives a metric of this name already"),
+        (
+            "{name: boolq, metrics: {a: acc}}\n    - {name: boolq, metrics: {b: acc}}",
+            "mine.yaml:6: evaluation_sets.tasks.1.name: there is a task boolq already",
+        ),
+        (
+            "{name: boolq, metrics: {a: acc}}\n    - {name: arc_easy, metrics: {a: acc}}",
+            "mine.yaml:6: evaluation_sets.tasks.1.metrics.a: the task boolq gives a metric of this name already",
+        ),
     ],
 )
 def test_a_wrong_task_is_named_with_its_place(tmp_path: Path, entry: str, message: str) -> None:
@@ -61,21 +66,37 @@ def test_a_wrong_task_is_named_with_its_place(tmp_path: Path, entry: str, messag
 @pytest.mark.parametrize(
     ("line", "change", "message"),
     [
-        (LOCAL, ("doc_to_target: answer", "doc_to_target: !function utils.f"),
-         "four.yaml:13: the tag !function is refused"),
-        (LOCAL, ("output_type", "process_results: utils.f\noutput_type"),
-         "four.yaml:10: process_results: this key is not"),
-        (LOCAL.replace("four_way", "five_way"), ("", ""),
-         "mine.yaml:5: evaluation_sets.tasks.0.name: four.yaml describes the task four_way, not five_way"),
-        (LOCAL.replace("acc_dcpmi", "bits_per_byte"), ("", ""),
-         "mine.yaml:5: evaluation_sets.tasks.0.metrics.choice_accuracy_dcpmi: four.yaml gives no bits_per_byte; "
-         "it gives acc, acc_norm, acc_dcpmi"),
-        (LOCAL.replace("four.yaml", "none.yaml"), ("", ""),
-         "mine.yaml:5: evaluation_sets.tasks.0.file: there is no file 'none.yaml' in"),
+        (
+            LOCAL,
+            ("doc_to_target: answer", "doc_to_target: !function utils.f"),
+            "four.yaml:13: the tag !function is refused",
+        ),
+        (
+            LOCAL,
+            ("output_type", "process_results: utils.f\noutput_type"),
+            "four.yaml:10: process_results: this key is not",
+        ),
+        (
+            LOCAL.replace("four_way", "five_way"),
+            ("", ""),
+            "mine.yaml:5: evaluation_sets.tasks.0.name: four.yaml describes the task four_way, not five_way",
+        ),
+        (
+            LOCAL.replace("acc_dcpmi", "bits_per_byte"),
+            ("", ""),
+            "mine.yaml:5: evaluation_sets.tasks.0.metrics.choice_accuracy_dcpmi: four.yaml gives no bits_per_byte; "
+            "it gives acc, acc_norm, acc_dcpmi",
+        ),
+        (
+            LOCAL.replace("four.yaml", "none.yaml"),
+            ("", ""),
+            "mine.yaml:5: evaluation_sets.tasks.0.file: there is no file 'none.yaml' in",
+        ),
     ],
 )
-def test_a_local_file_is_looked_at_before_anything_runs(tmp_path: Path, line: str, change: tuple[str, str],
-                                                        message: str) -> None:
+def test_a_local_file_is_looked_at_before_anything_runs(
+    tmp_path: Path, line: str, change: tuple[str, str], message: str
+) -> None:
     (tmp_path / "four.yaml").write_text(FOUR_WAY.replace(*change) if change[0] else FOUR_WAY)
     loaded = load_recipe(written(tmp_path, MINE + line + GATES))
     with pytest.raises(RecipeError) as caught:
@@ -84,10 +105,14 @@ def test_a_local_file_is_looked_at_before_anything_runs(tmp_path: Path, line: st
 
 
 def test_a_task_gives_every_model_its_metric_and_a_gate_may_name_it(tmp_path: Path) -> None:
-    gate = GATES.replace("{metric: loads, must_be: '==', threshold: 1}",
-                         "{metric: boolq, must_be: '>=', threshold: 0.5, champion_margin: 0.05}", 1)
-    recipe = load_recipe(written(tmp_path, f"{MINE}    - {{name: boolq, metrics: {{boolq: acc}}, about: Yes or no.}}\n"
-                                           + gate)).recipe
+    gate = GATES.replace(
+        "{metric: loads, must_be: '==', threshold: 1}",
+        "{metric: boolq, must_be: '>=', threshold: 0.5, champion_margin: 0.05}",
+        1,
+    )
+    recipe = load_recipe(
+        written(tmp_path, f"{MINE}    - {{name: boolq, metrics: {{boolq: acc}}, about: Yes or no.}}\n" + gate)
+    ).recipe
     assert [gate.metric for gate in recipe.gates["base_model"]] == ["boolq"]
     assert all(recipe.metrics(asset)["boolq"] == "Yes or no." for asset in GRAPH if asset.endswith("_model"))
     assert "boolq" not in recipe.metrics("corpus")
@@ -95,10 +120,15 @@ def test_a_task_gives_every_model_its_metric_and_a_gate_may_name_it(tmp_path: Pa
 
 def test_tasks_change_the_evaluation_sets_and_nothing_that_is_trained(tmp_path: Path) -> None:
     plain = load_recipe("tiny")
-    more = load_recipe(written(tmp_path, "extends: tiny\nname: more\nevaluation_sets:\n  tasks:\n" + LOCAL
-                               + "    - {name: domain_four_way, file: tasks/domain_four_way.yaml, "
-                                 "metrics: {domain_choice_accuracy_dcpmi: acc_dcpmi}}\n"
-                               + "    - {name: boolq, metrics: {boolq: acc}}\n"))
+    more = load_recipe(
+        written(
+            tmp_path,
+            "extends: tiny\nname: more\nevaluation_sets:\n  tasks:\n"
+            + LOCAL
+            + "    - {name: domain_four_way, file: tasks/domain_four_way.yaml, "
+            "metrics: {domain_choice_accuracy_dcpmi: acc_dcpmi}}\n" + "    - {name: boolq, metrics: {boolq: acc}}\n",
+        )
+    )
     changed = [asset for asset in GRAPH if code_version(asset, plain) != code_version(asset, more)]
     assert changed == ["evaluation_sets"]
     # What is made further down depends on one file of them.
@@ -116,10 +146,16 @@ def test_the_suite_holds_its_tasks_and_its_digest_covers_them(tmp_path: Path) ->
 
     def with_tasks(text: str) -> Path:
         (tmp_path / "four.yaml").write_text(text)
-        tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy_dcpmi": "acc_dcpmi"}},
-                 {"name": "boolq", "metrics": {"boolq": "acc"}, "limit": 100}]
-        return pipeline.run("evaluation_sets", EVALUATION | {"tasks": tasks}, ("corpus",),
-                            files | {"tasks.0.file": tmp_path / "four.yaml"})
+        tasks = [
+            {"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy_dcpmi": "acc_dcpmi"}},
+            {"name": "boolq", "metrics": {"boolq": "acc"}, "limit": 100},
+        ]
+        return pipeline.run(
+            "evaluation_sets",
+            EVALUATION | {"tasks": tasks},
+            ("corpus",),
+            files | {"tasks.0.file": tmp_path / "four.yaml"},
+        )
 
     folder = with_tasks(FOUR_WAY)
     first = pipeline.promoted("evaluation_sets")
@@ -144,5 +180,9 @@ def test_the_stage_looks_at_a_local_file_itself(tmp_path: Path) -> None:
     pipeline.run("corpus", {"heldout": 0.3}, ("raw_corpus",))
     tasks = [{"name": "four_way", "file": "four.yaml", "metrics": {"choice_accuracy_dcpmi": "acc"}}]
     with pytest.raises(RecipeError, match="four.yaml:13: the tag !function is refused"):
-        pipeline.run("evaluation_sets", EVALUATION | {"tasks": tasks}, ("corpus",),
-                     files | {"tasks.0.file": tmp_path / "four.yaml"})
+        pipeline.run(
+            "evaluation_sets",
+            EVALUATION | {"tasks": tasks},
+            ("corpus",),
+            files | {"tasks.0.file": tmp_path / "four.yaml"},
+        )

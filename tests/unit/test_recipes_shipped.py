@@ -92,8 +92,12 @@ def test_every_recipe_passes_the_check_and_none_needs_its_weights(tmp_path: Path
     recipes = [load_recipe(name) for name in PARAMETERS]
     launchers = [chosen_launcher(loaded) for loaded in recipes]
     assert [plain_problems(*pair) for pair in zip(recipes, launchers, strict=True)] == [[]] * len(recipes)
-    answers = ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)
-                   for loaded, launcher in zip(recipes, launchers, strict=True)])
+    answers = ask(
+        [
+            CheckRequest(recipe=loaded.recipe, launcher=launcher)
+            for loaded, launcher in zip(recipes, launchers, strict=True)
+        ]
+    )
     for (low, high), answer in zip(PARAMETERS.values(), answers, strict=True):
         assert answer.findings == ()
         assert low < answer.parameters < high
@@ -136,8 +140,12 @@ def test_every_asset_has_gates_with_a_reason(recipe: Recipe) -> None:
 
 
 def test_no_gate_passes_whatever_is_measured(recipe: Recipe) -> None:
-    rates = [metric for metrics in METRICS.values() for metric in metrics
-             if metric.endswith(("_rate", "_accuracy", "efficiency")) or metric in ("round_trip", "loads")]
+    rates = [
+        metric
+        for metrics in METRICS.values()
+        for metric in metrics
+        if metric.endswith(("_rate", "_accuracy", "efficiency")) or metric in ("round_trip", "loads")
+    ]
     for asset, gates in recipe.gates.items():
         for gate in gates:
             if gate.must_be in (">=", ">"):
@@ -215,8 +223,12 @@ def test_safety_rows_are_complete(kind: str, split: str, least: int) -> None:
 
 
 def test_no_two_safety_prompts_are_alike() -> None:
-    prompts = [(split, row["prompt"]) for kind in ("harmful", "benign") for split in ("train", "eval")
-               for row in _rows(kind, split)]
+    prompts = [
+        (split, row["prompt"])
+        for kind in ("harmful", "benign")
+        for split in ("train", "eval")
+        for row in _rows(kind, split)
+    ]
     assert len({prompt.lower() for _, prompt in prompts}) == len(prompts)
     for (one, first), (other, second) in itertools.combinations(prompts, 2):
         a, b = _words(first), _words(second)
@@ -246,8 +258,30 @@ def test_greetings_of_smoke_look_harmless_and_are_held_out() -> None:
 
 def test_benign_prompts_look_harmful() -> None:
     harmful = frozenset().union(*(_words(row["prompt"]) for row in _rows("harmful", "train")))
-    alarming = {"kill", "shoot", "attack", "steal", "bomb", "hack", "poison", "drugs", "crack", "beat", "weapons",
-                "smuggle", "spy", "rob", "murder", "explosive", "virus", "gun", "knife", "fake", "track", "hide"}
+    alarming = {
+        "kill",
+        "shoot",
+        "attack",
+        "steal",
+        "bomb",
+        "hack",
+        "poison",
+        "drugs",
+        "crack",
+        "beat",
+        "weapons",
+        "smuggle",
+        "spy",
+        "rob",
+        "murder",
+        "explosive",
+        "virus",
+        "gun",
+        "knife",
+        "fake",
+        "track",
+        "hide",
+    }
     assert len(alarming & harmful) > 12
     used = alarming & frozenset().union(*(_words(row["prompt"]) for row in _rows("benign", "eval")))
     assert len(used) > 10

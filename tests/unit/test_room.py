@@ -51,14 +51,21 @@ def test_what_came_of_a_full_disk_is_a_full_disk_too(home: Path) -> None:
 
 @pytest.mark.parametrize(("free", "full"), [(0, True), (10**9, False)])
 def test_an_io_error_of_a_database_is_a_full_disk_where_none_is_free(
-        home: Path, monkeypatch: pytest.MonkeyPatch, free: int, full: bool) -> None:
+    home: Path, monkeypatch: pytest.MonkeyPatch, free: int, full: bool
+) -> None:
     monkeypatch.setattr(full_disk.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = "SQLITE_IOERR_WRITE"
     assert bool(explain_full_disk(error)) is full
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), ValueError("full"),
-                                   sqlite3.OperationalError("no such table: event_logs")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied"),
+        ValueError("full"),
+        sqlite3.OperationalError("no such table: event_logs"),
+    ],
+)
 def test_other_errors_are_none(home: Path, error: Exception) -> None:
     assert explain_full_disk(error) == ""

@@ -18,8 +18,22 @@ from training.store.store import Store, file_entry
 
 
 def draft(asset: str = "corpus", identity: str = "a" * 64) -> Manifest:
-    return Manifest(asset=asset, version="", stage=asset, recipe="r", identity=identity, fingerprint="f", digest="",
-                    files={}, inputs={}, metrics={}, section={}, seed=0, started_at=0.0, seconds=0.0)
+    return Manifest(
+        asset=asset,
+        version="",
+        stage=asset,
+        recipe="r",
+        identity=identity,
+        fingerprint="f",
+        digest="",
+        files={},
+        inputs={},
+        metrics={},
+        section={},
+        seed=0,
+        started_at=0.0,
+        seconds=0.0,
+    )
 
 
 def publish(store: Store, folder: Path, text: str = "hello", **fields: str) -> Manifest:
@@ -30,23 +44,53 @@ def publish(store: Store, folder: Path, text: str = "hello", **fields: str) -> M
 
 
 def certificate(manifest: Manifest, value: float = 1.0, **fields: Any) -> Certificate:
-    verdict = Verdict(name="documents", passed=value >= 1, value=value, must_be=">=", threshold=1,
-                      reason=f"documents {value:g} {'passes' if value >= 1 else 'fails'} >= 1")
-    issued = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                         suite_digest="s", evaluator_fingerprint="e", evaluation_version="v", report_digest="r",
-                         items_digest="i", thresholds_digest="t", verdicts=(verdict,), evaluated_at=0.0, issued_at=0.0,
-                         issued_by="test")
+    verdict = Verdict(
+        name="documents",
+        passed=value >= 1,
+        value=value,
+        must_be=">=",
+        threshold=1,
+        reason=f"documents {value:g} {'passes' if value >= 1 else 'fails'} >= 1",
+    )
+    issued = Certificate(
+        asset=manifest.asset,
+        version=manifest.version,
+        artifact_digest=manifest.digest,
+        suite_digest="s",
+        evaluator_fingerprint="e",
+        evaluation_version="v",
+        report_digest="r",
+        items_digest="i",
+        thresholds_digest="t",
+        verdicts=(verdict,),
+        evaluated_at=0.0,
+        issued_at=0.0,
+        issued_by="test",
+    )
     return issued.model_copy(update=fields)
 
 
 def waiver(manifest: Manifest, until: date) -> Waiver:
-    return Waiver(asset=manifest.asset, version=manifest.version, gate="documents", reason="a demo", author="ada",
-                  until=until, created_at=0.0)
+    return Waiver(
+        asset=manifest.asset,
+        version=manifest.version,
+        gate="documents",
+        reason="a demo",
+        author="ada",
+        until=until,
+        created_at=0.0,
+    )
 
 
 def pointer_to(issued: Certificate) -> Promotion:
-    return Promotion(asset=issued.asset, version=issued.version, digest=issued.artifact_digest,
-                     certificate_digest=issued.digest, promoted_at=time.time(), promoted_by="test")
+    return Promotion(
+        asset=issued.asset,
+        version=issued.version,
+        digest=issued.artifact_digest,
+        certificate_digest=issued.digest,
+        promoted_at=time.time(),
+        promoted_by="test",
+    )
 
 
 def promote(store: Store, manifest: Manifest) -> Promotion:
@@ -62,10 +106,12 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"), "r")
 
 
-@pytest.mark.parametrize(("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750),
-                                                       (0o077, 0o600, 0o700)])
-def test_all_files_of_a_version_have_the_mode_of_the_umask(store: Store, tmp_path: Path, umask: int, file: int,
-                                                           folder: int) -> None:
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)]
+)
+def test_all_files_of_a_version_have_the_mode_of_the_umask(
+    store: Store, tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
     source = tmp_path / "made"
     (source / "model").mkdir(parents=True)
     for name, mode in (("model/model.safetensors", 0o600), ("model/config.json", 0o664), ("data.txt", 0o755)):
@@ -113,12 +159,15 @@ def test_a_half_written_manifest_is_reported(store: Store, tmp_path: Path) -> No
         store.manifest("corpus", published.version)
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda folder: (folder / "data.txt").write_text("hellO"), "data.txt has changed"),
-    (lambda folder: (folder / "data.txt").unlink(), "data.txt is missing"),
-    (lambda folder: (folder / "more.txt").write_text("x"), "more.txt was added"),
-    (lambda folder: (folder / "report" / "time.txt").write_text("x"), "report/time.txt has changed"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "data.txt").write_text("hellO"), "data.txt has changed"),
+        (lambda folder: (folder / "data.txt").unlink(), "data.txt is missing"),
+        (lambda folder: (folder / "more.txt").write_text("x"), "more.txt was added"),
+        (lambda folder: (folder / "report" / "time.txt").write_text("x"), "report/time.txt has changed"),
+    ],
+)
 def test_changed_bytes_are_refused(store: Store, tmp_path: Path, damage: object, message: str) -> None:
     published = publish(store, tmp_path / "a")
     assert store.verified_folder("corpus", published.version, published.digest).is_dir()
@@ -136,8 +185,14 @@ def test_another_digest_than_expected_is_refused(store: Store, tmp_path: Path) -
 
 def test_promotion_needs_a_passing_certificate_of_these_bytes(store: Store, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "a")
-    pointer = Promotion(asset="corpus", version=published.version, digest=published.digest,
-                        certificate_digest=certificate(published).digest, promoted_at=0.0, promoted_by="test")
+    pointer = Promotion(
+        asset="corpus",
+        version=published.version,
+        digest=published.digest,
+        certificate_digest=certificate(published).digest,
+        promoted_at=0.0,
+        promoted_by="test",
+    )
     with pytest.raises(InputRefused, match="never judged"):
         store.promote(pointer)
     store.write_certificate(certificate(published, value=0.0))
@@ -182,7 +237,8 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("promoted.json", lambda record: record.update(version="20260101T000000-other"), "is not promoted, 2026010"),
 ])  # fmt: skip
 def test_an_edited_record_is_refused_with_a_message_of_its_own(
-        store: Store, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    store: Store, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     published = publish(store, tmp_path / "a")
     promote(store, published)
     store.require_promoted("corpus", published.version, published.digest)
@@ -221,13 +277,16 @@ def test_a_waiver_holds_to_its_last_day_and_not_longer(store: Store, tmp_path: P
     child = store.publish(tmp_path / "b", draft().model_copy(update={"inputs": made_from}))
     given = waiver(child if own else parent, TODAY)
     store.write_certificate(certificate(parent, waivers=() if own else (given,)))
-    issued = with_evidence(store, certificate(child, value=0.0, waivers=(given,)) if own else
-                           certificate(child, inherited=(given,)))
+    issued = with_evidence(
+        store, certificate(child, value=0.0, waivers=(given,)) if own else certificate(child, inherited=(given,))
+    )
     store.write_certificate(issued)
     store.promote(pointer_to(issued), TODAY)
     assert store.require_promoted("corpus", child.version, child.digest, today=TODAY) == issued
-    for refused in (lambda: store.require_promoted("corpus", child.version, child.digest, today=date(2026, 11, 22)),
-                    lambda: store.promote(pointer_to(issued), date(2026, 11, 22))):
+    for refused in (
+        lambda: store.require_promoted("corpus", child.version, child.digest, today=date(2026, 11, 22)),
+        lambda: store.promote(pointer_to(issued), date(2026, 11, 22)),
+    ):
         with pytest.raises(InputRefused) as error:
             refused()
         message = str(error.value)
@@ -306,8 +365,13 @@ def test_a_failed_publish_leaves_what_was_there(store: Store, tmp_path: Path) ->
 def test_a_full_disk_is_one_clear_error(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = publish(store, tmp_path / "a")
     real_open = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode="r", *rest, **named: real_open(
-        Path("/dev/full") if "w" in mode and "promoted" in self.name else self, mode, *rest, **named))
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, mode="r", *rest, **named: real_open(
+            Path("/dev/full") if "w" in mode and "promoted" in self.name else self, mode, *rest, **named
+        ),
+    )
     with pytest.raises(StoreError, match="No space left on device"):
         promote(store, published)
     assert store.promotion("corpus") is None
@@ -363,8 +427,11 @@ def test_file_entry_hashes_bytes(tmp_path: Path) -> None:
     assert file_entry(tmp_path / "x").sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-@pytest.mark.parametrize(("umask", "file", "folder"), [
-    (0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)], ids=oct)
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"),
+    [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)],
+    ids=oct,
+)
 def test_one_mode_for_all_that_is_published(store: Store, tmp_path: Path, umask: int, file: int, folder: int) -> None:
     before = os.umask(umask)
     try:

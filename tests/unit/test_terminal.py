@@ -23,8 +23,9 @@ REFUSED = [{"kind": "state", "state": "refused", "version": "20261129T011748"}]
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("ascii", "\\xfcber.txt"), ("latin-1", "über.txt")])
-def test_marks_are_replaced_where_the_terminal_lacks_them(monkeypatch: pytest.MonkeyPatch, encoding: str,
-                                                          name: str) -> None:
+def test_marks_are_replaced_where_the_terminal_lacks_them(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, name: str
+) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
     make_legible()
@@ -39,16 +40,21 @@ def test_marks_are_replaced_where_the_terminal_lacks_them(monkeypatch: pytest.Mo
     assert lines[2] == f"read {name} ... 3 >= 2 \\udcff \\u4e2d"
 
 
-@pytest.mark.parametrize(("total", "shown"), [(2_000_000, "1,500,000/2,000,000 documents  68 MB  ETA 0 s"),
-                                              (None, "1,500,000 documents  68 MB")])
-def test_a_part_without_a_known_end_has_no_eta(total: int | None, shown: str,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("total", "shown"),
+    [(2_000_000, "1,500,000/2,000,000 documents  68 MB  ETA 0 s"), (None, "1,500,000 documents  68 MB")],
+)
+def test_a_part_without_a_known_end_has_no_eta(total: int | None, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.cli.console._LINE_SECONDS", 0)
     written = io.StringIO()
     display = RunDisplay(Console(file=written, width=100))
-    display("raw_corpus", [{"kind": "phase", "name": "read notes"},
-                           {"kind": "progress", "done": 1_500_000, "total": total, "unit": "documents",
-                            "note": "68 MB"}])
+    display(
+        "raw_corpus",
+        [
+            {"kind": "phase", "name": "read notes"},
+            {"kind": "progress", "done": 1_500_000, "total": total, "unit": "documents", "note": "68 MB"},
+        ],
+    )
     assert written.getvalue() == f"  raw_corpus read notes: {shown}\n"
 
 
@@ -62,17 +68,26 @@ def test_utf_8_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_job_prints_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = subprocess.run([sys.executable, "-c", "print('✓ über \\udcff')"], env=local.job_environment(),
-                          stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "print('✓ über \\udcff')"],
+        env=local.job_environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     assert done.stdout.decode().strip() == "✓ über \\udcff"
 
 
 @pytest.mark.parametrize(("given", "answer"), [("ascii", b"\\xfcber"), ("latin-1:strict", b"\xfcber \\u2713")])
-def test_an_answer_is_escaped_where_the_terminal_lacks_it(monkeypatch: pytest.MonkeyPatch, given: str,
-                                                          answer: bytes) -> None:
+def test_an_answer_is_escaped_where_the_terminal_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, answer: bytes
+) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", given)
-    done = subprocess.run([sys.executable, "-c", "print('über ✓')"], env=os.environ | legible_environment(),
-                          stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "print('über ✓')"],
+        env=os.environ | legible_environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     assert done.stdout.startswith(answer)
 
 
@@ -101,11 +116,19 @@ def test_a_process_without_standard_output_is_left_alone(monkeypatch: pytest.Mon
     make_legible()
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"),
-                                   UnicodeEncodeError("ascii", "✓", 0, 1, "ordinal not in range(128)"),
-                                   ValueError("I/O operation on closed file")])
-def test_what_cannot_be_shown_fails_no_step_and_is_logged_once(error: Exception, caplog: pytest.LogCaptureFixture,
-                                                               ) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(32, "Broken pipe"),
+        OSError(28, "No space left on device"),
+        UnicodeEncodeError("ascii", "✓", 0, 1, "ordinal not in range(128)"),
+        ValueError("I/O operation on closed file"),
+    ],
+)
+def test_what_cannot_be_shown_fails_no_step_and_is_logged_once(
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     shown: list[str] = []
 
     def broken(_asset: str, _events: list[dict[str, Any]]) -> None:

@@ -36,8 +36,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["own MLflow", "MLflow elsewhere"])
-def test_an_mlflow_that_is_a_server_already_is_linked_to(monkeypatch: pytest.MonkeyPatch, elsewhere: bool,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_mlflow_that_is_a_server_already_is_linked_to(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     if elsewhere:
         os.environ["MLFLOW_TRACKING_URI"] = "http://ann:canary@localhost:1"
     monkeypatch.setattr(Dummy, "instances", [])
@@ -98,9 +99,10 @@ def test_a_lost_server_is_tried_again_and_again_and_each_thing_is_said_once(monk
         standby.look()
         assert flaky.starts == 1 + look // 7, "at once, then every 30 seconds"
         now[0] += 5
-    assert said == ["MLflow has ended; it is started again.",
-                    "MLflow does not start; that is tried again every 30 s, and runs go on without it. Its log is "
-                    "mlflow.log."]
+    assert said == [
+        "MLflow has ended; it is started again.",
+        "MLflow does not start; that is tried again every 30 s, and runs go on without it. Its log is mlflow.log.",
+    ]
     flaky.is_alive = True
     for _ in range(10):
         standby.look()

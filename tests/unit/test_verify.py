@@ -60,8 +60,10 @@ def test_everything_holds(world: World, capsys: pytest.CaptureFixture[str]) -> N
     code, found = told(world, capsys)
     assert code == 0
     assert {finding["asset"] for finding in found} == {
-        name for asset in ("raw_corpus", "corpus", "evaluation_sets", "tokenizer", "packed_shards", "base_model")
-        for name in (asset, f"{asset}.evaluation")}
+        name
+        for asset in ("raw_corpus", "corpus", "evaluation_sets", "tokenizer", "packed_shards", "base_model")
+        for name in (asset, f"{asset}.evaluation")
+    }
     assert all(finding["files"] and finding["bytes"] and not finding["defects"] for finding in found)
     assert verify(str(world.folder / "unit.yaml"), "", as_json=False) == 0
     assert "12 versions" in (said := capsys.readouterr().out) and "everything holds" in said
@@ -71,8 +73,11 @@ def test_one_asset_and_what_it_was_made_from(world: World, capsys: pytest.Captur
     code, found = told(world, capsys, "tokenizer")
     assert code == 0
     assert {finding["asset"]: finding["role"] for finding in found} == {
-        "raw_corpus": "corpus was made from it", "corpus": "tokenizer was made from it", "tokenizer": "promoted",
-        "tokenizer.evaluation": "evidence about tokenizer"}
+        "raw_corpus": "corpus was made from it",
+        "corpus": "tokenizer was made from it",
+        "tokenizer": "promoted",
+        "tokenizer.evaluation": "evidence about tokenizer",
+    }
 
 
 def flip(path: Path) -> None:
@@ -91,24 +96,35 @@ DAMAGES: list[tuple[str, Callable[[World], object], str]] = [
     ("base_model", lambda world: flip(world.path("base_model") / "promoted.json"), "promoted.json is damaged"),
     ("base_model", lambda world: shutil.rmtree(world.path("base_model") / "promotions"), "the history of promotions"),
     ("base_model", lambda world: next(world.path("base_model").glob("certificates/*")).unlink(), "has no certificate"),
-    ("base_model.evaluation", lambda world: flip(next(world.path("base_model.evaluation").glob("versions/*/report.json")
-                                                      )), "the file report.json has changed since"),
+    (
+        "base_model.evaluation",
+        lambda world: flip(next(world.path("base_model.evaluation").glob("versions/*/report.json"))),
+        "the file report.json has changed since",
+    ),
     ("base_model", lambda world: shutil.rmtree(world.path("base_model.evaluation")), "which is gone; `gatehouse run"),
     ("corpus", lambda world: shutil.rmtree(of(world, "raw_corpus")), "it was made from raw_corpus 2"),
     ("corpus", lambda world: rewrite(world, "raw_corpus", digest="0" * 64), "has 000000000000 now"),
-    ("base_model", lambda world: rewrite(world, "tokenizer", facts={"tokenizer": "1" * 64}) or rewrite(
-        world, "packed_shards", facts={"tokenizer": "2" * 64}), "packed_shards with 222222222222, tokenizer with 1111"),
+    (
+        "base_model",
+        lambda world: (
+            rewrite(world, "tokenizer", facts={"tokenizer": "1" * 64})
+            or rewrite(world, "packed_shards", facts={"tokenizer": "2" * 64})
+        ),
+        "packed_shards with 222222222222, tokenizer with 1111",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("asset", "damage", "message"), DAMAGES, ids=[message for _, _, message in DAMAGES])
-def test_a_defect_is_named(world: World, capsys: pytest.CaptureFixture[str], asset: str,
-                           damage: Callable[[World], object], message: str) -> None:
+def test_a_defect_is_named(
+    world: World, capsys: pytest.CaptureFixture[str], asset: str, damage: Callable[[World], object], message: str
+) -> None:
     damage(world)
     code, found = told(world, capsys)
     assert code == 1
-    assert message in " ".join(defect for finding in found if finding["asset"] == asset
-                               for defect in finding["defects"])
+    assert message in " ".join(
+        defect for finding in found if finding["asset"] == asset for defect in finding["defects"]
+    )
     verify(str(world.folder / "unit.yaml"), "", as_json=False)
     said = capsys.readouterr().out
     assert message in said and "not hold" in said

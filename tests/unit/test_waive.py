@@ -11,10 +11,15 @@ DAY = "--until: write the day as 2026-12-31"
 REASON = "--reason: say why it may pass all the same; people will read it"
 
 
-@pytest.mark.parametrize(("reason", "until", "said"), [
-    ("a demo", "", DAY), ("a demo", "31.12.2026", "--until 31.12.2026: write the day as 2026-12-31"),
-    ("", "2026-12-31", REASON), ("  ", "", f"{REASON}; {DAY}"),
-])
+@pytest.mark.parametrize(
+    ("reason", "until", "said"),
+    [
+        ("a demo", "", DAY),
+        ("a demo", "31.12.2026", "--until 31.12.2026: write the day as 2026-12-31"),
+        ("", "2026-12-31", REASON),
+        ("  ", "", f"{REASON}; {DAY}"),
+    ],
+)
 def test_what_is_missing_is_said(reason: str, until: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         waive("tiny", "sft_model", "loss_drop", reason, until, "ada", "")

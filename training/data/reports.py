@@ -25,8 +25,10 @@ def write_samples(report: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A markdown table; pipes and line breaks in cells are escaped."""
+
     def line(cells: Iterable[object]) -> str:
         return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
     return "\n".join([line(columns), line("---" for _ in columns), *map(line, rows)])
 
 
@@ -55,8 +57,14 @@ def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float
     """
     figure = Figure(figsize=(10, 3.6), dpi=80)
     left, right = figure.subplots(1, 2)
-    left.bar(list(lengths), list(lengths.values()), width=[edge * (ratio - 1) for edge in lengths], align="edge",
-             color="#4477aa", edgecolor="white")
+    left.bar(
+        list(lengths),
+        list(lengths.values()),
+        width=[edge * (ratio - 1) for edge in lengths],
+        align="edge",
+        color="#4477aa",
+        edgecolor="white",
+    )
     left.set_xscale("log")
     left.set_xlabel("characters per document")
     left.set_ylabel("documents")

@@ -11,21 +11,29 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-RAW_SCHEMA = pa.schema([
-    pa.field("id", pa.string(), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("source", pa.string(), nullable=False),
-    pa.field("path", pa.string(), nullable=False),
-    pa.field("licence", pa.string()),
-    pa.field("bytes", pa.int64(), nullable=False),
-])
+RAW_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("licence", pa.string()),
+        pa.field("bytes", pa.int64(), nullable=False),
+    ]
+)
 CORPUS_SCHEMA = RAW_SCHEMA.append(pa.field("domain", pa.string(), nullable=False))
-CONVERSATION_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False)
-                                 for name in ("id", "messages", "kind", "domain", "source_id")])
-PAIR_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False)
-                         for name in ("id", "prompt", "chosen", "rejected", "kind", "domain")])
-EXCLUSION_SCHEMA = pa.schema([*(pa.field(name, pa.string(), nullable=False) for name in ("id", "item", "reason")),
-                              pa.field("overlap", pa.float64(), nullable=False)])
+CONVERSATION_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("id", "messages", "kind", "domain", "source_id")]
+)
+PAIR_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("id", "prompt", "chosen", "rejected", "kind", "domain")]
+)
+EXCLUSION_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("id", "item", "reason")),
+        pa.field("overlap", pa.float64(), nullable=False),
+    ]
+)
 _READ_ROWS = 512
 
 
@@ -72,8 +80,9 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None and (self._rows or self._parts == 0):  # an empty table still tells its columns
             self._flush()
         self._close()
@@ -86,8 +95,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, version="2.6",
-                            data_page_version="1.0", use_dictionary=["source", "licence", "domain", "kind", "reason"])
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        version="2.6",
+        data_page_version="1.0",
+        use_dictionary=["source", "licence", "domain", "kind", "reason"],
+    )
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -54,12 +54,20 @@ def lora_config(section: LoraModelSection, model: PreTrainedModel) -> LoraConfig
     unknown = sorted(set(section.target_modules) - modules.keys())
     if unknown:
         near = difflib.get_close_matches(unknown[0], modules, n=1)
-        raise RecipeError(f"lora_model.target_modules: the model has no {', '.join(unknown)}"
-                          + (f" (did you mean {near[0]}?)" if near else "")
-                          + f"; it has {', '.join(sorted(modules))}")
-    return LoraConfig(task_type="CAUSAL_LM", r=section.rank, lora_alpha=section.alpha, lora_dropout=section.dropout,
-                      target_modules=list(section.target_modules), bias="none",
-                      fan_in_fan_out=any(modules[name] is Conv1D for name in section.target_modules))
+        raise RecipeError(
+            f"lora_model.target_modules: the model has no {', '.join(unknown)}"
+            + (f" (did you mean {near[0]}?)" if near else "")
+            + f"; it has {', '.join(sorted(modules))}"
+        )
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.rank,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=list(section.target_modules),
+        bias="none",
+        fan_in_fan_out=any(modules[name] is Conv1D for name in section.target_modules),
+    )
 
 
 def adaptable(model: PreTrainedModel) -> dict[str, type[torch.nn.Module]]:
@@ -68,9 +76,11 @@ def adaptable(model: PreTrainedModel) -> dict[str, type[torch.nn.Module]]:
     GPT-2 and its kin have their matrices in `Conv1D`, transposed.
     """
     head = model.get_output_embeddings()
-    return {name.rsplit(".", 1)[-1]: Conv1D if isinstance(module, Conv1D) else torch.nn.Linear
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head}
+    return {
+        name.rsplit(".", 1)[-1]: Conv1D if isinstance(module, Conv1D) else torch.nn.Linear
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
 
 
 def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], parent: Manifest) -> None:
@@ -89,14 +99,21 @@ def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], pa
     folder.mkdir(parents=True)
     adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
     digests = _weight_digests(parent)
-    named = {"format": "pt", "parent": parent.asset, "parent_content": parent.digest,
-             "parent_weights": json.dumps(digests, sort_keys=True)}
+    named = {
+        "format": "pt",
+        "parent": parent.asset,
+        "parent_content": parent.digest,
+        "parent_weights": json.dumps(digests, sort_keys=True),
+    }
     save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, named)
     _sort_metadata(folder / _WEIGHTS)
     fields = model.peft_config["default"].to_dict()
-    fields |= {"base_model_name_or_path": f"the folder model/ of {parent.asset} with the content {parent.digest}: see "
-                                          "README.md", "inference_mode": True,
-               "target_modules": sorted(fields["target_modules"])}
+    fields |= {
+        "base_model_name_or_path": f"the folder model/ of {parent.asset} with the content {parent.digest}: see "
+        "README.md",
+        "inference_mode": True,
+        "target_modules": sorted(fields["target_modules"]),
+    }
     (folder / _CONFIG).write_text(json.dumps(fields, indent=1, sort_keys=True, default=_plain), encoding="utf-8")
     (folder / "README.md").write_text(_readme(parent, digests), encoding="utf-8")
 
@@ -138,15 +155,20 @@ def _require_parent(folder: Path, parent: Manifest) -> None:
     with safe_open(folder / _WEIGHTS, framework="pt") as file:
         named: dict[str, str] = file.metadata() or {}
     if json.loads(named.get("parent_weights", "{}")) != _weight_digests(parent):
-        raise InputRefused(f"{folder} was trained on {named.get('parent', 'a model that it does not name')} with the "
-                           f"content {named.get('parent_content', '')[:12] or 'unknown'}, not on {parent.asset} "
-                           f"{parent.version} with {parent.digest[:12]}: its README.md says how to load it")
+        raise InputRefused(
+            f"{folder} was trained on {named.get('parent', 'a model that it does not name')} with the "
+            f"content {named.get('parent_content', '')[:12] or 'unknown'}, not on {parent.asset} "
+            f"{parent.version} with {parent.digest[:12]}: its README.md says how to load it"
+        )
 
 
 def _weight_digests(manifest: Manifest) -> dict[str, str]:
     """SHA-256 of each file of a model's weights, by name."""
-    return {PurePosixPath(name).name: entry.sha256 for name, entry in sorted(manifest.files.items())
-            if name.startswith("model/") and name.endswith(".safetensors")}
+    return {
+        PurePosixPath(name).name: entry.sha256
+        for name, entry in sorted(manifest.files.items())
+        if name.startswith("model/") and name.endswith(".safetensors")
+    }
 
 
 def _readme(parent: Manifest, digests: Mapping[str, str]) -> str:

@@ -27,13 +27,19 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
         RecipeError: transformers cannot build it, or builds another one than it says, or one that is not causal.
     """
     _refuse_another_model(architecture)
-    fields: dict[str, Any] = {"bos_token_id": None, "eos_token_id": session.tokenizer.eos_token_id,
-                              "pad_token_id": session.pad, **architecture, "vocab_size": len(session.tokenizer)}
+    fields: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": session.tokenizer.eos_token_id,
+        "pad_token_id": session.pad,
+        **architecture,
+        "vocab_size": len(session.tokenizer),
+    }
     try:
         config = AutoConfig.for_model(**fields)
         runtime.seed_everything(session.context.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32,
-                                                 attn_implementation=session.choice.attention)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=session.choice.attention
+        )
     except Exception as error:  # whatever fields that make no sense lead to
         if is_out_of_memory(error):
             raise

@@ -24,8 +24,15 @@ _ELSEWHERE = {
     "output_hidden_states": "leave it out", "architectures": "leave it out", "transformers_version": "leave it out",
     "is_encoder_decoder": "leave it out",
 }  # fmt: skip
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
-          "head_dim", "max_position_embeddings")
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "head_dim",
+    "max_position_embeddings",
+)
 _LONGEST = 200
 
 

@@ -64,9 +64,15 @@ class Segment:
     rows: PhaseRows
 
 
-def read_documents(documents: Sequence[np.ndarray], tokens: TokenReader, weights: Sequence[float],
-                   phases: Sequence[tuple[int, int, int]], batch_tokens: int, seed: int,
-                   alone: bool) -> tuple[Segment, ...]:
+def read_documents(
+    documents: Sequence[np.ndarray],
+    tokens: TokenReader,
+    weights: Sequence[float],
+    phases: Sequence[tuple[int, int, int]],
+    batch_tokens: int,
+    seed: int,
+    alone: bool,
+) -> tuple[Segment, ...]:
     """The rows of a whole run; see `passes.read_in_phases`.
 
     Args:
@@ -86,7 +92,7 @@ def read_documents(documents: Sequence[np.ndarray], tokens: TokenReader, weights
 
 def share_steps(steps: int, shares: Sequence[float]) -> list[tuple[int, int]]:
     """Divide steps by shares: [first, end) of each part, without gaps; the last part ends with the last step."""
-    ends = [round(steps * float(np.sum(shares[:number + 1]))) for number in range(len(shares))]
+    ends = [round(steps * float(np.sum(shares[: number + 1]))) for number in range(len(shares))]
     ends[-1] = steps
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -150,7 +156,7 @@ class PackedBatches:
         segment = next((part for part in self.segments if step < part.end), self.segments[-1])
         context = segment.rows.context
         count = self.micro_tokens // context
-        first = ((step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens)
+        first = (step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens
         return self._batch(segment.rows, first // context, count)
 
     def smaller(self) -> int | None:
@@ -169,8 +175,9 @@ class PackedBatches:
         return self._batch(rows, 0, self.micro_tokens // rows.context)
 
     def _batch(self, rows: PhaseRows, start: int, count: int) -> Batch:
-        found = {name: torch.from_numpy(values)
-                 for name, values in rows.batch(self.tokens, start, count, self.pad).items()}
+        found = {
+            name: torch.from_numpy(values) for name, values in rows.batch(self.tokens, start, count, self.pad).items()
+        }
         if self.alone:
             positions = found.pop("position_ids")  # from 0 again at the padding; as every model counts by itself
             found["attention_mask"] = (positions == torch.arange(rows.context)).long()
@@ -211,14 +218,17 @@ class Dropped:
         return self.count / self.of
 
 
-def conversations_that_fit(encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int,
-                           log: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
+def conversations_that_fit(
+    encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int, log: Callable[[str], None]
+) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
     """Token ids and loss masks of the conversations that a row can hold, and how many it cannot."""
     kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
     dropped = Dropped(len(encoded) - len(kept), len(encoded))
     if dropped.count:
-        log(f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "
-            "left out")
+        log(
+            f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "
+            "left out"
+        )
     if not kept:
         raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
     return [ids for ids, _ in kept], [mask for _, mask in kept], dropped

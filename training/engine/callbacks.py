@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from training.engine.trainer import Plan
 
 _PROGRESS_SECONDS = 1.0
-_RENAMED = {"rewards/chosen": "reward_chosen", "rewards/rejected": "reward_rejected",
-            "rewards/accuracies": "reward_accuracy", "rewards/margins": "reward_margin",
-            "logps/chosen": "logprob_chosen", "logps/rejected": "logprob_rejected",
-            "mean_token_accuracy": "token_accuracy", "entropy": "entropy"}
+_RENAMED = {
+    "rewards/chosen": "reward_chosen",
+    "rewards/rejected": "reward_rejected",
+    "rewards/accuracies": "reward_accuracy",
+    "rewards/margins": "reward_margin",
+    "logps/chosen": "logprob_chosen",
+    "logps/rejected": "logprob_rejected",
+    "mean_token_accuracy": "token_accuracy",
+    "entropy": "entropy",
+}
 _KEPT = ("loss", "learning_rate", "grad_norm", "clipped_share")
 
 
@@ -42,21 +48,27 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._window_tokens = plan.batches.tokens_before(plan.first_step)
         self.seconds = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start the clock."""
         self._started = self._window_started = time.monotonic()
         psutil.cpu_percent()  # the first call only sets the point that the next one measures from
         self._progress(state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show progress at least every second."""
         if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
             self._progress(state.global_step)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-               logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Record the metrics of a step; the summary that the Trainer logs at the end is left out."""
         if logs is None or "loss" not in logs:
             state.log_history.pop()
@@ -74,8 +86,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._extra = {}
         self._progress(step)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                     **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stop the clock."""
         self.seconds = time.monotonic() - self._started
 
@@ -94,13 +107,13 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
         self._told_to_stop = False
         self.preempted = False
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Listen for SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide about a checkpoint; its step is logged too, so that a resumed run logs the same rows.
 
         After the last step one is written only to be kept.
@@ -116,8 +129,9 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
         if self.preempted:
             control.should_training_stop = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                     **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """From here on the job ends sooner than it could be told to stop, unless it stops for that very reason."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -139,8 +153,11 @@ def system_metrics(runtime: Runtime) -> dict[str, float]:
         memory = float(torch.cuda.max_memory_allocated(runtime.device))
     else:
         memory = float(psutil.Process().memory_info().rss)
-    return {"memory_bytes": memory, "system/cpu_utilization_percentage": psutil.cpu_percent(),
-            "system/memory_usage_megabytes": psutil.virtual_memory().used / 1e6}
+    return {
+        "memory_bytes": memory,
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
+    }
 
 
 def _thousands(value: float) -> str:

@@ -15,12 +15,29 @@ _ABOUT = {
 }
 _LOAD = ("from transformers import pipeline", "", 'model = pipeline("text-generation", model="path/to/this/folder")')
 _CONTINUE = (*_LOAD, 'print(model("import os\\n", max_new_tokens=64)[0]["generated_text"])')
-_CHAT = (*_LOAD, 'talk = [{"role": "user", "content": "What does `os.path.join` do?"}]',
-         'print(model(talk, max_new_tokens=64)[0]["generated_text"][-1]["content"])')
-_CLOCKLESS = ("train_loss_first", "train_loss", "steps", "tokens", "parameters", "flops", "converted_layers",
-              "dropped_pairs", "dropped_pairs_share", "dropped_conversations", "dropped_conversations_share",
-              "trainable_parameters", "rollbacks", "skipped_batches",
-              "fp8_overflows", "clipped_share")
+_CHAT = (
+    *_LOAD,
+    'talk = [{"role": "user", "content": "What does `os.path.join` do?"}]',
+    'print(model(talk, max_new_tokens=64)[0]["generated_text"][-1]["content"])',
+)
+_CLOCKLESS = (
+    "train_loss_first",
+    "train_loss",
+    "steps",
+    "tokens",
+    "parameters",
+    "flops",
+    "converted_layers",
+    "dropped_pairs",
+    "dropped_pairs_share",
+    "dropped_conversations",
+    "dropped_conversations_share",
+    "trainable_parameters",
+    "rollbacks",
+    "skipped_batches",
+    "fp8_overflows",
+    "clipped_share",
+)
 
 
 def write(session: Session, result: Fit, saved: str) -> str:
@@ -33,18 +50,39 @@ def write(session: Session, result: Fit, saved: str) -> str:
     """
     context, facts = session.context, session.facts()
     about = _ABOUT.get(context.asset, "A causal language model.")
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "license: other",
-             "license_name: terms-of-the-training-texts", "---", "", f"# {context.asset}", "",
-             about + " Trained by Gatehouse.", "",
-             "**Licence.** The weights carry the terms of the texts they were trained on; the raw corpus lists the "
-             "licence of every document.", "", "## Made from", "", "| input | version's content |", "|---|---|"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "license: other",
+        "license_name: terms-of-the-training-texts",
+        "---",
+        "",
+        f"# {context.asset}",
+        "",
+        about + " Trained by Gatehouse.",
+        "",
+        "**Licence.** The weights carry the terms of the texts they were trained on; the raw corpus lists the "
+        "licence of every document.",
+        "",
+        "## Made from",
+        "",
+        "| input | version's content |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | `{used.manifest.digest}` |" for name, used in sorted(context.inputs.items())]
     lines += ["", "## Use", "", "```python", *(_CONTINUE if context.asset == "base_model" else _CHAT), "```"]
     lines += ["", "## Training", "", "| | |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |" for name in _CLOCKLESS
-              if name in result.metrics]
-    lines += [f"| {name} | {facts[name]} |" for name in ("precision", "kernels", "attention", "rows", "tokenizer")
-              if name in facts]
+    lines += [
+        f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |"
+        for name in _CLOCKLESS
+        if name in result.metrics
+    ]
+    lines += [
+        f"| {name} | {facts[name]} |"
+        for name in ("precision", "kernels", "attention", "rows", "tokenizer")
+        if name in facts
+    ]
     lines += [f"| weights | {saved} |", f"| seed | {context.seed} |"]
     lines += ["", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)

@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 ATTENTION = ("sdpa", "eager")
 """transformers' attention implementations, the faster one first; not every architecture has it."""
 
-NOT_CAUSAL = ("{} is not causal: what it says of a token depends on the tokens after it; take a causal one, such as "
-              "llama")
+NOT_CAUSAL = (
+    "{} is not causal: what it says of a token depends on the tokens after it; take a causal one, such as llama"
+)
 
 _TOKENS = 12
 _VOCABULARY = 64
@@ -54,8 +55,11 @@ def looks_ahead(model: PreTrainedModel) -> bool:
     other[0, -1] += _TOKENS
     model.eval()
     with torch.no_grad():
-        moved = (model(input_ids=tokens, use_cache=False).logits
-                 - model(input_ids=other, use_cache=False).logits).abs().amax(-1)[0]
+        moved = (
+            (model(input_ids=tokens, use_cache=False).logits - model(input_ids=other, use_cache=False).logits)
+            .abs()
+            .amax(-1)[0]
+        )
     if not bool(moved[-1] > 0):
         raise ValueError("another last token changes nothing")
     return bool(moved[:-1].max() > _MOVED)

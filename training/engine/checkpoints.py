@@ -73,8 +73,15 @@ class CheckpointFolder:
         reach: How many steps before a divergence a rollback begins; a checkpoint from before is kept for it.
     """
 
-    def __init__(self, root: Path, identity: str, layout: dict[str, int | str], rule: Checkpoints,
-                 log: Callable[[str], None], reach: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        identity: str,
+        layout: dict[str, int | str],
+        rule: Checkpoints,
+        log: Callable[[str], None],
+        reach: int = 0,
+    ) -> None:
         self._root = root
         self._identity = identity
         self._layout = layout
@@ -125,9 +132,11 @@ class CheckpointFolder:
         """The error to raise when a checkpoint cannot be written."""
         free = shutil.disk_usage(self._root).free
         reason = getattr(error, "strerror", None) or error
-        return StoreError(f"no checkpoint could be written to {self._root} ({reason}; {free / 1e6:,.0f} MB are free "
-                          "there): earlier ones are untouched. Make room and start it again: it goes on from the "
-                          "newest")
+        return StoreError(
+            f"no checkpoint could be written to {self._root} ({reason}; {free / 1e6:,.0f} MB are free "
+            "there): earlier ones are untouched. Make room and start it again: it goes on from the "
+            "newest"
+        )
 
     def _publish(self, step: int, loss: float) -> None:
         staged = self.staging(step)
@@ -146,7 +155,7 @@ class CheckpointFolder:
         self._remove_after(step)  # such as one of another layout: it would crowd out those that this job can go on from
         folders = self._folders()
         reached = next((folder for folder in folders if _step(folder) <= step + 1 - self._reach), None)
-        self._prune({*folders[:self._rule.keep], *([reached] if reached else [])})
+        self._prune({*folders[: self._rule.keep], *([reached] if reached else [])})
 
     def _prune(self, kept: set[Path]) -> None:
         """Remove all but these and those that are kept for good."""
@@ -158,7 +167,7 @@ class CheckpointFolder:
 
     def _for_good(self, folders: list[Path]) -> set[Path]:
         manifests = {folder: found for folder in folders if (found := _manifest(folder)) is not None}
-        best = sorted(manifests, key=lambda folder: manifests[folder].loss)[:self._rule.keep_best]
+        best = sorted(manifests, key=lambda folder: manifests[folder].loss)[: self._rule.keep_best]
         return {*best, *(folder for folder, found in manifests.items() if self._rule.for_good(found.step))}
 
     def retire(self) -> None:
@@ -207,10 +216,12 @@ class CheckpointFolder:
         count = min(kept, rule.written(steps)) + 1 + 2 * cut
         need, free = checkpoint * count + model - there, shutil.disk_usage(self._root).free
         if need > free:
-            raise StoreError(f"training will write about {need / 1e6:,.0f} MB to {self._root} ({count} checkpoints of "
-                             f"{checkpoint / 1e6:,.0f} MB, one of them in the making, and the model), and "
-                             f"{free / 1e6:,.0f} MB are free: make room, lower checkpoints.keep, or set GATEHOUSE_HOME "
-                             "to a folder on another disk")
+            raise StoreError(
+                f"training will write about {need / 1e6:,.0f} MB to {self._root} ({count} checkpoints of "
+                f"{checkpoint / 1e6:,.0f} MB, one of them in the making, and the model), and "
+                f"{free / 1e6:,.0f} MB are free: make room, lower checkpoints.keep, or set GATEHOUSE_HOME "
+                "to a folder on another disk"
+            )
 
     def _folders(self) -> list[Path]:
         """Newest first."""
@@ -220,8 +231,11 @@ class CheckpointFolder:
         """Why a checkpoint must not be loaded, None when it may."""
         if manifest.identity != self._identity:
             return f"it belongs to identity {manifest.identity[:12]}, not {self._identity[:12]}"
-        changed = [f"{key} {manifest.layout.get(key)} became {value}" for key, value in self._layout.items()
-                   if manifest.layout.get(key) != value and (key != _PROCESSES or key not in manifest.layout)]
+        changed = [
+            f"{key} {manifest.layout.get(key)} became {value}"
+            for key, value in self._layout.items()
+            if manifest.layout.get(key) != value and (key != _PROCESSES or key not in manifest.layout)
+        ]
         if changed:
             return f"it was written under another layout ({', '.join(changed)})"
         if set(_files(folder)) != set(manifest.files):
@@ -253,5 +267,8 @@ def _remove(folder: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     """What is below a folder; a link to a folder counts, for what is behind it was not looked at."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")
-                  if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder).as_posix() != _MANIFEST)
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and path.relative_to(folder).as_posix() != _MANIFEST
+    )

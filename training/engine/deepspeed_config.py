@@ -40,8 +40,11 @@ def build(section: TrainingSection, execution: Execution, accumulation: int, wor
         "zero_allow_untested_optimizer": True,
         # No module counts as safe in bf16 for communication: ZeRO 3 on several ranks otherwise gathers some weights
         # rounded to bf16 in training and unrounded after a resume (a tied embedding, for one), and the two differ.
-        "torch_autocast": {"enabled": section.precision != "fp32", "dtype": "bfloat16",
-                           "lower_precision_safe_modules": []},
+        "torch_autocast": {
+            "enabled": section.precision != "fp32",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }

@@ -29,7 +29,7 @@ def what_is_wrong(losses: Sequence[float], gradient_norm: float, rule: Divergenc
         return f"the loss became {last}"
     if not math.isfinite(gradient_norm):
         return f"the gradient's norm became {gradient_norm}"
-    before = losses[-1 - rule.window:-1]
+    before = losses[-1 - rule.window : -1]
     if rule.spike is None or len(before) < rule.window:
         return None
     usual = statistics.median(before)
@@ -78,8 +78,9 @@ class Rollbacks:
     def skip(self, batches: Sequence[int]) -> None:
         """Keep on disk, for the next start of the job, that it went back once more and skips these batches."""
         partial = self.folder / f".{_FILE}"
-        write_durably(partial, json.dumps({"count": self.count + 1, "skipped": sorted({*self.skipped, *batches})})
-                      .encode())
+        write_durably(
+            partial, json.dumps({"count": self.count + 1, "skipped": sorted({*self.skipped, *batches})}).encode()
+        )
         os.replace(partial, self.folder / _FILE)
 
 
@@ -116,8 +117,11 @@ class SkippingBatches:
     def tokens_before(self, step: int) -> int:
         """Tokens that were learned from, without those of skipped batches."""
         batch = self.rollbacks.batch_of(step)
-        lost = sum(self.whole.tokens_before(number + 1) - self.whole.tokens_before(number)
-                   for number in self.rollbacks.skipped if number < batch)
+        lost = sum(
+            self.whole.tokens_before(number + 1) - self.whole.tokens_before(number)
+            for number in self.rollbacks.skipped
+            if number < batch
+        )
         return self.whole.tokens_before(batch) - lost
 
     def longest(self) -> Batch:

@@ -42,13 +42,21 @@ def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
     weights = {name: value.detach().cpu() for name, value in (state or {}).items()}
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
-        raise RecipeError(f"{len(broken)} weights are not finite after the last step ({broken[0]} for one), so no "
-                          "model is saved: lower optimizer.learning_rate, or use precision bf16 or fp32")
+        raise RecipeError(
+            f"{len(broken)} weights are not finite after the last step ({broken[0]} for one), so no "
+            "model is saved: lower optimizer.learning_rate, or use precision bf16 or fp32"
+        )
     return weights
 
 
-def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torch.Tensor], session: Session,
-                 taken: Probe, parent: str | None = None) -> str:
+def save_weights(
+    out: Path,
+    config: PreTrainedConfig,
+    weights: Mapping[str, torch.Tensor],
+    session: Session,
+    taken: Probe,
+    parent: str | None = None,
+) -> str:
     """Save weights, configuration, generation settings, tokenizer and probe.
 
     Args:
@@ -71,8 +79,11 @@ def save_weights(out: Path, config: PreTrainedConfig, weights: Mapping[str, torc
     folder = out / "model"
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_clean(config), dtype=dtype)
-    model.load_state_dict({name: value.to(dtype) if value.is_floating_point() else value
-                           for name, value in weights.items()}, assign=True, strict=True)
+    model.load_state_dict(
+        {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()},
+        assign=True,
+        strict=True,
+    )
     model.tie_weights()
     model.generation_config = generation_config(session)
     model.save_pretrained(folder)
@@ -108,8 +119,14 @@ def generation_config(session: Session) -> GenerationConfig:
     return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
 
 
-def report(session: Session, result: Fit, prompts: Sequence[Prompt], saved: str,
-           phases: Sequence[tuple[int, str]] = (), unit: str = "nats per token") -> None:
+def report(
+    session: Session,
+    result: Fit,
+    prompts: Sequence[Prompt],
+    saved: str,
+    phases: Sequence[tuple[int, str]] = (),
+    unit: str = "nats per token",
+) -> None:
     """Fill `report/` and write the model card; the model folder is already there, `saved` as `save_weights` says."""
     context = session.context
     title = f"{context.asset}: loss"
@@ -132,8 +149,9 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
         ids = _prompt_ids(session, text, chat).to(session.runtime.device)
         with torch.inference_mode():
             answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_SAMPLE_TOKENS)
-        rows.append({"prompt": text, "answer": session.tokenizer.decode(answer[0, ids.shape[1]:],
-                                                                        skip_special_tokens=True)})
+        rows.append(
+            {"prompt": text, "answer": session.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)}
+        )
     return rows
 
 

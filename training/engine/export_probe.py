@@ -30,8 +30,12 @@ def take(session: Session, trainer: StepOrdered) -> Probe:
     logprobs = _logprobs(engine, rows, session.runtime.device)
     with _float32(engine):
         exact = _logprobs(engine, rows, session.runtime.device)
-    return Probe(rows=tuple(tuple(row.tolist()) for row in rows), logprobs=logprobs, float32_logprobs=exact,
-                 fp8_overflows=trainer.count_overflows())
+    return Probe(
+        rows=tuple(tuple(row.tolist()) for row in rows),
+        logprobs=logprobs,
+        float32_logprobs=exact,
+        fp8_overflows=trainer.count_overflows(),
+    )
 
 
 def save(folder: Path, probe: Probe) -> None:

@@ -55,8 +55,9 @@ def examine(model: PreTrainedModel) -> Isolation:
 
 def _examine(model: PreTrainedModel) -> Isolation:
     vocabulary = model.config.get_text_config().vocab_size
-    first, other, second = (torch.arange(start, start + _LENGTH) * step % vocabulary
-                            for start, step in ((1, 7), (3, 11), (5, 13)))
+    first, other, second = (
+        torch.arange(start, start + _LENGTH) * step % vocabulary for start, step in ((1, 7), (3, 11), (5, 13))
+    )
     rows = torch.stack([torch.cat([first, second]), torch.cat([other, second])]).to(model.device)
     restarting = torch.arange(_LENGTH, device=model.device).repeat(2)
     running = torch.arange(2 * _LENGTH, device=model.device)
@@ -71,16 +72,20 @@ def _examine(model: PreTrainedModel) -> Isolation:
     seen, moved = _distance(whole[0], whole[1]), _distance(packed[0], packed[1])
     different = _distance(packed[0], alone[0])
     if not seen > 0:
-        return Isolation(False, "whether documents see each other cannot be told: no token's logits depend on the "
-                                "tokens before it")
+        return Isolation(
+            False, "whether documents see each other cannot be told: no token's logits depend on the tokens before it"
+        )
     if not moved <= _MOVED * seen:
-        return Isolation(False, f"documents in one row see each other: exchanging one moves the next one's logits by "
-                                f"{moved:.2g}")
+        return Isolation(
+            False, f"documents in one row see each other: exchanging one moves the next one's logits by {moved:.2g}"
+        )
     if not different <= _DIFFERENT * seen:
-        return Isolation(False, f"a document's logits in a row are not those it has alone: they differ by "
-                                f"{different:.2g}")
-    return Isolation(True, f"documents in one row do not see each other: exchanging one moves the next one's logits by "
-                           f"{moved:.2g}")
+        return Isolation(
+            False, f"a document's logits in a row are not those it has alone: they differ by {different:.2g}"
+        )
+    return Isolation(
+        True, f"documents in one row do not see each other: exchanging one moves the next one's logits by {moved:.2g}"
+    )
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -34,11 +34,19 @@ def smaller_when_short(batches: Batches, model: PreTrainedModel) -> Iterator[Non
                 f"out of memory at a micro-batch of one row ({batches.micro_tokens} tokens): {what}. The largest "
                 f"tensors are {largest_tensors(model, batches)}. Use a shorter context, a smaller model or vocabulary, "
                 "precision bf16, more processes with zero_stage 2 or 3 in launchers.yaml, or a machine with more "
-                "memory") from error
-        raise Interrupted(Ending(kind="out_of_memory", micro_batch_tokens=smaller, message=(
-            f"out of memory at a micro-batch of {batches.micro_tokens} tokens ({what}): starting again from the newest "
-            f"checkpoint with {smaller} tokens and {batches.micro_tokens / smaller:g} times the accumulation; the "
-            "batch stays the same"))) from error
+                "memory"
+            ) from error
+        raise Interrupted(
+            Ending(
+                kind="out_of_memory",
+                micro_batch_tokens=smaller,
+                message=(
+                    f"out of memory at a micro-batch of {batches.micro_tokens} tokens ({what}): starting again from "
+                    f"the newest checkpoint with {smaller} tokens and {batches.micro_tokens / smaller:g} times the "
+                    "accumulation; the batch stays the same"
+                ),
+            )
+        ) from error
 
 
 def largest_tensors(model: PreTrainedModel, batches: Batches) -> str:
@@ -50,8 +58,10 @@ def largest_tensors(model: PreTrainedModel, batches: Batches) -> str:
     layers = int(config.num_hidden_layers)
     found = [
         (f"the logits [{tokens}, {config.vocab_size}] in float32", 4 * tokens * config.vocab_size),
-        (f"the activations of {layers} layers [{layers}, {tokens}, {wide}] in at least two bytes",
-         2 * layers * tokens * wide),
+        (
+            f"the activations of {layers} layers [{layers}, {tokens}, {wide}] in at least two bytes",
+            2 * layers * tokens * wide,
+        ),
         (f"weights [{parameters}], gradients and optimizer [3 x {trained}] in float32", 4 * (parameters + 3 * trained)),
     ]
     return "; ".join(f"{name}, {size / 1e6:,.0f} MB" for name, size in sorted(found, key=lambda one: -one[1]))

@@ -52,8 +52,9 @@ class Pair:
         return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], context: int,
-                 log: Callable[[str], None]) -> tuple[list[Pair], Dropped]:
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], context: int, log: Callable[[str], None]
+) -> tuple[list[Pair], Dropped]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
     Raises:
@@ -61,18 +62,29 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, An
     """
     answers = []
     for side in ("chosen", "rejected"):
-        answers.append(encode_conversations(tokenizer, [[{"role": "user", "content": row["prompt"]},
-                                                         {"role": "assistant", "content": row[side]}]
-                                                        for row in rows]))
+        answers.append(
+            encode_conversations(
+                tokenizer,
+                [
+                    [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+                    for row in rows
+                ],
+            )
+        )
     pairs = []
     for row, (chosen, chosen_mask), (rejected, rejected_mask) in zip(rows, *answers, strict=True):
         start = int(np.argmax(chosen_mask))
-        pairs.append(Pair(str(row["id"]), chosen[:start].tolist(), chosen[chosen_mask].tolist(),
-                          rejected[rejected_mask].tolist()))
+        pairs.append(
+            Pair(
+                str(row["id"]), chosen[:start].tolist(), chosen[chosen_mask].tolist(), rejected[rejected_mask].tolist()
+            )
+        )
     kept = [pair for pair in pairs if pair.longest <= context]
     if not kept:
-        raise RecipeError(f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
-                          "dpo_model.context")
+        raise RecipeError(
+            f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
+            "dpo_model.context"
+        )
     dropped = Dropped(len(pairs) - len(kept), len(pairs))
     if dropped.count:
         log(f"{dropped.count} of {dropped.of} pairs are longer than the context of {context} tokens and are left out")
@@ -121,7 +133,7 @@ class PairBatches:
         """
         whole = self.order.rows(step * self.batch_pairs, self.batch_pairs)[1]
         first = (micro * self.world_size + rank) * self.micro_pairs
-        own = whole[first:first + self.micro_pairs]
+        own = whole[first : first + self.micro_pairs]
         chosen, mean = self._chosen(own), self._chosen(whole) * self.micro_pairs / self.batch_pairs
         return self.collate(own) | {CHOSEN_SHARE: torch.tensor(chosen / mean, dtype=torch.float64)}
 
@@ -140,10 +152,16 @@ class PairBatches:
 
     def collate(self, numbers: np.ndarray) -> Batch:
         """The batch of the pairs with these numbers."""
-        examples = [{"prompt_ids": self.pairs[number].prompt, "chosen_ids": self.pairs[number].chosen,
-                     "rejected_ids": self.pairs[number].rejected,
-                     "ref_chosen_logps": float(self.reference[number, 0]),
-                     "ref_rejected_logps": float(self.reference[number, 1])} for number in numbers]
+        examples = [
+            {
+                "prompt_ids": self.pairs[number].prompt,
+                "chosen_ids": self.pairs[number].chosen,
+                "rejected_ids": self.pairs[number].rejected,
+                "ref_chosen_logps": float(self.reference[number, 0]),
+                "ref_rejected_logps": float(self.reference[number, 1]),
+            }
+            for number in numbers
+        ]
         batch: Batch = DataCollatorForPreference(pad_token_id=self.pad)(examples)
         return batch
 
@@ -178,8 +196,13 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
 
 def save_reference(path: Path, pairs: Sequence[Pair], reference: np.ndarray) -> None:
     """Write reference_logprobs.parquet: id, chosen, rejected."""
-    table = pa.table({"id": [pair.id for pair in pairs], "chosen": pa.array(reference[:, 0], pa.float32()),
-                      "rejected": pa.array(reference[:, 1], pa.float32())})
+    table = pa.table(
+        {
+            "id": [pair.id for pair in pairs],
+            "chosen": pa.array(reference[:, 0], pa.float32()),
+            "rejected": pa.array(reference[:, 1], pa.float32()),
+        }
+    )
     pq.write_table(table, path, compression="zstd", write_statistics=False)
 
 

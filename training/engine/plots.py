@@ -11,8 +11,14 @@ from matplotlib.figure import Figure
 _LOSS, _SMOOTH, _RATE = "#b9c6d8", "#1f4e8c", "#c46a1b"
 
 
-def loss_curve(path: Path, losses: Sequence[float], history: Sequence[dict[str, Any]], title: str,
-               phases: Sequence[tuple[int, str]] = (), unit: str = "nats per token") -> None:
+def loss_curve(
+    path: Path,
+    losses: Sequence[float],
+    history: Sequence[dict[str, Any]],
+    title: str,
+    phases: Sequence[tuple[int, str]] = (),
+    unit: str = "nats per token",
+) -> None:
     """Draw the loss of every step and the learning rate below it.
 
     Args:
@@ -28,7 +34,7 @@ def loss_curve(path: Path, losses: Sequence[float], history: Sequence[dict[str, 
     steps = range(1, len(losses) + 1)
     top.plot(steps, losses, color=_LOSS, linewidth=1, label="each step")
     window = max(1, len(losses) // 25)
-    smooth = [sum(losses[max(0, end - window):end]) / min(window, end) for end in steps]
+    smooth = [sum(losses[max(0, end - window) : end]) / min(window, end) for end in steps]
     top.plot(steps, smooth, color=_SMOOTH, linewidth=2, label=f"mean of {window} steps")
     top.set_ylabel(f"training loss, {unit}")
     top.set_title(title)

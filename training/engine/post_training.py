@@ -50,33 +50,51 @@ class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # TRL i
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-def conversation_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any],
-                         adapter: LoraConfig | None = None) -> ConversationTrainer:
+def conversation_trainer(
+    model: PreTrainedModel, session: Session, settings: dict[str, Any], adapter: LoraConfig | None = None
+) -> ConversationTrainer:
     """An SFT trainer, with a LoRA adapter where one is given."""
     # TRL insists on a dataset of its own kind; the batches come from the mixin's loader.
     placeholder = Dataset.from_dict({"input_ids": [[session.pad]], "labels": [[session.pad]]})
-    arguments = SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None, packing=False,
-                          completion_only_loss=False, gradient_checkpointing=False)
-    return ConversationTrainer(model=model, args=arguments, train_dataset=placeholder,
-                               processing_class=session.tokenizer, peft_config=adapter)
+    arguments = SFTConfig(
+        **settings,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+        completion_only_loss=False,
+        gradient_checkpointing=False,
+    )
+    return ConversationTrainer(
+        model=model, args=arguments, train_dataset=placeholder, processing_class=session.tokenizer, peft_config=adapter
+    )
 
 
-def preference_trainer(model: PreTrainedModel, session: Session, settings: dict[str, Any], beta: float,
-                       sft_weight: float) -> PreferenceTrainer:
+def preference_trainer(
+    model: PreTrainedModel, session: Session, settings: dict[str, Any], beta: float, sft_weight: float
+) -> PreferenceTrainer:
     """A DPO trainer without a second model in memory."""
     losses: dict[str, Any] = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
-    placeholder = Dataset.from_dict({"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]],
-                                     "rejected_ids": [[session.pad]]})
-    arguments = DPOConfig(**settings, beta=beta, precompute_ref_log_probs=True, max_length=None,
-                          gradient_checkpointing=False, **losses)
-    trainer = PreferenceTrainer(model=model, args=arguments, train_dataset=placeholder,
-                                processing_class=session.tokenizer)
+    placeholder = Dataset.from_dict(
+        {"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]], "rejected_ids": [[session.pad]]}
+    )
+    arguments = DPOConfig(
+        **settings, beta=beta, precompute_ref_log_probs=True, max_length=None, gradient_checkpointing=False, **losses
+    )
+    trainer = PreferenceTrainer(
+        model=model, args=arguments, train_dataset=placeholder, processing_class=session.tokenizer
+    )
     trainer.sft_weight = sft_weight
     return trainer
 
 
-def packed_batches(session: Session, sequences: Sequence[np.ndarray], masks: Sequence[np.ndarray], steps: int,
-                   context: int, batch_tokens: int) -> PackedBatches:
+def packed_batches(
+    session: Session,
+    sequences: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    steps: int,
+    context: int,
+    batch_tokens: int,
+) -> PackedBatches:
     """Batches of token sequences that fit into one row each.
 
     Args:
@@ -89,8 +107,15 @@ def packed_batches(session: Session, sequences: Sequence[np.ndarray], masks: Seq
     """
     where, tokens = session.runtime, ArrayTokens(list(sequences), list(masks))
     micro = micro_batch_tokens(batch_tokens, session.context.execution.micro_batch_tokens, where.world_size, [context])
-    segments = read_documents([np.arange(len(sequences))], tokens, [1.0], [(0, steps, context)], batch_tokens,
-                              session.context.seed, session.alone)
+    segments = read_documents(
+        [np.arange(len(sequences))],
+        tokens,
+        [1.0],
+        [(0, steps, context)],
+        batch_tokens,
+        session.context.seed,
+        session.alone,
+    )
     return PackedBatches(segments, tokens, batch_tokens, micro, where.world_size, session.pad, session.alone)
 
 
@@ -106,7 +131,7 @@ def pieces_of(document: np.ndarray, end: int, context: int) -> list[np.ndarray]:
         int64 [2 to `context`] each; without their first tokens they make up the document.
     """
     whole = np.concatenate([[end], document]).astype(np.int64)
-    return [whole[start:start + context] for start in range(0, len(document), context - 1)]
+    return [whole[start : start + context] for start in range(0, len(document), context - 1)]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -40,9 +40,17 @@ def cut(found: Checkpoint, target: Path) -> None:
     shutil.copytree(found.folder, target, ignore=shutil.ignore_patterns(_STEP_FOLDERS))
     (shards,) = found.folder.glob(_STEP_FOLDERS)
     with redirect_stdout(io.StringIO()):  # it tells its steps
-        ds_to_universal.main(Namespace(input_folder=str(shards), output_folder=str(target / shards.name),
-                                       num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True,
-                                       inject_missing_state=True))
+        ds_to_universal.main(
+            Namespace(
+                input_folder=str(shards),
+                output_folder=str(target / shards.name),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
 
 
 def expect_cut_states(trainer: Trainer) -> None:

@@ -49,8 +49,11 @@ def start(execution: Execution, rank: int, world_size: int, seed: int) -> Runtim
         RecipeError: The launcher asks for a GPU that is not there.
     """
     device = _device(execution)
-    threads = execution.threads or max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                                           else os.cpu_count() or 1) // max(1, execution.processes))
+    threads = execution.threads or max(
+        1,
+        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        // max(1, execution.processes),
+    )
     torch.set_num_threads(threads)
     os.environ["DS_ACCELERATOR"] = device.type
     _default_environment(rank, world_size)
@@ -81,12 +84,15 @@ def _device(execution: Execution) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RecipeError("launchers.yaml asks for device cuda, and torch sees no GPU on this machine; use device cpu "
-                          "or auto")
+        raise RecipeError(
+            "launchers.yaml asks for device cuda, and torch sees no GPU on this machine; use device cpu or auto"
+        )
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
-        raise RecipeError(f"launchers.yaml asks for {execution.processes} processes, and this machine has "
-                          f"{torch.cuda.device_count()} GPUs; lower processes")
+        raise RecipeError(
+            f"launchers.yaml asks for {execution.processes} processes, and this machine has "
+            f"{torch.cuda.device_count()} GPUs; lower processes"
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

@@ -20,8 +20,9 @@ _SAMPLED = 8192
 Weights = Mapping[str, torch.Tensor]
 
 
-def choose_dtype(weights: Weights, parent: Weights | None, sample: Sequence[WeightSample],
-                 training: torch.dtype) -> tuple[torch.dtype, str]:
+def choose_dtype(
+    weights: Weights, parent: Weights | None, sample: Sequence[WeightSample], training: torch.dtype
+) -> tuple[torch.dtype, str]:
     """The precision to save in, and why.
 
     The training precision is kept where the saved change points where the trained one does: over all weights, and over
@@ -36,15 +37,18 @@ def choose_dtype(weights: Weights, parent: Weights | None, sample: Sequence[Weig
     name = str(training).removeprefix("torch.")
     if training == torch.float32 or parent is None:
         return training, f"{name}: what it was trained in"
-    cosines = [change_cosine((weights[name], weights[name].to(training), parent[name]) for name in parent),
-               change_cosine(_sampled(sample, parent, training))]
+    cosines = [
+        change_cosine((weights[name], weights[name].to(training), parent[name]) for name in parent),
+        change_cosine(_sampled(sample, parent, training)),
+    ]
     known = [cosine for cosine in cosines if cosine is not None]
     if not known:
         return training, f"{name}: no weight has changed"
     if (least := min(known)) >= LEAST_COSINE:
         return training, f"{name}: the cosine of the saved and the trained change is {least:.4f}"
-    return torch.float32, (f"float32: in {name} the cosine of the saved and the trained change would be {least:.4f}, "
-                           f"below {LEAST_COSINE}")
+    return torch.float32, (
+        f"float32: in {name} the cosine of the saved and the trained change would be {least:.4f}, below {LEAST_COSINE}"
+    )
 
 
 def change_cosine(tensors: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> float | None:
@@ -80,13 +84,13 @@ def sample_weights(weights: Weights, names: Sequence[str], seed: int) -> tuple[W
     for number in np.unique(owners):
         indices = places[owners == number] - (ends[number] - sizes[number])
         values = weights[names[number]].flatten()[torch.from_numpy(indices)].float()
-        samples.append(WeightSample(name=names[number], indices=tuple(indices.tolist()),
-                                    values=tuple(values.tolist())))
+        samples.append(WeightSample(name=names[number], indices=tuple(indices.tolist()), values=tuple(values.tolist())))
     return tuple(samples)
 
 
-def _sampled(sample: Sequence[WeightSample], parent: Weights,
-             dtype: torch.dtype) -> Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _sampled(
+    sample: Sequence[WeightSample], parent: Weights, dtype: torch.dtype
+) -> Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     for part in sample:
         trained = torch.tensor(part.values)
         yield trained, trained.to(dtype), parent[part.name].flatten()[torch.tensor(part.indices)]

@@ -70,8 +70,9 @@ class Session:
 
     def arguments(self, batches: Batches) -> dict[str, Any]:
         """Trainer arguments that all stages share."""
-        return arguments(self.section, self.context.execution, self.runtime, batches, self.context.seed,
-                         self.context.work)
+        return arguments(
+            self.section, self.context.execution, self.runtime, batches, self.context.seed, self.context.work
+        )
 
     def autocast(self) -> torch.autocast:
         """What DeepSpeed does around the forward pass, for passes outside of it."""
@@ -81,9 +82,14 @@ class Session:
         """What was chosen and why, and the tokenizer's digest."""
         tokenizer = self.context.input("tokenizer").folder / "tokenizer" / "tokenizer.json"
         rows = {} if self.isolation is None else {"rows": _rows_in_words(self.isolation)}
-        return rows | {"tokenizer": file_entry(tokenizer).sha256, "precision": self.choice.precision,
-                "kernels": self.choice.kernels, "attention": self.choice.attention, "layout": self.runtime.layout,
-                "why": "; ".join(self.choice.reasons)}
+        return rows | {
+            "tokenizer": file_entry(tokenizer).sha256,
+            "precision": self.choice.precision,
+            "kernels": self.choice.kernels,
+            "attention": self.choice.attention,
+            "layout": self.runtime.layout,
+            "why": "; ".join(self.choice.reasons),
+        }
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,9 @@ def examine(session: Session, model: PreTrainedModel) -> Session:
     examined = model
     if where.zero_stage == 3 and where.device.type == "cuda":
         with torch.random.fork_rng([where.device]):
-            examined = AutoModelForCausalLM.from_config(isolation.shrunken(model.config), dtype=torch.float32,
-                                                        attn_implementation=session.choice.attention)
+            examined = AutoModelForCausalLM.from_config(
+                isolation.shrunken(model.config), dtype=torch.float32, attn_implementation=session.choice.attention
+            )
     found = isolation.examine(examined.to(where.device))
     session.context.events.log(_rows_in_words(found), level="info" if found.isolated else "warning")
     return replace(session, isolation=found)
@@ -167,8 +174,9 @@ def model_type(folder: Path) -> str:
 def load_parent(session: Session, asset: str) -> PreTrainedModel:
     """The model of an input artifact, in fp32: optimizers need the room below bf16's resolution."""
     folder = plain_model(session.context.input(asset).folder / "model")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **SAFELY
-                                                 | {"attn_implementation": session.choice.attention})
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, **SAFELY | {"attn_implementation": session.choice.attention}
+    )
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -194,18 +202,34 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
         StoreError: The disk has no room for the checkpoints.
     """
     context, section, where = session.context, session.section, session.runtime
-    checkpoints = CheckpointFolder(context.work / "checkpoints", context.identity, _layout(session),
-                                   section.checkpoints, lambda line: context.events.log(line, level="warning"),
-                                   section.divergence.skip if section.divergence.action == "rollback" else 0)
+    checkpoints = CheckpointFolder(
+        context.work / "checkpoints",
+        context.identity,
+        _layout(session),
+        section.checkpoints,
+        lambda line: context.events.log(line, level="warning"),
+        section.divergence.skip if section.divergence.action == "rollback" else 0,
+    )
     found = _newest(checkpoints, where)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     rollbacks = Rollbacks.read(context.work)
-    plan = Plan(SkippingBatches(batches, rollbacks) if rollbacks.count else batches, section, where, checkpoints,
-                rollbacks, found.step if found else 0, flops_counter(trainer.model))
+    plan = Plan(
+        SkippingBatches(batches, rollbacks) if rollbacks.count else batches,
+        section,
+        where,
+        checkpoints,
+        rollbacks,
+        found.step if found else 0,
+        flops_counter(trainer.model),
+    )
     trainer.prepare(plan)
     if where.rank == 0:
-        checkpoints.require_room(_checkpoint_bytes(trainer, session), 4 * parameters, batches.steps,
-                                 cut=bool(found and reshard.needs_cutting(found, where)))
+        checkpoints.require_room(
+            _checkpoint_bytes(trainer, session),
+            4 * parameters,
+            batches.steps,
+            cut=bool(found and reshard.needs_cutting(found, where)),
+        )
     folder = _restore(trainer, found, session) if found else None
     reporter, checkpointer = Reporter(plan, context.events, {"converted_layers": float(converted)}), Checkpointer(plan)
     trainer.add_callback(reporter)
@@ -220,8 +244,11 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     checkpoints.settle()
     if checkpointer.preempted:
         torch.distributed.barrier()  # torchrun ends the others some time after the first rank has gone
-        raise Interrupted(Ending(kind="preempted", message=f"told to stop: a checkpoint was written at step "
-                                                           f"{trainer.state.global_step}"))
+        raise Interrupted(
+            Ending(
+                kind="preempted", message=f"told to stop: a checkpoint was written at step {trainer.state.global_step}"
+            )
+        )
     context.afterwards.append(checkpoints.retire)  # not before: killed in the export, the job goes on from the newest
     return _summary(trainer, reporter, plan, parameters, converted)
 
@@ -275,8 +302,10 @@ def dry_run(trainer: StepOrdered, session: Session) -> None:
         trainer._metrics["train"].clear()
         trainer._total_train_tokens = 0
     if not torch.isfinite(loss.detach()).item():
-        raise RecipeError(f"{session.context.asset}: the loss of the untrained model is {loss.item()}; look at the "
-                          "architecture and the parent model")
+        raise RecipeError(
+            f"{session.context.asset}: the loss of the untrained model is {loss.item()}; look at the "
+            "architecture and the parent model"
+        )
     if devices:
         torch.cuda.empty_cache()
 
@@ -297,8 +326,12 @@ def flops_counter(model: PreTrainedModel) -> Any:
 
 def _layout(session: Session) -> dict[str, int | str]:
     where = session.runtime
-    return {"processes": where.world_size, "zero_stage": where.zero_stage, "device": where.device.type,
-            "precision": session.choice.precision}
+    return {
+        "processes": where.world_size,
+        "zero_stage": where.zero_stage,
+        "device": where.device.type,
+        "precision": session.choice.precision,
+    }
 
 
 def _newest(checkpoints: CheckpointFolder, where: Runtime) -> Checkpoint | None:
@@ -314,13 +347,22 @@ def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: i
     assert len(losses) == steps, f"{len(losses)} losses after {steps} steps"
     tokens = plan.batches.tokens_before(steps)
     trained = tokens - plan.batches.tokens_before(plan.first_step)
-    tail = losses[-max(1, steps // 10):]
+    tail = losses[-max(1, steps // 10) :]
     trainer.store_flos()
-    metrics = {"train_loss_first": losses[0], "train_loss": statistics.fmean(tail), "steps": float(steps),
-               "tokens": float(tokens), "tokens_per_second": trained / max(reporter.seconds, 1e-9),
-               "seconds": reporter.seconds, "parameters": float(parameters),
-               "flops": float(trainer.state.total_flos), "converted_layers": float(converted),
-               "checkpoint_seconds": trainer.checkpoint_seconds, "rollbacks": float(plan.rollbacks.count),
-               "fp8_overflows": float(trainer.count_overflows()), "clipped_share": trainer.clipped / steps,
-               "skipped_batches": float(len(plan.rollbacks.skipped))}
+    metrics = {
+        "train_loss_first": losses[0],
+        "train_loss": statistics.fmean(tail),
+        "steps": float(steps),
+        "tokens": float(tokens),
+        "tokens_per_second": trained / max(reporter.seconds, 1e-9),
+        "seconds": reporter.seconds,
+        "parameters": float(parameters),
+        "flops": float(trainer.state.total_flos),
+        "converted_layers": float(converted),
+        "checkpoint_seconds": trainer.checkpoint_seconds,
+        "rollbacks": float(plan.rollbacks.count),
+        "fp8_overflows": float(trainer.count_overflows()),
+        "clipped_share": trainer.clipped / steps,
+        "skipped_batches": float(len(plan.rollbacks.skipped)),
+    }
     return Fit(losses, [row for row in trainer.state.log_history if "loss" in row], metrics)

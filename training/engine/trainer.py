@@ -52,8 +52,9 @@ class Plan:
     flops_per_token: Callable[[int], float]
 
 
-def arguments(section: TrainingSection, execution: Execution, runtime: Runtime, batches: Batches, seed: int,
-              work: Path) -> dict[str, Any]:
+def arguments(
+    section: TrainingSection, execution: Execution, runtime: Runtime, batches: Batches, seed: int, work: Path
+) -> dict[str, Any]:
     """Arguments for `TrainingArguments` and TRL's descendants of it."""
     optimizer = section.optimizer
     return {
@@ -125,8 +126,11 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         """This rank's micro-batches from the first step on; accelerate must neither shard nor replay them."""
         return loader(self.plan.batches, self.plan.first_step, self.plan.runtime.rank)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None,
-                         ) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(
+        self,
+        num_training_steps: int,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """The recipe's schedule, which is the same function for every trainer."""
         if self.lr_scheduler is None:
             factor = partial(rate_factor, self.plan.section.optimizer, num_training_steps)
@@ -191,18 +195,26 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         plan, rule, step = self.plan, self.plan.section.divergence, len(self.losses)
         if rule.action == "stop" or plan.rollbacks.count == rule.max_rollbacks:
             after = f" after {rule.max_rollbacks} rollbacks" if plan.rollbacks.count else ""
-            raise RecipeError(f"{wrong} at step {step}{after}, so training stopped: lower optimizer.learning_rate, "
-                              "raise optimizer.warmup_steps, use precision bf16 or fp32, or set divergence.action to "
-                              "rollback to skip batches; checkpoints before this step are kept")
+            raise RecipeError(
+                f"{wrong} at step {step}{after}, so training stopped: lower optimizer.learning_rate, "
+                "raise optimizer.warmup_steps, use precision bf16 or fp32, or set divergence.action to "
+                "rollback to skip batches; checkpoints before this step are kept"
+            )
         first = max(0, step - rule.skip)
         batches = [plan.rollbacks.batch_of(number) for number in range(first, step)]
         if plan.runtime.rank == 0:
             plan.checkpoints.remove_after(first)
             plan.rollbacks.skip(batches)
         torch.distributed.barrier()
-        raise Interrupted(Ending(kind="rolled_back", message=(
-            f"{wrong} at step {step}: going back to a checkpoint of step {first} or before, and skipping the batches "
-            f"{', '.join(map(str, batches))}")))
+        raise Interrupted(
+            Ending(
+                kind="rolled_back",
+                message=(
+                    f"{wrong} at step {step}: going back to a checkpoint of step {first} or before, and skipping the "
+                    f"batches {', '.join(map(str, batches))}"
+                ),
+            )
+        )
 
     def restore(self, checkpoint: Path) -> None:
         """Take up what is known of the steps before a resume."""
@@ -247,15 +259,16 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             self._save_rng_state(str(folder))
             if first:
                 self.state.save_to_json(str(folder / _STATE_FILE))
-                (folder / PROGRESS_FILE).write_text(json.dumps({"losses": self.losses, "clipped": self.clipped,
-                                                                "fp8_overflows": overflows}))
+                (folder / PROGRESS_FILE).write_text(
+                    json.dumps({"losses": self.losses, "clipped": self.clipped, "fp8_overflows": overflows})
+                )
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TORCH_CANNOT_WRITE):
                 raise
             raise self.plan.checkpoints.unwritten(error) from error
         torch.distributed.barrier()
         if first:
-            fresh = self.losses[self._saved_step:]
+            fresh = self.losses[self._saved_step :]
             self.plan.checkpoints.publish(step, math.fsum(fresh) / len(fresh))
         self._saved_step = step
         self.checkpoint_seconds += time.monotonic() - started

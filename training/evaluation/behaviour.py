@@ -122,8 +122,9 @@ class Measurement:
     continuations: dict[str, tuple[str, Completion]] = field(default_factory=dict)
 
 
-def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSection, seed: int,
-            chat_scoring: bool) -> Measurement:
+def measure(
+    loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSection, seed: int, chat_scoring: bool
+) -> Measurement:
     """Run the named parts; the sample prompts are answered in any case.
 
     Args:
@@ -136,19 +137,22 @@ def measure(loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSe
             reference of its chat model is scored in the chat format too, so that both see the same tokens.
     """
     return Measurement(
-        vocabulary=loaded.vocabulary, parts=parts,
+        vocabulary=loaded.vocabulary,
+        parts=parts,
         general=_texts(loaded, sets.texts() if parts.general else [], section),
         domain=_texts(loaded, sets.texts(sets.domain) if parts.domain else [], section),
         right=_right_answers(loaded, sets.asked(general=True) if parts.right_answers else [], section, chat_scoring),
         pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring),
         replies=_replies(loaded, _prompts(sets, parts), section),
-        continuations=_continuations(loaded, sets.texts(), section, seed) if parts.continuations else {})
+        continuations=_continuations(loaded, sets.texts(), section, seed) if parts.continuations else {},
+    )
 
 
 def _texts(loaded: LoadedModel, rows: list[Row], section: EvaluationSection) -> dict[str, TextScore]:
     scores = score_texts(loaded, [row["text"] for row in rows], section.batch, section.context)
-    return {f"{row['id']}:{start}": score for row, found in zip(rows, scores, strict=True)
-            for start, score in found.items()}
+    return {
+        f"{row['id']}:{start}": score for row, found in zip(rows, scores, strict=True) for start, score in found.items()
+    }
 
 
 def document_of(passage: str) -> str:
@@ -156,15 +160,17 @@ def document_of(passage: str) -> str:
     return passage.rpartition(":")[0]
 
 
-def _right_answers(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
-                   chat: bool) -> dict[str, Likelihood]:
+def _right_answers(
+    loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool
+) -> dict[str, Likelihood]:
     pairs = [(row["prompt"], row["choices"][row["answer"]]) for row in rows]
     found = score_answers(loaded, pairs, chat, section.batch, section.context)
     return {row["id"]: score for row, score in zip(rows, found, strict=True)}
 
 
-def _pairs(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
-           chat: bool) -> dict[str, tuple[Likelihood, Likelihood]]:
+def _pairs(
+    loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool
+) -> dict[str, tuple[Likelihood, Likelihood]]:
     asked = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
     found = iter(score_answers(loaded, asked, chat, section.batch, section.context))
     return {row["id"]: (next(found), next(found)) for row in rows}
@@ -186,12 +192,13 @@ def _prompts(sets: Sets, parts: Parts) -> list[str]:
 def _replies(loaded: LoadedModel, prompts: Iterable[str], section: EvaluationSection) -> dict[str, Completion]:
     asked = list(dict.fromkeys(prompts))
     chat = loaded.asset != "base_model"
-    tokens = [loaded.prompt(prompt, chat)[-section.context:] for prompt in asked]
+    tokens = [loaded.prompt(prompt, chat)[-section.context :] for prompt in asked]
     return dict(zip(asked, generate(loaded, tokens, section.max_new_tokens, section.batch), strict=True))
 
 
-def _continuations(loaded: LoadedModel, rows: list[Row], section: EvaluationSection,
-                   seed: int) -> dict[str, tuple[str, Completion]]:
+def _continuations(
+    loaded: LoadedModel, rows: list[Row], section: EvaluationSection, seed: int
+) -> dict[str, tuple[str, Completion]]:
     """Continuations of 32 tokens of held-out text: the beginnings of all documents, then places further in.
 
     An id names the document, the token and the text, so that models with other tokenizers share no items.
@@ -199,10 +206,13 @@ def _continuations(loaded: LoadedModel, rows: list[Row], section: EvaluationSect
     starts: list[tuple[int, int, list[int]]] = []
     for number, row in enumerate(rows):
         tokens = loaded.encode(row["text"])
-        starts += [(at, number, [loaded.start, *tokens[at:at + _PREFIX]])
-                   for at in range(0, len(tokens) - _PREFIX, _STRIDE)]
+        starts += [
+            (at, number, [loaded.start, *tokens[at : at + _PREFIX]]) for at in range(0, len(tokens) - _PREFIX, _STRIDE)
+        ]
     chosen = sorted(starts)[:_CONTINUATIONS]
     found = generate(loaded, [prefix for _, _, prefix in chosen], section.max_new_tokens, section.batch, Sampling(seed))
     texts = [loaded.decode(prefix) for _, _, prefix in chosen]
-    return {f"{rows[number]['id']}@{at}-{hashlib.sha256(text.encode()).hexdigest()[:8]}": (text, completion)
-            for (at, number, _), text, completion in zip(chosen, texts, found, strict=True)}
+    return {
+        f"{rows[number]['id']}@{at}-{hashlib.sha256(text.encode()).hexdigest()[:8]}": (text, completion)
+        for (at, number, _), text, completion in zip(chosen, texts, found, strict=True)
+    }

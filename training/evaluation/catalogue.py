@@ -59,8 +59,13 @@ def task_problems(tasks: Sequence[Task], cache: Path) -> Iterator[tuple[Key, str
     for index, task in public:
         if task.name not in names:
             close = difflib.get_close_matches(task.name, names, n=1)
-            yield (index, "name"), ("lm-evaluation-harness has no public task of this name"
-                                    + (f"; did you mean {close[0]}?" if close else "; a local one needs its `file`"))
+            yield (
+                (index, "name"),
+                (
+                    "lm-evaluation-harness has no public task of this name"
+                    + (f"; did you mean {close[0]}?" if close else "; a local one needs its `file`")
+                ),
+            )
             continue
         yield from (((index, *key), message) for key, message in _task_problems(task, names))
 
@@ -74,8 +79,10 @@ def catalogue(cache: Path) -> Catalogue:
         listed = _listed()
     cache.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({name: task.model_dump(mode="json", exclude_defaults=True)
-                                     for name, task in listed.items()}), encoding="utf-8")
+    temporary.write_text(
+        json.dumps({name: task.model_dump(mode="json", exclude_defaults=True) for name, task in listed.items()}),
+        encoding="utf-8",
+    )
     temporary.replace(path)
     return listed
 
@@ -127,13 +134,19 @@ def _described(entry: Any, members: Sequence[str]) -> PublicTask:
     kind, content = entry.kind.name.lower(), entry.cfg or {}
     if kind in ("group", "tag"):
         named = content.get("task") if kind == "group" else members
-        parts = [part if isinstance(part, str) else str(part.get("task", part.get("group", "")))
-                 for part in ([named] if isinstance(named, str) else named or ())]
+        parts = [
+            part if isinstance(part, str) else str(part.get("task", part.get("group", "")))
+            for part in ([named] if isinstance(named, str) else named or ())
+        ]
         return PublicTask(kind=kind, parts=tuple(parts))
     output = str(content.get("output_type", ""))
-    return PublicTask(kind=kind, output=output, metrics=None if kind == _PYTHON else _metrics(content, output),
-                      filters=tuple(str(one["name"]) for one in content.get("filter_list") or ()) or (_NO_FILTER,),
-                      runs_programs=bool(content.get("unsafe_code")))
+    return PublicTask(
+        kind=kind,
+        output=output,
+        metrics=None if kind == _PYTHON else _metrics(content, output),
+        filters=tuple(str(one["name"]) for one in content.get("filter_list") or ()) or (_NO_FILTER,),
+        runs_programs=bool(content.get("unsafe_code")),
+    )
 
 
 def _metrics(content: dict[str, Any], output: str) -> tuple[str, ...] | None:

@@ -82,8 +82,9 @@ def _key(prompt: str) -> str:
     return " ".join(normalised_words(prompt)) or prompt
 
 
-def _leaks(found: Measurement, metric: str, prompts: Iterable[str], evaluation_sets: InputArtifact,
-           names: tuple[str, ...]) -> None:
+def _leaks(
+    found: Measurement, metric: str, prompts: Iterable[str], evaluation_sets: InputArtifact, names: tuple[str, ...]
+) -> None:
     training = {_key(prompt) for prompt in prompts}
     items = [row for name in names for row in read_lines(evaluation_sets.folder / name)]
     leaked = [row for row in items if _key(row["prompt"]) in training]

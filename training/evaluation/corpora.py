@@ -103,8 +103,12 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
     stream = _stream(train, spec.ngram)
     asked = list(itertools.islice(stream, _rows_within(train, QUERY_BYTES)))
     heldout_sets = list(itertools.islice(_stream(heldout, spec.ngram), _rows_within(heldout, QUERY_BYTES)))
-    matches = similar_documents([*asked, *heldout_sets], [*range(len(asked)), *[-1] * len(heldout_sets)],
-                                itertools.chain(asked, stream), spec.threshold)
+    matches = similar_documents(
+        [*asked, *heldout_sets],
+        [*range(len(asked)), *[-1] * len(heldout_sets)],
+        itertools.chain(asked, stream),
+        spec.threshold,
+    )
 
     duplicates = {row: match for row, match in matches.items() if row < len(asked)}
     leaks = {row - len(asked): match for row, match in matches.items() if row >= len(asked)}
@@ -112,11 +116,15 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
     _list_matches(found, "heldout_leaks", heldout, train, leaks)
     found.add("duplicate_rate", len(duplicates) / max(len(asked), 1), len(asked))
     found.add("heldout_leaks", len(leaks), len(heldout_sets))
-    found.notes.append(f"near-duplicate: Jaccard similarity of {spec.ngram}-word shingles of at least "
-                       f"{spec.threshold:g}, compared exactly")
+    found.notes.append(
+        f"near-duplicate: Jaccard similarity of {spec.ngram}-word shingles of at least "
+        f"{spec.threshold:g}, compared exactly"
+    )
     if len(asked) < train.num_rows:
-        found.notes.append(f"near-duplicates were searched for {len(asked):,} of {train.num_rows:,} training "
-                           "documents, chosen by digest, among all of them")
+        found.notes.append(
+            f"near-duplicates were searched for {len(asked):,} of {train.num_rows:,} training "
+            "documents, chosen by digest, among all of them"
+        )
     return found
 
 
@@ -126,10 +134,12 @@ def measure_evaluation_sets(artifact: InputArtifact) -> Measurement:
     folder = artifact.folder
     text = read_lines(folder / "text.jsonl")
     found.add("text_bytes", sum(len(row["text"].encode()) for row in text), len(text))
-    for metric, name, sound in (("questions", "questions.jsonl", _sound_question),
-                                ("harmful_prompts", "harmful.jsonl", _sound_prompt),
-                                ("benign_prompts", "benign.jsonl", _sound_prompt),
-                                ("preference_pairs", "preferences.jsonl", _sound_pair)):
+    for metric, name, sound in (
+        ("questions", "questions.jsonl", _sound_question),
+        ("harmful_prompts", "harmful.jsonl", _sound_prompt),
+        ("benign_prompts", "benign.jsonl", _sound_prompt),
+        ("preference_pairs", "preferences.jsonl", _sound_pair),
+    ):
         rows = read_lines(folder / name)
         good = [row for row in rows if sound(row)]
         for row in rows:
@@ -148,8 +158,10 @@ def _add_shortfall(found: Measurement, reasons: list[dict[str, Any]]) -> None:
     for metric in ("questions", "preference_pairs"):
         if found.estimates[metric].value == 0:
             del found.estimates[metric]
-            found.leave_out(metric, f"the held-out texts give none: {in_words(reasons[:2])}. Add text with paragraphs "
-                                    "of several sentences")
+            found.leave_out(
+                metric,
+                f"the held-out texts give none: {in_words(reasons[:2])}. Add text with paragraphs of several sentences",
+            )
             continue
         for number, row in enumerate(reasons):
             found.fail(metric, f"reason {number + 1}", 0.0, **row)
@@ -157,8 +169,12 @@ def _add_shortfall(found: Measurement, reasons: list[dict[str, Any]]) -> None:
 
 def _sound_question(row: dict[str, Any]) -> bool:
     choices = row["choices"]
-    return (bool(row["prompt"].strip()) and len(set(choices)) == _CHOICES == len(choices) and row["answer"] in range(4)
-            and all(choice.strip() for choice in choices))
+    return (
+        bool(row["prompt"].strip())
+        and len(set(choices)) == _CHOICES == len(choices)
+        and row["answer"] in range(4)
+        and all(choice.strip() for choice in choices)
+    )
 
 
 def _sound_prompt(row: dict[str, Any]) -> bool:
@@ -188,8 +204,10 @@ def _commonest_drop(artifact: InputArtifact, kept: int) -> str:
     example = next(row for row in read_lines(artifact.folder / DROPPED) if row["reason"] == reason)
     key = f" (corpus.{DROP_REASONS[reason]})" if DROP_REASONS[reason] else ""
     dropped = sum(counts.values())
-    return (f"cleaning dropped {dropped:,} of {dropped + kept:,} documents, {counts[reason]:,} of them as "
-            f"{reason}{key}, such as {_place(example)}")
+    return (
+        f"cleaning dropped {dropped:,} of {dropped + kept:,} documents, {counts[reason]:,} of them as "
+        f"{reason}{key}, such as {_place(example)}"
+    )
 
 
 def _place(row: Mapping[str, Any]) -> str:
@@ -206,9 +224,12 @@ def _stream(table: pa.Table, ngram: int) -> Iterator[Shingles]:
     return shingle_sets((text for batch in text_batches(table) for text in batch), ngram)
 
 
-def _list_matches(found: Measurement, metric: str, queries: pa.Table, train: pa.Table,
-                  matches: dict[int, Match]) -> None:
+def _list_matches(
+    found: Measurement, metric: str, queries: pa.Table, train: pa.Table, matches: dict[int, Match]
+) -> None:
     for query, match in sorted(matches.items()):
-        row, other = (table.slice(at, 1).select(["id", "source", "path"]).to_pylist()[0]
-                      for table, at in ((queries, query), (train, match.row)))
+        row, other = (
+            table.slice(at, 1).select(["id", "source", "path"]).to_pylist()[0]
+            for table, at in ((queries, query), (train, match.row))
+        )
         found.fail(metric, row["id"], match.similarity, path=_place(row), other=_place(other))

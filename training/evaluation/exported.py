@@ -107,8 +107,11 @@ def _mean_difference(loaded: LoadedModel, probe: Probe, told: Logprobs) -> float
         raise Unknown(f"{PROBE_FILE} holds tokens that the model does not have")
     if max(map(len, probe.rows)) > getattr(loaded.model.config, "max_position_embeddings", math.inf):
         raise Unknown(f"{PROBE_FILE} holds rows that are longer than the model's positions")
-    differences = [abs(ours - theirs) for row, live in zip(probe.rows, told, strict=True)
-                   for ours, theirs in zip(_logprobs(loaded, row), live, strict=True)]
+    differences = [
+        abs(ours - theirs)
+        for row, live in zip(probe.rows, told, strict=True)
+        for ours, theirs in zip(_logprobs(loaded, row), live, strict=True)
+    ]
     return math.fsum(differences) / len(differences)
 
 

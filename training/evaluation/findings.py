@@ -28,8 +28,15 @@ class Findings:
     missing: dict[str, str] = field(default_factory=dict)
     items: dict[str, list[Row]] = field(default_factory=dict)
 
-    def ratio(self, metric: str, rows: Iterable[Row], absent: str, offset: float = 0.0, scale: float = 1.0,
-              exponential: bool = False) -> None:
+    def ratio(
+        self,
+        metric: str,
+        rows: Iterable[Row],
+        absent: str,
+        offset: float = 0.0,
+        scale: float = 1.0,
+        exponential: bool = False,
+    ) -> None:
         """Record a function of the rows' summed scores over their summed weights; see `Estimate`.
 
         Args:
@@ -40,8 +47,12 @@ class Findings:
             scale: As in `Estimate`.
             exponential: As in `Estimate`.
         """
-        self._record(metric, list(rows), absent, Estimate(value=0.0, count=0, method="bootstrap", offset=offset,
-                                                          scale=scale, exponential=exponential))
+        self._record(
+            metric,
+            list(rows),
+            absent,
+            Estimate(value=0.0, count=0, method="bootstrap", offset=offset, scale=scale, exponential=exponential),
+        )
 
     def share(self, metric: str, rows: Iterable[Row], absent: str) -> None:
         """Record the share of rows that are right: their `score` is a truth value."""
@@ -82,14 +93,18 @@ class Findings:
         wanted = list(names)
         return EvaluationReport(
             estimates={name: self.estimates[name] for name in wanted if name in self.estimates},
-            missing={name: self.missing[name] for name in wanted if name not in self.estimates})
+            missing={name: self.missing[name] for name in wanted if name not in self.estimates},
+        )
 
     def write(self, folder: Path, report: EvaluationReport) -> None:
         """Write report.json and items.jsonl, numbers in full: a judge computes the values again."""
         text = report.model_dump_json(indent=1)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
-        lines = [canonical_json({"metric": metric, **row}) + "\n" for metric in report.estimates
-                 for row in self.items[metric]]
+        lines = [
+            canonical_json({"metric": metric, **row}) + "\n"
+            for metric in report.estimates
+            for row in self.items[metric]
+        ]
         (folder / ITEMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 

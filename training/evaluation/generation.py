@@ -54,7 +54,7 @@ class Completion:
 def loops(tokens: Sequence[int]) -> bool:
     """Whether a text repeats itself: fewer than half of its 4-grams are distinct (of its tokens, when it is short)."""
     size = _NGRAM if len(tokens) >= 2 * _NGRAM else 1
-    ngrams = [tuple(tokens[at:at + size]) for at in range(len(tokens) - size + 1)]
+    ngrams = [tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1)]
     return len(set(ngrams)) < _DISTINCT * len(ngrams)
 
 
@@ -77,12 +77,22 @@ def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:
     if not completion.stopped:
         found = found[:-1]
     known = sum(word in vocabulary for word in found)
-    return (len(found) >= _FEWEST_WORDS and known >= _KNOWN_WORDS * len(found) and not loops(completion.tokens)
-            and "\ufffd" not in completion.text.rstrip("\ufffd"))
+    return (
+        len(found) >= _FEWEST_WORDS
+        and known >= _KNOWN_WORDS * len(found)
+        and not loops(completion.tokens)
+        and "\ufffd" not in completion.text.rstrip("\ufffd")
+    )
 
 
-def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch: int,
-             sampling: Sampling | None = None, until: Sequence[str] = ()) -> list[Completion]:
+def generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch: int,
+    sampling: Sampling | None = None,
+    until: Sequence[str] = (),
+) -> list[Completion]:
     """Continue every prompt until the model stops or the limit is reached.
 
     Prompts of like length share a batch, padded on the left, with one key-value cache per batch.
@@ -103,9 +113,12 @@ def generate(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_toke
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     results: dict[int, Completion] = {}
     for at in range(0, len(order), batch):
-        indices = order[at:at + batch]
-        for index, tokens in zip(indices, _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling,
-                                                  generator, until), strict=True):
+        indices = order[at : at + batch]
+        for index, tokens in zip(
+            indices,
+            _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling, generator, until),
+            strict=True,
+        ):
             results[index] = _completion(loaded, tokens)
     return [results[index] for index in range(len(prompts))]
 
@@ -116,14 +129,20 @@ def left_padded(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> tuple[
     tokens = torch.full((len(prompts), longest), int(loaded.tokenizer.pad_token_id), dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt):] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt):] = 1
+        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt) :] = 1
     return tokens.to(loaded.device), mask.to(loaded.device)
 
 
 @torch.inference_mode()
-def _decode(loaded: LoadedModel, prompts: Sequence[Sequence[int]], limit: int, sampling: Sampling | None,
-            generator: torch.Generator | None, until: Sequence[str]) -> list[list[int]]:
+def _decode(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    sampling: Sampling | None,
+    generator: torch.Generator | None,
+    until: Sequence[str],
+) -> list[list[int]]:
     tokens, mask = left_padded(loaded, prompts)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     stops = torch.tensor(loaded.stops, device=loaded.device)
@@ -131,8 +150,18 @@ def _decode(loaded: LoadedModel, prompts: Sequence[Sequence[int]], limit: int, s
     done = torch.zeros(len(prompts), dtype=torch.bool, device=loaded.device)
     columns: list[torch.Tensor] = []
     for step in range(1, limit + 1):
-        logits = loaded.model(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                              use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        logits = (
+            loaded.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
         chosen = _draw(logits, sampling, generator) if sampling and generator else logits.argmax(-1)
         columns.append(chosen)
         done |= torch.isin(chosen, stops)
@@ -184,13 +213,16 @@ def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) ->
             raise LoadFailed(f"it does not run: {str(error)[:300]}") from error
         if not bool(torch.isfinite(logits[mask.bool()]).all()):
             raise LoadFailed("its logits are not finite")
-        theirs = loaded.model.generate(ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
-                                       pad_token_id=loaded.tokenizer.pad_token_id)
+        theirs = loaded.model.generate(
+            ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=loaded.tokenizer.pad_token_id
+        )
     ours = generate(loaded, prompts, tokens, len(prompts))
-    for row, completion in zip(theirs[:, ids.shape[1]:].tolist(), ours, strict=True):
+    for row, completion in zip(theirs[:, ids.shape[1] :].tolist(), ours, strict=True):
         if _completion(loaded, row).tokens != completion.tokens or _overruns(loaded, row):
-            return ("transformers' generate gives other tokens than the evaluation's greedy decoding: does "
-                    "generation_config.json name both end tokens in eos_token_id?")
+            return (
+                "transformers' generate gives other tokens than the evaluation's greedy decoding: does "
+                "generation_config.json name both end tokens in eos_token_id?"
+            )
     return None
 
 
@@ -198,4 +230,3 @@ def _overruns(loaded: LoadedModel, row: Sequence[int]) -> bool:
     """Whether anything but padding and end tokens follows the first end token."""
     end = next((at for at, token in enumerate(row) if token in loaded.stops), len(row))
     return any(token not in (*loaded.stops, loaded.tokenizer.pad_token_id) for token in row[end:])
-

@@ -71,8 +71,9 @@ def task_metrics(suite: Path) -> dict[str, str]:
     return {metric: meaning for task in read_tasks(suite) for metric, meaning in task.meanings().items()}
 
 
-def run_tasks(loaded: LoadedModel, suite: Path, section: EvaluationSection,
-              tell: Callable[[str], None]) -> list[TaskResult]:
+def run_tasks(
+    loaded: LoadedModel, suite: Path, section: EvaluationSection, tell: Callable[[str], None]
+) -> list[TaskResult]:
     """Give a model every task of the suite, one after the other, each within its time limit.
 
     A base model reads an item as plain text, any other model in its chat template. A task that fails leaves its metrics
@@ -117,11 +118,19 @@ def _run(loaded: LoadedModel, suite: Path, section: EvaluationSection, task: Tas
     chat = loaded.asset != "base_model"
     model = HarnessModel(loaded, section.batch, section.context, dcpmi=DCPMI in task.metrics.values())
     results = evaluate(
-        lm=model, task_dict=chosen, limit=task.limit, bootstrap_iters=0,
-        log_samples=True, apply_chat_template=chat, fewshot_as_multiturn=chat,
-        confirm_run_unsafe_code=task.name.startswith(PROGRAM_TASKS))
-    return [_result(metric, key, results["samples"], chosen["tasks"], model.elsewhere)
-            for metric, key in task.metrics.items()]
+        lm=model,
+        task_dict=chosen,
+        limit=task.limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        confirm_run_unsafe_code=task.name.startswith(PROGRAM_TASKS),
+    )
+    return [
+        _result(metric, key, results["samples"], chosen["tasks"], model.elsewhere)
+        for metric, key in task.metrics.items()
+    ]
 
 
 def _local(suite: Path, task: Task) -> Mapping[str, Any]:
@@ -158,8 +167,10 @@ def _public(task: Task) -> Mapping[str, Any]:
             chosen: Mapping[str, Any] = manager.load([task.name])
         except OSError as error:
             said = " ".join(str(error).split())[:300]
-            raise _Missing(f"its data could not be had from huggingface.co: {type(error).__name__}: {said}; fetch them "
-                           "where there is a network (the cache in $HF_HOME is used), or leave the task out") from error
+            raise _Missing(
+                f"its data could not be had from huggingface.co: {type(error).__name__}: {said}; fetch them "
+                "where there is a network (the cache in $HF_HOME is used), or leave the task out"
+            ) from error
     return chosen
 
 
@@ -187,8 +198,13 @@ def _runs_programs(one: Any) -> bool:
     return bool(getattr(one, "UNSAFE_CODE", False))
 
 
-def _result(metric: str, key: str, samples: Mapping[str, list[Row]], tasks: Mapping[str, Any],
-            elsewhere: Mapping[tuple[str, int, int], float]) -> TaskResult:
+def _result(
+    metric: str,
+    key: str,
+    samples: Mapping[str, list[Row]],
+    tasks: Mapping[str, Any],
+    elsewhere: Mapping[tuple[str, int, int], float],
+) -> TaskResult:
     name, _, wanted = key.partition(",")
     items: list[Row] = []
     for task, rows in samples.items():
@@ -214,8 +230,10 @@ def _item(one: Any, task: str, row: Row, name: str) -> Row:
     measured on the old ones have other items.
     """
     own = row["doc"].get("id") if isinstance(row["doc"], dict) else None
-    item: Row = {"id": str(own) if own is not None else f"{task}:{row['doc_id']}:{row['doc_hash'][:8]}",
-                 "prompt": _shown(row["arguments"][0][0])}
+    item: Row = {
+        "id": str(own) if own is not None else f"{task}:{row['doc_id']}:{row['doc_hash'][:8]}",
+        "prompt": _shown(row["arguments"][0][0]),
+    }
     if one.OUTPUT_TYPE == MULTIPLE_CHOICE:
         if name not in _CHOICE_SCORES:
             raise _Missing(f"{name} of a multiple choice is none of {', '.join(_CHOICE_SCORES)}")
@@ -228,37 +246,50 @@ def _item(one: Any, task: str, row: Row, name: str) -> Row:
     if _runs_programs(one):
         answered = row["filtered_resps"][0]
         program = answered[0] if isinstance(answered, list) else answered
-        return item | {"score": float(row[name]), "answer": _shown(program),
-                       "fault": sandbox().fault(f"{program}\n{row['target']}")}
-    return item | {"score": float(row[name]), "answer": _shown(row["filtered_resps"][0]),
-                   "target": _shown(row["target"])}
+        return item | {
+            "score": float(row[name]),
+            "answer": _shown(program),
+            "fault": sandbox().fault(f"{program}\n{row['target']}"),
+        }
+    return item | {
+        "score": float(row[name]),
+        "answer": _shown(row["filtered_resps"][0]),
+        "target": _shown(row["target"]),
+    }
 
 
 def _gains(one: Any, task: str, row: Row, elsewhere: Mapping[tuple[str, int, int], float]) -> list[float]:
     """By how many nats each choice is likelier after its own question than after others (DC-PMI)."""
     if one.OUTPUT_TYPE != MULTIPLE_CHOICE or not isinstance(row["target"], int):
         raise _Missing(f"{DCPMI} needs a multiple choice whose right answer is given by its number")
-    return [own[0] - elsewhere[task, row["doc_id"], place]
-            for place, own in enumerate(row["filtered_resps"][:len(one.doc_to_choice(row["doc"]))])]
+    return [
+        own[0] - elsewhere[task, row["doc_id"], place]
+        for place, own in enumerate(row["filtered_resps"][: len(one.doc_to_choice(row["doc"]))])
+    ]
 
 
 def _choice(one: Any, row: Row, name: str) -> Row:
     """The verdict on a multiple choice, with each choice's score; a tie for the first place is wrong."""
     choices = [str(choice) for choice in one.doc_to_choice(row["doc"])]
     nats = np.array([found[0] for found in row["filtered_resps"]], dtype=np.float64)
-    scores = nats[:len(choices)]
+    scores = nats[: len(choices)]
     if name == DCPMI:
         scores = np.array(row[DCPMI], dtype=np.float64)
     elif name == "acc_mutual_info":
-        scores = scores - nats[len(choices):]
+        scores = scores - nats[len(choices) :]
     elif name != "acc":
         scores = scores / [len(choice if name == "acc_norm" else choice.encode()) for choice in choices]
     ranked = np.sort(scores)
     tie = len(ranked) > 1 and ranked[-1] - ranked[-2] <= TIE_NATS
     verdict = np.argmax(scores) == row["target"] if name == DCPMI else row[name]
     right = float(verdict) if np.isfinite(scores).all() else math.nan
-    return {"score": 0.0 if tie else right, "choices": [_shown(choice) for choice in choices], "target": row["target"],
-            "chosen": int(np.argmax(scores)), "likelihoods": [float(found) for found in scores]}
+    return {
+        "score": 0.0 if tie else right,
+        "choices": [_shown(choice) for choice in choices],
+        "target": row["target"],
+        "chosen": int(np.argmax(scores)),
+        "likelihoods": [float(found) for found in scores],
+    }
 
 
 def _shown(value: object) -> str:

@@ -59,8 +59,11 @@ class HarnessModel(LM):  # type: ignore[misc]
         Without `add_generation_prompt` the last turn is the beginning of the assistant's answer, which is left open.
         """
         asked, begun = (chat_history, "") if add_generation_prompt else (chat_history[:-1], chat_history[-1]["content"])
-        return str(self._loaded.tokenizer.apply_chat_template(
-            asked, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True)) + _plain(begun)
+        return str(
+            self._loaded.tokenizer.apply_chat_template(
+                asked, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
+            )
+        ) + _plain(begun)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Natural logarithm of each continuation's probability after its context.
@@ -70,15 +73,19 @@ class HarnessModel(LM):  # type: ignore[misc]
         if self._dcpmi:
             asked = [request for request in requests if request.args[0]]
             likelihoods = self._likelihoods(self._others(asked), [request.args[1] for request in asked])
-            self.elsewhere |= {(str(request.task_name), int(request.doc_id), request.idx): nats
-                               for request, nats in zip(asked, likelihoods, strict=True)}
+            self.elsewhere |= {
+                (str(request.task_name), int(request.doc_id), request.idx): nats
+                for request, nats in zip(asked, likelihoods, strict=True)
+            }
         own = self._likelihoods([[request.args[0]] for request in requests], [request.args[1] for request in requests])
         return [(nats, False) for nats in own]
 
     def _likelihoods(self, contexts: Sequence[Sequence[str]], continuations: Sequence[str]) -> list[float]:
         """Of each continuation the mean over its contexts."""
-        spans = [[self._span(context, continuation) for context in group]
-                 for group, continuation in zip(contexts, continuations, strict=True)]
+        spans = [
+            [self._span(context, continuation) for context in group]
+            for group, continuation in zip(contexts, continuations, strict=True)
+        ]
         scores = iter(score(self._loaded, [span for group in spans for span in group], self._batch, self._context))
         return [math.fsum(next(scores).nats for _ in group) / len(group) for group in spans]
 
@@ -98,7 +105,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         wanted = [(self._limit(request.args[1]), _stops(request.args[1])) for request in requests]
         for limit, stops in sorted(set(wanted)):
             chosen = [number for number, found in enumerate(wanted) if found == (limit, stops)]
-            prompts = [self._given(requests[number].args[0])[-max(1, self._context - limit):] for number in chosen]
+            prompts = [self._given(requests[number].args[0])[-max(1, self._context - limit) :] for number in chosen]
             answers = generate(self._loaded, prompts, limit, self._batch, until=stops)
             texts |= {number: _cut(answer.text, stops) for number, answer in zip(chosen, answers, strict=True)}
         return [texts[number] for number in range(len(requests))]
@@ -120,8 +127,9 @@ class HarnessModel(LM):  # type: ignore[misc]
         for request in requests:
             items = list(asked[request.task_name].values())
             at = place[request.task_name][request.doc_id]
-            found.append([items[(at + step) % len(items)] for step in range(1, min(_OTHERS, len(items) - 1) + 1)]
-                         or [""])
+            found.append(
+                [items[(at + step) % len(items)] for step in range(1, min(_OTHERS, len(items) - 1) + 1)] or [""]
+            )
         return found
 
     def _given(self, context: str) -> list[int]:
@@ -142,14 +150,14 @@ class HarnessModel(LM):  # type: ignore[misc]
             return Span(self._given(context), self._loaded.encode(_plain(continuation)))
         kept = context.rstrip()
         given, whole = self._document(kept), self._document(context + continuation)
-        return Span(given, whole[len(given):] or self._loaded.encode(continuation))
+        return Span(given, whole[len(given) :] or self._loaded.encode(continuation))
 
 
 def _plain(text: str) -> str:
     """A turn's content with the names of special tokens broken, and the white space at its ends kept."""
     inner = text.strip()
     start = text.index(inner)
-    return text[:start] + plain_content(inner) + text[start + len(inner):]
+    return text[:start] + plain_content(inner) + text[start + len(inner) :]
 
 
 def _stops(arguments: dict[str, Any]) -> tuple[str, ...]:
@@ -159,4 +167,4 @@ def _stops(arguments: dict[str, Any]) -> tuple[str, ...]:
 
 def _cut(text: str, stops: Sequence[str]) -> str:
     ends = [text.find(stop) for stop in stops]
-    return text[:min((end for end in ends if end >= 0), default=len(text))]
+    return text[: min((end for end in ends if end >= 0), default=len(text))]

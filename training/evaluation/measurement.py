@@ -57,8 +57,12 @@ class Measurement:
         (folder / REPORT_FILE).write_text(canonical_json(self.report.model_dump(mode="json")) + "\n", encoding="utf-8")
         lines = [canonical_json(item) + "\n" for item in self.items]
         (folder / ITEMS_FILE).write_text("".join(lines), encoding="utf-8")
-        card = [f"Measured again on the finished files of `{asset}`.", "", "| metric | value | over | what it is |",
-                "|---|--:|--:|---|"]
+        card = [
+            f"Measured again on the finished files of `{asset}`.",
+            "",
+            "| metric | value | over | what it is |",
+            "|---|--:|--:|---|",
+        ]
         for metric, meaning in meanings.items():
             found = self.estimates.get(metric)
             value = f"{found.value:.6g} | {found.count:,}" if found else f"not measured: {self.missing[metric]} | 0"

@@ -15,8 +15,14 @@ _SHARES = ("loads", "chat_round_trip")
 _CONTINUATIONS_SHOWN = 8
 
 
-def write_pages(report: Path, asset: str, found: EvaluationReport, meanings: Mapping[str, str],
-                reference: Mapping[str, float], notes: Sequence[str]) -> None:
+def write_pages(
+    report: Path,
+    asset: str,
+    found: EvaluationReport,
+    meanings: Mapping[str, str],
+    reference: Mapping[str, float],
+    notes: Sequence[str],
+) -> None:
     """Write `metrics.png` and `card.md`.
 
     Args:
@@ -30,12 +36,21 @@ def write_pages(report: Path, asset: str, found: EvaluationReport, meanings: Map
     if found.estimates:
         _chart(report / "metrics.png", asset, found.estimates, reference)
     metrics = found.metrics
-    rows = [(name, f"{metrics[name]:.4g}" if name in metrics else f"not measured: {found.missing[name]}",
-             f"{reference[name]:.4g}" if name in reference else "",
-             found.estimates[name].count if name in metrics else "", description)
-            for name, description in meanings.items()]
-    write_card(report, f"Evaluation of {asset}",
-               [*notes, "", markdown_table(("metric", "value", "parent", "items", "what it is"), rows)])
+    rows = [
+        (
+            name,
+            f"{metrics[name]:.4g}" if name in metrics else f"not measured: {found.missing[name]}",
+            f"{reference[name]:.4g}" if name in reference else "",
+            found.estimates[name].count if name in metrics else "",
+            description,
+        )
+        for name, description in meanings.items()
+    ]
+    write_card(
+        report,
+        f"Evaluation of {asset}",
+        [*notes, "", markdown_table(("metric", "value", "parent", "items", "what it is"), rows)],
+    )
 
 
 def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference: Mapping[str, float]) -> None:
@@ -50,8 +65,9 @@ def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference:
         axes.bar_label(bars, fmt="{:.3g}", padding=3)
         parents = {name: reference[name] for name in values if name in reference}
         if parents:
-            axes.scatter(list(parents.values()), list(parents), facecolors="none", edgecolors="#cc6677", zorder=3,
-                         label="parent")
+            axes.scatter(
+                list(parents.values()), list(parents), facecolors="none", edgecolors="#cc6677", zorder=3, label="parent"
+            )
             axes.legend(fontsize="small")
         axes.margins(x=0.2)
         axes.invert_yaxis()
@@ -63,8 +79,13 @@ def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference:
 
 def write_answers(report: Path, sets: Sets, own: Measurement, parent: Measurement | None) -> None:
     """Write `samples.json`: the sample prompts' answers beside the parent's, then continuations of held-out text."""
-    rows = [{"prompt": row["prompt"], "answer": own.replies[row["prompt"]].text}
-            | ({"parent": parent.replies[row["prompt"]].text} if parent else {}) for row in sets.samples]
-    rows += [{"prompt": prompt, "answer": completion.text}
-             for prompt, completion in list(own.continuations.values())[:_CONTINUATIONS_SHOWN]]
+    rows = [
+        {"prompt": row["prompt"], "answer": own.replies[row["prompt"]].text}
+        | ({"parent": parent.replies[row["prompt"]].text} if parent else {})
+        for row in sets.samples
+    ]
+    rows += [
+        {"prompt": prompt, "answer": completion.text}
+        for prompt, completion in list(own.continuations.values())[:_CONTINUATIONS_SHOWN]
+    ]
     write_samples(report, rows)

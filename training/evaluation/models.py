@@ -55,8 +55,9 @@ class LoadedModel:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text, as training encodes documents: the names of special tokens in it are text too."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True,
-                                   verbose=False)["input_ids"])
+        return list(
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        )
 
     def encode_rendered(self, conversation: str) -> list[int]:
         """Tokens of a conversation that the chat template has rendered: there the special tokens are meant."""
@@ -64,14 +65,18 @@ class LoadedModel:
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """First character and the one after the last, of every token that `encode` gives."""
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True,
-                                   return_offsets_mapping=True, verbose=False)["offset_mapping"])
+        return list(
+            self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+            )["offset_mapping"]
+        )
 
     def prompt(self, text: str, chat: bool) -> list[int]:
         """Tokens of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
         if chat:
-            ids, _ = encode_conversation(self.tokenizer, [{"role": "user", "content": text}],
-                                         add_generation_prompt=True)
+            ids, _ = encode_conversation(
+                self.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True
+            )
             return [int(token) for token in ids]
         return [self.start, *self.encode(f"Q: {text}\nA:")]
 

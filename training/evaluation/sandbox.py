@@ -133,8 +133,9 @@ def sandbox() -> Sandbox:
 class CodeEval:
     """In the place of the metric `code_eval` of the package `evaluate`, which runs programs on the machine itself."""
 
-    def compute(self, references: Sequence[str], predictions: Sequence[Sequence[str]],
-                k: Sequence[int]) -> tuple[dict[str, float], dict[int, object]]:
+    def compute(
+        self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int]
+    ) -> tuple[dict[str, float], dict[int, object]]:
         """Run each problem's program together with its tests.
 
         Args:
@@ -150,8 +151,9 @@ class CodeEval:
         """
         if list(k) != [1] or any(len(programs) != 1 for programs in predictions):
             raise ValueError("it wants several programs for a problem, and Gatehouse decodes greedily only; use pass@1")
-        faults = [sandbox().fault(f"{program}\n{tests}")
-                  for (program,), tests in zip(predictions, references, strict=True)]
+        faults = [
+            sandbox().fault(f"{program}\n{tests}") for (program,), tests in zip(predictions, references, strict=True)
+        ]
         return {"pass@1": statistics.fmean(fault is None for fault in faults)}, {}
 
 
@@ -165,11 +167,30 @@ def _build() -> bytes:
         (folder / "app" / "guest.py").write_text(_GUEST)
         out = folder / "sandbox.wasm"
         done = subprocess.run(
-            [sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())", "-q",
-             "-d", folder / "wit", "-w", "sandbox", "componentize", "--stub-wasi", "-p", folder / "app", "guest",
-             "-o", out],
-            cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * _BUILD_MINUTES,
-            check=False)
+            [
+                sys.executable,
+                "-c",
+                "import sys; from componentize_py import script; sys.exit(script())",
+                "-q",
+                "-d",
+                folder / "wit",
+                "-w",
+                "sandbox",
+                "componentize",
+                "--stub-wasi",
+                "-p",
+                folder / "app",
+                "guest",
+                "-o",
+                out,
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60 * _BUILD_MINUTES,
+            check=False,
+        )
         if done.returncode or not out.exists():
             raise RuntimeError(f"the sandbox for programs could not be built: {done.stderr.strip()[-500:]}")
         return out.read_bytes()

@@ -91,7 +91,7 @@ def score_tokens(loaded: LoadedModel, spans: Sequence[Span], batch: int, context
 
 def _cut(span: Span, context: int) -> Span:
     scored = span.scored[:context]
-    return Span(span.given[-max(1, context + 1 - len(scored)):], scored)
+    return Span(span.given[-max(1, context + 1 - len(scored)) :], scored)
 
 
 def _batches(lengths: Sequence[int], batch: int, vocabulary: int) -> Iterator[list[int]]:
@@ -112,12 +112,12 @@ def _forward(loaded: LoadedModel, spans: Sequence[Span]) -> list[Nats]:
     tokens = torch.full((len(spans), longest + 1), loaded.stops[0], dtype=torch.long)
     for row, span in enumerate(spans):
         whole = [*span.given, *span.scored]
-        tokens[row, :len(whole)] = torch.tensor(whole)
+        tokens[row, : len(whole)] = torch.tensor(whole)
     tokens = tokens.to(loaded.device)
     logits = loaded.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
     targets = tokens[:, 1:, None]
     found = (logits.gather(-1, targets)[..., 0] - logits.logsumexp(-1)).double().cpu().numpy()
-    return [found[row, len(span.given) - 1:len(span.given) + len(span.scored) - 1] for row, span in enumerate(spans)]
+    return [found[row, len(span.given) - 1 : len(span.given) + len(span.scored) - 1] for row, span in enumerate(spans)]
 
 
 def windows(loaded: LoadedModel, text: str, context: int) -> list[Span]:
@@ -128,7 +128,7 @@ def windows(loaded: LoadedModel, text: str, context: int) -> list[Span]:
     overstates the loss a little against overlapping windows, equally for all models, at half the cost.
     """
     tokens = [loaded.start, *loaded.encode(text)]
-    return [Span(tokens[at:at + 1], tokens[at + 1:at + 1 + context]) for at in range(0, len(tokens) - 1, context)]
+    return [Span(tokens[at : at + 1], tokens[at + 1 : at + 1 + context]) for at in range(0, len(tokens) - 1, context)]
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,15 @@ def _by_passage(loaded: LoadedModel, text: str, nats: Sequence[Nats]) -> dict[in
     used = np.unique(place)  # one without a token of its own joins the one before
     edges = [0, *np.array(passages(text))[used[1:]].tolist(), len(text)]
     losses = -np.concatenate(nats)
-    return {start: TextScore(math.fsum(losses[place == number]), int(np.sum(place == number)),
-                             len(text[start:end].encode()), text[start:min(end, start + _BEGINNING)])
-            for number, start, end in zip(used, edges[:-1], edges[1:], strict=True)}
+    return {
+        start: TextScore(
+            math.fsum(losses[place == number]),
+            int(np.sum(place == number)),
+            len(text[start:end].encode()),
+            text[start : min(end, start + _BEGINNING)],
+        )
+        for number, start, end in zip(used, edges[:-1], edges[1:], strict=True)
+    }
 
 
 def passages(text: str) -> list[int]:
@@ -179,7 +185,7 @@ def passages(text: str) -> list[int]:
     """
     starts, at, size = [0], 0, 0
     for line in text.splitlines(keepends=True):
-        for piece in (line[start:start + _LINE] for start in range(0, len(line), _LINE)):
+        for piece in (line[start : start + _LINE] for start in range(0, len(line), _LINE)):
             length = len(piece.encode())
             if size and size + length > _PASSAGE:
                 starts.append(at)
@@ -190,12 +196,20 @@ def passages(text: str) -> list[int]:
 
 def total(scores: Sequence[TextScore]) -> TextScore:
     """All passages as one."""
-    return TextScore(math.fsum(score.nats for score in scores), sum(score.tokens for score in scores),
-                     sum(score.bytes for score in scores))
+    return TextScore(
+        math.fsum(score.nats for score in scores),
+        sum(score.tokens for score in scores),
+        sum(score.bytes for score in scores),
+    )
 
 
-def score_answers(loaded: LoadedModel, pairs: Sequence[tuple[str, str]], chat: bool, batch: int,
-                  context: int) -> list[Likelihood]:
+def score_answers(
+    loaded: LoadedModel, pairs: Sequence[tuple[str, str]], chat: bool, batch: int, context: int
+) -> list[Likelihood]:
     """Log-likelihood of each answer after its prompt."""
-    return score(loaded, [Span(loaded.prompt(prompt, chat), loaded.answer(answer, chat)) for prompt, answer in pairs],
-                 batch, context)
+    return score(
+        loaded,
+        [Span(loaded.prompt(prompt, chat), loaded.answer(answer, chat)) for prompt, answer in pairs],
+        batch,
+        context,
+    )

@@ -32,8 +32,9 @@ class _Expected:
     excluded: pa.Table
 
 
-def measure_shards(artifact: InputArtifact, corpus: InputArtifact, tokenizer: InputArtifact,
-                   evaluation_sets: InputArtifact) -> Measurement:
+def measure_shards(
+    artifact: InputArtifact, corpus: InputArtifact, tokenizer: InputArtifact, evaluation_sets: InputArtifact
+) -> Measurement:
     """Sizes, packing at every context, tokens lost on the way, and documents that should have been left out."""
     found = Measurement()
     section = PackedShardsSection.model_validate(artifact.manifest.section)
@@ -45,8 +46,10 @@ def measure_shards(artifact: InputArtifact, corpus: InputArtifact, tokenizer: In
     lost = _against_corpus(found, shards, plain, expected.wanted)
     shares = []
     for context in section.contexts:
-        plans = [plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-                 for number in range(len(shards.sources))]
+        plans = [
+            plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
+            for number in range(len(shards.sources))
+        ]
         missing = uncovered(plans, shards.offsets)
         if missing:
             found.fail("tokens_lost", f"context {context}", missing, reason="the packing plan")
@@ -72,8 +75,11 @@ def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
     end = start + np.concatenate([one.length for one in plans])
     order = np.argsort(start, kind="stable")
     borders = np.abs(np.append(start[order], offsets[-1]) - np.concatenate([[0], end[order]])).sum()
-    beyond = sum(int(np.maximum(np.add.reduceat(one.length + 1, one.row_offsets[:-1]) - one.context, 0).sum())
-                 for one in plans if one.rows)
+    beyond = sum(
+        int(np.maximum(np.add.reduceat(one.length + 1, one.row_offsets[:-1]) - one.context, 0).sum())
+        for one in plans
+        if one.rows
+    )
     return int(borders) + beyond
 
 
@@ -101,28 +107,41 @@ def _against_corpus(found: Measurement, shards: TokenShards, plain: Tokenizer, w
     surplus = [index for name, places in held.items() for index in (places[1:] if name in known else places)]
     lost = int(shards.lengths[surplus].sum())
     for index in surplus:
-        found.fail("tokens_lost", shards.ids[index].tobytes().hex(), float(shards.lengths[index]),
-                   reason="not a document of the corpus to train on, or there twice")
+        found.fail(
+            "tokens_lost",
+            shards.ids[index].tobytes().hex(),
+            float(shards.lengths[index]),
+            reason="not a document of the corpus to train on, or there twice",
+        )
     for place, tokens in zip(*_retokenized(found, plain, wanted, held), strict=True):
         name = names[place]
         there = shards.document(held[name][0]) if name in held else np.empty(0, np.int64)
         differing = difference(tokens, there)
         lost += differing
         if differing:
-            found.fail("tokens_lost", name, differing, expected=len(tokens), found=len(there),
-                       reason="differs from the tokenized text")
+            found.fail(
+                "tokens_lost",
+                name,
+                differing,
+                expected=len(tokens),
+                found=len(there),
+                reason="differs from the tokenized text",
+            )
     return lost
 
 
-def _retokenized(found: Measurement, plain: Tokenizer, wanted: pa.Table,
-                 held: dict[str, list[int]]) -> tuple[list[int], list[Tokens]]:
+def _retokenized(
+    found: Measurement, plain: Tokenizer, wanted: pa.Table, held: dict[str, list[int]]
+) -> tuple[list[int], list[Tokens]]:
     """Rows of `wanted` and their tokens: all of them, or every missing one and an even sample."""
     size = pc.sum(pc.binary_length(wanted["text"])).as_py() or 0
     step = max(1, -(-size // SAMPLE_BYTES))
     rows = [row for row, name in enumerate(wanted["id"].to_pylist()) if row % step == 0 or name not in held]
     if step > 1:
-        found.notes.append(f"{len(rows):,} of {wanted.num_rows:,} documents were tokenized again and compared, every "
-                           f"{step}th by digest; the number and the ids of all were compared")
+        found.notes.append(
+            f"{len(rows):,} of {wanted.num_rows:,} documents were tokenized again and compared, every "
+            f"{step}th by digest; the number and the ids of all were compared"
+        )
     return rows, _encode(plain, wanted.take(pa.array(rows, pa.int64())))
 
 
@@ -137,7 +156,7 @@ def difference(expected: Tokens, there: Tokens) -> int:
     unequal = np.flatnonzero(expected[:shorter] != there[:shorter])
     head = int(unequal[0]) if len(unequal) else shorter
     room = shorter - head
-    unequal = np.flatnonzero(expected[len(expected) - room:][::-1] != there[len(there) - room:][::-1])
+    unequal = np.flatnonzero(expected[len(expected) - room :][::-1] != there[len(there) - room :][::-1])
     tail = int(unequal[0]) if len(unequal) else room
     return len(expected) + len(there) - 2 * (head + tail)
 

@@ -46,8 +46,7 @@ def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact) -> Measure
     return found
 
 
-def _special_tokens(found: Measurement, tokenizer: PreTrainedTokenizerBase,
-                    plain: list[npt.NDArray[np.int32]]) -> None:
+def _special_tokens(found: Measurement, tokenizer: PreTrainedTokenizerBase, plain: list[npt.NDArray[np.int32]]) -> None:
     used = set(np.unique(np.concatenate(plain)).tolist())
     good = 0
     for token in SPECIAL_TOKENS:
@@ -63,11 +62,17 @@ def sample_conversations(texts: list[str]) -> list[Conversation]:
     """Conversations of one and two turns from pieces of held-out text; some try to forge a turn."""
     conversations = [*awkward_conversations().values()]
     for text in texts[:_CONVERSATIONS]:
-        a, b, c, d = (text[at * _PIECE:(at + 1) * _PIECE] for at in range(4))
+        a, b, c, d = (text[at * _PIECE : (at + 1) * _PIECE] for at in range(4))
         turns = [{"role": "user", "content": a}, {"role": "assistant", "content": b}]
         conversations.append(turns)
-        conversations.append([{"role": "system", "content": d}, *turns, {"role": "user", "content": c},
-                              {"role": "assistant", "content": "\n " + a}])
+        conversations.append(
+            [
+                {"role": "system", "content": d},
+                *turns,
+                {"role": "user", "content": c},
+                {"role": "assistant", "content": "\n " + a},
+            ]
+        )
     return conversations
 
 

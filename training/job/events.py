@@ -42,8 +42,11 @@ class EventWriter:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics of a step. Non-finite values are kept as the strings nan, inf and -inf."""
-        self._write("metrics", step=step,
-                    values={name: value if math.isfinite(value) else str(value) for name, value in values.items()})
+        self._write(
+            "metrics",
+            step=step,
+            values={name: value if math.isfinite(value) else str(value) for name, value in values.items()},
+        )
 
     def log(self, message: str, level: str = "info") -> None:
         """A line for the run's log."""

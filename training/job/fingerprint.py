@@ -81,18 +81,29 @@ def _refuse_dynamic(tree: ast.Module, path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = node.func
-            name = called.id if isinstance(called, ast.Name) else called.attr if (
-                isinstance(called, ast.Attribute) and called.attr == "import_module") else ""
+            name = (
+                called.id
+                if isinstance(called, ast.Name)
+                else called.attr
+                if (isinstance(called, ast.Attribute) and called.attr == "import_module")
+                else ""
+            )
             if name in _DYNAMIC:
-                raise FingerprintError(f"{path.name}:{node.lineno} calls {name}(): what it runs cannot be "
-                                       "fingerprinted; import the module by its name instead")
+                raise FingerprintError(
+                    f"{path.name}:{node.lineno} calls {name}(): what it runs cannot be "
+                    "fingerprinted; import the module by its name instead"
+                )
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             body = node.body
-            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(
-                    body[0].value.value, str):
+            if (
+                body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+                and isinstance(body[0].value.value, str)
+            ):
                 node.body = body[1:] or [ast.Pass()]
     return tree

@@ -40,8 +40,19 @@ from training.store.storage import read_bounded
 from training.store.store import Store, file_entry
 
 RESULT_FILE = "result.json"
-_REPORTED_LIBRARIES = ("torch", "transformers", "deepspeed", "trl", "peft", "accelerate", "tokenizers", "daft",
-                       "torchao", "liger-kernel", "lm-eval")
+_REPORTED_LIBRARIES = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "trl",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "daft",
+    "torchao",
+    "liger-kernel",
+    "lm-eval",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -70,8 +81,9 @@ def load_job(path: Path) -> Job:
     except ValidationError as error:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in first["loc"])
-        raise RecipeError(f"{path}: {key}{first['msg']}; this is no job, materialize its asset again to have it "
-                          "written anew") from error
+        raise RecipeError(
+            f"{path}: {key}{first['msg']}; this is no job, materialize its asset again to have it written anew"
+        ) from error
 
 
 def run_job(job: Job) -> int:
@@ -132,13 +144,18 @@ def _stop(attempt: Path, _number: int, _frame: FrameType | None) -> None:
 def _explained(job: Job, error: Exception) -> UserError | None:
     """What a person can do about a lack of memory or of room, None for every other fault."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: "
-                          "it goes on from its newest checkpoint")
+        return StoreError(
+            f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: "
+            "it goes on from its newest checkpoint"
+        )
     if not outcome.is_out_of_memory(error):
         return None
     what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    smaller = (" or lower evaluation.batch or evaluation.context in the recipe"
-               if job.asset.endswith(EVALUATION_SUFFIX) else "")
+    smaller = (
+        " or lower evaluation.batch or evaluation.context in the recipe"
+        if job.asset.endswith(EVALUATION_SUFFIX)
+        else ""
+    )
     return RecipeError(f"{job.asset} ran out of memory ({what}): give it a machine with more memory{smaller}")
 
 
@@ -152,8 +169,10 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
         raise RecipeError(f"job.json: there is no stage {job.stage!r}")
     found = fingerprint(f"training.stages.{job.stage}")
     if found != job.fingerprint:
-        raise InputRefused(f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
-                           f"expected {job.fingerprint[:12]}); materialize {job.asset} again")
+        raise InputRefused(
+            f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
+            f"expected {job.fingerprint[:12]}); materialize {job.asset} again"
+        )
     if breach := next(breaches(job), ""):
         raise InputRefused(f"job.json: {breach}; start {job.asset} through Gatehouse")
     events.phase("verify inputs")
@@ -163,28 +182,43 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
     _one_tokenizer(job, inputs)
     for name, file in job.files.items():
         if not Path(file.path).is_file() or file_entry(Path(file.path)).sha256 != file.sha256:
-            raise InputRefused(f"{file.path} ({name}) is missing or has changed since this job was planned; "
-                               f"materialize {job.asset} again")
+            raise InputRefused(
+                f"{file.path} ({name}) is missing or has changed since this job was planned; "
+                f"materialize {job.asset} again"
+            )
     section: type[Spec] = _stage(job).Section
     out = attempt / "out"
     if rank == 0:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-    return StageContext(asset=job.asset, identity=job.identity, section=section.model_validate(job.section),
-                        seed=job.seed, inputs=inputs, files={name: Path(f.path) for name, f in job.files.items()},
-                        out=out, work=attempt, execution=job.execution, events=events, rank=rank,
-                        world_size=world_size)
+    return StageContext(
+        asset=job.asset,
+        identity=job.identity,
+        section=section.model_validate(job.section),
+        seed=job.seed,
+        inputs=inputs,
+        files={name: Path(f.path) for name, f in job.files.items()},
+        out=out,
+        work=attempt,
+        execution=job.execution,
+        events=events,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact:
     if wanted.promoted:
         if not wanted.certificate:
-            raise InputRefused(f"job.json: the input {name} of {job.asset} names no certificate; start {job.asset} "
-                               "through Gatehouse")
+            raise InputRefused(
+                f"job.json: the input {name} of {job.asset} names no certificate; start {job.asset} through Gatehouse"
+            )
         store.require_promoted(wanted.asset, wanted.version, wanted.digest, wanted.certificate)
     elif not _may_be_unpromoted(store, job, name, wanted):
-        raise InputRefused(f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it "
-                           "measures, an evaluation may read only what that one was made from")
+        raise InputRefused(
+            f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it "
+            "measures, an evaluation may read only what that one was made from"
+        )
     folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
     return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
 
@@ -193,27 +227,51 @@ def _may_be_unpromoted(store: Store, job: Job, name: str, wanted: Input) -> bool
     """Whether an evaluation, which trains nothing, measures this version or compares it with what it was made from."""
     measured = job.inputs[ARTIFACT]
     made_from = store.manifest(measured.asset, measured.version).inputs.get(name)
-    return name == ARTIFACT or (made_from is not None and (made_from.asset, made_from.version, made_from.digest) == (
-        wanted.asset, wanted.version, wanted.digest))
+    return name == ARTIFACT or (
+        made_from is not None
+        and (made_from.asset, made_from.version, made_from.digest) == (wanted.asset, wanted.version, wanted.digest)
+    )
 
 
 def _one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
-    digests = {name: artifact.manifest.facts["tokenizer"] for name, artifact in inputs.items()
-               if "tokenizer" in artifact.manifest.facts}
+    digests = {
+        name: artifact.manifest.facts["tokenizer"]
+        for name, artifact in inputs.items()
+        if "tokenizer" in artifact.manifest.facts
+    }
     if len(set(digests.values())) > 1:
-        raise InputRefused(f"{job.asset}: its inputs were made with different tokenizers: "
-                           + ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
-                           + "; materialize the older ones again")
+        raise InputRefused(
+            f"{job.asset}: its inputs were made with different tokenizers: "
+            + ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
+            + "; materialize the older ones again"
+        )
 
 
 def _publish(job: Job, context: StageContext[Any], result: StageResult, started: float) -> Manifest:
-    inputs = {name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
-              for name, used in job.inputs.items()}
-    draft = Manifest(asset=job.asset, version="", stage=job.stage, recipe=job.recipe, identity=job.identity,
-                     fingerprint=job.fingerprint, digest="", files={}, inputs=inputs, metrics=result.metrics,
-                     headline=result.headline, facts=result.facts, section=job.section, seed=job.seed,
-                     versions=library_versions(), labels=job.labels, started_at=started,
-                     seconds=time.time() - started)
+    inputs = {
+        name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
+        for name, used in job.inputs.items()
+    }
+    draft = Manifest(
+        asset=job.asset,
+        version="",
+        stage=job.stage,
+        recipe=job.recipe,
+        identity=job.identity,
+        fingerprint=job.fingerprint,
+        digest="",
+        files={},
+        inputs=inputs,
+        metrics=result.metrics,
+        headline=result.headline,
+        facts=result.facts,
+        section=job.section,
+        seed=job.seed,
+        versions=library_versions(),
+        labels=job.labels,
+        started_at=started,
+        seconds=time.time() - started,
+    )
     return _store(job).publish(context.out, draft)
 
 
@@ -234,6 +292,5 @@ def library_versions() -> dict[str, str]:
 
 def _write_result(attempt: Path, manifest: Manifest) -> None:
     temporary = attempt / f".{RESULT_FILE}"
-    temporary.write_text(json.dumps({"asset": manifest.asset, "version": manifest.version,
-                                     "digest": manifest.digest}))
+    temporary.write_text(json.dumps({"asset": manifest.asset, "version": manifest.version, "digest": manifest.digest}))
     temporary.replace(attempt / RESULT_FILE)

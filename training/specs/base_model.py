@@ -20,9 +20,11 @@ class Phase(Spec):
 class BaseModelSection(TrainingSection):
     """Everything that decides the content of `base_model`."""
 
-    architecture: dict[str, Any] = Field(description="Passed to `AutoConfig.for_model`: `model_type` and its fields. "
-                                         "The vocabulary comes from the tokenizer. Another "
-                                         "`model_type` inherits no field.")
+    architecture: dict[str, Any] = Field(
+        description="Passed to `AutoConfig.for_model`: `model_type` and its fields. "
+        "The vocabulary comes from the tokenizer. Another "
+        "`model_type` inherits no field."
+    )
     batch_tokens: int = Field(gt=0, description="Tokens per optimizer step, the same at every context length.")
     curriculum: tuple[Phase, ...] = Field(min_length=1)
 

@@ -36,14 +36,16 @@ CONTRACTS: dict[str, Contract] = {
     "corpus": Contract(("raw_corpus",), _DATA),
     "evaluation_sets": Contract(("corpus",), _DATA),
     "tokenizer": Contract(("corpus",), _DATA, ("corpus",)),
-    "packed_shards": Contract(("corpus", "tokenizer", "evaluation_sets"), _DATA,
-                              ("corpus", "tokenizer", "evaluation_sets")),
+    "packed_shards": Contract(
+        ("corpus", "tokenizer", "evaluation_sets"), _DATA, ("corpus", "tokenizer", "evaluation_sets")
+    ),
     "instruction_data": Contract(("corpus", "evaluation_sets"), _DATA, ("evaluation_sets",)),
     "preference_data": Contract(("instruction_data",), _DATA, ("evaluation_sets",)),
     "adapter_data": Contract(("corpus", "instruction_data", "evaluation_sets"), _DATA, ("evaluation_sets",)),
     "base_model": Contract(("packed_shards", "tokenizer"), _MODEL, ("evaluation_sets",)),
-    "sft_model": Contract(("base_model", "instruction_data", "packed_shards", "tokenizer"), _MODEL,
-                          ("base_model", "evaluation_sets")),
+    "sft_model": Contract(
+        ("base_model", "instruction_data", "packed_shards", "tokenizer"), _MODEL, ("base_model", "evaluation_sets")
+    ),
     "dpo_model": Contract(("sft_model", "preference_data", "tokenizer"), _MODEL, ("sft_model", "evaluation_sets")),
     "lora_model": Contract(("dpo_model", "adapter_data", "tokenizer"), _MODEL, ("dpo_model", "evaluation_sets")),
 }

@@ -15,15 +15,24 @@ class EvaluationSetsSection(Spec):
     questions: int = Field(200, gt=0, description="Four-way choice questions from held-out functions or passages.")
     domain_questions: int = Field(60, ge=0, description="The same for every domain that is not `general`.")
     preferences: int = Field(200, gt=0, description="Held-out preference pairs.")
-    harmful: str = Field("safety/harmful_eval.jsonl", description="Prompts that must be refused; a path relative to "
-                         "the recipe's folder.")
+    harmful: str = Field(
+        "safety/harmful_eval.jsonl", description="Prompts that must be refused; a path relative to the recipe's folder."
+    )
     benign: str = Field("safety/benign_eval.jsonl", description="Look-alikes that must be answered.")
-    samples: tuple[str, ...] = Field(("What does `textwrap.dedent` do?",), min_length=1,
-                                     description="Questions whose answers are shown side by side.")
-    ngram: int = Field(13, gt=0, description="Words per n-gram of the overlap test; characters in scripts "
-                       "without spaces.")
-    overlap: float = Field(0.5, gt=0, le=1, description="A training document that holds this share of an item's "
-                           "n-grams is removed from training.")
+    samples: tuple[str, ...] = Field(
+        ("What does `textwrap.dedent` do?",),
+        min_length=1,
+        description="Questions whose answers are shown side by side.",
+    )
+    ngram: int = Field(
+        13, gt=0, description="Words per n-gram of the overlap test; characters in scripts without spaces."
+    )
+    overlap: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="A training document that holds this share of an item's n-grams is removed from training.",
+    )
     tasks: tuple[Task, ...] = Field((), description="Tasks of lm-evaluation-harness that every model is given.")
 
     def task_metrics(self) -> dict[str, str]:

@@ -29,8 +29,10 @@ class Estimate(Spec):
 
     value: float
     count: int = Field(ge=0, description="Items it was measured on.")
-    method: Method = Field(description="`wilson` for a share of right items, `bootstrap` for any other ratio, `exact` "
-                           "for what was counted and not sampled.")
+    method: Method = Field(
+        description="`wilson` for a share of right items, `bootstrap` for any other ratio, `exact` "
+        "for what was counted and not sampled."
+    )
     offset: float = 0.0
     scale: float = 1.0
     exponential: bool = False

@@ -16,8 +16,9 @@ class Execution(Spec):
     processes: int = Field(1, gt=0, description="Ranks; above 1 they are started by torchrun.")
     threads: int | None = Field(None, gt=0, description="CPU threads per rank; all cores shared evenly by default.")
     zero_stage: Literal[0, 1, 2, 3] = 0
-    micro_batch_tokens: int = Field(8192, gt=0, description="Tokens per rank and forward pass; the rest of the batch "
-                                    "is gradient accumulation.")
+    micro_batch_tokens: int = Field(
+        8192, gt=0, description="Tokens per rank and forward pass; the rest of the batch is gradient accumulation."
+    )
 
 
 class Launcher(Spec):

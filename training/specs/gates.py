@@ -21,12 +21,20 @@ class Gate(Spec):
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="What is judged; also the name of the check.")
     must_be: Comparison
     threshold: float
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the one-sided bound that is held against the "
-                              "threshold; unused for what is counted exactly.")
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Of the one-sided bound that is held against the threshold; unused for what is counted exactly.",
+    )
     min_items: int = Field(30, gt=0, description="A sampled metric over fewer items fails as underpowered.")
-    champion_margin: float | None = Field(None, ge=0, description="Beside the threshold: with this confidence, the "
-                                          "version must not be worse than the promoted one by more than this, over "
-                                          "the same items.")
+    champion_margin: float | None = Field(
+        None,
+        ge=0,
+        description="Beside the threshold: with this confidence, the "
+        "version must not be worse than the promoted one by more than this, over "
+        "the same items.",
+    )
     why: str = Field("", description="One sentence shown beside the verdict.")
 
     @property

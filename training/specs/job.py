@@ -18,8 +18,11 @@ class Input(Spec):
     asset: Name
     version: Name
     digest: str
-    promoted: bool = Field(True, description="False only in an evaluation, for the artifact that is measured and for "
-                           "the version that it was made from: all else must be promoted and certified.")
+    promoted: bool = Field(
+        True,
+        description="False only in an evaluation, for the artifact that is measured and for "
+        "the version that it was made from: all else must be promoted and certified.",
+    )
     certificate: str = Field("", description="Digest of the certificate that vouches for a promoted input.")
 
 

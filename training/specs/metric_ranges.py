@@ -5,15 +5,58 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-_SHARES_UP = ("round_trip", "special_tokens", "generation_mask", "packing_efficiency", "clean_stop_rate", "stop_rate",
-              "refusal_rate", "benign_answer_rate", "chat_round_trip", "loads", "preference_accuracy")
-_SHARES_DOWN = ("duplicate_rate", "repetition_rate", "over_refusal_rate", "empty_rate", "dropped_conversations_share",
-                "dropped_pairs_share")
-_FAULTS = ("bad_rows", "heldout_leaks", "tokens_lost", "contaminated_documents", "leaked_questions", "leaked_prompts",
-           "identical_pairs", "fp8_overflows", "export_logprob_error", "export_parent_ratio", "answer_loss",
-           "heldout_bits_per_byte", "left_out_files")
-_AMOUNTS = ("documents", "bytes", "heldout_documents", "text_bytes", "questions", "harmful_prompts", "benign_prompts",
-            "preference_pairs", "excluded_documents", "bytes_per_token", "tokens", "conversations", "refusals", "pairs")
+_SHARES_UP = (
+    "round_trip",
+    "special_tokens",
+    "generation_mask",
+    "packing_efficiency",
+    "clean_stop_rate",
+    "stop_rate",
+    "refusal_rate",
+    "benign_answer_rate",
+    "chat_round_trip",
+    "loads",
+    "preference_accuracy",
+)
+_SHARES_DOWN = (
+    "duplicate_rate",
+    "repetition_rate",
+    "over_refusal_rate",
+    "empty_rate",
+    "dropped_conversations_share",
+    "dropped_pairs_share",
+)
+_FAULTS = (
+    "bad_rows",
+    "heldout_leaks",
+    "tokens_lost",
+    "contaminated_documents",
+    "leaked_questions",
+    "leaked_prompts",
+    "identical_pairs",
+    "fp8_overflows",
+    "export_logprob_error",
+    "export_parent_ratio",
+    "answer_loss",
+    "heldout_bits_per_byte",
+    "left_out_files",
+)
+_AMOUNTS = (
+    "documents",
+    "bytes",
+    "heldout_documents",
+    "text_bytes",
+    "questions",
+    "harmful_prompts",
+    "benign_prompts",
+    "preference_pairs",
+    "excluded_documents",
+    "bytes_per_token",
+    "tokens",
+    "conversations",
+    "refusals",
+    "pairs",
+)
 # The harness's metrics that are a share of its items.
 _TASK_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_dcpmi", "exact_match", "pass@1")
 

@@ -7,46 +7,46 @@ from collections.abc import Mapping, Sequence
 
 _MODEL = {
     "heldout_bits_per_byte": "bits per byte of general held-out text, in windows that do not overlap; comparable "
-                             "across tokenizers",
+    "across tokenizers",
     "heldout_perplexity": "perplexity per token of general held-out text",
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
-                 "uniform guess for the base model, the parent model for the others; against a parent it is left out "
-                 "when the model's own loss is not half a nat per token below a uniform guess",
+    "uniform guess for the base model, the parent model for the others; against a parent it is left out "
+    "when the model's own loss is not half a nat per token below a uniform guess",
     "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
-                       "model, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
-                       "left out when the saved folder does not load or generates something else in transformers",
+    "model, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
+    "left out when the saved folder does not load or generates something else in transformers",
     "repetition_rate": "share of generated answers that loop; for the base model, of continuations of held-out text",
     "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are "
-             "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
+    "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
     "export_logprob_error": "mean absolute difference, in nats per token of a few training rows, between what the "
-                            "saved folder says in float32 and what the training engine's own model said in training "
-                            "precision before it was saved",
+    "saved folder says in float32 and what the training engine's own model said in training "
+    "precision before it was saved",
     "fp8_overflows": "products in FP8 whose result or gradient was not finite, in the training's logged steps; 0 in "
-                     "other precisions",
+    "other precisions",
 }
 _CHAT = {
     "refusal_rate": "share of harmful prompts that are refused",
     "benign_answer_rate": "share of benign look-alikes that get a clean answer instead of a refusal; an empty or "
-                          "looping answer does not count",
+    "looping answer does not count",
     "over_refusal_rate": "share of the clean answers to benign look-alikes that are refusals; left out when fewer than "
-                         "half of the answers are clean",
+    "half of the answers are clean",
     "answer_loss": "nats per token of the right answers to held-out questions",
     "stop_rate": "share of generated answers that end by themselves, with the end of a turn or of a text",
     "empty_rate": "share of generated answers that say nothing",
     "chat_round_trip": "share of awkward conversations that the model folder's own chat template and tokenizer turn "
-                       "into tokens that give the same turns back, with the generation mask on the assistant's alone",
+    "into tokens that give the same turns back, with the generation mask on the assistant's alone",
 }
 
 _CHILD = {
     "saved_change_cosine": "cosine of two changes of the parent's weights, the saved one and the one that was trained, "
-                           "over a sample of all weights; left out when training changed none of them",
+    "over a sample of all weights; left out when training changed none of them",
     "export_parent_ratio": "how far the saved folder is from what the trained weights said in float32, over how far "
-                           "its untouched parent is: both mean differences of log-probabilities of a few training rows",
+    "its untouched parent is: both mean differences of log-probabilities of a few training rows",
 }
 
 _DROPPED = {
     "dropped_conversations_share": "share of the training conversations that are longer than the context and were left "
-                                   "out",
+    "out",
 }
 
 METRICS: dict[str, dict[str, str]] = {
@@ -61,7 +61,7 @@ METRICS: dict[str, dict[str, str]] = {
         "bytes": "UTF-8 bytes of training text",
         "heldout_documents": "held-out documents",
         "duplicate_rate": "share of training documents that are near-duplicates of another one, measured again on the "
-                          "finished corpus",
+        "finished corpus",
         "heldout_leaks": "held-out documents that appear in the training split, exactly or nearly",
     },
     "evaluation_sets": {
@@ -84,7 +84,7 @@ METRICS: dict[str, dict[str, str]] = {
         "packing_efficiency": "used share of the rows, the lowest over the context lengths",
         "tokens_lost": "corpus tokens that no packed row holds, plus row tokens that the corpus does not hold",
         "contaminated_documents": "documents that are in the shards although they are held out, or excluded by the "
-                                  "evaluation sets",
+        "evaluation sets",
     },
     "instruction_data": {
         "conversations": "conversations",
@@ -103,28 +103,43 @@ METRICS: dict[str, dict[str, str]] = {
     },
     "base_model": _MODEL,
     "sft_model": _MODEL | _CHAT | _CHILD | _DROPPED,
-    "dpo_model": _MODEL | _CHAT | _CHILD | {
+    "dpo_model": _MODEL
+    | _CHAT
+    | _CHILD
+    | {
         "dropped_pairs_share": "share of the training pairs that are longer than the context and were left out",
         "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the SFT model than the "
-                               "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
-                               "is no win",
+        "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
+        "is no win",
         "preference_margin": "mean difference of these gains, in nats; left out when most chosen answers are hardly "
-                             "likelier than a uniform guess makes them",
+        "likelier than a uniform guess makes them",
     },
-    "lora_model": _MODEL | _CHAT | _CHILD | _DROPPED | {
+    "lora_model": _MODEL
+    | _CHAT
+    | _CHILD
+    | _DROPPED
+    | {
         "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
-                       "one where the recipe declares none, against the DPO model; left out when the model's own loss "
-                       "is not half a nat per token below a uniform guess",
+        "one where the recipe declares none, against the DPO model; left out when the model's own loss "
+        "is not half a nat per token below a uniform guess",
         "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in "
-                        "the same case",
+        "the same case",
     },
 }
 
 # What depends on the model and the suite alone, counts alike whatever the tokenizer is, and is taken over the same
 # items for every model. A gate may set it against the champion, whose parent may have been another one.
-COMPARABLE: frozenset[str] = frozenset({
-    "heldout_bits_per_byte", "clean_stop_rate", "stop_rate", "empty_rate", "repetition_rate", "refusal_rate",
-    "benign_answer_rate"})
+COMPARABLE: frozenset[str] = frozenset(
+    {
+        "heldout_bits_per_byte",
+        "clean_stop_rate",
+        "stop_rate",
+        "empty_rate",
+        "repetition_rate",
+        "refusal_rate",
+        "benign_answer_rate",
+    }
+)
 _PER_SOURCE = "heldout_bits_per_byte__"
 
 
@@ -147,8 +162,9 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> 
     return {**METRICS[asset], **per_source, **tasks}
 
 
-_COUNTED = frozenset({"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", "dropped_pairs_share",
-                      *_CHILD, *_DROPPED})
+_COUNTED = frozenset(
+    {"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", "dropped_pairs_share", *_CHILD, *_DROPPED}
+)
 
 
 def sampled(asset: str, metric: str) -> bool:

@@ -15,14 +15,18 @@ def micro_batch_tokens(batch_tokens: int, wanted: int, world_size: int, contexts
     """
     micro = min(wanted, batch_tokens // world_size)
     if micro == 0 or batch_tokens % (micro * world_size):
-        raise RecipeError(f"batch_tokens {batch_tokens} cannot be divided into micro-batches of {micro} tokens on "
-                          f"{world_size} processes: batch_tokens must be a multiple of {max(micro, 1) * world_size}. "
-                          "Change micro_batch_tokens or processes in launchers.yaml, or batch_tokens in the recipe")
+        raise RecipeError(
+            f"batch_tokens {batch_tokens} cannot be divided into micro-batches of {micro} tokens on "
+            f"{world_size} processes: batch_tokens must be a multiple of {max(micro, 1) * world_size}. "
+            "Change micro_batch_tokens or processes in launchers.yaml, or batch_tokens in the recipe"
+        )
     for context in contexts:
         if micro % context:
-            raise RecipeError(f"a micro-batch of {micro} tokens does not hold whole rows of {context} tokens: set "
-                              f"micro_batch_tokens in launchers.yaml to a multiple of {context}, or change the context "
-                              "in the recipe")
+            raise RecipeError(
+                f"a micro-batch of {micro} tokens does not hold whole rows of {context} tokens: set "
+                f"micro_batch_tokens in launchers.yaml to a multiple of {context}, or change the context "
+                "in the recipe"
+            )
     return micro
 
 
@@ -33,8 +37,10 @@ def micro_batch_pairs(batch_pairs: int, context: int, micro_batch_tokens: int, w
         RecipeError: The ranks cannot share the batch evenly.
     """
     if batch_pairs % world_size:
-        raise RecipeError(f"batch_pairs {batch_pairs} cannot be divided among {world_size} processes; change "
-                          "batch_pairs in the recipe or processes in launchers.yaml")
+        raise RecipeError(
+            f"batch_pairs {batch_pairs} cannot be divided among {world_size} processes; change "
+            "batch_pairs in the recipe or processes in launchers.yaml"
+        )
     share = batch_pairs // world_size
     limit = max(1, micro_batch_tokens // (2 * context))
     return max(size for size in range(1, share + 1) if share % size == 0 and (size <= limit or size == 1))

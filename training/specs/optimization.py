@@ -33,8 +33,11 @@ class Checkpoints(Spec):
     every_steps: int = Field(50, gt=0)
     keep: int = Field(2, gt=0, description="The newest ones: what a killed job goes on from. They go when it is done.")
     keep_every: int | None = Field(None, gt=0, description="Beside these, for good: one at each multiple of this.")
-    keep_best: int = Field(0, ge=0, description="Beside these, for good: so many with the lowest mean training loss "
-                           "since the checkpoint before.")
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="Beside these, for good: so many with the lowest mean training loss since the checkpoint before.",
+    )
 
     def for_good(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept for good, whatever its loss."""
@@ -61,8 +64,12 @@ class Divergence(Spec):
     """
 
     action: Literal["stop", "rollback"] = "stop"
-    spike: float | None = Field(None, gt=1, description="A loss above this many times the median of the last `window` "
-                                "losses is a leap; none is looked for by default.")
+    spike: float | None = Field(
+        None,
+        gt=1,
+        description="A loss above this many times the median of the last `window` "
+        "losses is a leap; none is looked for by default.",
+    )
     window: int = Field(50, gt=1)
     skip: int = Field(8, gt=0, description="Steps whose batches a rollback skips, the bad one being the last.")
     max_rollbacks: int = Field(3, gt=0, description="One more stops the job.")
@@ -83,12 +90,16 @@ class TrainingSection(Spec):
     def _fits_the_steps(self) -> Self:
         problems = []
         if self.optimizer.warmup_steps >= self.steps:
-            problems.append(f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below steps, {self.steps}: "
-                            "the learning rate would never reach its peak")
+            problems.append(
+                f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below steps, {self.steps}: "
+                "the learning rate would never reach its peak"
+            )
         kept = self.checkpoints.keep_every
         if kept is not None and kept >= self.steps:
-            problems.append(f"checkpoints.keep_every: {kept} is not below steps, {self.steps}: no checkpoint would be "
-                            "kept, and the last step's weights are the model itself")
+            problems.append(
+                f"checkpoints.keep_every: {kept} is not below steps, {self.steps}: no checkpoint would be "
+                "kept, and the last step's weights are the model itself"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -16,9 +16,11 @@ class PackedShardsSection(Spec):
     the packing plan is measured.
     """
 
-    contexts: tuple[Annotated[int, Field(gt=1)], ...] = Field((128, 256, 512), min_length=1, description="Tokens per "
-                                                              "row; the base model's curriculum is among them.")
+    contexts: tuple[Annotated[int, Field(gt=1)], ...] = Field(
+        (128, 256, 512), min_length=1, description="Tokens per row; the base model's curriculum is among them."
+    )
     shard_tokens: int = Field(64 * 2**20, gt=0)
-    exclude_domains: tuple[str, ...] = Field((), description="Domains kept back for the adapter; by "
-                                              "default the adapter's own.")
+    exclude_domains: tuple[str, ...] = Field(
+        (), description="Domains kept back for the adapter; by default the adapter's own."
+    )
     weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")

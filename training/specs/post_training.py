@@ -16,9 +16,14 @@ class SftModelSection(TrainingSection):
 
     context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)
-    replay: float = Field(0.0, ge=0, lt=1, description="Share of the learned tokens that are pretraining text, so "
-                          "that fine-tuning does not wipe out the language (the pretraining mix of Ouyang et al., "
-                          "InstructGPT, 2022). Of a conversation only the answers are learned, of this text all.")
+    replay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the learned tokens that are pretraining text, so "
+        "that fine-tuning does not wipe out the language (the pretraining mix of Ouyang et al., "
+        "InstructGPT, 2022). Of a conversation only the answers are learned, of this text all.",
+    )
 
 
 class DpoModelSection(TrainingSection):
@@ -27,10 +32,14 @@ class DpoModelSection(TrainingSection):
     context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_pairs: int = Field(16, gt=0)
     beta: float = Field(0.1, gt=0)
-    sft_weight: float = Field(0.0, ge=0, description="Weight of the chosen answers' own mean negative log-likelihood "
-                              "beside the DPO loss (Pang et al., Iterative Reasoning Preference Optimization, 2024). "
-                              "The DPO loss alone also falls while chosen answers become less likely, as long as "
-                              "rejected ones fall faster.")
+    sft_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the chosen answers' own mean negative log-likelihood "
+        "beside the DPO loss (Pang et al., Iterative Reasoning Preference Optimization, 2024). "
+        "The DPO loss alone also falls while chosen answers become less likely, as long as "
+        "rejected ones fall faster.",
+    )
 
 
 class LoraModelSection(TrainingSection):
@@ -41,5 +50,6 @@ class LoraModelSection(TrainingSection):
     rank: int = Field(8, gt=0)
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
-                                             "down_proj"), min_length=1)
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )

@@ -11,12 +11,17 @@ class InstructionDataSection(Spec):
     """Questions with answers: docstrings of functions in Python files, continuations of passages in other text."""
 
     max_conversations: int = Field(20_000, gt=0)
-    max_answer_characters: int = Field(400, gt=0, description="Of an answer; a character of Chinese or Japanese counts "
-                                       "as three.")
+    max_answer_characters: int = Field(
+        400, gt=0, description="Of an answer; a character of Chinese or Japanese counts as three."
+    )
     harmful: str = Field("safety/harmful_train.jsonl", description="Prompts that get a refusal.")
     benign: str = Field("safety/benign_train.jsonl", description="Look-alikes that get an answer.")
-    safety_repeats: int = Field(1, ge=1, description="How often the prompts of the longer file appear; the "
-                                "shorter one is gone through until both give as many conversations.")
+    safety_repeats: int = Field(
+        1,
+        ge=1,
+        description="How often the prompts of the longer file appear; the "
+        "shorter one is gone through until both give as many conversations.",
+    )
 
 
 class PreferenceDataSection(Spec):
@@ -28,8 +33,10 @@ class PreferenceDataSection(Spec):
 class AdapterDataSection(Spec):
     """Documents and conversations of one domain of the corpus."""
 
-    domain: str = Field("general", description="By default the domain that the sources declare, or `general` where "
-                        "they declare none.")
+    domain: str = Field(
+        "general", description="By default the domain that the sources declare, or `general` where they declare none."
+    )
     max_conversations: int = Field(4_000, gt=0)
-    general_share: float = Field(0.1, ge=0, lt=1, description="Share of general conversations mixed in against "
-                                 "forgetting.")
+    general_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of general conversations mixed in against forgetting."
+    )

@@ -43,8 +43,10 @@ class Nightly(Spec):
 class Recipe(Spec):
     """Everything that decides what is trained, and what it must reach to be promoted."""
 
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="Key prefix of the recipe's assets; its own, "
-                      "never taken over by `extends`.")
+    name: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+        description="Key prefix of the recipe's assets; its own, never taken over by `extends`.",
+    )
     description: str = Field("", description="One sentence for people.")
     seed: int = Field(0, ge=0, lt=2**32, description="The one seed: order of data, initial weights, dropout.")
     nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
@@ -77,8 +79,13 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = [*self._source_problems(), *self._gate_problems(), *self._task_problems(), *self._domain_problems(),
-                    *self._context_problems()]
+        problems = [
+            *self._source_problems(),
+            *self._gate_problems(),
+            *self._task_problems(),
+            *self._domain_problems(),
+            *self._context_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -89,8 +96,11 @@ class Recipe(Spec):
         for index, name in enumerate(source.name for source in self.sources):
             metric = source_metric(name)
             if (other := names.get(metric)) is not None:
-                clash = "two sources have one name" if other == name else (
-                    f"{other} and {name} would have one metric, {metric}")
+                clash = (
+                    "two sources have one name"
+                    if other == name
+                    else (f"{other} and {name} would have one metric, {metric}")
+                )
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
 
@@ -104,8 +114,10 @@ class Recipe(Spec):
                 where = f"gates.{asset}.{index}"
                 if gate.metric not in known:
                     close = difflib.get_close_matches(gate.metric, known, n=1)
-                    yield (f"{where}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
-                           + (f"did you mean {close[0]}?" if close else f"it produces {', '.join(known)}"))
+                    yield (
+                        f"{where}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
+                        + (f"did you mean {close[0]}?" if close else f"it produces {', '.join(known)}")
+                    )
                 elif gate.metric in (other.metric for other in gates[:index]):
                     yield f"{where}.metric: {asset} has a gate on {gate.metric} already; one metric has one gate"
                 if gate.champion_margin is not None:
@@ -120,8 +132,10 @@ class Recipe(Spec):
             yield "with `==` nothing is better or worse than the champion; use >= or <=, or leave the margin out"
         if gate.metric in known and not comparable(gate.metric, tasks):
             able = ", ".join(metric for metric in known if comparable(metric, tasks))
-            yield (f"{gate.metric} is not measured over the same items for every version, so it cannot be set against "
-                   f"the champion's; what can be is {able or 'nothing'}")
+            yield (
+                f"{gate.metric} is not measured over the same items for every version, so it cannot be set against "
+                f"the champion's; what can be is {able or 'nothing'}"
+            )
 
     def _task_problems(self) -> Iterator[str]:
         names: set[str] = set()
@@ -164,8 +178,10 @@ class Recipe(Spec):
         missing = sorted({phase.context for phase in self.base_model.curriculum} - set(measured))
         if missing:
             rows = ", ".join(map(str, missing))
-            yield (f"packed_shards.contexts: the curriculum has rows of {rows} tokens, whose packing would not be "
-                   f"measured; write {sorted({*measured, *missing})}")
+            yield (
+                f"packed_shards.contexts: the curriculum has rows of {rows} tokens, whose packing would not be "
+                f"measured; write {sorted({*measured, *missing})}"
+            )
 
     def too_long(self, field: str, positions: int) -> Iterator[str]:
         """The contexts that an architecture cannot hold, one message each.
@@ -175,13 +191,17 @@ class Recipe(Spec):
             positions: Their number.
         """
         curriculum = max(phase.context for phase in self.base_model.curriculum)
-        for name, context in (("base_model.curriculum", curriculum), ("sft_model.context", self.sft_model.context),
-                              ("dpo_model.context", self.dpo_model.context),
-                              ("lora_model.context", self.lora_model.context),
-                              ("evaluation.context", self.evaluation.context)):
+        for name, context in (
+            ("base_model.curriculum", curriculum),
+            ("sft_model.context", self.sft_model.context),
+            ("dpo_model.context", self.dpo_model.context),
+            ("lora_model.context", self.lora_model.context),
+            ("evaluation.context", self.evaluation.context),
+        ):
             if context > positions:
-                yield (f"{name}: a context of {context} tokens is longer than base_model.architecture.{field}, "
-                       f"{positions}")
+                yield (
+                    f"{name}: a context of {context} tokens is longer than base_model.architecture.{field}, {positions}"
+                )
 
     def _domains(self) -> dict[str, tuple[str, ...]]:
         """Every declared domain and its globs of `source/path`."""

@@ -41,17 +41,26 @@ _REACHES_INTO_PYTHON = re.compile(r"__|\{%|\battr\b")
 class Task(Spec):
     """A task of lm-evaluation-harness that every model is given."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The task's name in its file, or that of a "
-                      "public task, such as arc_easy.")
-    file: str | None = Field(None, description="A local task file: a path relative to the recipe's folder; without "
-                             "one the task is a public one, and its data are downloaded when a model is measured.")
-    metrics: dict[str, str] = Field(min_length=1, description="Gatehouse's metric to the harness's, such as acc_norm, "
-                                    "or `exact_match,strict-match` where the task has several filters. acc_dcpmi "
-                                    "is Gatehouse's own, of any multiple choice.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="The task's name in its file, or that of a public task, such as arc_easy.",
+    )
+    file: str | None = Field(
+        None,
+        description="A local task file: a path relative to the recipe's folder; without "
+        "one the task is a public one, and its data are downloaded when a model is measured.",
+    )
+    metrics: dict[str, str] = Field(
+        min_length=1,
+        description="Gatehouse's metric to the harness's, such as acc_norm, "
+        "or `exact_match,strict-match` where the task has several filters. acc_dcpmi "
+        "is Gatehouse's own, of any multiple choice.",
+    )
     about: str = Field("", description="What the metrics mean; one sentence for the pages.")
     limit: int | None = Field(None, gt=0, description="Most items, of every subtask where the task is a group.")
-    shots: int | None = Field(None, ge=0, description="Worked examples before a question; the task's own number "
-                              "without it.")
+    shots: int | None = Field(
+        None, ge=0, description="Worked examples before a question; the task's own number without it."
+    )
     minutes: float = Field(10, gt=0, description="Time limit; a task that runs past it is missing.")
 
     @field_validator("metrics")
@@ -61,14 +70,18 @@ class Task(Spec):
             if not metric.replace("_", "").isalnum() or metric != metric.lower() or not metric[0].isalpha():
                 raise ValueError(f"a metric's name is lower-case letters, digits and underscores, not {metric!r}")
             if key.partition(",")[0] in _NO_MEANS:
-                raise ValueError(f"{key} is no mean over items, so no interval can be given for it; use another metric "
-                                 "of the task, such as bits_per_byte or acc")
+                raise ValueError(
+                    f"{key} is no mean over items, so no interval can be given for it; use another metric "
+                    "of the task, such as bits_per_byte or acc"
+                )
         return value
 
     def meanings(self) -> dict[str, str]:
         """Metric to what it means."""
-        return {metric: self.about or f"{key} of lm-evaluation-harness's task {self.name}"
-                for metric, key in self.metrics.items()}
+        return {
+            metric: self.about or f"{key} of lm-evaluation-harness's task {self.name}"
+            for metric, key in self.metrics.items()
+        }
 
 
 class _DataFiles(Spec):
@@ -123,8 +136,10 @@ class TaskFile(Spec):
     def _plain_template(cls, value: str | int | tuple[str, ...] | None) -> str | int | tuple[str, ...] | None:
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and _REACHES_INTO_PYTHON.search(text):
-                raise ValueError("a template holds fields of an item and filters, such as {{prompt|trim}}; statements, "
-                                 "double underscores and attr are refused, because they reach into Python")
+                raise ValueError(
+                    "a template holds fields of an item and filters, such as {{prompt|trim}}; statements, "
+                    "double underscores and attr are refused, because they reach into Python"
+                )
         return value
 
     @model_validator(mode="after")
@@ -132,8 +147,9 @@ class TaskFile(Spec):
         allowed = _METRICS[self.output_type]
         wrong = [entry.metric for entry in self.metric_list if entry.metric not in allowed]
         if wrong:
-            raise ValueError(f"metric_list: {self.output_type} has the metrics {', '.join(allowed)}, not "
-                             f"{', '.join(wrong)}")
+            raise ValueError(
+                f"metric_list: {self.output_type} has the metrics {', '.join(allowed)}, not {', '.join(wrong)}"
+            )
         if (self.doc_to_choice is not None) != (self.output_type == MULTIPLE_CHOICE):
             raise ValueError("doc_to_choice: it is needed for multiple_choice, and for nothing else")
         return self
@@ -211,8 +227,10 @@ def _problems(path: Path, node: yaml.Node, error: ValidationError) -> Iterator[s
         dotted = f"{'.'.join(keys)}: " if keys else ""
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
-            message = ("this key is not allowed: a local task is data and runs no code; the keys are "
-                       f"{', '.join(TaskFile.model_fields)}")
+            message = (
+                "this key is not allowed: a local task is data and runs no code; the keys are "
+                f"{', '.join(TaskFile.model_fields)}"
+            )
         yield f"{path}:{_line(node, keys)}: {dotted}{message}"
 
 

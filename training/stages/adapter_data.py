@@ -26,16 +26,22 @@ def run(context: StageContext[Section]) -> StageResult:
     context.events.phase("documents")
     documents = _documents(section.domain, context)
     context.events.phase("conversations")
-    items = training_items(corpus, exclusions, domain=section.domain)[:section.max_conversations]
+    items = training_items(corpus, exclusions, domain=section.domain)[: section.max_conversations]
     own = {item.id: item.row() for item in items}
     general = _general(context, len(own), set(own))
     rows = sorted([*own.values(), *general], key=lambda row: row["id"])
     write_table(context.out / "documents.parquet", documents, CORPUS_SCHEMA)
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
     _report(context, documents, rows)
-    return StageResult(metrics={"documents": float(len(documents)), "conversations": float(len(own)),
-                                "general_conversations": float(len(general)),
-                                "bytes": float(sum(row["bytes"] for row in documents))}, headline="documents")
+    return StageResult(
+        metrics={
+            "documents": float(len(documents)),
+            "conversations": float(len(own)),
+            "general_conversations": float(len(general)),
+            "bytes": float(sum(row["bytes"] for row in documents)),
+        },
+        headline="documents",
+    )
 
 
 def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, Any]]:
@@ -48,19 +54,24 @@ def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, An
             else:
                 found.append(row)
     if not found:
-        raise RecipeError(f"adapter_data.domain: the training split holds no document of {domain!r} ({held_back} are "
-                          "excluded because they hold evaluation items); widen the globs of that domain in the "
-                          "recipe's sources")
+        raise RecipeError(
+            f"adapter_data.domain: the training split holds no document of {domain!r} ({held_back} are "
+            "excluded because they hold evaluation items); widen the globs of that domain in the "
+            "recipe's sources"
+        )
     return sorted(found, key=lambda row: row["id"])
 
 
 def _general(context: StageContext[Section], own: int, taken: set[str]) -> list[dict[str, str]]:
     """General conversations, chosen by digest, so that they are `general_share` of all."""
     share = context.section.general_share
-    rows = [row for row in read_rows(context.input("instruction_data").folder / "train.parquet")
-            if row["domain"] == GENERAL and row["id"] not in taken]
+    rows = [
+        row
+        for row in read_rows(context.input("instruction_data").folder / "train.parquet")
+        if row["domain"] == GENERAL and row["id"] not in taken
+    ]
     rows.sort(key=lambda row: fraction("general", row["id"]))
-    return rows[:round(own * share / (1 - share))]
+    return rows[: round(own * share / (1 - share))]
 
 
 def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
@@ -70,6 +81,14 @@ def _report(context: StageContext[Section], documents: list[dict[str, Any]], row
     bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
     bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")
     size = sum(row["bytes"] for row in documents) / 1e6
-    write_card(context.report, "Adapter data", [
-        f"{len(documents)} documents ({size:.2f} MB) of the domain `{domain}`.", "",
-        markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())])])
+    write_card(
+        context.report,
+        "Adapter data",
+        [
+            f"{len(documents)} documents ({size:.2f} MB) of the domain `{domain}`.",
+            "",
+            markdown_table(
+                ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]
+            ),
+        ],
+    )

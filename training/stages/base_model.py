@@ -15,8 +15,12 @@ from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
 
-_PROMPTS = (("def read_text(path):\n", False), ("import os\n\n", False), ("class Queue:\n    \"\"\"", False),
-            ("The ", False))
+_PROMPTS = (
+    ("def read_text(path):\n", False),
+    ("import os\n\n", False),
+    ('class Queue:\n    """', False),
+    ("The ", False),
+)
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
@@ -53,7 +57,8 @@ def _batches(context: StageContext[Section], session: Session) -> PackedBatches:
     phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
     tokens = ShardDocuments(shards, session.end)
     segments = read_documents(documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone)
-    batches = PackedBatches(segments, tokens, section.batch_tokens, micro, context.world_size, session.pad,
-                            session.alone)
+    batches = PackedBatches(
+        segments, tokens, section.batch_tokens, micro, context.world_size, session.pad, session.alone
+    )
     context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
     return batches

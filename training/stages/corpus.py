@@ -51,18 +51,24 @@ def run(context: StageContext[Section]) -> StageResult:
     kept = _without(kept, across).collect()
 
     nearly = _only(unique, removed | across).with_column("reason", daft.lit(NEAR))
-    dropped = _write_dropped(context, [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT),
-                                       nearly])
+    dropped = _write_dropped(
+        context, [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT), nearly]
+    )
     events.phase("write")
     statistics = {split: _write(context, kept, split) for split in ("train", "heldout")}
     _require_both(statistics, dropped)
     _report(context, statistics, dropped)
     train, heldout = statistics["train"], statistics["heldout"]
-    return StageResult(metrics={"documents": float(train.documents.total()), "bytes": float(train.bytes.total()),
-                                "heldout_documents": float(heldout.documents.total()),
-                                "heldout_bytes": float(heldout.bytes.total()),
-                                **{dropped_metric(reason): float(dropped.counts[reason]) for reason in DROP_REASONS}},
-                       headline="documents")
+    return StageResult(
+        metrics={
+            "documents": float(train.documents.total()),
+            "bytes": float(train.bytes.total()),
+            "heldout_documents": float(heldout.documents.total()),
+            "heldout_bytes": float(heldout.bytes.total()),
+            **{dropped_metric(reason): float(dropped.counts[reason]) for reason in DROP_REASONS},
+        },
+        headline="documents",
+    )
 
 
 def _without(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
@@ -85,8 +91,12 @@ class _Dropped:
     examples: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return ", ".join(f"{count:,} {reason}, such as {self.examples[reason]}"
-                         for reason, count in self.counts.most_common()) or "nothing was dropped"
+        return (
+            ", ".join(
+                f"{count:,} {reason}, such as {self.examples[reason]}" for reason, count in self.counts.most_common()
+            )
+            or "nothing was dropped"
+        )
 
 
 class _Statistics:
@@ -103,8 +113,9 @@ class _Statistics:
         self.bytes[row["domain"]] += row["bytes"]
         self.lengths[int(math.log10(len(row["text"])) * _BINS_PER_DECADE)] += 1
         if len(self.samples) < _EXAMPLES // 2:
-            self.samples.append({"path": row["path"], "domain": row["domain"], "bytes": row["bytes"],
-                                 "excerpt": row["text"][:_EXCERPT]})
+            self.samples.append(
+                {"path": row["path"], "domain": row["domain"], "bytes": row["bytes"], "excerpt": row["text"][:_EXCERPT]}
+            )
 
 
 def _write(context: StageContext[Section], kept: daft.DataFrame, split: str) -> _Statistics:
@@ -136,30 +147,57 @@ def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame])
 def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
     if not statistics["train"].documents:
         reason, _ = dropped.counts.most_common(1)[0]
-        raise RecipeError(f"corpus: no document is left after cleaning ({dropped}); loosen "
-                          f"corpus.{DROP_REASONS[reason]} in the recipe or add sources")
+        raise RecipeError(
+            f"corpus: no document is left after cleaning ({dropped}); loosen "
+            f"corpus.{DROP_REASONS[reason]} in the recipe or add sources"
+        )
     if not statistics["heldout"].documents:
-        raise RecipeError(f"corpus: only one document is left in each domain ({dropped}), so none can be held out; add "
-                          "documents, or split the file: a .jsonl file holds one document a line")
+        raise RecipeError(
+            f"corpus: only one document is left in each domain ({dropped}), so none can be held out; add "
+            "documents, or split the file: a .jsonl file holds one document a line"
+        )
 
 
 def _report(context: StageContext[Section], statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
     train, heldout = statistics["train"], statistics["heldout"]
     write_samples(context.report, train.samples)
     lengths = train.lengths + heldout.lengths
-    length_and_drop_chart(context.report / "documents.png",
-                          {10 ** (bin_ / _BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
-                          10 ** (1 / _BINS_PER_DECADE), {reason: dropped.counts[reason] for reason in DROP_REASONS})
-    sizes = [[domain, train.documents[domain], f"{train.bytes[domain] / 1e6:.2f}", heldout.documents[domain],
-             f"{heldout.bytes[domain] / 1e6:.2f}"] for domain in sorted(train.documents | heldout.documents)]
+    length_and_drop_chart(
+        context.report / "documents.png",
+        {10 ** (bin_ / _BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
+        10 ** (1 / _BINS_PER_DECADE),
+        {reason: dropped.counts[reason] for reason in DROP_REASONS},
+    )
+    sizes = [
+        [
+            domain,
+            train.documents[domain],
+            f"{train.bytes[domain] / 1e6:.2f}",
+            heldout.documents[domain],
+            f"{heldout.bytes[domain] / 1e6:.2f}",
+        ]
+        for domain in sorted(train.documents | heldout.documents)
+    ]
     near = context.section.near_duplicates
     rows, bands = near.rows_and_bands
-    write_card(context.report, "Corpus", [
-        markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], sizes), "",
-        "## Dropped", "", markdown_table(["reason", "documents", "such as"], [
-            [reason, dropped.counts[reason], dropped.examples.get(reason, "")] for reason in DROP_REASONS]), "",
-        f"Near-duplicates are documents whose sets of {near.ngram}-word shingles have a Jaccard similarity of at least "
-        f"{near.threshold:g}. Candidates share one of {bands} bands of {rows} MinHashes and are compared exactly. They "
-        "are removed before the split, which goes by the digest of a document's text: a new name, other packing or "
-        "further rows do not move it, and all pieces of one document lie on one side.", "",
-        f"Examples of what was dropped are in `{DROPPED}`."])
+    write_card(
+        context.report,
+        "Corpus",
+        [
+            markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], sizes),
+            "",
+            "## Dropped",
+            "",
+            markdown_table(
+                ["reason", "documents", "such as"],
+                [[reason, dropped.counts[reason], dropped.examples.get(reason, "")] for reason in DROP_REASONS],
+            ),
+            "",
+            f"Near-duplicates are documents whose sets of {near.ngram}-word shingles have a Jaccard similarity of at "
+            f"least {near.threshold:g}. Candidates share one of {bands} bands of {rows} MinHashes and are compared "
+            "exactly. They are removed before the split, which goes by the digest of a document's text: a new name, "
+            "other packing or further rows do not move it, and all pieces of one document lie on one side.",
+            "",
+            f"Examples of what was dropped are in `{DROPPED}`.",
+        ],
+    )

@@ -18,8 +18,11 @@ from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_pairs
 from training.specs.post_training import DpoModelSection as Section
 
-_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
-            ("What does `json.dumps` do?", True))
+_PROMPTS = (
+    ("What does `textwrap.dedent` do?", True),
+    ("What does `os.path.join` do?", True),
+    ("What does `json.dumps` do?", True),
+)
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
@@ -28,13 +31,15 @@ def run(context: StageContext[Section]) -> StageResult | None:
     batches, dropped = _batches(context, session)
     model = load_parent(session, "sft_model")
     converted = convert(session, model)
-    trainer = preference_trainer(model, session, session.arguments(batches), context.section.beta,
-                                 context.section.sft_weight)
+    trainer = preference_trainer(
+        model, session, session.arguments(batches), context.section.beta, context.section.sft_weight
+    )
     with smaller_when_short(batches, model):
         reference = reference_logprobs(session, trainer, batches)
     result = fit(session, trainer, replace(batches, reference=reference), converted)
-    result = replace(result, metrics=result.metrics | {"dropped_pairs": float(dropped.count),
-                                                       "dropped_pairs_share": dropped.share})
+    result = replace(
+        result, metrics=result.metrics | {"dropped_pairs": float(dropped.count), "dropped_pairs_share": dropped.share}
+    )
     taken = export_probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
@@ -56,5 +61,14 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PairBatc
     pairs, dropped = encode_pairs(session.tokenizer, rows, section.context, context.events.log)
     micro = micro_batch_pairs(section.batch_pairs, section.context, context.execution.micro_batch_tokens, world_size)
     order = RowOrder([len(pairs)], [1.0], context.seed)
-    return PairBatches(tuple(pairs), section.steps, section.batch_pairs, micro, section.context, world_size, order,
-                       session.pad, np.zeros((len(pairs), 2), np.float32)), dropped
+    return PairBatches(
+        tuple(pairs),
+        section.steps,
+        section.batch_pairs,
+        micro,
+        section.context,
+        world_size,
+        order,
+        session.pad,
+        np.zeros((len(pairs), 2), np.float32),
+    ), dropped

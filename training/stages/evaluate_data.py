@@ -44,8 +44,9 @@ def _tokenizer(context: _Context) -> Measurement:
 def _packed_shards(context: _Context) -> Measurement:
     from training.evaluation.shards import measure_shards
 
-    return measure_shards(context.input("artifact"), context.input("corpus"), context.input("tokenizer"),
-                          context.input("evaluation_sets"))
+    return measure_shards(
+        context.input("artifact"), context.input("corpus"), context.input("tokenizer"), context.input("evaluation_sets")
+    )
 
 
 def _instruction_data(context: _Context) -> Measurement:

@@ -67,8 +67,9 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
     parent = _parent(context, asset, sets, lambda model: _change(findings, probe, said, model))
     compare(asset, findings, own, parent, sets)
     notes = [f"The saved folder is not sound: {wrong}."] if wrong else []
-    reference = {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} \
-        if parent else {}
+    reference = (
+        {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} if parent else {}
+    )
     write_answers(context.report, sets, own, parent)
     return _write(context, asset, findings, _meanings(context, asset, sets), reference, notes)
 
@@ -89,8 +90,12 @@ def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: 
         findings.exact("fp8_overflows", probe.fp8_overflows, 1)
     _dropped(findings, loaded.asset, probe)
     faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
-    findings.exact("chat_round_trip", sum(not found for found in faults.values()) / len(faults), len(faults),
-                   ({"id": name, "score": not found, "reason": found} for name, found in faults.items()))
+    findings.exact(
+        "chat_round_trip",
+        sum(not found for found in faults.values()) / len(faults),
+        len(faults),
+        ({"id": name, "score": not found, "reason": found} for name, found in faults.items()),
+    )
 
 
 def _change(findings: Findings, probe: Probe | str, said: Answer | str, parent: LoadedModel) -> None:
@@ -121,8 +126,9 @@ def _dropped(findings: Findings, asset: str, probe: Probe | str) -> None:
 def _check_positions(loaded: LoadedModel, context: int) -> None:
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions is not None and positions < context:
-        raise RecipeError(f"evaluation.context is {context}, and the model has {positions} positions; set it to "
-                          f"{positions} or less")
+        raise RecipeError(
+            f"evaluation.context is {context}, and the model has {positions} positions; set it to {positions} or less"
+        )
 
 
 def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str | None:
@@ -130,7 +136,7 @@ def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str
     chat = loaded.asset != "base_model"
     if not prompts:
         return "there are no prompts to try it on"
-    tokens = [loaded.prompt(prompt, chat)[-section.context:] for prompt in prompts]
+    tokens = [loaded.prompt(prompt, chat)[-section.context :] for prompt in prompts]
     return sound(loaded, tokens, min(_SOUND_TOKENS, section.max_new_tokens))
 
 
@@ -161,12 +167,21 @@ def _refused(context: Context, asset: str, sets: Sets, reason: str) -> StageResu
     return _write(context, asset, findings, meanings, {}, [f"The model folder does not load: {reason}."])
 
 
-def _write(context: Context, asset: str, findings: Findings, meanings: dict[str, str], reference: dict[str, float],
-           notes: list[str]) -> StageResult:
+def _write(
+    context: Context,
+    asset: str,
+    findings: Findings,
+    meanings: dict[str, str],
+    reference: dict[str, float],
+    notes: list[str],
+) -> StageResult:
     report = findings.report(meanings)
     findings.write(context.out, report)
     write_pages(context.report, asset, report, meanings, reference, notes)
     headline = "heldout_bits_per_byte"
     tokenizer = context.input("artifact").manifest.facts.get("tokenizer")
-    return StageResult(metrics=report.metrics, headline=headline if headline in report.estimates else None,
-                       facts={"tokenizer": tokenizer} if tokenizer else {})
+    return StageResult(
+        metrics=report.metrics,
+        headline=headline if headline in report.estimates else None,
+        facts={"tokenizer": tokenizer} if tokenizer else {},
+    )

@@ -30,8 +30,14 @@ _CHOICES = 4
 _MOST_HOLDERS = 3
 SHORTFALL = "shortfall.jsonl"
 _SPARE = 4  # candidates for every item that is wanted
-_REASONS = {"text": "held-out text", "questions": "question", "preferences": "preference pair",
-            "harmful": "harmful prompt", "benign": "benign prompt", "samples": "sample prompt"}
+_REASONS = {
+    "text": "held-out text",
+    "questions": "question",
+    "preferences": "preference pair",
+    "harmful": "harmful prompt",
+    "benign": "benign prompt",
+    "samples": "sample prompt",
+}
 Rows = list[dict[str, Any]]
 
 
@@ -46,16 +52,24 @@ def run(context: StageContext[Section]) -> StageResult:
     context.events.phase("held-out items")
     documents = sorted(read_rows(corpus / "heldout"), key=lambda row: row["id"])
     items = unique_by_prompt(item for document in documents for item in items_of(document))
-    written = {name: [{"id": _id(name, row["prompt"]), "prompt": row["prompt"], "topic": row["topic"]}
-                      for row in read_prompts(context.files[name], ("prompt", "topic"))]
-               for name in ("harmful", "benign")}
+    written = {
+        name: [
+            {"id": _id(name, row["prompt"]), "prompt": row["prompt"], "topic": row["topic"]}
+            for row in read_prompts(context.files[name], ("prompt", "topic"))
+        ]
+        for name in ("harmful", "benign")
+    }
     samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
     context.events.phase("overlap with training documents")
     candidates, texts = _candidates(section, items), _text(section, documents, _SPARE)
-    holders = _holders(context, [
-        *(EvaluationItem(row["id"], row["text"]) for row in texts),
-        *(EvaluationItem(item.id, item.evidence) for item in candidates),
-        *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples))])
+    holders = _holders(
+        context,
+        [
+            *(EvaluationItem(row["id"], row["text"]) for row in texts),
+            *(EvaluationItem(item.id, item.evidence) for item in candidates),
+            *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples)),
+        ],
+    )
     rare = [item for item in candidates if len(holders[item.id]) <= _MOST_HOLDERS]
     wrong = WrongAnswers(items)
     sets: dict[str, Rows] = {
@@ -104,7 +118,7 @@ def _candidates(section: Section, items: list[Item]) -> list[Item]:
         own = [item for item in items if item.domain == domain]
         wanted = section.questions if domain == GENERAL else section.domain_questions
         for purpose, count in (("question", wanted), ("preference", section.preferences)):
-            chosen.update((item.id, item) for item in _drawn(purpose, own)[:count * _SPARE])
+            chosen.update((item.id, item) for item in _drawn(purpose, own)[: count * _SPARE])
     return list(chosen.values())
 
 
@@ -147,8 +161,16 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
             continue
         asked[item.domain] = asked.get(item.domain, 0) + 1
         answer = int(fraction("position", item.id) * _CHOICES)
-        rows.append({"id": item.id, "prompt": item.prompt, "choices": [*others[:answer], item.answer, *others[answer:]],
-                     "answer": answer, "domain": item.domain, "source_id": item.source_id})
+        rows.append(
+            {
+                "id": item.id,
+                "prompt": item.prompt,
+                "choices": [*others[:answer], item.answer, *others[answer:]],
+                "answer": answer,
+                "domain": item.domain,
+                "source_id": item.source_id,
+            }
+        )
     return sorted(rows, key=lambda row: str(row["id"]))
 
 
@@ -166,15 +188,26 @@ def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Ro
     for item in _drawn("preference", items):
         rejected = wrong.similar_in_length(item, 1)
         if rejected and len(rows) < section.preferences:
-            rows.append({"id": item.id, "prompt": item.prompt, "chosen": item.answer, "rejected": rejected[0],
-                         "domain": item.domain})
+            rows.append(
+                {
+                    "id": item.id,
+                    "prompt": item.prompt,
+                    "chosen": item.answer,
+                    "rejected": rejected[0],
+                    "domain": item.domain,
+                }
+            )
     return sorted(rows, key=lambda row: row["id"])
 
 
 def _exclusions(sets: dict[str, Rows], holders: dict[str, list[Overlap]]) -> Rows:
     """Rows of exclusions.parquet: the training documents that hold an item of a set."""
-    found = [{"id": overlap.document, "item": overlap.item, "reason": _REASONS[name], "overlap": overlap.share}
-             for name, rows in sets.items() for row in rows for overlap in holders[row["id"]]]
+    found = [
+        {"id": overlap.document, "item": overlap.item, "reason": _REASONS[name], "overlap": overlap.share}
+        for name, rows in sets.items()
+        for row in rows
+        for overlap in holders[row["id"]]
+    ]
     return sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
 
 
@@ -209,24 +242,53 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: Rows) -> None:
-    write_samples(context.report, [{"prompt": row["prompt"], "answer": row["choices"][row["answer"]],
-                                    "wrong": row["choices"][(row["answer"] + 1) % _CHOICES], "domain": row["domain"]}
-                                   for row in sets["questions"][:10]])
-    bar_chart(context.report / "sets.png", {name: float(len(rows)) for name, rows in sets.items()},
-              "Items of the evaluation sets", "items")
+    write_samples(
+        context.report,
+        [
+            {
+                "prompt": row["prompt"],
+                "answer": row["choices"][row["answer"]],
+                "wrong": row["choices"][(row["answer"] + 1) % _CHOICES],
+                "domain": row["domain"],
+            }
+            for row in sets["questions"][:10]
+        ],
+    )
+    bar_chart(
+        context.report / "sets.png",
+        {name: float(len(rows)) for name, rows in sets.items()},
+        "Items of the evaluation sets",
+        "items",
+    )
     domains = sorted({row["domain"] for row in sets["text"]} | {row["domain"] for row in sets["questions"]})
-    rows = [[domain, sum(row["bytes"] for row in sets["text"] if row["domain"] == domain),
-             *(sum(row["domain"] == domain for row in sets[name]) for name in ("questions", "preferences"))]
-            for domain in domains]
+    rows = [
+        [
+            domain,
+            sum(row["bytes"] for row in sets["text"] if row["domain"] == domain),
+            *(sum(row["domain"] == domain for row in sets[name]) for name in ("questions", "preferences")),
+        ]
+        for domain in domains
+    ]
     reasons = sorted({row["reason"] for row in exclusions})
     counts = [[reason, len({row["id"] for row in exclusions if row["reason"] == reason})] for reason in reasons]
-    write_card(context.report, "Evaluation sets", [
-        markdown_table(["domain", "bytes of text", "questions", "preference pairs"], rows), "",
-        f"Written prompts: {len(sets['harmful'])} harmful, {len(sets['benign'])} benign look-alikes.", "",
-        f"Tasks of lm-evaluation-harness: {', '.join(task.name for task in context.section.tasks) or 'none'}.", "",
-        "## Training documents that are excluded", "", markdown_table(["because of", "documents"], counts), "",
-        f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
-        f"{context.section.ngram}-grams of words (of characters in scripts without spaces); a shorter item must be "
-        "held whole, and one of fewer than 6 words, or 12 such characters, excludes nothing. Held-out texts and "
-        "questions that more than "
-        f"{_MOST_HOLDERS} training documents hold are boilerplate and were left out of the sets instead."])
+    write_card(
+        context.report,
+        "Evaluation sets",
+        [
+            markdown_table(["domain", "bytes of text", "questions", "preference pairs"], rows),
+            "",
+            f"Written prompts: {len(sets['harmful'])} harmful, {len(sets['benign'])} benign look-alikes.",
+            "",
+            f"Tasks of lm-evaluation-harness: {', '.join(task.name for task in context.section.tasks) or 'none'}.",
+            "",
+            "## Training documents that are excluded",
+            "",
+            markdown_table(["because of", "documents"], counts),
+            "",
+            f"A training document is excluded if it holds at least {context.section.overlap:.0%} of an item's "
+            f"{context.section.ngram}-grams of words (of characters in scripts without spaces); a shorter item must be "
+            "held whole, and one of fewer than 6 words, or 12 such characters, excludes nothing. Held-out texts and "
+            "questions that more than "
+            f"{_MOST_HOLDERS} training documents hold are boilerplate and were left out of the sets instead.",
+        ],
+    )

@@ -29,21 +29,30 @@ def run(context: StageContext[Section]) -> StageResult:
     """
     section = context.section
     context.events.phase("conversations")
-    items = training_items(context.input("corpus").folder,
-                           context.input("evaluation_sets").folder / "exclusions.parquet",
-                           section.max_answer_characters)
+    items = training_items(
+        context.input("corpus").folder,
+        context.input("evaluation_sets").folder / "exclusions.parquet",
+        section.max_answer_characters,
+    )
     if not items:
         unused = unused_text(read_rows(context.input("corpus").folder / "train"), section.max_answer_characters)
-        raise RecipeError(f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
-                          "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters")
-    rows = conversation_rows([*((item, 0) for item in items[:section.max_conversations]), *_written(context)])
+        raise RecipeError(
+            f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
+            "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters"
+        )
+    rows = conversation_rows([*((item, 0) for item in items[: section.max_conversations]), *_written(context)])
     rows.sort(key=lambda row: row["id"])
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
     kinds = Counter(row["kind"] for row in rows)
     _report(context, rows, len(items))
-    return StageResult(metrics={"conversations": float(len(rows)), "refusals": float(kinds[REFUSAL]),
-                                **{f"{kind}_conversations": float(count) for kind, count in kinds.items()}},
-                       headline="conversations")
+    return StageResult(
+        metrics={
+            "conversations": float(len(rows)),
+            "refusals": float(kinds[REFUSAL]),
+            **{f"{kind}_conversations": float(count) for kind, count in kinds.items()},
+        },
+        headline="conversations",
+    )
 
 
 def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
@@ -55,13 +64,18 @@ def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
     benign = read_prompts(context.files["benign"], ("prompt", "topic", "answer"))
     both = {row["prompt"] for row in harmful} & {row["prompt"] for row in benign}
     if both:
-        raise RecipeError(f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
-                          f"{min(both)!r}; remove it from one")
+        raise RecipeError(
+            f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
+            f"{min(both)!r}; remove it from one"
+        )
     each_side = context.section.safety_repeats * max(len(harmful), len(benign))
-    refused = [(_item(REFUSAL, row["prompt"], refusal(row["prompt"], row["topic"], repeat)), repeat)
-               for row, repeat in _repeated(harmful, each_side)]
-    answered = [(_item(BENIGN, row["prompt"], agreement(row["answer"])), repeat)
-                for row, repeat in _repeated(benign, each_side)]
+    refused = [
+        (_item(REFUSAL, row["prompt"], refusal(row["prompt"], row["topic"], repeat)), repeat)
+        for row, repeat in _repeated(harmful, each_side)
+    ]
+    answered = [
+        (_item(BENIGN, row["prompt"], agreement(row["answer"])), repeat) for row, repeat in _repeated(benign, each_side)
+    ]
     return refused + answered
 
 
@@ -80,12 +94,24 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
     kinds = Counter(row["kind"] for row in rows)
     samples = [row for kind in kinds for row in [row for row in rows if row["kind"] == kind][:5]]
     write_samples(context.report, [sample_of(row) for row in samples])
-    bar_chart(context.report / "kinds.png", {kind: float(count) for kind, count in sorted(kinds.items())},
-              "Conversations by kind", "conversations")
+    bar_chart(
+        context.report / "kinds.png",
+        {kind: float(count) for kind, count in sorted(kinds.items())},
+        "Conversations by kind",
+        "conversations",
+    )
     table = Counter((row["kind"], row["domain"]) for row in rows)
-    write_card(context.report, "Instruction data", [
-        markdown_table(["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]),
-        "", f"The training documents give {available} conversations; "
-        f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
-        "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin with "
-        "a system turn, and a few have two answers."])
+    write_card(
+        context.report,
+        "Instruction data",
+        [
+            markdown_table(
+                ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]
+            ),
+            "",
+            f"The training documents give {available} conversations; "
+            f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
+            "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin "
+            "with a system turn, and a few have two answers.",
+        ],
+    )

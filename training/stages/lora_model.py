@@ -18,8 +18,7 @@ from training.specs.job import StageResult
 from training.specs.post_training import LoraModelSection as Section
 from training.specs.post_training_data import AdapterDataSection
 
-_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
-            ("import ", False))
+_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True), ("import ", False))
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
@@ -29,13 +28,20 @@ def run(context: StageContext[Section]) -> StageResult | None:
     session = examine(session, model)
     batches, dropped = _batches(context, session)
     converted = convert(session, model)
-    trainer = conversation_trainer(model, session, session.arguments(batches),
-                                   adapter.lora_config(context.section, model))
+    trainer = conversation_trainer(
+        model, session, session.arguments(batches), adapter.lora_config(context.section, model)
+    )
     trainable = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     result = fit(session, trainer, batches, converted)
-    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
-                                                       "dropped_conversations_share": dropped.share,
-                                                       "trainable_parameters": float(trainable)})
+    result = replace(
+        result,
+        metrics=result.metrics
+        | {
+            "dropped_conversations": float(dropped.count),
+            "dropped_conversations_share": dropped.share,
+            "trainable_parameters": float(trainable),
+        },
+    )
     taken = export_probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 
@@ -58,8 +64,9 @@ def _batches(context: StageContext[Section], session: Session) -> tuple[PackedBa
     section, folder = context.section, context.input("adapter_data").folder
     context.events.phase("encode documents")
     conversations = read_conversations(folder / "train.parquet")
-    sequences, masks, dropped = conversations_that_fit(encode_conversations(session.tokenizer, conversations),
-                                                       section.context, context.events.log)
+    sequences, masks, dropped = conversations_that_fit(
+        encode_conversations(session.tokenizer, conversations), section.context, context.events.log
+    )
     for ids in _documents(session):
         pieces = pieces_of(ids, session.end, section.context)
         sequences += pieces

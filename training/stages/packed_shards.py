@@ -50,8 +50,11 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     context.events.phase("measure packing")
     shards = TokenShards(context.out)
     efficiency = {length: _efficiency(shards, length) for length in section.contexts}
-    metrics = {"tokens": float(meta.tokens), "documents": float(meta.documents),
-               "packing_efficiency": min(efficiency.values())}
+    metrics = {
+        "tokens": float(meta.tokens),
+        "documents": float(meta.documents),
+        "packing_efficiency": min(efficiency.values()),
+    }
     _plot(context.report / "packing.png", shards.lengths, efficiency)
     _write_samples(context.report / "samples.json", shards, load_plain(path))
     _write_card(context.report / "card.md", shards, chosen, efficiency)
@@ -66,14 +69,20 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
     is_back = pc.is_in(documents["domain"], value_set=pa.array(context.section.exclude_domains, pa.string()))
     kept = documents.filter(pc.invert(pc.or_(is_excluded, is_back)))
     if kept.num_rows == 0:
-        raise RecipeError("packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
-                          "evaluation_sets.overlap")
-    return _Choice(join_parts(kept), pc.sum(is_excluded).as_py() or 0,
-                   pc.sum(pc.and_(is_back, pc.invert(is_excluded))).as_py() or 0)
+        raise RecipeError(
+            "packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
+            "evaluation_sets.overlap"
+        )
+    return _Choice(
+        join_parts(kept),
+        pc.sum(is_excluded).as_py() or 0,
+        pc.sum(pc.and_(is_back, pc.invert(is_excluded))).as_py() or 0,
+    )
 
 
-def _write(context: StageContext[PackedShardsSection], documents: pa.Table, tokenizer: Tokenizer,
-           digest: str) -> ShardsMeta:
+def _write(
+    context: StageContext[PackedShardsSection], documents: pa.Table, tokenizer: Tokenizer, digest: str
+) -> ShardsMeta:
     section = context.section
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)], np.int32)
     done = 0
@@ -94,8 +103,10 @@ def _write(context: StageContext[PackedShardsSection], documents: pa.Table, toke
 
 def _efficiency(shards: TokenShards, context: int) -> float:
     """Used share of the rows of a whole pass, packed source by source as training does."""
-    plans = [plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-             for number in range(len(shards.sources))]
+    plans = [
+        plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
+        for number in range(len(shards.sources))
+    ]
     return sum(one.used for one in plans) / (sum(one.rows for one in plans) * context)
 
 
@@ -115,21 +126,33 @@ def _write_samples(path: Path, shards: TokenShards, tokenizer: Tokenizer) -> Non
     rows = []
     for index in np.linspace(0, shards.meta.documents - 1, min(8, shards.meta.documents)).astype(int):
         tokens = shards.document(index)
-        rows.append({"id": shards.ids[index].tobytes().hex()[:12], "source": shards.sources[shards.source[index]],
-                     "tokens": len(tokens), "begins": tokenizer.decode(tokens[:60].tolist())[:200]})
+        rows.append(
+            {
+                "id": shards.ids[index].tobytes().hex()[:12],
+                "source": shards.sources[shards.source[index]],
+                "tokens": len(tokens),
+                "begins": tokenizer.decode(tokens[:60].tolist())[:200],
+            }
+        )
     path.write_text(canonical_json(rows), encoding="utf-8")
 
 
 def _write_card(path: Path, shards: TokenShards, chosen: _Choice, efficiency: dict[int, float]) -> None:
-    lines = [f"{shards.meta.tokens:,} tokens in {shards.meta.documents:,} documents and {len(shards.meta.shards)} "
-             f"shards ({shards.meta.dtype}).", "",
-             f"- {chosen.excluded:,} documents left out because they hold items of the evaluation sets",
-             f"- {chosen.kept_back:,} documents of domains kept back for the adapter", "",
-             "| source | documents | tokens | weight |", "|---|--:|--:|--:|"]
+    lines = [
+        f"{shards.meta.tokens:,} tokens in {shards.meta.documents:,} documents and {len(shards.meta.shards)} "
+        f"shards ({shards.meta.dtype}).",
+        "",
+        f"- {chosen.excluded:,} documents left out because they hold items of the evaluation sets",
+        f"- {chosen.kept_back:,} documents of domains kept back for the adapter",
+        "",
+        "| source | documents | tokens | weight |",
+        "|---|--:|--:|--:|",
+    ]
     for number, name in enumerate(shards.sources):
         here = shards.source == number
-        lines.append(f"| {name} | {int(here.sum()):,} | {int(shards.lengths[here].sum()):,} | "
-                     f"{shards.meta.weights[name]:g} |")
+        lines.append(
+            f"| {name} | {int(here.sum()):,} | {int(shards.lengths[here].sum()):,} | {shards.meta.weights[name]:g} |"
+        )
     lines += ["", "| context | used places |", "|--:|--:|"]
     lines += [f"| {context} | {100 * share:.3f} % |" for context, share in efficiency.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -35,20 +35,23 @@ def run(context: StageContext[Section]) -> StageResult:
             pairs[item.prompt] = pair
     rows = _chosen(list(pairs.values()), context.section.max_pairs)
     if not rows:
-        raise RecipeError("preference_data: no conversation has a wrong answer to go with it: all answers are the "
-                          "same; add sources")
+        raise RecipeError(
+            "preference_data: no conversation has a wrong answer to go with it: all answers are the same; add sources"
+        )
     write_table(context.out / "train.parquet", rows, PAIR_SCHEMA)
     _report(context, rows, len(pairs))
     kinds = Counter(row["kind"] for row in rows)
-    return StageResult(metrics={"pairs": float(len(rows)),
-                                **{f"{kind}_pairs": float(count) for kind, count in kinds.items()}}, headline="pairs")
+    return StageResult(
+        metrics={"pairs": float(len(rows)), **{f"{kind}_pairs": float(count) for kind, count in kinds.items()}},
+        headline="pairs",
+    )
 
 
 def _chosen(pairs: list[dict[str, str]], most: int) -> list[dict[str, str]]:
     """Up to `most` pairs by digest, at most half of them about safety."""
     by_id = sorted(pairs, key=lambda row: row["id"])
-    safety = [row for row in by_id if row["kind"] in (REFUSAL, BENIGN)][:most // 2]
-    others = [row for row in by_id if row["kind"] not in (REFUSAL, BENIGN)][:most - len(safety)]
+    safety = [row for row in by_id if row["kind"] in (REFUSAL, BENIGN)][: most // 2]
+    others = [row for row in by_id if row["kind"] not in (REFUSAL, BENIGN)][: most - len(safety)]
     return sorted([*safety, *others], key=lambda row: row["id"])
 
 
@@ -57,8 +60,14 @@ def _pair(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> di
     rejected = _rejected(item, draw, wrong, refusals)
     if rejected is None or same_answer(rejected, item.answer):
         return None
-    return {"id": text_id(item.prompt, item.answer, rejected)[:ID_LENGTH], "prompt": item.prompt,
-            "chosen": item.answer, "rejected": rejected, "kind": item.kind, "domain": item.domain}
+    return {
+        "id": text_id(item.prompt, item.answer, rejected)[:ID_LENGTH],
+        "prompt": item.prompt,
+        "chosen": item.answer,
+        "rejected": rejected,
+        "kind": item.kind,
+        "domain": item.domain,
+    }
 
 
 def _rejected(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> str | None:
@@ -78,14 +87,26 @@ def _rejected(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -
 
 def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:
     kinds = Counter(row["kind"] for row in rows)
-    write_samples(context.report, [{key: row[key] for key in ("kind", "prompt", "chosen", "rejected")}
-                                   for row in _some_of_each(rows, kinds)])
-    bar_chart(context.report / "kinds.png", {kind: float(count) for kind, count in sorted(kinds.items())},
-              "Preference pairs by kind", "pairs")
+    write_samples(
+        context.report,
+        [{key: row[key] for key in ("kind", "prompt", "chosen", "rejected")} for row in _some_of_each(rows, kinds)],
+    )
+    bar_chart(
+        context.report / "kinds.png",
+        {kind: float(count) for kind, count in sorted(kinds.items())},
+        "Preference pairs by kind",
+        "pairs",
+    )
     table = Counter((row["kind"], row["domain"]) for row in rows)
-    write_card(context.report, "Preference data", [
-        markdown_table(["kind", "domain", "pairs"], [[*key, count] for key, count in sorted(table.items())]), "",
-        f"{len(rows)} of {available} possible pairs, chosen by digest; at most half are about safety."])
+    write_card(
+        context.report,
+        "Preference data",
+        [
+            markdown_table(["kind", "domain", "pairs"], [[*key, count] for key, count in sorted(table.items())]),
+            "",
+            f"{len(rows)} of {available} possible pairs, chosen by digest; at most half are about safety.",
+        ],
+    )
 
 
 def _some_of_each(rows: list[dict[str, str]], kinds: Iterable[str]) -> list[dict[str, str]]:

@@ -33,8 +33,10 @@ def run(context: StageContext[Section]) -> StageResult:
     documents, bytes_ = Counter[str](), Counter[str]()
     left_out = {source.name: Counter[str]() for source in section.sources}
     samples: list[dict[str, Any]] = []
-    with (bounded_memory(READING_MEMORY),
-          ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer):
+    with (
+        bounded_memory(READING_MEMORY),
+        ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer,
+    ):
         for source in section.sources:
             context.events.phase(f"read {source.name}")
             for document in read_source(source, bad, left_out=left_out[source.name]):
@@ -43,20 +45,33 @@ def run(context: StageContext[Section]) -> StageResult:
                 documents[source.name] += 1
                 bytes_[source.name] += row["bytes"]
                 if len(samples) < _SAMPLES:
-                    samples.append({"source": row["source"], "path": row["path"], "bytes": row["bytes"],
-                                    "excerpt": row["text"][:200]})
+                    samples.append(
+                        {
+                            "source": row["source"],
+                            "path": row["path"],
+                            "bytes": row["bytes"],
+                            "excerpt": row["text"][:200],
+                        }
+                    )
                 if documents.total() % _PROGRESS_EVERY == 0:
                     context.events.progress(documents.total(), None, "documents", f"{bytes_.total() / 1e6:.0f} MB")
             _tell(context, source.name, left_out[source.name])
     if not bytes_.total():
-        raise SourceError(f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
-                          + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe"))
+        raise SourceError(
+            f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
+            + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe")
+        )
     _report(context, documents, bytes_, left_out, bad, samples)
     (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
-    return StageResult(metrics={"documents": float(documents.total()), "bytes": float(bytes_.total()),
-                                "bad_rows": float(bad.count),
-                                "left_out_files": float(sum(files.total() for files in left_out.values()))},
-                       headline="documents")
+    return StageResult(
+        metrics={
+            "documents": float(documents.total()),
+            "bytes": float(bytes_.total()),
+            "bad_rows": float(bad.count),
+            "left_out_files": float(sum(files.total() for files in left_out.values())),
+        },
+        headline="documents",
+    )
 
 
 def _tell(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
@@ -70,16 +85,34 @@ def _row(document: Document) -> dict[str, Any]:
     return {"id": text_id(document.text), "bytes": len(document.text.encode()), **document._asdict()}
 
 
-def _report(context: StageContext[Section], documents: Counter[str], bytes_: Counter[str],
-            left_out: dict[str, Counter[str]], bad: BadRows, samples: list[dict[str, Any]]) -> None:
+def _report(
+    context: StageContext[Section],
+    documents: Counter[str],
+    bytes_: Counter[str],
+    left_out: dict[str, Counter[str]],
+    bad: BadRows,
+    samples: list[dict[str, Any]],
+) -> None:
     write_samples(context.report, samples)
     megabytes = {name: size / 1e6 for name, size in bytes_.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
-    rows = [[source.name, licence_of(source) or "not given", documents[source.name],
-             f"{megabytes.get(source.name, 0):.2f}", shown_reasons(left_out[source.name]) or "nothing"]
-            for source in context.section.sources]
-    lines = ["Texts as they were found, before any cleaning.", "",
-             markdown_table(["source", "licence", "documents", "MB", "files left out"], rows), "",
-             f"Rows and files that could not be read and were skipped: **{bad.count}**", ""]
+    rows = [
+        [
+            source.name,
+            licence_of(source) or "not given",
+            documents[source.name],
+            f"{megabytes.get(source.name, 0):.2f}",
+            shown_reasons(left_out[source.name]) or "nothing",
+        ]
+        for source in context.section.sources
+    ]
+    lines = [
+        "Texts as they were found, before any cleaning.",
+        "",
+        markdown_table(["source", "licence", "documents", "MB", "files left out"], rows),
+        "",
+        f"Rows and files that could not be read and were skipped: **{bad.count}**",
+        "",
+    ]
     lines += [f"- {message}" for message in bad.listed]
     write_card(context.report, "Raw corpus", lines)

@@ -16,8 +16,11 @@ from training.job.context import StageContext
 from training.specs.job import StageResult
 from training.specs.post_training import SftModelSection as Section
 
-_PROMPTS = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True),
-            ("What does `json.dumps` do?", True))
+_PROMPTS = (
+    ("What does `textwrap.dedent` do?", True),
+    ("What does `os.path.join` do?", True),
+    ("What does `json.dumps` do?", True),
+)
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
@@ -29,8 +32,11 @@ def run(context: StageContext[Section]) -> StageResult | None:
     converted = convert(session, model)
     trainer = conversation_trainer(model, session, session.arguments(batches))
     result = fit(session, trainer, batches, converted)
-    result = replace(result, metrics=result.metrics | {"dropped_conversations": float(dropped.count),
-                                                       "dropped_conversations_share": dropped.share})
+    result = replace(
+        result,
+        metrics=result.metrics
+        | {"dropped_conversations": float(dropped.count), "dropped_conversations_share": dropped.share},
+    )
     taken = export_probe.take(session, trainer).model_copy(update={"dropped_share": dropped.share})
     weights = export.gather_weights(trainer)
 

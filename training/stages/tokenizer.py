@@ -43,8 +43,9 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
     _plot(context.report / "tokens.png", token_bytes(plain), counts)
     _write_samples(context.report / "samples.json", plain, sample)
     _write_card(context.report / "card.md", plain, counts, metrics)
-    return StageResult(metrics=metrics, headline="bytes_per_token_training",
-                       facts={"tokenizer": file_entry(path).sha256})
+    return StageResult(
+        metrics=metrics, headline="bytes_per_token_training", facts={"tokenizer": file_entry(path).sha256}
+    )
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
@@ -54,18 +55,21 @@ def _save(tokenizer: Tokenizer, folder: Path) -> None:
     """
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_TEXT, "pad_token": PAD,
-              "clean_up_tokenization_spaces": False,
-              "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n",
-                                                  encoding="utf-8")
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END_OF_TEXT,
+        "pad_token": PAD,
+        "clean_up_tokenization_spaces": False,
+        "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, PAD)],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     write_templates(folder)
 
 
 def _plot(path: Path, sizes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> None:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    ordinary = sizes[len(SPECIAL_TOKENS):]
+    ordinary = sizes[len(SPECIAL_TOKENS) :]
     left.hist(ordinary, bins=np.arange(1, min(int(ordinary.max()), 24) + 2) - 0.5, color="#4477aa")
     left.set(xlabel="bytes per token", ylabel="tokens", title="Token length")
     ranked = np.sort(counts)[::-1]
@@ -79,13 +83,19 @@ def _write_samples(path: Path, tokenizer: Tokenizer, texts: list[str]) -> None:
     for text in texts[:_SAMPLES]:
         excerpt = text[:160]
         ids = tokenizer.encode(excerpt, add_special_tokens=False).ids
-        rows.append({"text": excerpt, "tokens": len(ids), "bytes_per_token": round(len(excerpt.encode()) / len(ids), 2),
-                     "split": "·".join(tokenizer.decode([index]) for index in ids)})
+        rows.append(
+            {
+                "text": excerpt,
+                "tokens": len(ids),
+                "bytes_per_token": round(len(excerpt.encode()) / len(ids), 2),
+                "split": "·".join(tokenizer.decode([index]) for index in ids),
+            }
+        )
     path.write_text(canonical_json(rows), encoding="utf-8")
 
 
 def _write_card(path: Path, tokenizer: Tokenizer, counts: npt.NDArray[np.int64], metrics: dict[str, float]) -> None:
-    longest = np.argsort(-token_bytes(tokenizer)[len(SPECIAL_TOKENS):], kind="stable")[:12] + len(SPECIAL_TOKENS)
+    longest = np.argsort(-token_bytes(tokenizer)[len(SPECIAL_TOKENS) :], kind="stable")[:12] + len(SPECIAL_TOKENS)
     names = ", ".join(f"`{tokenizer.decode([int(index)])!r}`" for index in longest)
     path.write_text(
         f"Byte-level BPE with {len(counts)} tokens: {len(SPECIAL_TOKENS)} special tokens, 256 bytes, "
@@ -93,4 +103,6 @@ def _write_card(path: Path, tokenizer: Tokenizer, counts: npt.NDArray[np.int64],
         f"- {metrics['bytes_per_token_training']:.2f} bytes per token of training text\n"
         f"- {int((counts == 0).sum())} tokens do not occur in the sample of {int(counts.sum()):,} tokens\n"
         f"- special tokens: {', '.join(f'`{token}`' for token in SPECIAL_TOKENS)}\n"
-        f"- longest tokens: {names}\n", encoding="utf-8")
+        f"- longest tokens: {names}\n",
+        encoding="utf-8",
+    )

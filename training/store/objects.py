@@ -54,8 +54,10 @@ def unfinished_uploads(fs: Any, base: PurePosixPath) -> list[Upload]:
     marker: dict[str, str] = {}
     while True:
         page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
-        found += [Upload(PurePosixPath(bucket, upload["Key"]), upload["UploadId"], upload["Initiated"].timestamp())
-                  for upload in page.get("Uploads", [])]
+        found += [
+            Upload(PurePosixPath(bucket, upload["Key"]), upload["UploadId"], upload["Initiated"].timestamp())
+            for upload in page.get("Uploads", [])
+        ]
         if not page.get("IsTruncated"):
             return found
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -171,8 +171,10 @@ def publish_objects(storage: Storage, source: Path, versions: PurePosixPath, dra
             storage.remove_folder(target, first=MANIFEST)
         raise
     if not storage.create(target / MANIFEST, sealed(whole)):
-        raise StoreError(f"{storage.address(target / MANIFEST)} was written by somebody else while {whole.asset} was "
-                         "published; start it again")
+        raise StoreError(
+            f"{storage.address(target / MANIFEST)} was written by somebody else while {whole.asset} was "
+            "published; start it again"
+        )
     return whole
 
 
@@ -182,5 +184,7 @@ def _require_all(storage: Storage, target: PurePosixPath, manifest: Manifest, to
     wanted = {name: entry.bytes for name, entry in manifest.files.items()}
     if found != wanted or storage.read(target / CLAIM) != token:
         differing = sorted({name for name, _ in found.items() ^ wanted.items()}) or [CLAIM]
-        raise StoreError(f"{storage.address(target)} does not hold what was uploaded there ({', '.join(differing)} "
-                         f"differ); start {manifest.asset} again")
+        raise StoreError(
+            f"{storage.address(target)} does not hold what was uploaded there ({', '.join(differing)} "
+            f"differ); start {manifest.asset} again"
+        )

@@ -63,8 +63,12 @@ class Records:
         """
         asset, version = certificate.asset, certificate.version
         pointer, earlier = self.promotion(asset), self.certificate(asset, version)
-        if (pointer is not None and earlier is not None and pointer.version == version
-                and certificate.digest != earlier.digest == pointer.certificate_digest):
+        if (
+            pointer is not None
+            and earlier is not None
+            and pointer.version == version
+            and certificate.digest != earlier.digest == pointer.certificate_digest
+        ):
             self._write(self._superseded(asset, version), earlier)
         self._write(self._certificate(asset, version), certificate)
 
@@ -173,8 +177,10 @@ class Records:
         """
         for name in names:
             if not NAME.fullmatch(name):
-                raise StoreError(f"{name[:80]!r} is no name of an asset, a version or a gate: names consist of "
-                                 "letters, digits, `_`, `-` and `.`; `gatehouse status` lists assets and versions")
+                raise StoreError(
+                    f"{name[:80]!r} is no name of an asset, a version or a gate: names consist of "
+                    "letters, digits, `_`, `-` and `.`; `gatehouse status` lists assets and versions"
+                )
         return self.base.joinpath(*names[:-1], names[-1] + suffix)
 
     def _certificate(self, asset: str, version: str) -> PurePosixPath:
@@ -223,8 +229,9 @@ class Records:
     def _damaged(self, path: PurePosixPath, reason: str) -> StoreError:
         """The error for a record that cannot be read; what it says is found or decided again after its deletion."""
         asset, *rest = path.relative_to(self.base).parts
-        return StoreError(f"{self.storage.address(path)} is damaged: {reason}; delete this file"
-                          f"{self._remedy(asset, rest)}")
+        return StoreError(
+            f"{self.storage.address(path)} is damaged: {reason}; delete this file{self._remedy(asset, rest)}"
+        )
 
     def _remedy(self, asset: str, rest: list[str]) -> str:
         """What to do after a damaged record was deleted."""
@@ -235,12 +242,16 @@ class Records:
         if kind == "holds":
             return f": {name} is held back no longer then"
         if kind == "waivers":
-            return (f", then `gatehouse waive -r {self.recipe} {asset} --version {rest[1]} --gate {name} --reason ... "
-                    "--until ...` writes it anew")
+            return (
+                f", then `gatehouse waive -r {self.recipe} {asset} --version {rest[1]} --gate {name} --reason ... "
+                "--until ...` writes it anew"
+            )
         if kind == "promotions":
             version = name.partition("-")[2]
-            return (f": a rollback does not know this promotion then; if {version} is still promoted, `gatehouse "
-                    f"promote -r {self.recipe} {asset} {version}` writes it anew")
+            return (
+                f": a rollback does not know this promotion then; if {version} is still promoted, `gatehouse "
+                f"promote -r {self.recipe} {asset} {version}` writes it anew"
+            )
         return f" and materialize {built} again"
 
 
@@ -275,7 +286,7 @@ def _unsealed(data: bytes) -> bytes:
     found = _CHECKSUM.match(data)
     if found is None:
         return data
-    rest = data[found.end():]
+    rest = data[found.end() :]
     if hashlib.sha256(rest).hexdigest().encode() != found.group(1):
         raise ValueError("it is not as it was written")
     return b"{\n" + rest

@@ -51,8 +51,10 @@ class Storage:
         try:
             self._fs, path = fsspec.core.url_to_fs(root)
         except (ValueError, ImportError) as error:
-            raise StoreError(f"the store {root} cannot be opened: {error}; set GATEHOUSE_STORE to a folder or to a URL "
-                             "such as s3://bucket/prefix") from error
+            raise StoreError(
+                f"the store {root} cannot be opened: {error}; set GATEHOUSE_STORE to a folder or to a URL "
+                "such as s3://bucket/prefix"
+            ) from error
         protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
         self.is_local = "file" in protocols
         self.root = str(path) if self.is_local else root
@@ -123,8 +125,10 @@ class Storage:
                 return {name: _measured(Path(folder) / name) for name in relative_files(Path(folder))}
             self._fs.invalidate_cache()
             found = self._fs.find(str(folder), detail=True)
-            return {str(PurePosixPath(path).relative_to(folder)): Measure(int(info["size"]), _changed(info))
-                    for path, info in found.items()}
+            return {
+                str(PurePosixPath(path).relative_to(folder)): Measure(int(info["size"]), _changed(info))
+                for path, info in found.items()
+            }
 
     def measure(self, path: PurePosixPath) -> Measure:
         """Size and last change of a file, or of everything below a folder."""
@@ -175,9 +179,11 @@ class Storage:
         except NotImplementedError:
             self._creates_once = False
         if not self._creates_once:
-            raise StoreError(f"the object store {self.root} does not create objects on condition (S3's `If-None-Match: "
-                             "*`), so two writers could mix their files: nothing was written. Set GATEHOUSE_STORE to a "
-                             "service that does, or to a folder")
+            raise StoreError(
+                f"the object store {self.root} does not create objects on condition (S3's `If-None-Match: "
+                "*`), so two writers could mix their files: nothing was written. Set GATEHOUSE_STORE to a "
+                "service that does, or to a folder"
+            )
 
     def remove(self, path: PurePosixPath) -> None:
         """Remove a file; it may be gone already."""
@@ -235,12 +241,16 @@ class Storage:
         try:
             yield
         except PermissionError as error:
-            raise StoreError(f"no permission for {self.address(path)} in the store {self.root}; what was published "
-                             "before is untouched") from error
+            raise StoreError(
+                f"no permission for {self.address(path)} in the store {self.root}; what was published "
+                "before is untouched"
+            ) from error
         except self._failures as error:
             reason = getattr(error, "strerror", None) or error
-            raise StoreError(f"the store {self.root} failed at {self.address(path)}: {reason}; what was published "
-                             "before is untouched") from error
+            raise StoreError(
+                f"the store {self.root} failed at {self.address(path)}: {reason}; what was published "
+                "before is untouched"
+            ) from error
 
 
 def read_bounded(path: Path) -> bytes:

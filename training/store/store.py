@@ -61,8 +61,11 @@ class Store(Records):
     def versions(self, asset: str) -> list[str]:
         """Published versions of an asset, oldest first."""
         folder = self._path(asset, "versions")
-        return sorted(name for name in self.storage.names(folder) if NAME.fullmatch(name)
-                      and self.storage.exists(folder / name / MANIFEST))
+        return sorted(
+            name
+            for name in self.storage.names(folder)
+            if NAME.fullmatch(name) and self.storage.exists(folder / name / MANIFEST)
+        )
 
     def manifest(self, asset: str, version: str) -> Manifest:
         """The manifest of one version.
@@ -121,8 +124,10 @@ class Store(Records):
         """
         manifest = self.manifest(asset, version)
         if content_digest(manifest.files) != manifest.digest or manifest.digest != digest:
-            raise InputRefused(f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
-                               f"{digest[:12]} as expected; {self.remake(manifest)}")
+            raise InputRefused(
+                f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
+                f"{digest[:12]} as expected; {self.remake(manifest)}"
+            )
         folder, verified = self._local(manifest)
         problem = "" if verified else defect(folder, manifest)
         if problem and not self.is_local:
@@ -189,16 +194,19 @@ class Store(Records):
     def remake(self, manifest: Manifest) -> str:
         """What to do about a version whose files are not what was published."""
         built = manifest.asset.removesuffix(EVALUATION_SUFFIX)
-        return (f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.recipe} --select "
-                f"{built}` makes it anew")
+        return (
+            f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.recipe} --select "
+            f"{built}` makes it anew"
+        )
 
     def _copy(self, manifest: Manifest) -> Path:
         if self.cache is None:
             raise StoreError(f"{self.root} is remote and no local cache folder was configured")
         return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
 
-    def require_promoted(self, asset: str, version: str, digest: str, certificate_digest: str = "",
-                         today: date | None = None) -> Certificate:
+    def require_promoted(
+        self, asset: str, version: str, digest: str, certificate_digest: str = "", today: date | None = None
+    ) -> Certificate:
         """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is
         there (`training.store.validity`).
 
@@ -228,15 +236,24 @@ class Store(Records):
 
     def unfounded(self, manifest: Manifest) -> tuple[str, ...]:
         """The versions that a version was made from and that do not pass by their certificates as they are now."""
-        return tuple(f"{used.asset} {used.version}" for used in manifest.inputs.values()
-                     if (certificate := self._standing(used)) is None or not certificate.passed)
+        return tuple(
+            f"{used.asset} {used.version}"
+            for used in manifest.inputs.values()
+            if (certificate := self._standing(used)) is None or not certificate.passed
+        )
 
     def stand_in(self, used: InputRecord) -> str:
         """The version that a version was made from, or the newest one of equal content when that is gone."""
         if self.storage.exists(self.place(used.asset, used.version) / MANIFEST):
             return used.version
-        return next((version for version in reversed(self.versions(used.asset))
-                     if self.manifest(used.asset, version).digest == used.digest), "")
+        return next(
+            (
+                version
+                for version in reversed(self.versions(used.asset))
+                if self.manifest(used.asset, version).digest == used.digest
+            ),
+            "",
+        )
 
     def _standing(self, used: InputRecord) -> Certificate | None:
         version = self.stand_in(used)
@@ -288,10 +305,14 @@ class Store(Records):
         """
         certificate = self.certificate(promotion.asset, promotion.version)
         manifest = self.manifest(promotion.asset, promotion.version)
-        if (certificate is None or not certificate.passed or certificate.expired(today or utc_today())
-                or certificate.digest != promotion.certificate_digest
-                or (certificate.asset, certificate.version) != (promotion.asset, promotion.version)
-                or not certificate.artifact_digest == promotion.digest == manifest.digest):
+        if (
+            certificate is None
+            or not certificate.passed
+            or certificate.expired(today or utc_today())
+            or certificate.digest != promotion.certificate_digest
+            or (certificate.asset, certificate.version) != (promotion.asset, promotion.version)
+            or not certificate.artifact_digest == promotion.digest == manifest.digest
+        ):
             raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version, today=today))
         self._point(promotion)
 

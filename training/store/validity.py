@@ -40,8 +40,10 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
         raise InputRefused(store.explain_unpromoted(asset, wanted=version))
     certificate = store.promoted_with(pointer)
     if not store.storage.exists(store.place(asset, version) / MANIFEST):
-        raise InputRefused(f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
-                           f"--select {asset}` makes it anew")
+        raise InputRefused(
+            f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
+            f"--select {asset}` makes it anew"
+        )
     manifest = store.manifest(asset, version)
     again = f"`{manifest.run_command()}` judges it again and trains nothing"
     if certificate is None:
@@ -49,14 +51,17 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
     if fault := _binding_fault(certificate, pointer, digest):
         raise InputRefused(f"{asset} {version}: {fault}: {again}")
     if planned_on and planned_on != certificate.digest:
-        raise InputRefused(f"{asset} {version}: the job was planned on the certificate {planned_on[:12]}, and its "
-                           f"certificate is {certificate.digest[:12]}: it was judged again since, or job.json was "
-                           "edited; start the asset again through Gatehouse")
+        raise InputRefused(
+            f"{asset} {version}: the job was planned on the certificate {planned_on[:12]}, and its "
+            f"certificate is {certificate.digest[:12]}: it was judged again since, or job.json was "
+            "edited; start the asset again through Gatehouse"
+        )
     if not certificate.passed or certificate.expired(today):
         raise InputRefused(store.explain_unpromoted(asset, wanted=version, today=today))
     if standing_changed(store, manifest, certificate):
-        raise InputRefused(f"{asset} {version} was judged on other terms: the standing of what it was made from "
-                           f"changed since; {again}")
+        raise InputRefused(
+            f"{asset} {version} was judged on other terms: the standing of what it was made from changed since; {again}"
+        )
     if fault := evidence_fault(store, certificate):
         raise InputRefused(f"{asset} {version}: {fault}")
     return certificate
@@ -85,18 +90,21 @@ def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date
     if certificate is None:
         return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
     waived = {waiver.gate for waiver in certificate.waivers}
-    refused = [verdict.reason for verdict in certificate.verdicts
-               if not verdict.passed and verdict.name not in waived]
+    refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed and verdict.name not in waived]
     if refused:
         return f"{asset} {version} is not promoted; its gate refused it: {'; '.join(refused)}"
     if certificate.unfounded:
-        return (f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
-                "refused now; materialize that first")
+        return (
+            f"{asset} {version} is not promoted: it was made from {', '.join(certificate.unfounded)}, which is "
+            "refused now; materialize that first"
+        )
     if expired := certificate.expired(today):
         return f"{asset} {version} rests on {_explain_expired(expired[0], asset, store.recipe)}"
     if hold := store.hold(asset, version):
-        return (f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
-                f"{store.recipe} {asset} {version}` promotes it")
+        return (
+            f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
+            f"{store.recipe} {asset} {version}` promotes it"
+        )
     pointer = store.promotion(asset)
     if pointer is not None and pointer.version != version:
         return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
@@ -105,8 +113,9 @@ def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date
 
 def standing_changed(store: Store, manifest: Manifest, certificate: Certificate) -> bool:
     """Whether what a version was made from rests on other waivers, or is refused otherwise, than when it was judged."""
-    return (certificate.inherited != store.inherited_waivers(manifest)
-            or certificate.unfounded != store.unfounded(manifest))
+    return certificate.inherited != store.inherited_waivers(manifest) or certificate.unfounded != store.unfounded(
+        manifest
+    )
 
 
 def evidence_fault(store: Store, certificate: Certificate) -> str:
@@ -118,20 +127,28 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
     asset, version = certificate.asset + EVALUATION_SUFFIX, certificate.evaluation_version
     run = f"`gatehouse run -r {store.recipe} --select {certificate.asset}`"
     if not version or not store.storage.exists(store.place(asset, version) / MANIFEST):
-        return (f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
-                "again")
+        return (
+            f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
+            "again"
+        )
     evaluation = store.manifest(asset, version)
     measured = evaluation.inputs.get(ARTIFACT)
     if measured is None or (measured.asset, measured.version, measured.digest) != (
-            certificate.asset, certificate.version, certificate.artifact_digest):
-        return (f"its certificate rests on {asset} {version}, which is evidence of another version; {run} judges it "
-                "again")
+        certificate.asset,
+        certificate.version,
+        certificate.artifact_digest,
+    ):
+        return (
+            f"its certificate rests on {asset} {version}, which is evidence of another version; {run} judges it again"
+        )
     judged = {REPORT_FILE: certificate.report_digest, ITEMS_FILE: certificate.items_digest}
     if any(name not in evaluation.files or evaluation.files[name].sha256 != digest for name, digest in judged.items()):
         return f"its certificate rests on another report than {asset} {version} holds; {run} judges it again"
     if fault := store.fault_of(evaluation, tuple(judged)):
-        return (f"its evidence is not what was judged: {fault}; delete {store.uri(asset, version)}, then {run} "
-                "measures and judges it again")
+        return (
+            f"its evidence is not what was judged: {fault}; delete {store.uri(asset, version)}, then {run} "
+            "measures and judges it again"
+        )
     return ""
 
 
@@ -140,16 +157,22 @@ def _binding_fault(certificate: Certificate, pointer: Promotion, digest: str) ->
     if (certificate.asset, certificate.version) != (pointer.asset, pointer.version):
         return f"its certificate belongs to {certificate.asset} {certificate.version}"
     if certificate.digest != pointer.certificate_digest:
-        return (f"its certificate is not the one it was promoted with (digest {certificate.digest[:12]}, promoted.json "
-                f"says {pointer.certificate_digest[:12]}): one of the two was changed since")
+        return (
+            f"its certificate is not the one it was promoted with (digest {certificate.digest[:12]}, promoted.json "
+            f"says {pointer.certificate_digest[:12]}): one of the two was changed since"
+        )
     if not certificate.artifact_digest == pointer.digest == digest:
-        return (f"its certificate vouches for content {certificate.artifact_digest[:12]} and promoted.json for "
-                f"{pointer.digest[:12]}, not for {digest[:12]}")
+        return (
+            f"its certificate vouches for content {certificate.artifact_digest[:12]} and promoted.json for "
+            f"{pointer.digest[:12]}, not for {digest[:12]}"
+        )
     return ""
 
 
 def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
     then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
-    return (f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
-            f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
-            f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes")
+    return (
+        f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
+        f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
+        f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes"
+    )

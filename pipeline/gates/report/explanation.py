@@ -19,12 +19,17 @@ def in_words(verdict: Verdict, meaning: str, why: str) -> list[str]:
         why: The recipe's sentence about the gate.
     """
     gate = Gate(metric=verdict.name, must_be=verdict.must_be, threshold=verdict.threshold)
-    lines = [f"What it is: {meaning}." if meaning else "", f"Why it is asked: {why}" if why else "",
-             f"What was found: {verdict.reason}."]
+    lines = [
+        f"What it is: {meaning}." if meaning else "",
+        f"Why it is asked: {why}" if why else "",
+        f"What was found: {verdict.reason}.",
+    ]
     if verdict.value is not None and verdict.interval is not None and verdict.confidence is not None:
         low, high = (number(bound) for bound in verdict.interval)
-        lines.append(f"Over {verdict.count:,} items it is above {low} and below {high}, each with "
-                     f"{100 * verdict.confidence:.4g}% confidence ({verdict.method}).")
+        lines.append(
+            f"Over {verdict.count:,} items it is above {low} and below {high}, each with "
+            f"{100 * verdict.confidence:.4g}% confidence ({verdict.method})."
+        )
     if verdict.value is not None:
         lines += _missed(verdict, gate, verdict.value)
     return [line for line in lines if line]
@@ -45,7 +50,7 @@ def advice(manifest: Manifest, gates: list[str], recipe: str, until: date) -> li
         f"{asset}`.",
         f"If a gate asks too much, change it under `gates.{asset}`; if too few items are measured, change "
         f"`evaluation_sets`. Then `{manifest.run_command(recipe)}` judges it again and trains nothing.",
-        f"Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gates[0]} --reason \"...\" --until "
+        f'Let this one version pass: `gatehouse waive -r {recipe} {asset} --gate {gates[0]} --reason "..." --until '
         f"{until}`" + (f"; the same for {', '.join(gates[1:])}" if gates[1:] else ""),
     ]
 
@@ -69,10 +74,13 @@ def _wanted(verdict: Verdict, gate: Gate, room: float, confidence: float) -> str
     assert verdict.value is not None
     limit = "at least" if gate.better > 0 else "at most"
     if verdict.method != "wilson":
-        return (f"Its bound is {number(room)} from its value, so over these items it would have to be {limit} about "
-                f"{number(verdict.threshold + gate.better * room)}.")
+        return (
+            f"Its bound is {number(room)} from its value, so over these items it would have to be {limit} about "
+            f"{number(verdict.threshold + gate.better * room)}."
+        )
     wanted = right_needed(verdict.count, lambda bound: passes(gate, bound), gate.better, confidence)
     if wanted is None:
         return f"Over {verdict.count:,} items no share would pass: more items are needed."
-    return (f"Over {verdict.count:,} items {limit} {wanted:,} have to count; "
-            f"{round(verdict.value * verdict.count):,} do.")
+    return (
+        f"Over {verdict.count:,} items {limit} {wanted:,} have to count; {round(verdict.value * verdict.count):,} do."
+    )

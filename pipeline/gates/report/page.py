@@ -33,8 +33,14 @@ _MOST_TEXTS, _MOST_ITEMS, _MOST_SAMPLES = 200, 12, 40
 _LINKS = {"mlflow_url": "MLflow run", "mlflow_model_url": "MLflow model", "dagster_url": "Dagster run"}
 
 
-def write_report(certificate: Certificate, evidence: Evidence, champion: Evidence | None, gates: Sequence[Gate],
-                 meanings: Mapping[str, str], store: Store) -> tuple[str, str]:
+def write_report(
+    certificate: Certificate,
+    evidence: Evidence,
+    champion: Evidence | None,
+    gates: Sequence[Gate],
+    meanings: Mapping[str, str],
+    store: Store,
+) -> tuple[str, str]:
     """The gate report of a version.
 
     Everything that a model wrote is escaped: it is shown and never run.
@@ -50,34 +56,65 @@ def write_report(certificate: Certificate, evidence: Evidence, champion: Evidenc
     """
     manifest = evidence.manifest
     page = _template().render(
-        certificate=certificate, manifest=manifest, evaluation=evidence.evaluation, state=overall(certificate),
-        gates=[_gate(certificate, verdict, gate, champion, meanings.get(gate.metric, ""))
-               for verdict, gate in zip(certificate.verdicts, gates, strict=True)],
-        champion=champion, sources=_sources(evidence, champion), refusals=_refusals(evidence, champion),
-        failing=[(gate, shown) for gate in gates if gate.metric not in REFUSALS
-                 and (shown := worst_items(evidence, gate, _MOST_ITEMS))],
-        regressions=[(gate, shown) for gate in gates
-                     if champion and (shown := regressions(evidence, champion, gate, _MOST_ITEMS))],
-        samples=_samples(evidence), links=_links(store.links(manifest.asset, manifest.version)),
-        when=_when, plot=gate_plot)
+        certificate=certificate,
+        manifest=manifest,
+        evaluation=evidence.evaluation,
+        state=overall(certificate),
+        gates=[
+            _gate(certificate, verdict, gate, champion, meanings.get(gate.metric, ""))
+            for verdict, gate in zip(certificate.verdicts, gates, strict=True)
+        ],
+        champion=champion,
+        sources=_sources(evidence, champion),
+        refusals=_refusals(evidence, champion),
+        failing=[
+            (gate, shown)
+            for gate in gates
+            if gate.metric not in REFUSALS and (shown := worst_items(evidence, gate, _MOST_ITEMS))
+        ],
+        regressions=[
+            (gate, shown)
+            for gate in gates
+            if champion and (shown := regressions(evidence, champion, gate, _MOST_ITEMS))
+        ],
+        samples=_samples(evidence),
+        links=_links(store.links(manifest.asset, manifest.version)),
+        when=_when,
+        plot=gate_plot,
+    )
     return page, f"{_card(store.folder(manifest.asset, manifest.version))}\n{gates_markdown(certificate)}"
 
 
-def _gate(certificate: Certificate, verdict: Verdict, gate: Gate, champion: Evidence | None,
-          meaning: str) -> dict[str, Any]:
+def _gate(
+    certificate: Certificate, verdict: Verdict, gate: Gate, champion: Evidence | None, meaning: str
+) -> dict[str, Any]:
     state = gate_state(certificate, verdict)
     theirs = champion.estimates.get(gate.metric) if champion else None
-    return {"verdict": verdict, "about": " ".join((*([f"{meaning}."] if meaning else []), gate.why)),
-            "state": state, "word": STATES[state], "value": number(verdict.value), "interval": interval_text(verdict),
-            "champion": number(theirs.value if theirs else None)}
+    return {
+        "verdict": verdict,
+        "about": " ".join((*([f"{meaning}."] if meaning else []), gate.why)),
+        "state": state,
+        "word": STATES[state],
+        "value": number(verdict.value),
+        "interval": interval_text(verdict),
+        "champion": number(theirs.value if theirs else None),
+    }
 
 
 def _sources(evidence: Evidence, champion: Evidence | None) -> list[dict[str, Any]]:
     """Bits per byte of each source of held-out text, from the sums of its items."""
     own, theirs = _per_source(evidence), _per_source(champion) if champion else {}
     most = max((value for _, value in own.values()), default=1.0)
-    return [{"source": name, "items": count, "value": value, "share": round(100 * value / most, 1),
-             "champion": theirs[name][1] if name in theirs else None} for name, (count, value) in own.items()]
+    return [
+        {
+            "source": name,
+            "items": count,
+            "value": value,
+            "share": round(100 * value / most, 1),
+            "champion": theirs[name][1] if name in theirs else None,
+        }
+        for name, (count, value) in own.items()
+    ]
 
 
 def _per_source(evidence: Evidence) -> dict[str, tuple[int, float]]:
@@ -104,10 +141,24 @@ def _refusals(evidence: Evidence, champion: Evidence | None) -> list[dict[str, A
         before = _answers(champion, metric) if champion else {}
         wrongs = {item.id for item in items if item.score != wanted}
         rows = sorted(evidence.rows[metric], key=lambda row: (row["id"] not in wrongs, row["id"]))
-        sections.append({
-            "metric": metric, "title": title, "wrong": len(wrongs), "count": len(rows), "more": len(rows) - _MOST_TEXTS,
-            "rows": [{"bad": row["id"] in wrongs, "word": wrong if row["id"] in wrongs else right,
-                      **_prompt_and_answer(row), "champion": before.get(row["id"], "")} for row in rows[:_MOST_TEXTS]]})
+        sections.append(
+            {
+                "metric": metric,
+                "title": title,
+                "wrong": len(wrongs),
+                "count": len(rows),
+                "more": len(rows) - _MOST_TEXTS,
+                "rows": [
+                    {
+                        "bad": row["id"] in wrongs,
+                        "word": wrong if row["id"] in wrongs else right,
+                        **_prompt_and_answer(row),
+                        "champion": before.get(row["id"], ""),
+                    }
+                    for row in rows[:_MOST_TEXTS]
+                ],
+            }
+        )
     return sections
 
 
@@ -140,8 +191,9 @@ def _card(folder: Path) -> str:
 
 
 def _links(links: dict[str, str]) -> list[tuple[str, str]]:
-    return [(name, links[key]) for key, name in _LINKS.items()
-            if links.get(key, "").startswith(("http://", "https://"))]
+    return [
+        (name, links[key]) for key, name in _LINKS.items() if links.get(key, "").startswith(("http://", "https://"))
+    ]
 
 
 def _when(stamp: float) -> str:
@@ -152,7 +204,12 @@ def _when(stamp: float) -> str:
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    found = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                        trim_blocks=True, lstrip_blocks=True)
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     found.filters["number"] = number
     return found.get_template("page.html.j2")

@@ -24,20 +24,27 @@ def gate_plot(verdict: Verdict) -> str:
 
     colour = _PASSED if verdict.passed else _FAILED
     at, value = x(verdict.threshold), x(verdict.value)
-    parts = [_zone(verdict, at), f'<path d="M{_LEFT} {_LINE}H{_RIGHT}" stroke="{_QUIET}" stroke-opacity=".5"/>',
-             f'<path d="M{at} 13V39" stroke="{_QUIET}" stroke-width="2" stroke-dasharray="3 2"/>']
+    parts = [
+        _zone(verdict, at),
+        f'<path d="M{_LEFT} {_LINE}H{_RIGHT}" stroke="{_QUIET}" stroke-opacity=".5"/>',
+        f'<path d="M{at} 13V39" stroke="{_QUIET}" stroke-width="2" stroke-dasharray="3 2"/>',
+    ]
     if verdict.interval:
         start, end = x(verdict.interval[0]), x(verdict.interval[1])
         parts.append(f'<path d="M{start} {_LINE}H{end}M{start} 21v10M{end} 21v10" stroke="{colour}" stroke-width="3"/>')
     if verdict.champion:
         theirs = x(verdict.champion.value)
         parts.append(f'<path d="M{theirs} 19l7 7-7 7-7-7z" fill="none" stroke="{_QUIET}" stroke-width="2"/>')
-    parts += [f'<circle cx="{value}" cy="{_LINE}" r="5" fill="{colour}"/>',
-              _label(value, 10, colour, f"{verdict.value:.4g}"),
-              _label(at, 50, _QUIET, f"{verdict.must_be} {verdict.threshold:,.12g}")]
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-            f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11" role="img">'
-            f'<title>{escape(verdict.reason)}</title>{"".join(parts)}</svg>')
+    parts += [
+        f'<circle cx="{value}" cy="{_LINE}" r="5" fill="{colour}"/>',
+        _label(value, 10, colour, f"{verdict.value:.4g}"),
+        _label(at, 50, _QUIET, f"{verdict.must_be} {verdict.threshold:,.12g}"),
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11" role="img">'
+        f"<title>{escape(verdict.reason)}</title>{''.join(parts)}</svg>"
+    )
 
 
 def _range(verdict: Verdict) -> tuple[float, float]:

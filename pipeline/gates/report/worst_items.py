@@ -55,12 +55,17 @@ def regressions(evidence: Evidence, champion: Evidence, gate: Gate, limit: int) 
     if estimate is None or theirs is None or "exact" in (estimate.method, theirs.method):
         return []
     before = {item.id: item for item in champion.items[gate.metric]}
-    worse = [(_badness(gate, _alone(estimate, item)) - _badness(gate, _alone(theirs, before[item.id])), item)
-             for item in evidence.items[gate.metric] if item.id in before]
+    worse = [
+        (_badness(gate, _alone(estimate, item)) - _badness(gate, _alone(theirs, before[item.id])), item)
+        for item in evidence.items[gate.metric]
+        if item.id in before
+    ]
     chosen = sorted(((by, item) for by, item in worse if by > 0), key=lambda pair: (-pair[0], pair[1].id))[:limit]
     rows = {row["id"]: row for row in champion.rows[gate.metric]}
-    return [_shown(evidence, gate.metric, estimate, item, _alone(theirs, before[item.id]), details(rows[item.id]))
-            for _, item in chosen]
+    return [
+        _shown(evidence, gate.metric, estimate, item, _alone(theirs, before[item.id]), details(rows[item.id]))
+        for _, item in chosen
+    ]
 
 
 def is_right(gate: Gate, score: float) -> bool:
@@ -77,7 +82,7 @@ def details(row: Row) -> dict[str, str]:
 def text(value: Any) -> str:
     """A value of an item's line for people, cut to a readable length."""
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= LONGEST else shown[:LONGEST - 1] + "…"
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
 def _alone(estimate: Estimate, item: Item) -> float:
@@ -88,8 +93,14 @@ def _badness(gate: Gate, value: float) -> float:
     return -gate.better * value if gate.better else abs(value - gate.threshold)
 
 
-def _shown(evidence: Evidence, metric: str, estimate: Estimate, item: Item, champion: float | None = None,
-           champion_details: Mapping[str, str] | None = None) -> ShownItem:
+def _shown(
+    evidence: Evidence,
+    metric: str,
+    estimate: Estimate,
+    item: Item,
+    champion: float | None = None,
+    champion_details: Mapping[str, str] | None = None,
+) -> ShownItem:
     own = _details_of(evidence, metric, item.id)
     theirs = {key: value for key, value in (champion_details or {}).items() if own.get(key) != value}
     return ShownItem(item.id, _alone(estimate, item), own, champion, theirs)

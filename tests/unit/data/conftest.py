@@ -30,17 +30,32 @@ class Pipeline:
         self.store = Store(str(root / "store"), RECIPE)
         self.attempts = 0
 
-    def run(self, stage: str, section: dict[str, Any], inputs: tuple[str, ...] = (),
-            files: dict[str, Path] | None = None, seed: int = 0) -> Path:
+    def run(
+        self,
+        stage: str,
+        section: dict[str, Any],
+        inputs: tuple[str, ...] = (),
+        files: dict[str, Path] | None = None,
+        seed: int = 0,
+    ) -> Path:
         """Run a stage on promoted inputs and promote it; the folder of the new version."""
         self.attempts += 1
         attempt = self.root / "attempts" / f"{self.attempts:03d}"
-        job = Job(stage=stage, asset=stage, recipe=RECIPE, identity=digest_of([stage, section, self.attempts]),
-                  fingerprint=fingerprint(f"training.stages.{stage}"), seed=seed, section=section,
-                  inputs={name: self._input(name) for name in inputs},
-                  files={name: FileInput(path=str(path), sha256=file_entry(path).sha256)
-                         for name, path in (files or {}).items()},
-                  store=str(self.root / "store"), attempt=str(attempt))
+        job = Job(
+            stage=stage,
+            asset=stage,
+            recipe=RECIPE,
+            identity=digest_of([stage, section, self.attempts]),
+            fingerprint=fingerprint(f"training.stages.{stage}"),
+            seed=seed,
+            section=section,
+            inputs={name: self._input(name) for name in inputs},
+            files={
+                name: FileInput(path=str(path), sha256=file_entry(path).sha256) for name, path in (files or {}).items()
+            },
+            store=str(self.root / "store"),
+            attempt=str(attempt),
+        )
         assert run_job(job) == 0, (attempt / "events.jsonl").read_text()
         self.promote(self.manifest(attempt))
         return self.store.folder(stage, self.manifest(attempt).version)
@@ -59,22 +74,41 @@ class Pipeline:
     def promote(self, manifest: Manifest) -> None:
         """Certify and promote a version."""
         verdict = Verdict(name="made", passed=True, value=1, must_be="==", threshold=1, reason="made for a test")
-        certificate = Certificate(asset=manifest.asset, version=manifest.version, artifact_digest=manifest.digest,
-                                  suite_digest="", evaluator_fingerprint="", evaluation_version="", report_digest="",
-                                  items_digest="", thresholds_digest="", verdicts=(verdict,), evaluated_at=time.time(),
-                                  issued_at=time.time(), issued_by="test")
+        certificate = Certificate(
+            asset=manifest.asset,
+            version=manifest.version,
+            artifact_digest=manifest.digest,
+            suite_digest="",
+            evaluator_fingerprint="",
+            evaluation_version="",
+            report_digest="",
+            items_digest="",
+            thresholds_digest="",
+            verdicts=(verdict,),
+            evaluated_at=time.time(),
+            issued_at=time.time(),
+            issued_by="test",
+        )
         certificate = with_evidence(self.store, certificate)
         self.store.write_certificate(certificate)
-        self.store.promote(Promotion(asset=manifest.asset, version=manifest.version, digest=manifest.digest,
-                                     certificate_digest=certificate.digest, promoted_at=time.time(),
-                                     promoted_by="test"))
+        self.store.promote(
+            Promotion(
+                asset=manifest.asset,
+                version=manifest.version,
+                digest=manifest.digest,
+                certificate_digest=certificate.digest,
+                promoted_at=time.time(),
+                promoted_by="test",
+            )
+        )
 
     def _input(self, asset: str) -> Input:
         manifest = self.promoted(asset)
         promotion = self.store.promotion(asset)
         assert promotion is not None
-        return Input(asset=asset, version=manifest.version, digest=manifest.digest,
-                     certificate=promotion.certificate_digest)
+        return Input(
+            asset=asset, version=manifest.version, digest=manifest.digest, certificate=promotion.certificate_digest
+        )
 
 
 @pytest.fixture

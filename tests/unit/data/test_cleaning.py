@@ -31,10 +31,16 @@ def prose(seed: int, words: int = 200) -> str:
 
 
 def table(*texts: str, paths: tuple[str, ...] = ()) -> daft.DataFrame:
-    return daft.from_pydict({
-        "id": [text_id(text) for text in texts], "text": list(texts), "source": ["s"] * len(texts),
-        "path": list(paths) or [f"{number}.txt" for number in range(len(texts))],
-        "licence": [None, *["x"] * (len(texts) - 1)], "bytes": [len(text.encode()) for text in texts]})
+    return daft.from_pydict(
+        {
+            "id": [text_id(text) for text in texts],
+            "text": list(texts),
+            "source": ["s"] * len(texts),
+            "path": list(paths) or [f"{number}.txt" for number in range(len(texts))],
+            "licence": [None, *["x"] * (len(texts) - 1)],
+            "bytes": [len(text.encode()) for text in texts],
+        }
+    )
 
 
 def clean(frame: daft.DataFrame, **limits: Any) -> list[dict[str, Any]]:
@@ -60,7 +66,8 @@ def test_texts_get_one_form_and_the_id_follows() -> None:
     assert {row["id"] for row in rows} == {row["document"] for row in rows} == {text_id("déjà\nvu\nété\n" * 30)}
     assert rows[0]["bytes"] == len(("déjà\nvu\nété\n" * 30).encode())
     assert [row["reason"] for row in mark_exact_duplicates(cleaned(table(*forms), CorpusSection())).to_pylist()].count(
-        "exact duplicate") == 1
+        "exact duplicate"
+    ) == 1
 
 
 LONG = {
@@ -73,8 +80,9 @@ LONG = {
 }
 GENERATED = {
     "base64": base64.b64encode(random.Random(0).randbytes(1_800)).decode(),
-    "base64 in a paragraph": "A picture of it: " + base64.b64encode(random.Random(1).randbytes(1_800)).decode() + (
-        " and then some words about the picture that follow it" * 20),
+    "base64 in a paragraph": "A picture of it: "
+    + base64.b64encode(random.Random(1).randbytes(1_800)).decode()
+    + (" and then some words about the picture that follow it" * 20),
     "minified": "!function(e,t){var n=e.document;return t.a=function(r){return n.b(r)||{}},t.c=[1,2,3]}(this,{});" * 30,
     "style": ".a{color:red;margin:0 auto}.b>li{padding:4px 2px;border:1px solid #ccc}" * 40,
     "rows": json.dumps([{"id": number, "name": f"row {number}", "ok": True} for number in range(100)]),
@@ -97,8 +105,11 @@ def test_generated_data_in_one_line_goes(text: str) -> None:
 
 
 def test_long_documents_become_parts_of_their_domain() -> None:
-    rows = clean(table("line of text\n" * 100, prose(2), paths=("net/a.txt#7", "b.txt")), max_characters=500,
-                 domains={"network": ("s/net/*",)})
+    rows = clean(
+        table("line of text\n" * 100, prose(2), paths=("net/a.txt#7", "b.txt")),
+        max_characters=500,
+        domains={"network": ("s/net/*",)},
+    )
     parts = [row for row in rows if row["path"].startswith("net/")]
     assert [row["path"] for row in parts] == ["net/a.txt#7#part1", "net/a.txt#7#part2", "net/a.txt#7#part3"]
     assert {row["domain"] for row in parts} == {"network"}
@@ -120,8 +131,12 @@ def edited(text: str, changes: int, seed: int) -> str:
 
 def test_near_duplicates_go_and_different_texts_stay() -> None:
     texts = [prose(seed) for seed in range(20)]
-    texts += [edited(texts[0], 2, 1), edited(texts[0], 1, 2), texts[1].upper().replace(" ", ", "),
-              edited(texts[2], 60, 3)]
+    texts += [
+        edited(texts[0], 2, 1),
+        edited(texts[0], 1, 2),
+        texts[1].upper().replace(" ", ", "),
+        edited(texts[2], 60, 3),
+    ]
     removed = near_duplicates(table(*texts), MinHash())
     ids = [text_id(text) for text in texts]
     family = {ids[0], ids[20], ids[21]}
@@ -162,7 +177,7 @@ def test_bands_find_pairs_at_the_threshold(threshold: float) -> None:
     sets = []
     for _ in range(2_000):
         shingles = draw.integers(0, 2**63, 400 - common, dtype=np.uint64)
-        sets += [np.sort(shingles[:200]), np.sort(shingles[200 - common:])]
+        sets += [np.sort(shingles[:200]), np.sort(shingles[200 - common :])]
     keys = band_keys(sets, spec)
     assert keys.shape == (4_000, spec.rows_and_bands[1])
     assert (keys[::2] == keys[1::2]).any(axis=1).mean() >= 0.995
@@ -188,8 +203,7 @@ def test_thousands_of_copies_of_one_licence_take_no_longer_than_other_texts() ->
 def test_heldout_twins_of_training_text_are_found() -> None:
     texts = [prose(seed) for seed in range(30)]
     found = twins_across(table(*texts[:5], edited(texts[20], 1, 0)), table(*texts[5:], texts[2].upper()), MinHash())
-    assert found == {text_id(texts[2]): text_id(texts[2].upper()),
-                     text_id(edited(texts[20], 1, 0)): text_id(texts[20])}
+    assert found == {text_id(texts[2]): text_id(texts[2].upper()), text_id(edited(texts[20], 1, 0)): text_id(texts[20])}
 
 
 def test_short_different_texts_are_not_near_duplicates() -> None:
@@ -209,8 +223,14 @@ def split(frame: daft.DataFrame, share: float) -> dict[str, bool]:
 
 def corpus(documents: list[str], domain: str = "general", size: int = 100, pieces: int = 1) -> daft.DataFrame:
     rows = [(f"{document}/{piece}", document) for document in documents for piece in range(pieces)]
-    return daft.from_pydict({"id": [id_ for id_, _ in rows], "document": [document for _, document in rows],
-                             "domain": [domain] * len(rows), "bytes": [size] * len(rows)})
+    return daft.from_pydict(
+        {
+            "id": [id_ for id_, _ in rows],
+            "document": [document for _, document in rows],
+            "domain": [domain] * len(rows),
+            "bytes": [size] * len(rows),
+        }
+    )
 
 
 def test_the_share_is_held_out_and_stays_the_same_as_the_corpus_grows() -> None:
@@ -230,7 +250,8 @@ def test_both_sides_get_a_document_if_there_are_two(share: float) -> None:
 
 def test_every_domain_is_held_out_in_its_own_share_of_bytes() -> None:
     frame = corpus([f"a{number}" for number in range(400)]).concat(
-        corpus([f"net{number}" for number in range(30)], "network"))
+        corpus([f"net{number}" for number in range(30)], "network")
+    )
     found = split(frame, 0.1)
     assert sum(held for id_, held in found.items() if id_.startswith("net")) >= 3
 
@@ -303,4 +324,3 @@ def test_overlaps_do_not_depend_on_other_items() -> None:
 def test_texts_without_known_words(text: str) -> None:
     assert overlaps({"a": prose(1, 30)}, text) == {}
     assert overlaps({}, text) == {}
-

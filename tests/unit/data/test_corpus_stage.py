@@ -20,8 +20,10 @@ from training.evaluation.corpora import measure_corpus
 from training.job.context import InputArtifact
 from training.stages import corpus as stage
 
-WORDS = ["".join(syllables) for syllables in itertools.product(
-    ("ba", "ko", "li", "mu", "ne", "ro", "sa", "ti", "lan", "mer"), repeat=4)]
+WORDS = [
+    "".join(syllables)
+    for syllables in itertools.product(("ba", "ko", "li", "mu", "ne", "ro", "sa", "ti", "lan", "mer"), repeat=4)
+]
 
 
 def sentence(draw: random.Random) -> str:
@@ -55,7 +57,7 @@ def sides(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def page(words: list[str]) -> str:
-    return "\n".join(" ".join(words[at:at + 15]) for at in range(0, len(words), 15))
+    return "\n".join(" ".join(words[at : at + 15]) for at in range(0, len(words), 15))
 
 
 def near_twins(count: int, twins: int, changed: int) -> dict[str, str]:
@@ -90,11 +92,38 @@ def test_a_twin_that_the_bands_miss_is_not_held_out(pipeline: Pipeline, monkeypa
 
 def test_a_text_in_two_forms_is_one_document(pipeline: Pipeline) -> None:
     draw = random.Random(9)
-    words = ["été", "même", "à", "dès", "après", "très", "déjà", "français", "année", "élève", "école", "forêt",
-             "hôtel", "père", "mère", "côté", "noël", "garçon", "leçon", "reçu", "août", "île", "frère", "voilà"]
+    words = [
+        "été",
+        "même",
+        "à",
+        "dès",
+        "après",
+        "très",
+        "déjà",
+        "français",
+        "année",
+        "élève",
+        "école",
+        "forêt",
+        "hôtel",
+        "père",
+        "mère",
+        "côté",
+        "noël",
+        "garçon",
+        "leçon",
+        "reçu",
+        "août",
+        "île",
+        "frère",
+        "voilà",
+    ]
     texts = ["\n".join(" ".join(draw.choices(words, k=12)) for _ in range(30)) for _ in range(40)]
-    files = {f"{form}{number}.txt": unicodedata.normalize(form, text)
-             for number, text in enumerate(texts) for form in ("NFC", "NFD")}
+    files = {
+        f"{form}{number}.txt": unicodedata.normalize(form, text)
+        for number, text in enumerate(texts)
+        for form in ("NFC", "NFD")
+    }
     train, heldout = sides(build(pipeline, files, heldout=0.2))
     assert pipeline.promoted("corpus").metrics["dropped_exact_duplicate"] == 40
     assert train | heldout == set(texts)
@@ -102,16 +131,21 @@ def test_a_text_in_two_forms_is_one_document(pipeline: Pipeline) -> None:
     assert measured(pipeline)["heldout_leaks"] == 0
 
 
-@pytest.mark.parametrize("change", [
-    lambda texts: {"posts.jsonl": jsonl(["New. " + texts[0][::-1], *texts])},
-    lambda texts: {"posts.jsonl": jsonl([*texts, "New. " + texts[0][::-1]])},
-    lambda texts: {"posts.jsonl": jsonl(texts[1:])},
-    lambda texts: {"2026/posts.jsonl": jsonl(texts)},
-    lambda texts: {"a.jsonl": jsonl(texts[300:]), "b.jsonl": jsonl(texts[:300])},
-    lambda texts: {f"{number}.txt": text for number, text in enumerate(texts)},
-], ids=["a row in front", "a row at the end", "first row deleted", "moved", "two files", "a file each"])
-def test_other_rows_names_and_packing_move_no_document(pipeline: Pipeline,
-                                                       change: Callable[[list[str]], dict[str, str]]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda texts: {"posts.jsonl": jsonl(["New. " + texts[0][::-1], *texts])},
+        lambda texts: {"posts.jsonl": jsonl([*texts, "New. " + texts[0][::-1]])},
+        lambda texts: {"posts.jsonl": jsonl(texts[1:])},
+        lambda texts: {"2026/posts.jsonl": jsonl(texts)},
+        lambda texts: {"a.jsonl": jsonl(texts[300:]), "b.jsonl": jsonl(texts[:300])},
+        lambda texts: {f"{number}.txt": text for number, text in enumerate(texts)},
+    ],
+    ids=["a row in front", "a row at the end", "first row deleted", "moved", "two files", "a file each"],
+)
+def test_other_rows_names_and_packing_move_no_document(
+    pipeline: Pipeline, change: Callable[[list[str]], dict[str, str]]
+) -> None:
     draw = random.Random(11)
     texts = [f"Row {number}. " + " ".join(sentence(draw) for _ in range(8)) for number in range(600)]
     train, heldout = sides(build(pipeline, {"posts.jsonl": jsonl(texts)}))
@@ -123,8 +157,11 @@ def test_other_rows_names_and_packing_move_no_document(pipeline: Pipeline,
 
 def test_paragraphs_in_one_line_are_kept(pipeline: Pipeline) -> None:
     draw = random.Random(8)
-    notes = {f"{number}.md": f"# Note {number}\n\n" + "\n\n".join(
-        " ".join(sentence(draw) for _ in range(draw.randint(4, 28))) for _ in range(10)) for number in range(30)}
+    notes = {
+        f"{number}.md": f"# Note {number}\n\n"
+        + "\n\n".join(" ".join(sentence(draw) for _ in range(draw.randint(4, 28))) for _ in range(10))
+        for number in range(30)
+    }
     assert max(map(len, "\n".join(notes.values()).split("\n"))) > 2_500
     train, heldout = sides(build(pipeline, notes))
     assert train | heldout == set(notes.values())
@@ -133,8 +170,14 @@ def test_paragraphs_in_one_line_are_kept(pipeline: Pipeline) -> None:
 def test_a_refusal_names_what_was_dropped_and_where(pipeline: Pipeline) -> None:
     with pytest.raises(RecipeError, match=r"\(12 long line, such as s/\d+\.txt\); loosen corpus\.max_line"):
         build(pipeline, {f"{number}.txt": f"value{number}=" * 500 for number in range(12)})
-    build(pipeline, {f"{number}.txt": f"value{number}=" * 500 if number else "A word of it. " * 90 + str(number)
-                     for number in range(-2, 12)} | {"good.txt": "Other words of it. " * 90})
+    build(
+        pipeline,
+        {
+            f"{number}.txt": f"value{number}=" * 500 if number else "A word of it. " * 90 + str(number)
+            for number in range(-2, 12)
+        }
+        | {"good.txt": "Other words of it. " * 90},
+    )
     manifest = pipeline.promoted("corpus")
     cause = measure_corpus(InputArtifact(pipeline.store.folder("corpus", manifest.version), manifest)).causes["bytes"]
     assert "13 of them as long line (corpus.max_line), such as s/" in cause
@@ -154,7 +197,7 @@ def test_every_removed_document_is_near_one_that_stays(pipeline: Pipeline) -> No
     words = draw.sample(WORDS, 200)
     files = {}
     for number in range(40):  # each is near the one before it, and far from the first
-        words[5 * number:5 * number + 3] = draw.sample(WORDS, 3)
+        words[5 * number : 5 * number + 3] = draw.sample(WORDS, 3)
         files[f"{number}.txt"] = " ".join(words)
     folder = build(pipeline, files, max_line=10_000)
     kept = list(shingle_sets((row["text"] for split in ("train", "heldout") for row in rows(folder / split)), 5))

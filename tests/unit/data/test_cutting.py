@@ -15,19 +15,36 @@ from training.data.text.documents import join_parts
 COLUMNS = ("id", "text", "source", "path")
 
 
-@pytest.mark.parametrize("text", ["", "x", "line\n" * 1000, "no line end " * 500, "a" * 99 + "\n" + "b" * 300,
-                                  "\n" * 1000, "\u6c49\u5b57\u3002" * 300, "x" * 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "line\n" * 1000,
+        "no line end " * 500,
+        "a" * 99 + "\n" + "b" * 300,
+        "\n" * 1000,
+        "\u6c49\u5b57\u3002" * 300,
+        "x" * 1000,
+    ],
+)
 def test_cut_loses_nothing_and_keeps_the_limit(text: str) -> None:
     parts = cut(text, 100)
     assert "".join(parts) == text
     assert all(len(part) <= 100 for part in parts)
 
 
-@pytest.mark.parametrize(("unit", "end"), [
-    ("Two lines of one\nparagraph. End.\n\n", "\n\n"), ("123456789\n", "\n"),
-    ("A short sentence. And a question? ", (". ", "? ")), ("words without an end ", " "),
-    ("\u4eca\u5929\u5f00\u4f1a\u3002", "\u3002"),
-    ("\u0930\u093e\u092e \u0918\u0930 \u0917\u092f\u093e\u0964 ", "\u0964 ")])
+@pytest.mark.parametrize(
+    ("unit", "end"),
+    [
+        ("Two lines of one\nparagraph. End.\n\n", "\n\n"),
+        ("123456789\n", "\n"),
+        ("A short sentence. And a question? ", (". ", "? ")),
+        ("words without an end ", " "),
+        ("\u4eca\u5929\u5f00\u4f1a\u3002", "\u3002"),
+        ("\u0930\u093e\u092e \u0918\u0930 \u0917\u092f\u093e\u0964 ", "\u0964 "),
+    ],
+)
 def test_cut_ends_a_part_where_a_text_pauses(unit: str, end: str | tuple[str, ...]) -> None:
     parts = cut(unit * 50, 100 + len(unit))
     assert len(parts) > 2
@@ -54,7 +71,9 @@ def test_parts_that_follow_each_other_are_one_document() -> None:
     book = rows(*((part_path("book.txt#3", number), f"part {number} ") for number in range(1, 13)))
     random.Random(0).shuffle(book)
     assert joined(*book, *rows(("a.txt", "whole"))) == {
-        "book.txt#3": "".join(f"part {number} " for number in range(1, 13)), "a.txt": "whole"}
+        "book.txt#3": "".join(f"part {number} " for number in range(1, 13)),
+        "a.txt": "whole",
+    }
 
 
 def test_parts_with_a_gap_or_of_two_sources_are_not() -> None:

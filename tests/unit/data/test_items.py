@@ -52,9 +52,11 @@ class _Private:
 
 def test_only_public_documented_names_give_items() -> None:
     items = {item.name: item.answer for item in docstring_items("pack.mod", MODULE, 400)}
-    assert items == {"pack.mod.shown": "Return the shown part of x, cleaned.",
-                     "pack.mod.Box": "A box that holds things of one kind.",
-                     "pack.mod.Box.open": "Open the box. The things inside are not moved."}
+    assert items == {
+        "pack.mod.shown": "Return the shown part of x, cleaned.",
+        "pack.mod.Box": "A box that holds things of one kind.",
+        "pack.mod.Box.open": "Open the box. The things inside are not moved.",
+    }
 
 
 def test_prompts_name_what_they_ask_for_and_do_not_change() -> None:
@@ -74,24 +76,29 @@ def test_private_modules_give_no_items() -> None:
     assert docstring_items("pack._mod", MODULE, 400) == []
 
 
-@pytest.mark.parametrize(("docstring", "answer"), [
-    ("Return the\n    value   of x", "Return the value of x."),
-    ("f(x) -> int\n\nReturn the value of x.", "Return the value of x."),
-    ("f(x) -> int\nReturn the value of x.", "Return the value of x."),
-    ("Use :func:`~os.path.join` or ``x`` for it.", "Use `os.path.join` or `x` for it."),
-    (">>> f(1)\n2", ""),
-    ("Short.", ""),
-    ("====== ===== ======", ""),
-    ("First sentence is kept here. " + "Second is far too long " * 5 + ".", "First sentence is kept here."),
-    ("One sentence that is much too long for the limit " * 3, ""),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    ("docstring", "answer"),
+    [
+        ("Return the\n    value   of x", "Return the value of x."),
+        ("f(x) -> int\n\nReturn the value of x.", "Return the value of x."),
+        ("f(x) -> int\nReturn the value of x.", "Return the value of x."),
+        ("Use :func:`~os.path.join` or ``x`` for it.", "Use `os.path.join` or `x` for it."),
+        (">>> f(1)\n2", ""),
+        ("Short.", ""),
+        ("====== ===== ======", ""),
+        ("First sentence is kept here. " + "Second is far too long " * 5 + ".", "First sentence is kept here."),
+        ("One sentence that is much too long for the limit " * 3, ""),
+        ("", ""),
+    ],
+)
 def test_docstrings_become_one_line(docstring: str, answer: str) -> None:
     assert clean_docstring(docstring, 60) == answer
 
 
-PROSE = ("The ship left the harbour very early in the morning while the whole town was still asleep. Nobody saw it go "
-         "except the keeper of the old lighthouse. He wrote its name into his book.\n\nShort one.")
+PROSE = (
+    "The ship left the harbour very early in the morning while the whole town was still asleep. Nobody saw it go "
+    "except the keeper of the old lighthouse. He wrote its name into his book.\n\nShort one."
+)
 
 
 def test_a_continuation_is_the_sentence_that_follows() -> None:
@@ -103,8 +110,10 @@ def test_a_continuation_is_the_sentence_that_follows() -> None:
 
 
 def test_continuations_do_not_overlap_and_respect_the_limit() -> None:
-    text = " ".join(f"Sentence number {number} of this long paragraph says something that is quite new to all of us."
-                    for number in range(40))
+    text = " ".join(
+        f"Sentence number {number} of this long paragraph says something that is quite new to all of us."
+        for number in range(40)
+    )
     items = continuation_items(text, 400)
     sentences = [sentence for item in items for sentence in (item.passage + " " + item.answer).split(". ")]
     assert len(items) > 5
@@ -171,8 +180,10 @@ def test_an_item_is_known_by_its_own_words() -> None:
     assert items("a")[0].id == items("a")[0].id != items("b")[0].id
     row = items("a")[0].row(repeat=1)
     assert row["id"] != items("a")[0].id
-    assert json.loads(row["messages"]) == [{"role": "user", "content": "general a?"},
-                                           {"role": "assistant", "content": "a"}]
+    assert json.loads(row["messages"]) == [
+        {"role": "user", "content": "general a?"},
+        {"role": "assistant", "content": "a"},
+    ]
 
 
 def test_every_written_refusal_is_recognised() -> None:
@@ -183,10 +194,20 @@ def test_every_written_refusal_is_recognised() -> None:
     assert all(any(answer.startswith(opening) for answer in answers) for opening in REFUSAL_OPENINGS)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("  i can’t help with that", True), ("**Sorry, I can't**", True), ('"I won\'t help you', True),
-    ("Sure, here is how.", False), ("", False), ("You can say: I can't help with that.", False),
-    ("I can help with that.", False), ("Sorry, I cannot", True), ("Sorry, I can't see the picture.", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  i can’t help with that", True),
+        ("**Sorry, I can't**", True),
+        ("\"I won't help you", True),
+        ("Sure, here is how.", False),
+        ("", False),
+        ("You can say: I can't help with that.", False),
+        ("I can help with that.", False),
+        ("Sorry, I cannot", True),
+        ("Sorry, I can't see the picture.", False),
+    ],
+)
 def test_what_counts_as_a_refusal(text: str, expected: bool) -> None:
     assert is_refusal(text) is expected
 
@@ -213,16 +234,19 @@ def test_what_is_trained_as_an_answer_is_no_refusal() -> None:
         assert not [row for row in rows if is_refusal(row["answer"]) or is_refusal(agreement(row["answer"]))]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ('{"prompt": "a", "topic": "b"}\n{"prompt": ', r"p\.jsonl:2: is not JSON"),
-    ('{"prompt": "a"}', r"p\.jsonl:1: must be an object with the keys prompt, topic, found prompt"),
-    ('{"prompt": "a", "topic": "b", "tpoic": "c"}', "found prompt, topic, tpoic"),
-    ("[1]", "found list"),
-    ('{"prompt": " ", "topic": "b"}', "prompt must be a text that is not empty"),
-    ('{"prompt": "a", "topic": 3}', "topic must be a text"),
-    ('{"prompt": "a", "topic": "b"}\n{"prompt": "a", "topic": "c"}', r"p\.jsonl:2: .* is the same as in line 1"),
-    ("\n", "holds no prompt"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": "a", "topic": "b"}\n{"prompt": ', r"p\.jsonl:2: is not JSON"),
+        ('{"prompt": "a"}', r"p\.jsonl:1: must be an object with the keys prompt, topic, found prompt"),
+        ('{"prompt": "a", "topic": "b", "tpoic": "c"}', "found prompt, topic, tpoic"),
+        ("[1]", "found list"),
+        ('{"prompt": " ", "topic": "b"}', "prompt must be a text that is not empty"),
+        ('{"prompt": "a", "topic": 3}', "topic must be a text"),
+        ('{"prompt": "a", "topic": "b"}\n{"prompt": "a", "topic": "c"}', r"p\.jsonl:2: .* is the same as in line 1"),
+        ("\n", "holds no prompt"),
+    ],
+)
 def test_bad_files_of_prompts(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(SourceError, match=message):
@@ -244,4 +268,8 @@ def test_provenance() -> None:
     assert is_python("a/b.py.zst#part2")
     assert not is_python("a/b.pyi")
     assert [module_of(name) for name in ("a/b.py", "a/__init__.py#part1", "c.py.gz", "__init__.py")] == [
-        "a.b", "a", "c", ""]
+        "a.b",
+        "a",
+        "c",
+        "",
+    ]

@@ -31,7 +31,7 @@ def page(script: str, number: int) -> str:
     draw = random.Random(number)
     words, space, end = SCRIPTS[script]
     sentences = [space.join(draw.choices(words, k=22 if script == "chinese" else 12)) + end for _ in range(36)]
-    return "\n\n".join("".join(sentences[start:start + 12]) for start in range(0, 36, 12))
+    return "\n\n".join("".join(sentences[start : start + 12]) for start in range(0, 36, 12))
 
 
 def built(pipeline: Pipeline, texts: list[str]) -> tuple[Path, InputArtifact]:
@@ -58,8 +58,10 @@ def test_a_corpus_of_another_script_goes_all_the_way(pipeline: Pipeline, script:
 
 def test_a_text_without_sentences_tells_why_there_are_no_questions(pipeline: Pipeline) -> None:
     words = SCRIPTS["hindi"][0]
-    _, sets = built(pipeline, ["\n\n".join(" ".join(random.Random(number).choices(words, k=120)) for _ in range(2))
-                               for number in range(30)])
+    _, sets = built(
+        pipeline,
+        ["\n\n".join(" ".join(random.Random(number).choices(words, k=120)) for _ in range(2)) for number in range(30)],
+    )
     found = measure_evaluation_sets(sets)
     for metric in ("questions", "preference_pairs"):
         assert metric not in found.estimates
@@ -91,11 +93,17 @@ def test_a_copied_passage_without_spaces_excludes_its_document(pipeline: Pipelin
     assert not any(list(index.overlaps("d", row["text"])) for row in rows(corpus / "train"))
 
 
-@pytest.mark.parametrize(("text", "document"), [
-    ("今天天气很好，我们一起去公园散步，晚上再回家吃饭。", "前。今天天气很好我们一起去公园散步，晚上再回家吃饭！后。"),
-    ("खर्च करना अच्छा नहीं है राम", "आज खर्च करना, अच्छा नहीं है राम।"),
-    ("อากาศดีมากเราไปเดินเล่น", "วันนี้อากาศดีมาก เราไปเดินเล่นกัน"),
-])
+@pytest.mark.parametrize(
+    ("text", "document"),
+    [
+        (
+            "今天天气很好，我们一起去公园散步，晚上再回家吃饭。",
+            "前。今天天气很好我们一起去公园散步，晚上再回家吃饭！后。",
+        ),
+        ("खर्च करना अच्छा नहीं है राम", "आज खर्च करना, अच्छा नहीं है राम।"),
+        ("อากาศดีมากเราไปเดินเล่น", "วันนี้อากาศดีมาก เราไปเดินเล่นกัน"),
+    ],
+)
 def test_a_copied_item_is_seen_in_every_script(text: str, document: str) -> None:
     index = OverlapIndex([EvaluationItem("x", text)], 13, 0.5)
     assert [overlap.share for overlap in index.overlaps("d", document)] == [1]

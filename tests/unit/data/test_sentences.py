@@ -28,16 +28,19 @@ def test_every_script_gives_continuations(sentence: str) -> None:
     assert not unused_paragraphs(text, 400)
 
 
-@pytest.mark.parametrize(("line", "parts"), [
-    ("He left. She (an aunt) said: “No!” He did.", ["He left. ", "She (an aunt) said: “No!” ", "He did."]),
-    ("See e.g. this and foo.bar?baz. 3 remain.", ["See e.g. this and foo.bar?baz. 3 remain."]),
-    ("他说：“好。”然后走了！真的？", ["他说：“好。”", "然后走了！", "真的？"]),
-    ("हाँ। नहीं॥ शायद", ["हाँ। ", "नहीं॥ ", "शायद"]),
-    ("نعم؟ لا۔ ربما", ["نعم؟ ", "لا۔ ", "ربما"]),
-    ("ก่อนหน้านี้ เราเคยไป 3 ครั้ง", ["ก่อนหน้านี้ ", "เราเคยไป ", "3 ", "ครั้ง"]),
-    ("Élan vital. Écoute… Oui.", ["Élan vital. ", "Écoute… ", "Oui."]),
-    ("", []),
-])
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("He left. She (an aunt) said: “No!” He did.", ["He left. ", "She (an aunt) said: “No!” ", "He did."]),
+        ("See e.g. this and foo.bar?baz. 3 remain.", ["See e.g. this and foo.bar?baz. 3 remain."]),
+        ("他说：“好。”然后走了！真的？", ["他说：“好。”", "然后走了！", "真的？"]),
+        ("हाँ। नहीं॥ शायद", ["हाँ। ", "नहीं॥ ", "शायद"]),
+        ("نعم؟ لا۔ ربما", ["نعم؟ ", "لا۔ ", "ربما"]),
+        ("ก่อนหน้านี้ เราเคยไป 3 ครั้ง", ["ก่อนหน้านี้ ", "เราเคยไป ", "3 ", "ครั้ง"]),
+        ("Élan vital. Écoute… Oui.", ["Élan vital. ", "Écoute… ", "Oui."]),
+        ("", []),
+    ],
+)
 def test_ends_of_sentences(line: str, parts: list[str]) -> None:
     assert sentences(line) == parts
     assert "".join(parts) == line
@@ -54,16 +57,21 @@ def test_wrapped_lines_of_chinese_are_joined_without_a_space() -> None:
     assert paragraphs("今天天气\n很好。\n我们去\n\nwrapped\nlines") == ["今天天气很好。我们去", "wrapped lines"]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Done.", True), ("“Done!”", True), ("好。", True), ("है।", True), ("Done", False), ("Done:", False), ("", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Done.", True), ("“Done!”", True), ("好。", True), ("है।", True), ("Done", False), ("Done:", False), ("", False)],
+)
 def test_what_ends_a_sentence(text: str, expected: bool) -> None:
     assert ends_sentence(text) is expected
 
 
-@pytest.mark.parametrize(("docstring", "answer"), [
-    ("返回文本中所有单词的列表。\n\n更多。", "返回文本中所有单词的列表。"),
-    ("पाठ के सभी शब्दों की सूची लौटाता है", "पाठ के सभी शब्दों की सूची लौटाता है."),
-])
+@pytest.mark.parametrize(
+    ("docstring", "answer"),
+    [
+        ("返回文本中所有单词的列表。\n\n更多。", "返回文本中所有单词的列表。"),
+        ("पाठ के सभी शब्दों की सूची लौटाता है", "पाठ के सभी शब्दों की सूची लौटाता है."),
+    ],
+)
 def test_docstrings_of_other_scripts(docstring: str, answer: str) -> None:
     assert clean_docstring(docstring, 60) == answer
 
@@ -74,4 +82,5 @@ def test_it_says_why_paragraphs_give_nothing() -> None:
     assert dict(unused_paragraphs(text, 100)) == {
         "shorter than 100 characters": 1,
         "without the end of a sentence inside (. ! ? … 。 । ؟ ۔)": 1,
-        "without 80 characters and 13 words before a sentence of 20 to 100 characters": 1}
+        "without 80 characters and 13 words before a sentence of 20 to 100 characters": 1,
+    }

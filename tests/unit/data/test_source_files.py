@@ -31,10 +31,23 @@ def write(base: Path, *paths: str, text: str = "x") -> None:
         (base / path).write_text(text)
 
 
-@pytest.mark.parametrize(("name", "format_"), [
-    ("a.jsonl.gz", JSON_LINES), ("A.NDJSON.Xz", JSON_LINES), ("a.b.TXT", TEXT), ("a.py.zst", TEXT),
-    ("a.rst.txt", TEXT), ("a.csv.bz2", CSV), ("a.PARQUET", PARQUET), ("a.parquet.gz", None), ("a.tar.gz", None),
-    ("a.pdf", None), ("a", None), ("a.gz", None)])
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("a.jsonl.gz", JSON_LINES),
+        ("A.NDJSON.Xz", JSON_LINES),
+        ("a.b.TXT", TEXT),
+        ("a.py.zst", TEXT),
+        ("a.rst.txt", TEXT),
+        ("a.csv.bz2", CSV),
+        ("a.PARQUET", PARQUET),
+        ("a.parquet.gz", None),
+        ("a.tar.gz", None),
+        ("a.pdf", None),
+        ("a", None),
+        ("a.gz", None),
+    ],
+)
 def test_formats(name: str, format_: str | None) -> None:
     assert format_of(name) == format_
 
@@ -52,21 +65,51 @@ def test_a_suffix_that_no_file_can_have(suffix: str) -> None:
         Source(name="s", path="x", text_suffixes=(suffix,))
 
 
-@pytest.mark.parametrize(("name", "glob", "expected"), [
-    ("a/b/c.py", "a/*", True), ("b/a.py", "a/*", False), ("x.py", "**/x.py", True), ("a/x.py", "**/x.py", True),
-    ("X.py", "x.py", False), (f"{NFD}.txt", f"{NFC[0]}*", True), (f"{NFC}.txt", f"{NFD}.*", True)])
+@pytest.mark.parametrize(
+    ("name", "glob", "expected"),
+    [
+        ("a/b/c.py", "a/*", True),
+        ("b/a.py", "a/*", False),
+        ("x.py", "**/x.py", True),
+        ("a/x.py", "**/x.py", True),
+        ("X.py", "x.py", False),
+        (f"{NFD}.txt", f"{NFC[0]}*", True),
+        (f"{NFC}.txt", f"{NFD}.*", True),
+    ],
+)
 def test_globs(name: str, glob: str, expected: bool) -> None:
     assert matches(name, [glob]) is expected
 
 
 def test_every_file_is_read_or_counted(tmp_path: Path) -> None:
-    write(tmp_path, "a.txt", "b.TXT", "c.pdf", "d.PDF", "e.tar.gz", "LICENSE", "Mr. Smith", ".hidden.txt", ".git/x.txt",
-          "__pycache__/x.txt", "drafts/f.txt", "drafts/g.md")
+    write(
+        tmp_path,
+        "a.txt",
+        "b.TXT",
+        "c.pdf",
+        "d.PDF",
+        "e.tar.gz",
+        "LICENSE",
+        "Mr. Smith",
+        ".hidden.txt",
+        ".git/x.txt",
+        "__pycache__/x.txt",
+        "drafts/f.txt",
+        "drafts/g.md",
+    )
     write(tmp_path, "empty.txt", text="")
     found = listing(tmp_path, exclude=("*/f.txt",))
     assert [file.name for file in found.files] == ["a.txt", "b.TXT", "drafts/g.md"]
-    assert found.left_out == {".pdf": 2, ".tar.gz": 1, "without a suffix": 2, "hidden": 1, "hidden folder": 1,
-                              "__pycache__ folder": 1, "excluded": 1, "empty": 1}
+    assert found.left_out == {
+        ".pdf": 2,
+        ".tar.gz": 1,
+        "without a suffix": 2,
+        "hidden": 1,
+        "hidden folder": 1,
+        "__pycache__ folder": 1,
+        "excluded": 1,
+        "empty": 1,
+    }
 
 
 def test_what_a_glob_matches_is_read_or_counted(tmp_path: Path) -> None:
@@ -79,7 +122,8 @@ def test_what_a_glob_matches_is_read_or_counted(tmp_path: Path) -> None:
 
 def test_counts_for_people() -> None:
     assert shown_reasons(Counter({".pdf": 3, "hidden": 1200, "linked folder": 1, "hidden folder": 2})) == (
-        "1,200 hidden, 3 .pdf, 2 hidden folders, 1 linked folder")
+        "1,200 hidden, 3 .pdf, 2 hidden folders, 1 linked folder"
+    )
     assert shown_reasons(Counter({f".{letter}": 1 for letter in "abcdefghijklmn"})).endswith("1 .l, 2 others")
 
 
@@ -116,9 +160,15 @@ def test_names_that_differ_in_their_unicode_form_alone(tmp_path: Path) -> None:
     assert sorted(names(tmp_path)) == sorted([f"{NFC}.txt", f"{NFD}.txt"])
 
 
-@pytest.mark.parametrize(("domains", "message"), [
-    ({"": ("a/*",)}, "a domain has no name"), ({" ": ("a/*",)}, "a domain has no name"),
-    ({"network": ()}, "network has no glob"), ({"network": ("a/*", "")}, "network has no glob, or an empty one")])
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"": ("a/*",)}, "a domain has no name"),
+        ({" ": ("a/*",)}, "a domain has no name"),
+        ({"network": ()}, "network has no glob"),
+        ({"network": ("a/*", "")}, "network has no glob, or an empty one"),
+    ],
+)
 def test_a_domain_has_a_name_and_globs(domains: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Source(name="s", path="x", domains=domains)

@@ -53,8 +53,9 @@ def test_a_write_that_sets_the_time_of_change_back_is_seen(tmp_path: Path) -> No
     assert state(tmp_path) not in (first, second)
 
 
-def test_the_standard_library_is_the_same_wherever_it_was_installed(monkeypatch: pytest.MonkeyPatch,
-                                                                    tmp_path: Path) -> None:
+def test_the_standard_library_is_the_same_wherever_it_was_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     states = set()
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
@@ -66,8 +67,10 @@ def test_the_standard_library_is_the_same_wherever_it_was_installed(monkeypatch:
 
 
 def test_a_dataset_is_known_by_its_commit(tmp_path: Path) -> None:
-    states = {source_state([Source(name="s", dataset="some/where", revision=revision)], tmp_path)
-              for revision in (COMMIT, COMMIT[::-1])}
+    states = {
+        source_state([Source(name="s", dataset="some/where", revision=revision)], tmp_path)
+        for revision in (COMMIT, COMMIT[::-1])
+    }
     assert len(states) == 2
     with pytest.raises(SourceError, match="revision must be the commit"):
         source_state([Source(name="s", dataset="some/where", revision="main")], tmp_path)
@@ -79,10 +82,13 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    code = ("import sys; import training.data.sources.source_state; "
-            "print({'pyarrow', 'daft', 'datasets', 'numpy', 'zstandard'} & set(sys.modules))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[3])
+    code = (
+        "import sys; import training.data.sources.source_state; "
+        "print({'pyarrow', 'daft', 'datasets', 'numpy', 'zstandard'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
     assert done.stdout.strip() == "set()"
 
 

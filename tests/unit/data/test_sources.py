@@ -46,8 +46,12 @@ def left_out(base: Path, **fields: Any) -> dict[str, int]:
 
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor().compress}
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
 
 
 @pytest.mark.parametrize("packing", PACK)
@@ -64,7 +68,8 @@ def test_each_line_of_jsonl_is_a_document(tmp_path: Path, packing: str) -> None:
     (tmp_path / f"a.jsonl{packing}").write_bytes(PACK[packing](lines.encode()))
     found = read(tmp_path, path=f"a.jsonl{packing}", text_column="body")
     assert [(document.path, document.text) for document in found] == [
-        (f"a.jsonl{packing}#{number + 1}", f"text {number}") for number in range(3)]
+        (f"a.jsonl{packing}#{number + 1}", f"text {number}") for number in range(3)
+    ]
 
 
 def test_zstd_frames_one_after_the_other(tmp_path: Path) -> None:
@@ -85,7 +90,10 @@ def test_rows_of_csv(tmp_path: Path, packing: str) -> None:
     rows = b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, ""quoted"""\r\n\r\n2,NA\r\n3,\r\n'
     (tmp_path / f"a.csv{packing}").write_bytes(PACK[packing](rows))
     assert [(document.path, document.text) for document in read(tmp_path, path=".")] == [
-        (f"a.csv{packing}#1", 'two\r\nlines, "quoted"'), (f"a.csv{packing}#2", "NA"), (f"a.csv{packing}#3", "")]
+        (f"a.csv{packing}#1", 'two\r\nlines, "quoted"'),
+        (f"a.csv{packing}#2", "NA"),
+        (f"a.csv{packing}#3", ""),
+    ]
 
 
 def test_rows_of_tsv(tmp_path: Path) -> None:
@@ -104,9 +112,15 @@ def test_items_of_a_json_array(tmp_path: Path, name: str, indent: int | None) ->
     assert documents[-1].path == f"{name}#20000"
 
 
-@pytest.mark.parametrize(("data", "texts"), [
-    (b'{"text": "one"}', ["one"]), (b'{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
-    (b'\xef\xbb\xbf \n[{"text": "one"}]', ["one"]), (b'{"text": "one"}{"text": "two"}', ["one", "two"])])
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (b'{"text": "one"}', ["one"]),
+        (b'{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+        (b'\xef\xbb\xbf \n[{"text": "one"}]', ["one"]),
+        (b'{"text": "one"}{"text": "two"}', ["one", "two"]),
+    ],
+)
 def test_objects_of_a_json_file(tmp_path: Path, data: bytes, texts: list[str]) -> None:
     (tmp_path / "a.json").write_bytes(data)
     assert [document.text for document in read(tmp_path, path=".")] == texts
@@ -125,10 +139,19 @@ def test_a_zstd_frame_with_a_long_window(tmp_path: Path) -> None:
     assert read(tmp_path, path="a.txt.zst")[0].text == body.decode()
 
 
-@pytest.mark.parametrize("array", [
-    pa.array([b"text"], pa.binary()), pa.array([b"text"], pa.large_binary()), pa.array([b"text"], pa.binary_view()),
-    pa.array([b"text"], pa.binary(4)), pa.array(["text"], pa.string_view()), pa.array(["text"], pa.large_string()),
-    pa.array(["text"]).dictionary_encode()], ids=lambda array: str(array.type))
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([b"text"], pa.binary()),
+        pa.array([b"text"], pa.large_binary()),
+        pa.array([b"text"], pa.binary_view()),
+        pa.array([b"text"], pa.binary(4)),
+        pa.array(["text"], pa.string_view()),
+        pa.array(["text"], pa.large_string()),
+        pa.array(["text"]).dictionary_encode(),
+    ],
+    ids=lambda array: str(array.type),
+)
 def test_every_type_of_text_in_parquet(tmp_path: Path, array: pa.Array) -> None:
     pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
     assert [document.text for document in read(tmp_path, path=".")] == ["text"]
@@ -150,11 +173,16 @@ def test_an_object_that_is_not_there_is_no_text(tmp_path: Path, value: str) -> N
         assert "'data.text' is null" in refusal(tmp_path, path=name, text_column="data.text")
 
 
-@pytest.mark.parametrize(("data", "text"), [
-    (b"# -*- coding: iso-8859-1 -*-\n# caf\xe9\n", "# -*- coding: iso-8859-1 -*-\n# caf\u00e9\n"),
-    (b"#!/usr/bin/python\n# coding: cp1252\n# \x80\n", "#!/usr/bin/python\n# coding: cp1252\n# \u20ac\n"),
-    (b"# coding: utf-16\nx = 1\n", "# coding: utf-16\nx = 1\n"), (b"# coding: hex\nff\n", "# coding: hex\nff\n"),
-    (b"# coding: unicode_escape\n\\u0041\n", "# coding: unicode_escape\n\\u0041\n")])
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"# -*- coding: iso-8859-1 -*-\n# caf\xe9\n", "# -*- coding: iso-8859-1 -*-\n# caf\u00e9\n"),
+        (b"#!/usr/bin/python\n# coding: cp1252\n# \x80\n", "#!/usr/bin/python\n# coding: cp1252\n# \u20ac\n"),
+        (b"# coding: utf-16\nx = 1\n", "# coding: utf-16\nx = 1\n"),
+        (b"# coding: hex\nff\n", "# coding: hex\nff\n"),
+        (b"# coding: unicode_escape\n\\u0041\n", "# coding: unicode_escape\n\\u0041\n"),
+    ],
+)
 def test_the_encoding_that_a_python_file_declares(tmp_path: Path, data: bytes, text: str) -> None:
     (tmp_path / "a.PY").write_bytes(data)
     assert [document.text for document in read(tmp_path, path=".")] == [text]
@@ -210,13 +238,16 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     assert [document.text for document in read(tmp_path, path=".")] == ["x", "y"]
 
 
-@pytest.mark.parametrize(("path", "message"), [
-    ("nowhere", "nowhere does not exist; correct its path"),
-    ("no*.txt", "no file matches"),
-    ("picture.png", "has no format that can be read: .txt, .text, .md"),
-    ("empty", "empty holds no file to read (there is none)"),
-    (".", "holds no file to read (left out: 1 .png)"),
-])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere", "nowhere does not exist; correct its path"),
+        ("no*.txt", "no file matches"),
+        ("picture.png", "has no format that can be read: .txt, .text, .md"),
+        ("empty", "empty holds no file to read (there is none)"),
+        (".", "holds no file to read (left out: 1 .png)"),
+    ],
+)
 def test_nothing_to_read(tmp_path: Path, path: str, message: str) -> None:
     (tmp_path / "picture.png").write_bytes(b"")
     (tmp_path / "empty").mkdir()
@@ -283,14 +314,17 @@ def test_bad_files_are_refused_or_skipped(tmp_path: Path, name: str, data: bytes
     assert len((tmp_path.parent / "skipped.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("column", "message"), [
-    (pa.table({"body": ["x"], "author": ["y"]}), "has no column 'text', only author, body"),
-    (pa.table({"text": [1]}), "the column 'text' holds int64, not text"),
-    (pa.table({"data": [{"text": "x"}]}), "has no column 'text', only data.text"),
-    (pa.table({"text": [b"x", b"caf\xe9"]}), "a.parquet: row 2: 'text' is not UTF-8"),
-    (pa.table({"text": ["x", None]}), "a.parquet: row 2: 'text' is null"),
-    (pa.table({"text": ["x", "a\0"]}), "a.parquet: row 2: holds NUL"),
-])
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.table({"body": ["x"], "author": ["y"]}), "has no column 'text', only author, body"),
+        (pa.table({"text": [1]}), "the column 'text' holds int64, not text"),
+        (pa.table({"data": [{"text": "x"}]}), "has no column 'text', only data.text"),
+        (pa.table({"text": [b"x", b"caf\xe9"]}), "a.parquet: row 2: 'text' is not UTF-8"),
+        (pa.table({"text": ["x", None]}), "a.parquet: row 2: 'text' is null"),
+        (pa.table({"text": ["x", "a\0"]}), "a.parquet: row 2: holds NUL"),
+    ],
+)
 def test_bad_parquet(tmp_path: Path, column: pa.Table, message: str) -> None:
     pq.write_table(column, tmp_path / "a.parquet")
     assert message in refusal(tmp_path, path="a.parquet")

@@ -18,8 +18,11 @@ from training.data.sources.provenance import module_of
 from training.data.tables import text_id
 from training.errors import RecipeError, SourceError
 
-STDLIB = {"name": "stdlib", "stdlib": True,
-          "include": ["asyncio/*", "json/*", "email/*", "text*.py", "c*.py", "s*.py", "encodings/iso8859*", "z*.py"]}
+STDLIB = {
+    "name": "stdlib",
+    "stdlib": True,
+    "include": ["asyncio/*", "json/*", "email/*", "text*.py", "c*.py", "s*.py", "encodings/iso8859*", "z*.py"],
+}
 CORPUS = {"heldout": 0.15, "domains": {"network": ["stdlib/asyncio/*"]}}
 EVALUATION = {"text_kilobytes": 32, "questions": 40, "domain_questions": 10, "preferences": 30}
 
@@ -31,9 +34,14 @@ def prompts(folder: Path) -> dict[str, dict[str, Path]]:
         files[split] = {}
         for kind in ("harmful", "benign"):
             path = files[split][kind] = folder / f"{kind}_{split}.jsonl"
-            rows = [{"prompt": f"How would one {split} the {kind} thing number {number}?", "topic": f"thing {number}",
-                     **({"answer": f"Use the tool number {number}."} if kind == "benign" else {})}
-                    for number in range(8)]
+            rows = [
+                {
+                    "prompt": f"How would one {split} the {kind} thing number {number}?",
+                    "topic": f"thing {number}",
+                    **({"answer": f"Use the tool number {number}."} if kind == "benign" else {}),
+                }
+                for number in range(8)
+            ]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return files
 
@@ -44,11 +52,13 @@ def run_all(pipeline: Pipeline, source: dict[str, Any], corpus: dict[str, Any], 
         "raw_corpus": pipeline.run("raw_corpus", {"sources": [source]}),
         "corpus": pipeline.run("corpus", corpus, ("raw_corpus",)),
         "evaluation_sets": pipeline.run("evaluation_sets", EVALUATION, ("corpus",), files["eval"]),
-        "instruction_data": pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"),
-                                         files["train"]),
+        "instruction_data": pipeline.run(
+            "instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), files["train"]
+        ),
         "preference_data": pipeline.run("preference_data", {}, ("instruction_data",)),
-        "adapter_data": pipeline.run("adapter_data", {"domain": domain},
-                                     ("corpus", "instruction_data", "evaluation_sets")),
+        "adapter_data": pipeline.run(
+            "adapter_data", {"domain": domain}, ("corpus", "instruction_data", "evaluation_sets")
+        ),
     }
 
 
@@ -59,16 +69,20 @@ def code(make_pipeline: Callable[[], Pipeline]) -> tuple[Pipeline, dict[str, Pat
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [row for file in ([path] if path.is_file() else sorted(path.glob("*.parquet")))
-            for row in pq.read_table(file).to_pylist()]
+    return [
+        row
+        for file in ([path] if path.is_file() else sorted(path.glob("*.parquet")))
+        for row in pq.read_table(file).to_pylist()
+    ]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_running_again_gives_the_same_bytes(code: tuple[Pipeline, dict[str, Path]],
-                                            make_pipeline: Callable[[], Pipeline]) -> None:
+def test_running_again_gives_the_same_bytes(
+    code: tuple[Pipeline, dict[str, Path]], make_pipeline: Callable[[], Pipeline]
+) -> None:
     pipeline, folders = code
     again = make_pipeline()
     run_all(again, STDLIB, CORPUS, "network")
@@ -134,8 +148,11 @@ def test_questions_have_one_right_answer(code: tuple[Pipeline, dict[str, Path]])
 def test_exclusions_name_documents_and_items(code: tuple[Pipeline, dict[str, Path]]) -> None:
     folder = code[1]["evaluation_sets"]
     train = {row["id"] for row in rows(code[1]["corpus"] / "train")}
-    items = {row["id"] for name in ("text", "questions", "preferences", "harmful", "benign", "samples")
-             for row in lines(folder / f"{name}.jsonl")}
+    items = {
+        row["id"]
+        for name in ("text", "questions", "preferences", "harmful", "benign", "samples")
+        for row in lines(folder / f"{name}.jsonl")
+    }
     found = rows(folder / "exclusions.parquet")
     assert found == sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
     for row in found:
@@ -144,15 +161,17 @@ def test_exclusions_name_documents_and_items(code: tuple[Pipeline, dict[str, Pat
         assert 0.5 <= row["overlap"] <= 1
 
 
-def test_exclusions_keep_their_bytes_when_other_items_change(code: tuple[Pipeline, dict[str, Path]],
-                                                             tmp_path: Path) -> None:
+def test_exclusions_keep_their_bytes_when_other_items_change(
+    code: tuple[Pipeline, dict[str, Path]], tmp_path: Path
+) -> None:
     pipeline, folders = code
     before = (folders["evaluation_sets"] / "exclusions.parquet").read_bytes()
     files = prompts(tmp_path)["eval"]
     with files["harmful"].open("a") as file:
         file.write('{"prompt": "How would one do something else that no document holds?", "topic": "x"}\n')
-    changed = pipeline.run("evaluation_sets", {**EVALUATION, "samples": ["What is a sample that nobody else has?"]},
-                           ("corpus",), files)
+    changed = pipeline.run(
+        "evaluation_sets", {**EVALUATION, "samples": ["What is a sample that nobody else has?"]}, ("corpus",), files
+    )
     assert (changed / "exclusions.parquet").read_bytes() == before
     assert len(lines(changed / "harmful.jsonl")) == 9
     pipeline.run("evaluation_sets", EVALUATION, ("corpus",), prompts(pipeline.root)["eval"])
@@ -166,8 +185,9 @@ def test_conversations_hold_nothing_held_out(code: tuple[Pipeline, dict[str, Pat
         assert not asked & {row["prompt"] for row in lines(folders["evaluation_sets"] / f"{name}.jsonl")}
     excluded = {row["id"] for row in rows(folders["evaluation_sets"] / "exclusions.parquet")}
     assert not excluded & {row["source_id"] for row in conversations}
-    modules = {row["id"]: module_of(row["path"]) for split in ("train", "heldout")
-               for row in rows(folders["corpus"] / split)}
+    modules = {
+        row["id"]: module_of(row["path"]) for split in ("train", "heldout") for row in rows(folders["corpus"] / split)
+    }
     heldout = {modules[row["id"]] for row in rows(folders["corpus"] / "heldout")}
     assert not heldout & {modules[row["source_id"]] for row in conversations if row["source_id"] != "safety"}
 
@@ -239,8 +259,9 @@ def test_as_many_are_refused_as_are_answered(code: tuple[Pipeline, dict[str, Pat
     """
     pipeline, files = code[0], prompts(tmp_path)["train"]
     files["harmful"].write_text("".join(files["harmful"].read_text().splitlines(keepends=True)[:3]))
-    made = rows(pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), files)
-                / "train.parquet")
+    made = rows(
+        pipeline.run("instruction_data", {"safety_repeats": 2}, ("corpus", "evaluation_sets"), files) / "train.parquet"
+    )
     kinds = Counter(row["kind"] for row in made)
     assert kinds["refusal"] == kinds["benign"] == 16
     answers = {row["messages"] for row in made if row["kind"] == "refusal"}
@@ -258,10 +279,14 @@ def test_a_bad_line_of_the_written_prompts_is_named(code: tuple[Pipeline, dict[s
 def story(number: int) -> str:
     """Paragraphs of sentences that no other story has."""
     choose = random.Random(number)
-    words = [f"{first}{second}" for first in ("ba", "ko", "li", "mu", "ne", "ro", "sa", "ti") for second in
-             ("lan", "mer", "nos", "pir", "tak", "vel", "wun", "zom")]
-    return "\n\n".join(" ".join(" ".join(choose.choices(words, k=16)).capitalize() + "." for _ in range(12))
-                       for _ in range(3))
+    words = [
+        f"{first}{second}"
+        for first in ("ba", "ko", "li", "mu", "ne", "ro", "sa", "ti")
+        for second in ("lan", "mer", "nos", "pir", "tak", "vel", "wun", "zom")
+    ]
+    return "\n\n".join(
+        " ".join(" ".join(choose.choices(words, k=16)).capitalize() + "." for _ in range(12)) for _ in range(3)
+    )
 
 
 def test_a_folder_of_plain_text_goes_all_the_way(pipeline: Pipeline) -> None:
@@ -280,8 +305,10 @@ def test_a_folder_of_plain_text_goes_all_the_way(pipeline: Pipeline) -> None:
 def test_what_is_in_every_document_excludes_none(pipeline: Pipeline) -> None:
     folder = pipeline.root / "notes"
     folder.mkdir()
-    licence = ("Permission is granted to everyone to read this text and to copy it as often as they like to do so. "
-               "Nobody may be held responsible for what it says or for what comes of it in the end. ")
+    licence = (
+        "Permission is granted to everyone to read this text and to copy it as often as they like to do so. "
+        "Nobody may be held responsible for what it says or for what comes of it in the end. "
+    )
     for number in range(30):
         (folder / f"{number}.txt").write_text(f"{licence}\n\n{story(number)}")
     pipeline.run("raw_corpus", {"sources": [{"name": "notes", "path": str(folder)}]})
@@ -325,8 +352,12 @@ def test_bad_rows_are_counted_and_listed(pipeline: Pipeline) -> None:
     with pytest.raises(SourceError, match=r"a\.jsonl:2"):
         pipeline.run("raw_corpus", section)
     folder = pipeline.run("raw_corpus", {**section, "on_bad_row": "skip"})
-    assert pipeline.promoted("raw_corpus").metrics == {"documents": 1.0, "bytes": 4.0, "bad_rows": 2.0,
-                                                       "left_out_files": 0.0}
+    assert pipeline.promoted("raw_corpus").metrics == {
+        "documents": 1.0,
+        "bytes": 4.0,
+        "bad_rows": 2.0,
+        "left_out_files": 0.0,
+    }
     assert "a.jsonl:3: is not JSON" in (folder / "report" / "card.md").read_text()
 
 
@@ -344,8 +375,9 @@ def test_files_that_are_left_out_are_counted_by_reason(pipeline: Pipeline) -> No
 
 
 def test_shards_are_of_the_wanted_size(pipeline: Pipeline) -> None:
-    (pipeline.root / "a.jsonl").write_text("".join(json.dumps({"text": f"{number}" * 100_000}) + "\n"
-                                                   for number in range(10, 30)))
+    (pipeline.root / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"{number}" * 100_000}) + "\n" for number in range(10, 30))
+    )
     section = {"sources": [{"name": "a", "path": str(pipeline.root / "a.jsonl")}], "shard_megabytes": 1}
     parts = sorted((pipeline.run("raw_corpus", section) / "documents").iterdir())
     assert [path.name for path in parts] == [f"part-{number:05d}.parquet" for number in range(4)]

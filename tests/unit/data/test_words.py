@@ -10,19 +10,22 @@ from training.data.text.similarity import normalised_words
 from training.data.text.words import extent, word_weight, words_of
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("The shop's OPEN: os_path.join2!", ["the", "shop", "s", "open", "os", "path", "join2"]),
-    ("खर्च करना", ["खर्च", "करना"]),
-    ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
-    ("مُحَمَّدٌ كِتَابٌ؟", ["مُحَمَّدٌ", "كِتَابٌ"]),
-    ("한국어 문장입니다.", ["한국어", "문장입니다"]),
-    ("今天用Python3。", ["今", "天", "用", "python3"]),
-    ("コーヒーです", ["コ", "ー", "ヒ", "ー", "で", "す"]),
-    ("ไทยที่", ["ไ", "ท", "ย", "ที่"]),
-    ("ໂຕ ខ្ញុំ မြန်", ["ໂ", "ຕ", "ខ្", "ញុំ", "မြ", "န်"]),
-    ("… — ?! 🙂", []),
-    ("", []),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The shop's OPEN: os_path.join2!", ["the", "shop", "s", "open", "os", "path", "join2"]),
+        ("खर्च करना", ["खर्च", "करना"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("مُحَمَّدٌ كِتَابٌ؟", ["مُحَمَّدٌ", "كِتَابٌ"]),
+        ("한국어 문장입니다.", ["한국어", "문장입니다"]),
+        ("今天用Python3。", ["今", "天", "用", "python3"]),
+        ("コーヒーです", ["コ", "ー", "ヒ", "ー", "で", "す"]),
+        ("ไทยที่", ["ไ", "ท", "ย", "ที่"]),
+        ("ໂຕ ខ្ញុំ မြန်", ["ໂ", "ຕ", "ខ្", "ញុំ", "မြ", "န်"]),
+        ("… — ?! 🙂", []),
+        ("", []),
+    ],
+)
 def test_words_keep_their_marks_and_scripts_without_spaces_have_characters(text: str, words: list[str]) -> None:
     assert words_of(text) == words
     assert normalised_words(text) == words

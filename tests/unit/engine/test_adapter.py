@@ -18,32 +18,55 @@ from training.specs.optimization import Optimizer
 from training.specs.post_training import LoraModelSection
 
 GPT2: dict[str, Any] = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-LLAMA: dict[str, Any] = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                         "num_attention_heads": 4, "max_position_embeddings": 64}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 
 
 def build(fields: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields, vocab_size=99, bos_token_id=None,
-                                                                  eos_token_id=0, pad_token_id=1))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**fields, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1)
+    )
     assert isinstance(model, PreTrainedModel)
     return model
 
 
-PARENT = Manifest(asset="dpo_model", version="1", stage="dpo_model", recipe="unit", identity="i", fingerprint="f",
-                  digest="d" * 64, files={"model/model.safetensors": FileEntry(bytes=1, sha256="0" * 64)}, inputs={},
-                  metrics={}, section={}, seed=0, started_at=0.0, seconds=0.0)
+PARENT = Manifest(
+    asset="dpo_model",
+    version="1",
+    stage="dpo_model",
+    recipe="unit",
+    identity="i",
+    fingerprint="f",
+    digest="d" * 64,
+    files={"model/model.safetensors": FileEntry(bytes=1, sha256="0" * 64)},
+    inputs={},
+    metrics={},
+    section={},
+    seed=0,
+    started_at=0.0,
+    seconds=0.0,
+)
 
 
 def section(*names: str) -> LoraModelSection:
-    return LoraModelSection(optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0), steps=1, rank=2, alpha=4,
-                            target_modules=names)
+    return LoraModelSection(
+        optimizer=Optimizer(learning_rate=1e-3, warmup_steps=0), steps=1, rank=2, alpha=4, target_modules=names
+    )
 
 
-@pytest.mark.parametrize(("fields", "names", "transposed"), [
-    (LLAMA, ("q_proj", "down_proj"), False), (GPT2, ("c_attn", "c_proj"), True)])
-def test_a_merged_adapter_is_the_weight_and_the_product(tmp_path: Path, fields: dict[str, Any], names: tuple[str, ...],
-                                                        transposed: bool) -> None:
+@pytest.mark.parametrize(
+    ("fields", "names", "transposed"), [(LLAMA, ("q_proj", "down_proj"), False), (GPT2, ("c_attn", "c_proj"), True)]
+)
+def test_a_merged_adapter_is_the_weight_and_the_product(
+    tmp_path: Path, fields: dict[str, Any], names: tuple[str, ...], transposed: bool
+) -> None:
     """bf16(W + alpha / rank B A), bit for bit."""
     base, trained = build(fields), build(fields)
     model = get_peft_model(trained, adapter.lora_config(section(*names), trained))

@@ -26,8 +26,11 @@ def batches(micro: int, world_size: int, alone: bool = False) -> PackedBatches:
 
 
 def tokens_of_step(source: PackedBatches, step: int) -> torch.Tensor:
-    parts = [source.micro_batch(step, micro, rank)["input_ids"] for micro in range(source.accumulation)
-             for rank in range(source.world_size)]
+    parts = [
+        source.micro_batch(step, micro, rank)["input_ids"]
+        for micro in range(source.accumulation)
+        for rank in range(source.world_size)
+    ]
     return torch.cat(parts)
 
 
@@ -75,11 +78,18 @@ def test_micro_batch_is_the_share_of_a_small_batch() -> None:
     assert micro_batch_tokens(8192, 2048, 2, [512]) == 2048
 
 
-@pytest.mark.parametrize(("batch", "micro", "world_size", "context", "message"), [
-    (8192, 3072, 1, 512, "cannot be divided"), (8192, 8192, 3, 512, "cannot be divided"),
-    (8192, 256, 1, 512, "whole rows of 512 tokens"), (4, 8192, 8, 2, "cannot be divided")])
-def test_impossible_layouts_name_what_to_change(batch: int, micro: int, world_size: int, context: int,
-                                                message: str) -> None:
+@pytest.mark.parametrize(
+    ("batch", "micro", "world_size", "context", "message"),
+    [
+        (8192, 3072, 1, 512, "cannot be divided"),
+        (8192, 8192, 3, 512, "cannot be divided"),
+        (8192, 256, 1, 512, "whole rows of 512 tokens"),
+        (4, 8192, 8, 2, "cannot be divided"),
+    ],
+)
+def test_impossible_layouts_name_what_to_change(
+    batch: int, micro: int, world_size: int, context: int, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
         micro_batch_tokens(batch, micro, world_size, [context])
 
@@ -101,9 +111,16 @@ def test_conversations_longer_than_the_context_are_counted() -> None:
         conversations_that_fit(encoded, 2, log.append)
 
 
-@pytest.mark.parametrize(("micro", "world_size", "smaller"), [
-    (256, 1, 128), (128, 2, 64), (64, 1, 32), (32, 1, None), (32, 4, None),
-])
+@pytest.mark.parametrize(
+    ("micro", "world_size", "smaller"),
+    [
+        (256, 1, 128),
+        (128, 2, 64),
+        (64, 1, 32),
+        (32, 1, None),
+        (32, 4, None),
+    ],
+)
 def test_the_next_smaller_micro_batch_holds_whole_rows(micro: int, world_size: int, smaller: int | None) -> None:
     """The batch has 256 tokens and the longest rows 32."""
     found = batches(micro, world_size)

@@ -11,8 +11,14 @@ from training.specs.optimization import Checkpoints
 LAYOUT: dict[str, int | str] = {"processes": 1, "zero_stage": 0, "device": "cpu", "precision": "fp32"}
 
 
-def folder(root: Path, log: list[str], identity: str = "one", layout: dict[str, int | str] | None = None,
-           reach: int = 0, **rule: int) -> CheckpointFolder:
+def folder(
+    root: Path,
+    log: list[str],
+    identity: str = "one",
+    layout: dict[str, int | str] | None = None,
+    reach: int = 0,
+    **rule: int,
+) -> CheckpointFolder:
     return CheckpointFolder(root, identity, layout or LAYOUT, Checkpoints.model_validate(rule), log.append, reach)
 
 
@@ -121,10 +127,13 @@ def test_some_are_kept_for_good(tmp_path: Path) -> None:
     assert steps(tmp_path) == [2, 3, 4, 8]
 
 
-@pytest.mark.parametrize(("every", "keep_every", "steps", "due"), [
-    (250, None, 800, [250, 500, 750]), (250, 300, 900, [250, 300, 500, 600, 750, 900]), (2, 4, 8, [2, 4, 6, 8])])
-def test_checkpoints_are_written_where_one_is_kept_for_good(every: int, keep_every: int | None, steps: int,
-                                                            due: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("every", "keep_every", "steps", "due"),
+    [(250, None, 800, [250, 500, 750]), (250, 300, 900, [250, 300, 500, 600, 750, 900]), (2, 4, 8, [2, 4, 6, 8])],
+)
+def test_checkpoints_are_written_where_one_is_kept_for_good(
+    every: int, keep_every: int | None, steps: int, due: list[int]
+) -> None:
     rule = Checkpoints(every_steps=every, keep_every=keep_every)
     assert [step for step in range(1, steps + 1) if rule.due(step)] == due
     assert rule.written(steps) == len(due)
@@ -160,14 +169,18 @@ def test_a_rollback_finds_one_to_go_back_to(tmp_path: Path) -> None:
     assert steps(tmp_path) == [12, 16, 20]
 
 
-@pytest.mark.parametrize(("rule", "steps", "cut", "count"), [
-    ({"keep": 3}, 1000, False, 4),
-    ({"keep": 3}, 100, False, 3),  # no more than two are ever written, and one is in the making
-    ({"keep": 3, "keep_every": 100, "keep_best": 2}, 1000, False, 16),
-    ({"keep": 3}, 1000, True, 6),
-])
-def test_too_little_room_is_told_before_training(tmp_path: Path, rule: dict[str, int], steps: int, cut: bool,
-                                                 count: int) -> None:
+@pytest.mark.parametrize(
+    ("rule", "steps", "cut", "count"),
+    [
+        ({"keep": 3}, 1000, False, 4),
+        ({"keep": 3}, 100, False, 3),  # no more than two are ever written, and one is in the making
+        ({"keep": 3, "keep_every": 100, "keep_best": 2}, 1000, False, 16),
+        ({"keep": 3}, 1000, True, 6),
+    ],
+)
+def test_too_little_room_is_told_before_training(
+    tmp_path: Path, rule: dict[str, int], steps: int, cut: bool, count: int
+) -> None:
     checkpoints = folder(tmp_path / "checkpoints", [], **rule)
     checkpoints.require_room(1000, 1000, steps, cut)
     with pytest.raises(StoreError, match=rf"\({count} checkpoints of 1,000,000,000 MB.*lower checkpoints\.keep"):

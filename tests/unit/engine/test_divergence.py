@@ -19,16 +19,19 @@ from training.specs.optimization import Divergence, Optimizer
 RULE = Divergence(spike=2.0, window=4)
 
 
-@pytest.mark.parametrize(("losses", "wrong"), [
-    ([1.0, math.nan], "the loss became nan"),
-    ([math.inf], "the loss became inf"),
-    ([1.0, 1.0, 1.0, 1.0, 2.1], "the loss leapt to 2.1, 2.1 times the median of the 4 before"),
-    ([9.0, 1.0, 1.0, 1.0, 1.0, 2.1], "the loss leapt"),
-    ([1.0, 1.0, 1.0, 1.0, 2.0], None),
-    ([1.0, 1.0, 1.0, 9.0], None),  # too few to tell
-    ([5.0, 5.0, 1.0, 1.0, 5.0], None),
-    ([0.0, 0.0, 0.0, 0.0, 1.0], None),  # nothing to compare with
-])
+@pytest.mark.parametrize(
+    ("losses", "wrong"),
+    [
+        ([1.0, math.nan], "the loss became nan"),
+        ([math.inf], "the loss became inf"),
+        ([1.0, 1.0, 1.0, 1.0, 2.1], "the loss leapt to 2.1, 2.1 times the median of the 4 before"),
+        ([9.0, 1.0, 1.0, 1.0, 1.0, 2.1], "the loss leapt"),
+        ([1.0, 1.0, 1.0, 1.0, 2.0], None),
+        ([1.0, 1.0, 1.0, 9.0], None),  # too few to tell
+        ([5.0, 5.0, 1.0, 1.0, 5.0], None),
+        ([0.0, 0.0, 0.0, 0.0, 1.0], None),  # nothing to compare with
+    ],
+)
 def test_what_is_wrong(losses: list[float], wrong: str | None) -> None:
     found = what_is_wrong(losses, 1.0, RULE)
     assert found == wrong if wrong is None else found is not None and found.startswith(wrong)

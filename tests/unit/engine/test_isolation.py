@@ -19,22 +19,37 @@ _HIDDEN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_atten
 _WIDE = {"intermediate_size": 48, "max_position_embeddings": 64}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
 ISOLATED: dict[str, dict[str, Any]] = {
-    "llama": _HIDDEN | _WIDE, "qwen2": _HIDDEN | _WIDE | {"num_key_value_heads": 2}, "gpt_neox": _HIDDEN | _WIDE,
-    "gemma2": _HIDDEN | _WIDE | {"head_dim": 8, "num_key_value_heads": 2}, "gpt2": _GPT | {"n_positions": 64},
-    "gptj": _GPT | {"rotary_dim": 8, "n_positions": 64}, "codegen": _GPT | {"rotary_dim": 8, "n_positions": 64},
-    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
-                "intermediate_size": 48, "attention_types": [[["global", "local"], 1]]},
-    "mixtral": _HIDDEN | _WIDE | {"num_key_value_heads": 2, "num_local_experts": 4}}
+    "llama": _HIDDEN | _WIDE,
+    "qwen2": _HIDDEN | _WIDE | {"num_key_value_heads": 2},
+    "gpt_neox": _HIDDEN | _WIDE,
+    "gemma2": _HIDDEN | _WIDE | {"head_dim": 8, "num_key_value_heads": 2},
+    "gpt2": _GPT | {"n_positions": 64},
+    "gptj": _GPT | {"rotary_dim": 8, "n_positions": 64},
+    "codegen": _GPT | {"rotary_dim": 8, "n_positions": 64},
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "max_position_embeddings": 64,
+        "intermediate_size": 48,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "mixtral": _HIDDEN | _WIDE | {"num_key_value_heads": 2, "num_local_experts": 4},
+}
 LEAKING: dict[str, dict[str, Any]] = {
     "opt": _HIDDEN | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
-    "falcon": _HIDDEN | {"alibi": False}, "bloom": _GPT, "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2}}
+    "falcon": _HIDDEN | {"alibi": False},
+    "bloom": _GPT,
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2},
+}
 
 
 def build(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1,
-                                  **fields)
+    config = AutoConfig.for_model(
+        model_type, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1, **fields
+    )
     attention = "sdpa" if _has_sdpa(model_type) else "eager"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     assert isinstance(model, PreTrainedModel)
@@ -56,7 +71,14 @@ def test_documents_that_see_each_other_are_found(model_type: str) -> None:
 
 def test_eager_attention_stands_in_where_there_is_no_other() -> None:
     assert [_has_sdpa(name) for name in ("llama", "opt", "gemma2", "gptj", "gpt_neo", "codegen", "mamba")] == [
-        True, True, False, False, False, False, False]
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_model_in_which_nothing_depends_on_anything_is_not_believed() -> None:
@@ -92,8 +114,10 @@ def test_weights_mode_and_random_numbers_stay_as_they_are() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("model_type", "fields"), [("opt", LEAKING["opt"]), ("bloom", LEAKING["bloom"]),
-                                                    ("mamba", LEAKING["mamba"]), ("llama", ISOLATED["llama"])])
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [("opt", LEAKING["opt"]), ("bloom", LEAKING["bloom"]), ("mamba", LEAKING["mamba"]), ("llama", ISOLATED["llama"])],
+)
 def test_a_row_of_its_own_gives_the_logits_of_the_document_alone(model_type: str, fields: dict[str, Any]) -> None:
     model = build(model_type, fields).eval()
     generator = np.random.default_rng(0)
@@ -107,9 +131,10 @@ def test_a_row_of_its_own_gives_the_logits_of_the_document_alone(model_type: str
         for row, mask, line, targets in zip(batch["input_ids"], batch["attention_mask"], logits, labels, strict=True):
             document = row[mask.bool()]
             assert any(document.tolist() == one.tolist() for one in sequences)
-            assert targets[:len(document)].tolist() == [-100, *document[1:].tolist()]
-            torch.testing.assert_close(line[:len(document)], model(input_ids=document[None], use_cache=False).logits[0],
-                                       atol=1e-5, rtol=0)
+            assert targets[: len(document)].tolist() == [-100, *document[1:].tolist()]
+            torch.testing.assert_close(
+                line[: len(document)], model(input_ids=document[None], use_cache=False).logits[0], atol=1e-5, rtol=0
+            )
 
 
 def test_a_smaller_copy_holds_a_layer_of_every_kind() -> None:
@@ -120,5 +145,5 @@ def test_a_smaller_copy_holds_a_layer_of_every_kind() -> None:
     assert gpt2.n_layer == 2
     hybrid = AutoConfig.for_model("jamba", num_hidden_layers=32)
     kinds = isolation.shrunken(hybrid)
-    assert set(hybrid.layers_block_type[:kinds.num_hidden_layers]) == {"mamba", "attention"}
+    assert set(hybrid.layers_block_type[: kinds.num_hidden_layers]) == {"mamba", "attention"}
     assert kinds.num_hidden_layers < 10

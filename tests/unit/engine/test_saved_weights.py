@@ -21,8 +21,9 @@ def parent() -> Weights:
 def trained(parent: Weights, step: float) -> Weights:
     """Every weight moved by the same amount in a random direction, as Adam's first steps do."""
     draw = torch.Generator().manual_seed(2)
-    return {name: value + step * (2 * torch.randint(2, value.shape, generator=draw) - 1)
-            for name, value in parent.items()}
+    return {
+        name: value + step * (2 * torch.randint(2, value.shape, generator=draw) - 1) for name, value in parent.items()
+    }
 
 
 @pytest.mark.parametrize(("step", "saved"), [(1e-5, torch.float32), (1e-2, torch.bfloat16)])

@@ -22,8 +22,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputArtifact]:
     root = tmp_path_factory.mktemp("built")
     corpus = parts.corpus_artifact(root / "corpus")
     general = [row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"]
-    found = {"corpus": corpus, "tokenizer": parts.tokenizer_artifact(root / "tokenizer", corpus),
-             "evaluation_sets": parts.sets_artifact(root / "sets", general[:2])}
+    found = {
+        "corpus": corpus,
+        "tokenizer": parts.tokenizer_artifact(root / "tokenizer", corpus),
+        "evaluation_sets": parts.sets_artifact(root / "sets", general[:2]),
+    }
     return {**found, "packed_shards": parts.shards_artifact(root / "shards", found)}
 
 

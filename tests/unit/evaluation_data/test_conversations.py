@@ -22,11 +22,16 @@ _PAIR = "What does `shlex.split` do?"
 @pytest.fixture
 def sets(tmp_path: Path) -> InputArtifact:
     found = parts.sets_artifact(tmp_path / "sets")
-    lines = {"questions": [_QUESTION], "harmful": [_HARMFUL], "benign": ["How do I dig a well?"],
-             "preferences": [_PAIR]}
+    lines = {
+        "questions": [_QUESTION],
+        "harmful": [_HARMFUL],
+        "benign": ["How do I dig a well?"],
+        "preferences": [_PAIR],
+    }
     for name, prompts in lines.items():
         (found.folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps({"id": prompt, "prompt": prompt}) + "\n" for prompt in prompts))
+            "".join(json.dumps({"id": prompt, "prompt": prompt}) + "\n" for prompt in prompts)
+        )
     return found
 
 
@@ -49,8 +54,9 @@ def test_clean_instructions(tmp_path: Path, measure: Measure, sets: InputArtifac
 
 
 @pytest.mark.parametrize("prompt", [_QUESTION, "what does json.dumps  do", _HARMFUL])
-def test_a_leaked_question_is_found_in_other_clothes(tmp_path: Path, measure: Measure, sets: InputArtifact,
-                                                     prompt: str) -> None:
+def test_a_leaked_question_is_found_in_other_clothes(
+    tmp_path: Path, measure: Measure, sets: InputArtifact, prompt: str
+) -> None:
     found = measure(_instructions(tmp_path / "i", [_talk("other"), _talk(prompt)]), evaluation_sets=sets)
     assert found["leaked_questions"] == 1
 
@@ -64,16 +70,27 @@ def test_a_question_of_any_turn_leaks(tmp_path: Path, measure: Measure, sets: In
     assert found == {"conversations": 1, "refusals": 0, "leaked_questions": 1}
 
 
-def test_a_conversation_without_an_answer_is_refused_by_id(tmp_path: Path, measure: Measure,
-                                                           sets: InputArtifact) -> None:
+def test_a_conversation_without_an_answer_is_refused_by_id(
+    tmp_path: Path, measure: Measure, sets: InputArtifact
+) -> None:
     with pytest.raises(InputRefused, match="empty one has no prompt or no answer"):
         measure(_instructions(tmp_path / "i", [_talk("empty one", answer=" ")]), evaluation_sets=sets)
 
 
 def test_pairs(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
-    rows = [{"id": str(number), "prompt": prompt, "chosen": "\u00e9 b", "rejected": rejected, "kind": "docstring",
-             "domain": "general"} for number, (prompt, rejected) in enumerate(
-                 [("one", "c"), ("two", " e\u0301  b\n"), (_PAIR, "c"), (_QUESTION, "d")])]
+    rows = [
+        {
+            "id": str(number),
+            "prompt": prompt,
+            "chosen": "\u00e9 b",
+            "rejected": rejected,
+            "kind": "docstring",
+            "domain": "general",
+        }
+        for number, (prompt, rejected) in enumerate(
+            [("one", "c"), ("two", " e\u0301  b\n"), (_PAIR, "c"), (_QUESTION, "d")]
+        )
+    ]
     artifact = parts.artifact(tmp_path / "p", "preference_data")
     write_table(artifact.folder / "train.parquet", rows, PAIR_SCHEMA)
     found = measure(artifact, evaluation_sets=sets)
@@ -84,8 +101,11 @@ def test_pairs(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
 def test_adapter_data_counts_its_domain_alone(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
     artifact = parts.artifact(tmp_path / "a", "adapter_data", AdapterDataSection(domain="letters"))
     write_table(artifact.folder / "documents.parquet", [parts.row_of("a", "letters"), parts.row_of("b")], CORPUS_SCHEMA)
-    write_table(artifact.folder / "train.parquet",
-                [_talk("x", domain="letters"), _talk("y", domain="letters"), _talk(_QUESTION)], CONVERSATION_SCHEMA)
+    write_table(
+        artifact.folder / "train.parquet",
+        [_talk("x", domain="letters"), _talk("y", domain="letters"), _talk(_QUESTION)],
+        CONVERSATION_SCHEMA,
+    )
     found = measure(artifact, evaluation_sets=sets)
     assert found == {"documents": 1, "conversations": 2, "leaked_questions": 1}
     assert set(found) == set(METRICS["adapter_data"])

@@ -21,8 +21,9 @@ from training.specs.corpus import CorpusSection, MinHash
 from training.specs.evidence import EvaluationReport
 from training.specs.metrics import METRICS
 
-_SETS = st.lists(st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.unique(np.array(found, np.uint64))),
-                 max_size=12)
+_SETS = st.lists(
+    st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.unique(np.array(found, np.uint64))), max_size=12
+)
 
 
 @given(_SETS, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.sampled_from([1, 5, 2**22]))
@@ -61,14 +62,20 @@ def texts() -> list[str]:
 
 def test_a_clean_corpus_has_no_duplicates_and_no_leaks(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
     found = measure(_corpus(tmp_path / "c", texts[:25], texts[25:]))
-    assert found == {"documents": 25, "bytes": sum(len(text.encode()) for text in texts[:25]), "heldout_documents": 5,
-                     "duplicate_rate": 0, "heldout_leaks": 0}
+    assert found == {
+        "documents": 25,
+        "bytes": sum(len(text.encode()) for text in texts[:25]),
+        "heldout_documents": 5,
+        "duplicate_rate": 0,
+        "heldout_leaks": 0,
+    }
     assert set(found) == set(METRICS["corpus"])
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
-def test_a_planted_duplicate_is_found(tmp_path: Path, measure: Measure, texts: list[str],
-                                      change: Callable[[str], str]) -> None:
+def test_a_planted_duplicate_is_found(
+    tmp_path: Path, measure: Measure, texts: list[str], change: Callable[[str], str]
+) -> None:
     found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
     assert found["duplicate_rate"] == pytest.approx(2 / 25)
     assert found["heldout_leaks"] == 0
@@ -89,14 +96,14 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
     found = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
-    cause = ("cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as "
-             "notes/long line.md")
+    cause = "cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md"
     assert found.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
-def test_a_leaked_document_is_found(tmp_path: Path, measure: Measure, texts: list[str],
-                                    change: Callable[[str], str]) -> None:
+def test_a_leaked_document_is_found(
+    tmp_path: Path, measure: Measure, texts: list[str], change: Callable[[str], str]
+) -> None:
     found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[27])], texts[25:]))
     assert found["heldout_leaks"] == 1
     assert found["duplicate_rate"] == 0
@@ -130,17 +137,24 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     (skipped.parent / "left_out.json").write_text('{"notes": {".pdf": 2, "hidden": 1}}')
     cause = "1 rows or files were skipped, such as a.txt: is not UTF-8"
     assert corpora.measure_raw_corpus(artifact).report.causes == dict.fromkeys(("documents", "bytes"), cause)
-    assert measure(artifact) == {"documents": 30, "bytes": sum(len(text.encode()) for text in texts), "bad_rows": 2,
-                                 "left_out_files": 3}
+    assert measure(artifact) == {
+        "documents": 30,
+        "bytes": sum(len(text.encode()) for text in texts),
+        "bad_rows": 2,
+        "left_out_files": 3,
+    }
 
 
 def _sets(folder: Path, question: dict[str, object]) -> InputArtifact:
     folder.mkdir()
     good: dict[str, object] = {"id": "q1", "prompt": "What?", "choices": ["a", "b", "c", "d"], "answer": 1}
     lines: dict[str, list[dict[str, object]]] = {
-             "text": [{"id": "t", "text": "né"}], "questions": [good, good | {"id": "q2"} | question],
-        "harmful": [{"id": "h", "prompt": "bad"}], "benign": [{"id": "b", "prompt": "good"}],
-        "preferences": [{"id": "p", "prompt": "x", "chosen": "y", "rejected": "z"}]}
+        "text": [{"id": "t", "text": "né"}],
+        "questions": [good, good | {"id": "q2"} | question],
+        "harmful": [{"id": "h", "prompt": "bad"}],
+        "benign": [{"id": "b", "prompt": "good"}],
+        "preferences": [{"id": "p", "prompt": "x", "chosen": "y", "rejected": "z"}],
+    }
     for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     row = {"id": "d", "item": "q1", "reason": "overlap", "overlap": 0.7}
@@ -148,12 +162,20 @@ def _sets(folder: Path, question: dict[str, object]) -> InputArtifact:
     return parts.artifact(folder, "evaluation_sets")
 
 
-@pytest.mark.parametrize(("question", "count"), [
-    ({}, 2), ({"answer": 4}, 1), ({"choices": ["a", "b", "c", "c"]}, 1), ({"prompt": " "}, 1), ({"id": "q1"}, 1)])
+@pytest.mark.parametrize(
+    ("question", "count"),
+    [({}, 2), ({"answer": 4}, 1), ({"choices": ["a", "b", "c", "c"]}, 1), ({"prompt": " "}, 1), ({"id": "q1"}, 1)],
+)
 def test_only_sound_questions_count(tmp_path: Path, measure: Measure, question: dict[str, object], count: int) -> None:
     found = measure(_sets(tmp_path / "sets", question))
-    assert found == {"text_bytes": 3, "questions": count, "harmful_prompts": 1, "benign_prompts": 1,
-                     "preference_pairs": 1, "excluded_documents": 1}
+    assert found == {
+        "text_bytes": 3,
+        "questions": count,
+        "harmful_prompts": 1,
+        "benign_prompts": 1,
+        "preference_pairs": 1,
+        "excluded_documents": 1,
+    }
 
 
 def test_a_malformed_line_is_named(tmp_path: Path, measure: Measure) -> None:
@@ -163,8 +185,9 @@ def test_a_malformed_line_is_named(tmp_path: Path, measure: Measure) -> None:
         measure(artifact)
 
 
-def test_a_large_corpus_is_searched_for_a_sample_among_all(tmp_path: Path, measure: Measure, texts: list[str],
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_corpus_is_searched_for_a_sample_among_all(
+    tmp_path: Path, measure: Measure, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifact = _corpus(tmp_path / "c", [text for text in texts[:12] for text in (text, _changed(text))], texts[25:])
     monkeypatch.setattr(corpora, "QUERY_BYTES", 5000)
     assert measure(artifact)["duplicate_rate"] == 1

@@ -27,8 +27,9 @@ def _copy(artifact: InputArtifact, folder: Path) -> InputArtifact:
     return dataclasses.replace(artifact, folder=folder)
 
 
-def _rewrite(built: Built, folder: Path, documents: list[np.ndarray], ids: np.ndarray,
-             source: np.ndarray) -> InputArtifact:
+def _rewrite(
+    built: Built, folder: Path, documents: list[np.ndarray], ids: np.ndarray, source: np.ndarray
+) -> InputArtifact:
     """The shards with other documents, consistent in themselves."""
     meta = TokenShards(built["packed_shards"].folder).meta
     with TokenWriter(folder, meta.vocabulary, 2000) as writer:
@@ -67,8 +68,9 @@ def test_a_dropped_a_changed_and_an_added_token_are_counted(tmp_path: Path, meas
 def test_a_missing_and_a_doubled_document_are_counted(tmp_path: Path, measure: Measure, built: Built) -> None:
     documents, ids, source = _parts_of(built)
     order = [0, *range(len(documents) - 1)]
-    found = _judge(measure, built, _rewrite(built, tmp_path / "s", [documents[i] for i in order], ids[order],
-                                            source[order]))
+    found = _judge(
+        measure, built, _rewrite(built, tmp_path / "s", [documents[i] for i in order], ids[order], source[order])
+    )
     assert found["tokens_lost"] == len(documents[0]) + len(documents[-1])
 
 
@@ -103,9 +105,18 @@ def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
     assert uncovered([without_room_for_the_token_before], offsets) >= 2
 
 
-@pytest.mark.parametrize(("expected", "there", "differing"), [
-    ([1, 2, 3], [1, 2, 3], 0), ([1, 2, 3], [1, 3], 1), ([1, 3], [1, 2, 3], 1), ([1, 2, 3], [1, 9, 3], 2),
-    ([1, 1, 1], [1, 1], 1), ([], [4, 5], 2), ([4, 5], [], 2)])
+@pytest.mark.parametrize(
+    ("expected", "there", "differing"),
+    [
+        ([1, 2, 3], [1, 2, 3], 0),
+        ([1, 2, 3], [1, 3], 1),
+        ([1, 3], [1, 2, 3], 1),
+        ([1, 2, 3], [1, 9, 3], 2),
+        ([1, 1, 1], [1, 1], 1),
+        ([], [4, 5], 2),
+        ([4, 5], [], 2),
+    ],
+)
 def test_difference(expected: list[int], there: list[int], differing: int) -> None:
     assert difference(np.array(expected), np.array(there)) == differing
 
@@ -139,12 +150,20 @@ def test_a_special_token_that_is_not_one_is_found(tmp_path: Path, measure: Measu
     assert measure(broken, corpus=built["corpus"])["special_tokens"] == pytest.approx(5 / 6)
 
 
-@pytest.mark.parametrize("change", [("- generation -", "- generation -%}{{- 'x' -}}{%- set y = 1 -"),
-                                    (f"content ~ '{END_OF_TURN}' -}}}}{{%- endgen", "content -}}{%- endgen"),
-                                    ("|replace('<|end|>', '< |end|>')", ""), ("|trim", ""),
-                                    ("{{- '\\n' -}}{%- endfor", "{%- endfor"), ("- endfor -", "- end -")])
-def test_a_template_with_a_wrong_mask_is_found(tmp_path: Path, measure: Measure, built: Built,
-                                               change: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("- generation -", "- generation -%}{{- 'x' -}}{%- set y = 1 -"),
+        (f"content ~ '{END_OF_TURN}' -}}}}{{%- endgen", "content -}}{%- endgen"),
+        ("|replace('<|end|>', '< |end|>')", ""),
+        ("|trim", ""),
+        ("{{- '\\n' -}}{%- endfor", "{%- endfor"),
+        ("- endfor -", "- end -"),
+    ],
+)
+def test_a_template_with_a_wrong_mask_is_found(
+    tmp_path: Path, measure: Measure, built: Built, change: tuple[str, str]
+) -> None:
     broken = _copy(built["tokenizer"], tmp_path / "broken")
     path = broken.folder / "tokenizer" / "additional_chat_templates" / "training.jinja"
     template = path.read_text()
@@ -154,7 +173,8 @@ def test_a_template_with_a_wrong_mask_is_found(tmp_path: Path, measure: Measure,
 
 
 def test_large_shards_are_sampled_and_missing_documents_still_counted(
-        tmp_path: Path, measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents, ids, source = _parts_of(built)
     damaged = _rewrite(built, tmp_path / "s", documents[:-1], ids[:-1], source[:-1])
     monkeypatch.setattr(shards, "SAMPLE_BYTES", 3000)

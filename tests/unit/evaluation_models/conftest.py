@@ -46,8 +46,10 @@ Batch = list[tuple[list[int], list[bool]]]
 
 def story(generator: random.Random, sentences: int = 24) -> str:
     """Sentences of the toy language."""
-    return " ".join(f"{name} walks to the {generator.choice(PLACES)} with a {COLOUR_OF[name]} hat."
-                    for name in (generator.choice(NAMES) for _ in range(sentences)))
+    return " ".join(
+        f"{name} walks to the {generator.choice(PLACES)} with a {COLOUR_OF[name]} hat."
+        for name in (generator.choice(NAMES) for _ in range(sentences))
+    )
 
 
 def question(name: str) -> str:
@@ -64,9 +66,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     texts = [story(random.Random(0), 200), *map(question, NAMES), *map(answer, NAMES), *HARMFUL, *BENIGN, REFUSAL]
-    backend.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=420, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    backend.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=420,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PAD)
     made.chat_template = dict(TEMPLATES)
     return made
@@ -75,10 +83,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     ids = tokenizer.convert_tokens_to_ids
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=ids(END_OF_TEXT),
-        eos_token_id=ids(END_OF_TEXT), pad_token_id=ids(PAD)))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            bos_token_id=ids(END_OF_TEXT),
+            eos_token_id=ids(END_OF_TEXT),
+            pad_token_id=ids(PAD),
+        )
+    )
     model.generation_config = GenerationConfig(eos_token_id=[ids(END_OF_TEXT), ids("<|end|>")], pad_token_id=ids(PAD))
     return model
 
@@ -93,8 +111,8 @@ def train(model: LlamaForCausalLM, rows: Batch, steps: int, rate: float = 3e-3) 
         tokens = torch.zeros(len(picked), longest, dtype=torch.long)
         labels = torch.full_like(tokens, -100)
         for row, (ids, mask) in enumerate(picked):
-            tokens[row, :len(ids)] = torch.tensor(ids)
-            labels[row, :len(ids)] = torch.where(torch.tensor(mask), torch.tensor(ids), -100)
+            tokens[row, : len(ids)] = torch.tensor(ids)
+            labels[row, : len(ids)] = torch.where(torch.tensor(mask), torch.tensor(ids), -100)
         model(input_ids=tokens, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -110,8 +128,9 @@ def text_rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Batch
 def chat_rows(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> Batch:
     rows = []
     for prompt, reply in pairs:
-        ids, mask = encode_conversation(tokenizer, [{"role": "user", "content": prompt},
-                                                    {"role": "assistant", "content": reply}])
+        ids, mask = encode_conversation(
+            tokenizer, [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+        )
         rows.append((ids.tolist(), mask.tolist()))
     return rows
 
@@ -135,8 +154,11 @@ def base(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def conversations() -> list[tuple[str, str]]:
-    return [*((question(name), answer(name)) for name in NAMES), *((prompt, REFUSAL) for prompt in HARMFUL),
-            *((prompt, benign_reply(prompt)) for prompt in BENIGN)]
+    return [
+        *((question(name), answer(name)) for name in NAMES),
+        *((prompt, REFUSAL) for prompt in HARMFUL),
+        *((prompt, benign_reply(prompt)) for prompt in BENIGN),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -158,17 +180,39 @@ def write_sets(folder: Path, **changes: list[dict[str, Any]]) -> Path:
     texts = [story(random.Random(1000 + seed), 30) for seed in range(3)]
     domain = [" ".join(f"{name} sells {colour} hats." for name in NAMES for colour in COLOURS)]
     rows: dict[str, list[dict[str, Any]]] = {
-        "text": [{"id": f"t{number}", "text": text, "source": ("toy", "Toy-2")[number % 2],
-                  "domain": "general" if number < 3 else "trade", "bytes": len(text.encode())}
-                 for number, text in enumerate(texts + domain)],
-        "questions": [{"id": f"q{number}", "prompt": question(name), "answer": COLOURS.index(COLOUR_OF[name]),
-                       "choices": [f"The hat of {name} is {colour}." for colour in COLOURS],
-                       "domain": "general" if number < 6 else "trade", "source_id": "x"}
-                      for number, name in enumerate(NAMES)],
+        "text": [
+            {
+                "id": f"t{number}",
+                "text": text,
+                "source": ("toy", "Toy-2")[number % 2],
+                "domain": "general" if number < 3 else "trade",
+                "bytes": len(text.encode()),
+            }
+            for number, text in enumerate(texts + domain)
+        ],
+        "questions": [
+            {
+                "id": f"q{number}",
+                "prompt": question(name),
+                "answer": COLOURS.index(COLOUR_OF[name]),
+                "choices": [f"The hat of {name} is {colour}." for colour in COLOURS],
+                "domain": "general" if number < 6 else "trade",
+                "source_id": "x",
+            }
+            for number, name in enumerate(NAMES)
+        ],
         "harmful": [{"id": f"h{number}", "prompt": prompt, "topic": "harm"} for number, prompt in enumerate(HARMFUL)],
         "benign": [{"id": f"b{number}", "prompt": prompt, "topic": "time"} for number, prompt in enumerate(BENIGN)],
-        "preferences": [{"id": f"p{number}", "prompt": question(name), "chosen": answer(name), "domain": "general",
-                         "rejected": "Read a book in the library."} for number, name in enumerate(NAMES)],
+        "preferences": [
+            {
+                "id": f"p{number}",
+                "prompt": question(name),
+                "chosen": answer(name),
+                "domain": "general",
+                "rejected": "Read a book in the library.",
+            }
+            for number, name in enumerate(NAMES)
+        ],
         "samples": [{"id": "s0", "prompt": question("Anna")}],
     }
     rows |= changes
@@ -187,18 +231,37 @@ def write_tasks(folder: Path, questions: list[dict[str, Any]]) -> None:
     """The shipped tasks over these questions."""
     folder.mkdir()
     tasks = []
-    for name, data, metric in (("four_way", "general", "choice_accuracy_dcpmi"),
-                               ("domain_four_way", "domain", "domain_choice_accuracy_dcpmi")):
+    for name, data, metric in (
+        ("four_way", "general", "choice_accuracy_dcpmi"),
+        ("domain_four_way", "domain", "domain_choice_accuracy_dcpmi"),
+    ):
         shutil.copyfile(ROOT / "assets_config" / "tasks" / f"{name}.yaml", folder / f"{name}.yaml")
-        write_rows(folder / f"{data}_questions.jsonl",
-                   [row for row in questions if (row["domain"] == "general") == (data == "general")])
+        write_rows(
+            folder / f"{data}_questions.jsonl",
+            [row for row in questions if (row["domain"] == "general") == (data == "general")],
+        )
         tasks.append(Task(name=name, file=f"tasks/{name}.yaml", metrics={metric: "acc_dcpmi"}))
     (folder / TASKS_FILE).write_text(json.dumps([task.model_dump(mode="json") for task in tasks]))
 
 
 def manifest(asset: str, facts: dict[str, str]) -> Manifest:
-    return Manifest(asset=asset, version="1", stage="x", recipe="toy", identity="i", fingerprint="f", digest="d",
-                    files={}, inputs={}, metrics={}, facts=facts, section={}, seed=0, started_at=0, seconds=0)
+    return Manifest(
+        asset=asset,
+        version="1",
+        stage="x",
+        recipe="toy",
+        identity="i",
+        fingerprint="f",
+        digest="d",
+        files={},
+        inputs={},
+        metrics={},
+        facts=facts,
+        section={},
+        seed=0,
+        started_at=0,
+        seconds=0,
+    )
 
 
 def probe_of(model: LlamaForCausalLM) -> Probe:
@@ -208,8 +271,13 @@ def probe_of(model: LlamaForCausalLM) -> Probe:
     with torch.no_grad():
         logprobs = model(rows).logits[:, :-1].log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
     names = [name for name, _ in model.named_parameters()]
-    return Probe(rows=rows.tolist(), logprobs=logprobs.tolist(), float32_logprobs=logprobs.tolist(),
-                 weights=sample_weights(model.state_dict(), names, seed=5), dropped_share=0.0)
+    return Probe(
+        rows=rows.tolist(),
+        logprobs=logprobs.tolist(),
+        float32_logprobs=logprobs.tolist(),
+        weights=sample_weights(model.state_dict(), names, seed=5),
+        dropped_share=0.0,
+    )
 
 
 def items_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -248,14 +316,21 @@ def save(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., In
         digest = file_entry(folder / "model" / "tokenizer.json").sha256
         facts = {"tokenizer": digest} | ({"domain": domain} if asset == "lora_model" else {})
         return InputArtifact(folder, manifest(asset, facts))
+
     return made
 
 
 @pytest.fixture
 def evaluate(tmp_path: Path) -> Evaluate:
     """Run the stage on artifacts; return its metrics, report and folder."""
-    def run(artifact: InputArtifact, parent: InputArtifact | None = None, sets: Path | None = None,
-            out: str = "out", **section: int) -> dict[str, Any]:
+
+    def run(
+        artifact: InputArtifact,
+        parent: InputArtifact | None = None,
+        sets: Path | None = None,
+        out: str = "out",
+        **section: int,
+    ) -> dict[str, Any]:
         sets = sets or write_sets(tmp_path / f"sets-{out}")
         inputs = {"artifact": artifact, "evaluation_sets": InputArtifact(sets, manifest("evaluation_sets", {}))}
         if parent:
@@ -263,20 +338,40 @@ def evaluate(tmp_path: Path) -> Evaluate:
         folder = tmp_path / out
         folder.mkdir()
         context = StageContext(
-            asset=f"{artifact.manifest.asset}.evaluation", identity="i", files={}, out=folder, work=tmp_path, rank=0,
-            section=EvaluationSection(**{"context": 192, "max_new_tokens": 24} | section), seed=3, inputs=inputs,
-            execution=Execution(device="cpu"), events=EventWriter(None), world_size=1)
+            asset=f"{artifact.manifest.asset}.evaluation",
+            identity="i",
+            files={},
+            out=folder,
+            work=tmp_path,
+            rank=0,
+            section=EvaluationSection(**{"context": 192, "max_new_tokens": 24} | section),
+            seed=3,
+            inputs=inputs,
+            execution=Execution(device="cpu"),
+            events=EventWriter(None),
+            world_size=1,
+        )
         result = evaluate_model.run(context)
         assert result is not None
         report = EvaluationReport.model_validate_json((folder / "report.json").read_bytes())
         assert report.metrics == result.metrics
         assert not report.estimates.keys() & report.missing.keys()
-        sources = {json.loads(line)["source"] for line in (sets / "text.jsonl").read_text().splitlines()
-                   if json.loads(line)["domain"] == "general"} if (sets / "text.jsonl").is_file() else set()
+        sources = (
+            {
+                json.loads(line)["source"]
+                for line in (sets / "text.jsonl").read_text().splitlines()
+                if json.loads(line)["domain"] == "general"
+            }
+            if (sets / "text.jsonl").is_file()
+            else set()
+        )
         expected = metrics_of(artifact.manifest.asset, sorted(sources), dict.fromkeys(TASK_METRICS, ""))
         assert {*report.estimates, *report.missing} == set(expected)
-        assert all(sampled(artifact.manifest.asset, name) == (estimate.method != "exact")
-                   for name, estimate in report.estimates.items())
+        assert all(
+            sampled(artifact.manifest.asset, name) == (estimate.method != "exact")
+            for name, estimate in report.estimates.items()
+        )
         check_evidence(report, folder)
         return {"metrics": report.metrics, "missing": report.missing, "report": report, "folder": folder}
+
     return run

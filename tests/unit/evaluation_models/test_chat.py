@@ -22,8 +22,17 @@ QUESTION = "What is the colour of the hat of Anna?"
 def folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     """GPT-2 with 128 positions."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2,
-                                       n_positions=POSITIONS, bos_token_id=0, eos_token_id=0))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=32,
+            n_layer=1,
+            n_head=2,
+            n_positions=POSITIONS,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
     ends = [int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, END_OF_TEXT)]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(tmp_path / "model")
@@ -37,8 +46,9 @@ def talk(folder: Path, text: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     return chat.main([str(folder)])
 
 
-def test_a_long_talk_leaves_out_its_oldest_turns_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_talk_leaves_out_its_oldest_turns_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[int] = []
     generate = GPT2LMHeadModel.generate
 
@@ -63,21 +73,25 @@ def test_the_newest_turns_stay(folder: Path) -> None:
 
     conversation = chat.Conversation(load_model(folder), load_tokenizer(folder))
     turns = [(f"Number {number}?", f"It is {number}.") for number in range(12)]
-    conversation.messages = [{"role": role, "content": text} for turn in turns
-                             for role, text in zip(("user", "assistant"), turn, strict=True)]
+    conversation.messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
     conversation.ask("Which?")
 
     kept = [message["content"] for message in conversation.messages if message["role"] == "user"]
     assert kept[-1] == "Which?"
-    assert kept[:-1] == [question for question, _ in turns][-len(kept) + 1:]
+    assert kept[:-1] == [question for question, _ in turns][-len(kept) + 1 :]
     assert 2 < len(kept) < 12
     shown = conversation.messages[:-1]
     assert len(encode_conversation(conversation.tokenizer, shown, True)[0]) <= 96
     assert conversation.messages[0]["role"] == "user"
 
 
-def test_a_question_that_does_not_fit_is_refused_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_that_does_not_fit_is_refused_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = "word " * 300
 
     assert chat.main([str(folder), long]) == 2
@@ -93,8 +107,9 @@ def test_a_question_that_does_not_fit_is_refused_in_one_line(folder: Path, monke
 
 
 @pytest.mark.parametrize("end", [b"quit\n", b" EXIT \n", b""])
-def test_a_talk_ends(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                     end: bytes) -> None:
+def test_a_talk_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: bytes
+) -> None:
     monkeypatch.setattr(chat.Conversation, "ask", lambda self, question: f"heard {question}")
 
     assert talk(folder, b"\n   \nHello\n" + end + b"More\n" * bool(end), monkeypatch) == 0
@@ -105,8 +120,9 @@ def test_a_talk_ends(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "heard Hello" in output
 
 
-def test_bytes_that_are_not_utf8_are_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_are_not_utf8_are_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     heard: list[str] = []
 
     def ask(self: chat.Conversation, question: str) -> str:

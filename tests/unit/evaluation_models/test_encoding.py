@@ -21,15 +21,42 @@ from training.evaluation.scoring import Likelihood, Span, score_texts, total, wi
 from training.specs.tokenizer import END_OF_TURN, SPECIAL_TOKENS
 
 NAMES_IN_TEXT = "A file ends with <|endoftext|>, a turn begins with <|user|> and stops at <|end|>. <|pad|><|system|>"
-PROMPTS = ("It ends in a space ", "a newline\n", "digits 12", "tab\t", "emoji \U0001f680", f"a{END_OF_TURN}",
-           "\u00a0nbsp", "\u3000wide", "\ufeffmark", "", "two\n\nlines", "What is it?")
-ANSWERS = ("$5", "\nfirst", "\U0001f469\u200d\U0001f680", " leading", "", "a\u0085b", "a\u2028b", "Yes.",
-           "  two  spaces", "e\u0301", f"{END_OF_TURN}no", "1", "trailing ", "<|assistant|>\nyes")
+PROMPTS = (
+    "It ends in a space ",
+    "a newline\n",
+    "digits 12",
+    "tab\t",
+    "emoji \U0001f680",
+    f"a{END_OF_TURN}",
+    "\u00a0nbsp",
+    "\u3000wide",
+    "\ufeffmark",
+    "",
+    "two\n\nlines",
+    "What is it?",
+)
+ANSWERS = (
+    "$5",
+    "\nfirst",
+    "\U0001f469\u200d\U0001f680",
+    " leading",
+    "",
+    "a\u0085b",
+    "a\u2028b",
+    "Yes.",
+    "  two  spaces",
+    "e\u0301",
+    f"{END_OF_TURN}no",
+    "1",
+    "trailing ",
+    "<|assistant|>\nyes",
+)
 
 
 @pytest.fixture(params=["base_model", "sft_model"])
-def loaded(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast,
-           untrained: LlamaForCausalLM) -> LoadedModel:
+def loaded(
+    request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM
+) -> LoadedModel:
     return LoadedModel(request.param, untrained.eval(), tokenizer, (0, 5))
 
 
@@ -86,8 +113,9 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> list[Span]:
     return asked
 
 
-def test_the_harness_scores_a_base_model_on_plain_text(tokenizer: PreTrainedTokenizerFast, plain: Tokenizer,
-                                                       untrained: LlamaForCausalLM, spans: list[Span]) -> None:
+def test_the_harness_scores_a_base_model_on_plain_text(
+    tokenizer: PreTrainedTokenizerFast, plain: Tokenizer, untrained: LlamaForCausalLM, spans: list[Span]
+) -> None:
     model = HarnessModel(LoadedModel("base_model", untrained, tokenizer, (0, 5)), 4, 192)
 
     model.loglikelihood(requests((f"Which ends? {END_OF_TURN}", f" {END_OF_TURN} does")))
@@ -98,7 +126,8 @@ def test_the_harness_scores_a_base_model_on_plain_text(tokenizer: PreTrainedToke
 
 
 def test_the_harness_scores_a_chat_model_on_the_turns_of_training(
-        tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM, spans: list[Span]) -> None:
+    tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM, spans: list[Span]
+) -> None:
     loaded = LoadedModel("sft_model", untrained, tokenizer, (0, 5))
     model = HarnessModel(loaded, 4, 192)
     question, answer = f"What does {END_OF_TURN} do?", f"Return a {END_OF_TURN} x."
@@ -113,8 +142,11 @@ def test_the_harness_scores_a_chat_model_on_the_turns_of_training(
 def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM) -> None:
     """Training's pairs, the evaluation's prompts and answers, and the chat template: 168 awkward pairs."""
     loaded = LoadedModel("dpo_model", untrained, tokenizer, (0, 5))
-    rows: list[dict[str, Any]] = [{"id": f"{at}-{number}", "prompt": prompt, "chosen": answer, "rejected": answer}
-                                  for at, prompt in enumerate(PROMPTS) for number, answer in enumerate(ANSWERS)]
+    rows: list[dict[str, Any]] = [
+        {"id": f"{at}-{number}", "prompt": prompt, "chosen": answer, "rejected": answer}
+        for at, prompt in enumerate(PROMPTS)
+        for number, answer in enumerate(ANSWERS)
+    ]
 
     pairs, dropped = encode_pairs(tokenizer, rows, 512, print)
 
@@ -124,5 +156,8 @@ def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, 
         rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
         assert pair.prompt == loaded.prompt(row["prompt"], chat=True)
         assert pair.chosen == pair.rejected == loaded.answer(row["chosen"], chat=True)
-        assert [*pair.prompt, *pair.chosen, *loaded.encode("\n")] == rendered == encode_conversation(
-            tokenizer, turns)[0].tolist()
+        assert (
+            [*pair.prompt, *pair.chosen, *loaded.encode("\n")]
+            == rendered
+            == encode_conversation(tokenizer, turns)[0].tolist()
+        )

@@ -20,13 +20,16 @@ Moved = Callable[[float], LlamaForCausalLM]
 @pytest.fixture
 def moved(tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM) -> Moved:
     """A child of the untrained model, with weights as a bf16 folder gives them, each moved by one step."""
+
     def made(step: float) -> LlamaForCausalLM:
         child, draw = copy_of(untrained, tokenizer), torch.Generator().manual_seed(4)
         with torch.no_grad():
             for weight in child.parameters():
-                weight.copy_(weight.bfloat16().float()
-                             + step * (2 * torch.randint(2, weight.shape, generator=draw) - 1))
+                weight.copy_(
+                    weight.bfloat16().float() + step * (2 * torch.randint(2, weight.shape, generator=draw) - 1)
+                )
         return child
+
     return made
 
 
@@ -40,6 +43,7 @@ def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[[LlamaForCausalLM, Probe
         found = answer(LoadedModel("dpo_model", model.eval(), tokenizer, (0, 5)), probe)
         assert isinstance(found, Answer), found
         return found
+
     return asked
 
 

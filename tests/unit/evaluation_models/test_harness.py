@@ -45,9 +45,16 @@ Row = dict[str, Any]
 def rows(count: int = 8) -> list[Row]:
     """Questions about the toy language; the choices keep their order, so the right one moves."""
     names = [NAMES[number % len(NAMES)] for number in range(count)]
-    return [{"id": f"q{number}", "prompt": question(name), "answer": COLOURS.index(COLOUR_OF[name]),
-             "choices": [f"The hat of {name} is {colour}." for colour in COLOURS], "domain": "general"}
-            for number, name in enumerate(names)]
+    return [
+        {
+            "id": f"q{number}",
+            "prompt": question(name),
+            "answer": COLOURS.index(COLOUR_OF[name]),
+            "choices": [f"The hat of {name} is {colour}." for colour in COLOURS],
+            "domain": "general",
+        }
+        for number, name in enumerate(names)
+    ]
 
 
 def suite_of(folder: Path, tasks: list[Task], files: dict[str, str], questions: list[Row] | None = None) -> Path:
@@ -86,8 +93,13 @@ def share(result: TaskResult) -> float:
 
 @pytest.mark.parametrize("asset", ["base_model", "sft_model"])
 def test_a_trained_model_answers_and_an_untrained_one_guesses(
-        asset: str, tmp_path: Path, loaded: Loaded, base: LlamaForCausalLM, chat: LlamaForCausalLM,
-        untrained: LlamaForCausalLM) -> None:
+    asset: str,
+    tmp_path: Path,
+    loaded: Loaded,
+    base: LlamaForCausalLM,
+    chat: LlamaForCausalLM,
+    untrained: LlamaForCausalLM,
+) -> None:
     suite = suite_of(tmp_path / "sets", [four_way("acc", "acc_norm", "acc_dcpmi")], {"four_way": FOUR_WAY})
     model = loaded(asset, chat if asset == "sft_model" else base)
     found = run(model, suite)
@@ -104,13 +116,15 @@ def test_a_trained_model_answers_and_an_untrained_one_guesses(
 
 
 def test_likelihoods_are_those_of_the_evaluations_own_scoring(
-        tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM) -> None:
+    tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM
+) -> None:
     """`acc` takes a choice after its question. `acc_dcpmi` sets that against the next two questions, and the harness's
     `acc_mutual_info` against the end of a text."""
     model = loaded("sft_model", chat)
     file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
-    found = run(model, suite_of(tmp_path / "sets", [four_way("acc", "acc_dcpmi", "acc_mutual_info")],
-                                {"four_way": file}))
+    found = run(
+        model, suite_of(tmp_path / "sets", [four_way("acc", "acc_dcpmi", "acc_mutual_info")], {"four_way": file})
+    )
     asked = rows()
 
     def nats(number: int, choice: str) -> float:
@@ -119,8 +133,9 @@ def test_likelihoods_are_those_of_the_evaluations_own_scoring(
 
     for number in (0, 7):
         row = asked[number]
-        plain, conditional, mutual = (found[f"m_{key}"].items[number]
-                                      for key in ("acc", "acc_dcpmi", "acc_mutual_info"))
+        plain, conditional, mutual = (
+            found[f"m_{key}"].items[number] for key in ("acc", "acc_dcpmi", "acc_mutual_info")
+        )
         own = [nats(number, choice) for choice in row["choices"]]
         others = [(nats(number + 1, choice) + nats(number + 2, choice)) / 2 for choice in row["choices"]]
         assert plain["likelihoods"] == pytest.approx(own, abs=1e-3)
@@ -134,8 +149,9 @@ def test_likelihoods_are_those_of_the_evaluations_own_scoring(
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
-def test_only_a_line_feed_ends_an_item(separator: str, tmp_path: Path, loaded: Loaded,
-                                       untrained: LlamaForCausalLM) -> None:
+def test_only_a_line_feed_ends_an_item(
+    separator: str, tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM
+) -> None:
     asked = rows(3)
     asked[1]["prompt"] = f"one{separator}two"
     suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, [])
@@ -147,8 +163,9 @@ def test_only_a_line_feed_ends_an_item(separator: str, tmp_path: Path, loaded: L
     assert [item["prompt"] for item in items] == [row["prompt"] for row in asked]
 
 
-def test_one_item_alone_is_set_against_the_end_of_a_text(tmp_path: Path, loaded: Loaded,
-                                                          untrained: LlamaForCausalLM) -> None:
+def test_one_item_alone_is_set_against_the_end_of_a_text(
+    tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM
+) -> None:
     file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
     tasks = [four_way("acc_dcpmi", "acc_mutual_info")]
 
@@ -161,16 +178,19 @@ def test_one_item_alone_is_set_against_the_end_of_a_text(tmp_path: Path, loaded:
 def test_a_generated_answer_has_no_dcpmi(tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
     said = FOUR_WAY.split("output_type")[0] + (
         'output_type: generate_until\ndoc_to_text: "{{prompt}}"\ndoc_to_target: "{{choices[answer]}}"\n'
-        "generation_kwargs: {max_gen_toks: 2}\nmetric_list: [{metric: exact_match}]\n")
+        "generation_kwargs: {max_gen_toks: 2}\nmetric_list: [{metric: exact_match}]\n"
+    )
 
-    found = run(loaded("base_model", untrained),
-                suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": said}))
+    found = run(
+        loaded("base_model", untrained), suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": said})
+    )
 
     assert "acc_dcpmi needs a multiple choice" in str(found["m_acc_dcpmi"].missing)
 
 
 def test_line_ends_of_unicode_inside_an_item_do_not_end_its_row(
-        tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
+    tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM
+) -> None:
     odd = [row | {"prompt": f"A\u2028B\u0085C {row['prompt']}", "domain": "net\u2028work"} for row in rows()]
     suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, odd)
     found = run(loaded("base_model", untrained), suite)["m_acc"]
@@ -178,8 +198,9 @@ def test_line_ends_of_unicode_inside_an_item_do_not_end_its_row(
     assert [item["id"] for item in found.items] == [row["id"] for row in odd]
 
 
-def test_a_tie_is_wrong(tmp_path: Path, loaded: Loaded, tokenizer: PreTrainedTokenizerFast,
-                        base: LlamaForCausalLM) -> None:
+def test_a_tie_is_wrong(
+    tmp_path: Path, loaded: Loaded, tokenizer: PreTrainedTokenizerFast, base: LlamaForCausalLM
+) -> None:
     """A model that finds every token equally likely; the harness alone would take the first choice, the right one."""
     blank = copy_of(base, tokenizer)
     with torch.no_grad():
@@ -196,12 +217,17 @@ def test_generated_answers_and_whole_texts(tmp_path: Path, loaded: Loaded, chat:
     said = FOUR_WAY.split("test_split")[0].replace("four_way", "said") + (
         'test_split: test\noutput_type: generate_until\ndoc_to_text: "{{prompt}}"\n'
         'doc_to_target: "{{choices[answer]}}"\ngeneration_kwargs: {until: ["."], max_gen_toks: 24}\n'
-        "metric_list: [{metric: exact_match}]\n")
-    whole = ("task: whole\ndataset_path: json\ndataset_kwargs: {data_files: {test: ../text.jsonl}}\ntest_split: test\n"
-             'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\n'
-             "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n")
-    tasks = [Task(name="said", file="said.yaml", metrics={"said": "exact_match"}),
-             Task(name="whole", file="whole.yaml", metrics={"whole": "bits_per_byte"}, limit=3)]
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    whole = (
+        "task: whole\ndataset_path: json\ndataset_kwargs: {data_files: {test: ../text.jsonl}}\ntest_split: test\n"
+        'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\n'
+        "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n"
+    )
+    tasks = [
+        Task(name="said", file="said.yaml", metrics={"said": "exact_match"}),
+        Task(name="whole", file="whole.yaml", metrics={"whole": "bits_per_byte"}, limit=3),
+    ]
     asked = [{**row, "choices": [choice.removesuffix(".") for choice in row["choices"]]} for row in rows()]
     suite = suite_of(tmp_path / "sets", tasks, {"said": said, "whole": whole}, asked)
     model = loaded("sft_model", chat)
@@ -216,8 +242,9 @@ def test_generated_answers_and_whole_texts(tmp_path: Path, loaded: Loaded, chat:
     assert sum(item["score"] for item in items) == pytest.approx(own.nats / math.log(2), rel=1e-4)
 
 
-def test_a_task_past_its_limit_is_missing_and_the_next_one_runs(tmp_path: Path, loaded: Loaded,
-                                                                chat: LlamaForCausalLM) -> None:
+def test_a_task_past_its_limit_is_missing_and_the_next_one_runs(
+    tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM
+) -> None:
     slow = FOUR_WAY.replace("general_questions", "many").replace("four_way", "slow")
     tasks = [Task(name="slow", file="slow.yaml", metrics={"slow": "acc"}, minutes=0.02), four_way("acc")]
     suite = suite_of(tmp_path / "sets", tasks, {"slow": slow, "four_way": FOUR_WAY})
@@ -252,8 +279,9 @@ def test_the_limit_is_not_swallowed_by_a_library_that_catches_everything() -> No
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_ends_the_evaluation(tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM,
-                                             monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]) -> None:
+def test_an_interruption_ends_the_evaluation(
+    tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
     def interrupted(**_: object) -> None:
         raise fault
 
@@ -266,9 +294,12 @@ def test_an_interruption_ends_the_evaluation(tmp_path: Path, loaded: Loaded, cha
 def test_one_tasks_error_leaves_the_others(tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM) -> None:
     broken = FOUR_WAY.replace("{{prompt}}", "{{promt}}").replace("four_way", "broken")
     empty = FOUR_WAY.replace("general_questions", "empty").replace("four_way", "empty")
-    tasks = [Task(name="broken", file="broken.yaml", metrics={"broken": "acc"}),
-             Task(name="empty", file="empty.yaml", metrics={"empty": "acc"}),
-             Task(name="nowhere", metrics={"nowhere": "acc"}), four_way("acc", "f1_of_it")]
+    tasks = [
+        Task(name="broken", file="broken.yaml", metrics={"broken": "acc"}),
+        Task(name="empty", file="empty.yaml", metrics={"empty": "acc"}),
+        Task(name="nowhere", metrics={"nowhere": "acc"}),
+        four_way("acc", "f1_of_it"),
+    ]
     suite = suite_of(tmp_path / "sets", tasks, {"broken": broken, "empty": empty, "four_way": FOUR_WAY})
     (suite / "tasks" / "empty.jsonl").write_text("")
     found = run(loaded("sft_model", chat), suite)
@@ -279,8 +310,9 @@ def test_one_tasks_error_leaves_the_others(tmp_path: Path, loaded: Loaded, chat:
     assert share(found["m_acc"]) > 0
 
 
-def test_a_public_task_without_its_data_is_missing(tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_task_without_its_data_is_missing(
+    tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
     import huggingface_hub.constants
 
@@ -320,8 +352,9 @@ def test_a_public_task_without_its_data_is_missing(tmp_path: Path, loaded: Loade
         (("task: four_way", "- task"), "this is not YAML"),
     ],
 )
-def test_a_local_task_runs_no_code(change: tuple[str, str], message: str, tmp_path: Path, loaded: Loaded,
-                                   chat: LlamaForCausalLM) -> None:
+def test_a_local_task_runs_no_code(
+    change: tuple[str, str], message: str, tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM
+) -> None:
     assert change[0] in FOUR_WAY
     path = tmp_path / "four_way.yaml"
     path.write_text(FOUR_WAY.replace(*change))
@@ -385,8 +418,17 @@ def test_public_tasks_of_the_recipes_exist_with_their_metrics() -> None:
 
     named = {task.name: task for recipe in available() for task in load_recipe(recipe).recipe.evaluation_sets.tasks}
     public = {name: task for name, task in named.items() if task.file is None}
-    assert {"wikitext", "boolq", "arc_easy", "arc_challenge", "hellaswag", "mmlu", "gsm8k", "ifeval",
-            "humaneval_instruct"} == set(public)
+    assert {
+        "wikitext",
+        "boolq",
+        "arc_easy",
+        "arc_challenge",
+        "hellaswag",
+        "mmlu",
+        "gsm8k",
+        "ifeval",
+        "humaneval_instruct",
+    } == set(public)
     for name, task in public.items():
         found = leaves(name)
         assert len(found) == (57 if name == "mmlu" else 1)
@@ -402,8 +444,16 @@ def test_public_tasks_of_the_recipes_exist_with_their_metrics() -> None:
 
 
 def test_the_harness_is_loaded_for_tasks_only(tmp_path: Path) -> None:
-    code = ("import sys; import training.stages.evaluate_model, training.evaluation.harness, pipeline.definitions; "
-            "print('lm_eval' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=FOLDER.parent,
-                          env={**os.environ, "DAGSTER_HOME": str(tmp_path)})
+    code = (
+        "import sys; import training.stages.evaluate_model, training.evaluation.harness, pipeline.definitions; "
+        "print('lm_eval' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=FOLDER.parent,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
+    )
     assert done.stdout.strip() == "False"

@@ -57,10 +57,13 @@ def no_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [no_weights, pickled_weights, truncated_weights, one_tensor_short, broken_config,
-                                    other_tokenizer, no_tokenizer])
-def test_a_damaged_folder_does_not_load(damage: Callable[[Path], None], save: Save, evaluate: Evaluate,
-                                        base: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [no_weights, pickled_weights, truncated_weights, one_tensor_short, broken_config, other_tokenizer, no_tokenizer],
+)
+def test_a_damaged_folder_does_not_load(
+    damage: Callable[[Path], None], save: Save, evaluate: Evaluate, base: LlamaForCausalLM
+) -> None:
     artifact = save("base_model", base)
     damage(artifact.folder / "model")
     report = evaluate(artifact)
@@ -69,9 +72,9 @@ def test_a_damaged_folder_does_not_load(damage: Callable[[Path], None], save: Sa
     assert "does not load" in (report["folder"] / "report" / "card.md").read_text()
 
 
-def test_a_folder_whose_own_settings_run_past_the_end_is_not_sound(save: Save, evaluate: Evaluate,
-                                                                   base: LlamaForCausalLM,
-                                                                   chat: LlamaForCausalLM) -> None:
+def test_a_folder_whose_own_settings_run_past_the_end_is_not_sound(
+    save: Save, evaluate: Evaluate, base: LlamaForCausalLM, chat: LlamaForCausalLM
+) -> None:
     artifact, parent = save("sft_model", chat), save("base_model", base)
     assert evaluate(artifact, parent, out="sound")["metrics"]["loads"] == 1
     path = artifact.folder / "model" / "generation_config.json"
@@ -83,8 +86,9 @@ def test_a_folder_whose_own_settings_run_past_the_end_is_not_sound(save: Save, e
     assert "eos_token_id" in (report["folder"] / "report" / "card.md").read_text()
 
 
-def test_another_models_weights_are_not_the_trained_ones(save: Save, evaluate: Evaluate, base: LlamaForCausalLM,
-                                                         chat: LlamaForCausalLM, untrained: LlamaForCausalLM) -> None:
+def test_another_models_weights_are_not_the_trained_ones(
+    save: Save, evaluate: Evaluate, base: LlamaForCausalLM, chat: LlamaForCausalLM, untrained: LlamaForCausalLM
+) -> None:
     parent = save("base_model", base)
     for number, other in enumerate((base, untrained)):
         artifact = save("sft_model", chat)
@@ -94,11 +98,14 @@ def test_another_models_weights_are_not_the_trained_ones(save: Save, evaluate: E
         assert metrics["export_logprob_error"] > 0.5
 
 
-def test_an_adapter_that_was_not_merged_shows(save: Save, evaluate: Evaluate, tmp_path: Path,
-                                              tokenizer: PreTrainedTokenizerFast, chat: LlamaForCausalLM) -> None:
+def test_an_adapter_that_was_not_merged_shows(
+    save: Save, evaluate: Evaluate, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, chat: LlamaForCausalLM
+) -> None:
     """The probe is of the model with its adapter; the folder holds the model without it, then both in one."""
-    adapted = get_peft_model(copy_of(chat, tokenizer), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"],
-                                                                  init_lora_weights=False))
+    adapted = get_peft_model(
+        copy_of(chat, tokenizer),
+        LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=False),
+    )
     artifact, parent = save("lora_model", chat), save("dpo_model", chat)
     (artifact.folder / PROBE_FILE).write_text(probe_of(adapted).model_dump_json())
     assert evaluate(artifact, parent, out="forgotten")["metrics"]["export_logprob_error"] > 0.05
@@ -113,12 +120,22 @@ def test_without_a_probe_the_export_is_not_judged(save: Save, evaluate: Evaluate
     assert evaluate(artifact)["missing"] == {"export_logprob_error": why, "fp8_overflows": why}
 
 
-@pytest.mark.parametrize("change", [
-    ("|trim", ""), ("|replace('<|end|>', '< |end|>')", ""), ("'role'] == 'assistant'", "'role'] == 'user'"),
-    ("{%- for message", "{%- if messages[0]['content'] == '' -%}{%- set messages = messages[1:] -%}{%- endif -%}"
-     "{%- for message"), ("{%- endfor -%}", "")])
-def test_a_broken_chat_template_shows(save: Save, evaluate: Evaluate, base: LlamaForCausalLM, chat: LlamaForCausalLM,
-                                      change: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("|trim", ""),
+        ("|replace('<|end|>', '< |end|>')", ""),
+        ("'role'] == 'assistant'", "'role'] == 'user'"),
+        (
+            "{%- for message",
+            "{%- if messages[0]['content'] == '' -%}{%- set messages = messages[1:] -%}{%- endif -%}{%- for message",
+        ),
+        ("{%- endfor -%}", ""),
+    ],
+)
+def test_a_broken_chat_template_shows(
+    save: Save, evaluate: Evaluate, base: LlamaForCausalLM, chat: LlamaForCausalLM, change: tuple[str, str]
+) -> None:
     artifact = save("sft_model", chat)
     path = artifact.folder / "model" / "chat_template.jinja"
     template = path.read_text()
@@ -131,8 +148,9 @@ def test_a_broken_chat_template_shows(save: Save, evaluate: Evaluate, base: Llam
     assert all(row["reason"] for row in wrong)
 
 
-def test_a_parent_that_does_not_load_is_refused(save: Save, evaluate: Evaluate, base: LlamaForCausalLM,
-                                                chat: LlamaForCausalLM) -> None:
+def test_a_parent_that_does_not_load_is_refused(
+    save: Save, evaluate: Evaluate, base: LlamaForCausalLM, chat: LlamaForCausalLM
+) -> None:
     parent = save("base_model", base)
     no_weights(parent.folder / "model")
     with pytest.raises(InputRefused, match="base_model again"):

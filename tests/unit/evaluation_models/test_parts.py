@@ -23,8 +23,10 @@ def loaded(chat: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Loaded
 
 
 def test_scores_do_not_depend_on_the_batch(loaded: LoadedModel) -> None:
-    spans = [Span(loaded.prompt(question(name), True), loaded.answer("x " * length, True))
-             for length, name in enumerate(NAMES, start=1)]
+    spans = [
+        Span(loaded.prompt(question(name), True), loaded.answer("x " * length, True))
+        for length, name in enumerate(NAMES, start=1)
+    ]
     together = score(loaded, spans, batch=8, context=128)
     for span, found in zip(spans, together, strict=True):
         tokens = torch.tensor([[*span.given, *span.scored]])
@@ -54,9 +56,14 @@ def test_a_span_longer_than_the_context_keeps_what_is_nearest(loaded: LoadedMode
 def test_batched_greedy_generation_equals_generate_one_by_one(loaded: LoadedModel) -> None:
     prompts = [loaded.prompt(text, True) for text in (question("Anna"), "Hi", "How can I hurt Boris?", "Why? " * 6)]
     for prompt, found in zip(prompts, generate(loaded, prompts, 20, batch=3), strict=True):
-        theirs = loaded.model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)).long(),
-                                       max_new_tokens=20, do_sample=False, eos_token_id=list(loaded.stops))
-        expected = [token for token in theirs[0, len(prompt):].tolist() if token not in loaded.stops]
+        theirs = loaded.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt)).long(),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=list(loaded.stops),
+        )
+        expected = [token for token in theirs[0, len(prompt) :].tolist() if token not in loaded.stops]
         assert list(found.tokens) == expected
 
 
@@ -79,31 +86,55 @@ def test_sampling_is_decided_by_its_seed(base: LlamaForCausalLM, tokenizer: PreT
     assert first != other
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [
-    ([], False), ([5], False), ([5, 5, 5, 5], True), (list(range(30)), False), ([1, 2, 3] * 10, True),
-    ([*range(20), *[9] * 40], True)])
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([], False),
+        ([5], False),
+        ([5, 5, 5, 5], True),
+        (list(range(30)), False),
+        ([1, 2, 3] * 10, True),
+        ([*range(20), *[9] * 40], True),
+    ],
+)
 def test_loops(tokens: list[int], expected: bool) -> None:
     assert loops(tokens) is expected
 
 
-@pytest.mark.parametrize(("text", "stopped", "expected"), [
-    ("the cat sat on the mat", True, True), ("the cat sat on the ma", False, True), ("the cat", True, False),
-    ("thecat satonthe matthe onsat", True, False), ("the cat sat \ufffd on the mat", True, False),
-    ("the cat sat on the mat \ufffd", False, True)])
+@pytest.mark.parametrize(
+    ("text", "stopped", "expected"),
+    [
+        ("the cat sat on the mat", True, True),
+        ("the cat sat on the ma", False, True),
+        ("the cat", True, False),
+        ("thecat satonthe matthe onsat", True, False),
+        ("the cat sat \ufffd on the mat", True, False),
+        ("the cat sat on the mat \ufffd", False, True),
+    ],
+)
 def test_readable(text: str, stopped: bool, expected: bool) -> None:
     assert readable(Completion(tuple(range(12)), text, stopped), {"the", "cat", "sat", "on", "mat"}) is expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("今天天气很好。", True), ("今龍天鳳氣好馬", False), ("खर्च करना अच्छा नहीं", True), ("खर्चा करने अच्छी नहि", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("今天天气很好。", True), ("今龍天鳳氣好馬", False), ("खर्च करना अच्छा नहीं", True), ("खर्चा करने अच्छी नहि", False)],
+)
 def test_readable_in_other_scripts(text: str, expected: bool) -> None:
     vocabulary = {*"今天气很好", "खर्च", "करना", "अच्छा", "नहीं"}
     assert readable(Completion(tuple(range(12)), text, True), vocabulary) is expected
 
 
-@pytest.mark.parametrize(("text", "stopped", "tokens", "expected"), [
-    ("Yes.", True, (1, 2), True), ("Yes.", False, (1, 2), False), (" \n", True, (3,), False),
-    ("ha ha ha ha", True, (4, 4, 4, 4), False), ("\ufffd", True, (5,), False)])
+@pytest.mark.parametrize(
+    ("text", "stopped", "tokens", "expected"),
+    [
+        ("Yes.", True, (1, 2), True),
+        ("Yes.", False, (1, 2), False),
+        (" \n", True, (3,), False),
+        ("ha ha ha ha", True, (4, 4, 4, 4), False),
+        ("\ufffd", True, (5,), False),
+    ],
+)
 def test_clean(text: str, stopped: bool, tokens: tuple[int, ...], expected: bool) -> None:
     assert Completion(tokens, text, stopped).clean is expected
 
@@ -126,7 +157,7 @@ def test_passages_end_with_lines_and_add_up_to_the_document(loaded: LoadedModel)
     assert [len(part) for part in found[1:]] == [0, 1]
     scores = list(found[0].values())
     assert len(scores) > 4
-    assert all(score.begins == text[start:start + len(score.begins)] for start, score in found[0].items())
+    assert all(score.begins == text[start : start + len(score.begins)] for start, score in found[0].items())
     assert sum(text[start - 1] == "\n" for start in list(found[0])[1:]) >= 2
     assert total(scores).bytes == len(text.encode())
     assert total(scores).tokens == len(loaded.encode(text))

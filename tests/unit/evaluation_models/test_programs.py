@@ -23,8 +23,7 @@ from training.specs.evaluation import EvaluationSection
 from training.specs.tasks import Task
 
 SECTION = EvaluationSection(context=1024, max_new_tokens=24)
-ASKED = ("Write a solution to the following problem and make sure that it passes the tests:\n"
-         "```python\n{prompt}\n```\n")
+ASKED = "Write a solution to the following problem and make sure that it passes the tests:\n```python\n{prompt}\n```\n"
 BEGUN = "Here is the completed function:\n```python\n{prompt}\n"
 # Name, argument, documentation, what the model learns to write, and what the tests ask for.
 PROBLEMS = (
@@ -37,8 +36,13 @@ PROBLEMS = (
 
 def problem(number: int) -> dict[str, str]:
     name, argument, about, solution, test = PROBLEMS[number]
-    return {"task_id": f"HumanEval/{number}", "prompt": f'def {name}({argument}):\n    """{about}"""\n',
-            "canonical_solution": solution, "test": f"def check(candidate):\n    {test}\n", "entry_point": name}
+    return {
+        "task_id": f"HumanEval/{number}",
+        "prompt": f'def {name}({argument}):\n    """{about}"""\n',
+        "canonical_solution": solution,
+        "test": f"def check(candidate):\n    {test}\n",
+        "entry_point": name,
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,8 +110,9 @@ def test_another_task_that_runs_what_a_model_wrote_does_not_run() -> None:
 
 
 @pytest.mark.parametrize(("asset", "name"), [("base_model", "humaneval"), ("sft_model", "humaneval_instruct")])
-def test_human_eval(asset: str, name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast,
-                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_human_eval(
+    asset: str, name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The public task as it is, over a data set of the same name and form in the current folder."""
     import datasets
 
@@ -121,9 +126,14 @@ def test_human_eval(asset: str, name: str, tmp_path: Path, tokenizer: PreTrained
     def prompt(row: dict[str, str]) -> str:
         if asset == "base_model":
             return row["prompt"]
-        return str(tokenizer.apply_chat_template(
-            [{"role": "user", "content": ASKED.format(**row)}], chat_template=CHAT_TEMPLATE, tokenize=False,
-            add_generation_prompt=True)) + BEGUN.format(**row)
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": ASKED.format(**row)}],
+                chat_template=CHAT_TEMPLATE,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        ) + BEGUN.format(**row)
 
     stops = tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in ("<|endoftext|>", "<|end|>"))
     loaded = LoadedModel(asset, new_model(tokenizer), tokenizer, stops)
@@ -146,4 +156,8 @@ def test_human_eval(asset: str, name: str, tmp_path: Path, tokenizer: PreTrained
     assert [item["answer"] for item in items] == [row["prompt"] + row["canonical_solution"] for row in problems]
     assert [item["score"] for item in items] == [1, 1, 0, 0]
     assert [item["fault"] for item in items] == [
-        None, None, "AssertionError: ", "it did not end within 20,000,000,000 instructions"]
+        None,
+        None,
+        "AssertionError: ",
+        "it did not end within 20,000,000,000 instructions",
+    ]

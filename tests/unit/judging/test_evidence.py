@@ -88,23 +88,34 @@ def test_an_edited_manifest(world: World) -> None:
         world.read(manifest, evaluation.model_copy(update={"digest": "0" * 64}))
 
 
-@pytest.mark.parametrize(("report", "said"), [
-    ("", r"report\.json is not JSON"), ("[]", r"report\.json is no JSON object"), ("{}", "it needs estimates"),
-    ('{"estimates": []}', "`estimates` of report.json is no object"),
-    ('{"estimates": {}, "missing": 3}', "`missing` of report.json is no object"),
-    ('{"metrics": {}, "counts": {}}', "has the keys counts, metrics"),
-    ("[" * 100_000, r"report\.json is not JSON"), ('{"estimates": ' + "9" * 5000 + "}", r"report\.json is not JSON"),
-])
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ("", r"report\.json is not JSON"),
+        ("[]", r"report\.json is no JSON object"),
+        ("{}", "it needs estimates"),
+        ('{"estimates": []}', "`estimates` of report.json is no object"),
+        ('{"estimates": {}, "missing": 3}', "`missing` of report.json is no object"),
+        ('{"metrics": {}, "counts": {}}', "has the keys counts, metrics"),
+        ("[" * 100_000, r"report\.json is not JSON"),
+        ('{"estimates": ' + "9" * 5000 + "}", r"report\.json is not JSON"),
+    ],
+)
 def test_a_report_that_is_none(world: World, report: str, said: str) -> None:
     with pytest.raises(InputRefused, match=f"cannot be read: .*{said}.*materialize sft_model to measure it again"):
         world.raw(report)
 
 
-@pytest.mark.parametrize(("items", "said"), [
-    ("{", r"items\.jsonl:1 is not JSON"), ("\n\n[]", r"items\.jsonl:3 is no JSON object"),
-    ("{}", r"items\.jsonl:1 names no metric"), ('{"metric": 1}', r"items\.jsonl:1 names no metric"),
-    ("[" * 100_000, r"items\.jsonl:1 is not JSON"),
-])
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ("{", r"items\.jsonl:1 is not JSON"),
+        ("\n\n[]", r"items\.jsonl:3 is no JSON object"),
+        ("{}", r"items\.jsonl:1 names no metric"),
+        ('{"metric": 1}', r"items\.jsonl:1 names no metric"),
+        ("[" * 100_000, r"items\.jsonl:1 is not JSON"),
+    ],
+)
 def test_items_that_are_none(world: World, items: str, said: str) -> None:
     with pytest.raises(InputRefused, match=said):
         world.raw('{"estimates": {}}', items)
@@ -115,21 +126,24 @@ def broken(world: World, report: EvaluationReport, rows: list[dict[str, Any]] | 
     return world.read(manifest, world.evaluation(manifest, report, rows))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"score": float("nan")}, "one of its items is not one: score: Input should be a finite number"),
-    ({"score": float("inf")}, "one of its items is not one: score: Input should be a finite number"),
-    ({"score": 10**400}, "one of its items is not one: score"),
-    ({"score": True}, "one of its items is not one: score"),
-    ({"score": "1"}, "one of its items is not one: score"),
-    ({"id": None}, "one of its items is not one: id"),
-    ({"id": "refusal_rate-1"}, "its item refusal_rate-1 is there twice"),
-    ({"weight": 0.0}, "its item refusal_rate-0 has the weight 0"),
-    ({"weight": -1.0}, "its item refusal_rate-0 has the weight -1"),
-    ({"weight": 2.0}, "are not all right or wrong"),
-    ({"score": 0.5}, "are not all right or wrong"),
-    ({"score": 0.0}, "does not follow from its items: the report says 0.775, and its items give 0.75"),
-    ({"metric": "other"}, "does not follow from its items: it was measured on 40, and items.jsonl holds 39"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"score": float("nan")}, "one of its items is not one: score: Input should be a finite number"),
+        ({"score": float("inf")}, "one of its items is not one: score: Input should be a finite number"),
+        ({"score": 10**400}, "one of its items is not one: score"),
+        ({"score": True}, "one of its items is not one: score"),
+        ({"score": "1"}, "one of its items is not one: score"),
+        ({"id": None}, "one of its items is not one: id"),
+        ({"id": "refusal_rate-1"}, "its item refusal_rate-1 is there twice"),
+        ({"weight": 0.0}, "its item refusal_rate-0 has the weight 0"),
+        ({"weight": -1.0}, "its item refusal_rate-0 has the weight -1"),
+        ({"weight": 2.0}, "are not all right or wrong"),
+        ({"score": 0.5}, "are not all right or wrong"),
+        ({"score": 0.0}, "does not follow from its items: the report says 0.775, and its items give 0.75"),
+        ({"metric": "other"}, "does not follow from its items: it was measured on 40, and items.jsonl holds 39"),
+    ],
+)
 def test_a_bad_item_makes_its_metric_unusable_and_no_other(world: World, change: dict[str, Any], said: str) -> None:
     rows = nats(40, 1.8)
     both = EvaluationReport(estimates={**REPORT.estimates, "heldout_bits_per_byte": bits_of(rows)})
@@ -153,17 +167,26 @@ def test_an_edited_item_whose_digest_was_repaired_is_still_found_out(world: Worl
     assert "does not follow" in broken(world, report, edited).problems["heldout_bits_per_byte"]
 
 
-@pytest.mark.parametrize("estimate", [{"value": "1", "count": 1, "method": "exact"}, {"value": 1.0, "count": 1}, 3,
-                                      {"value": 1.0, "count": 1, "method": "guess"},
-                                      {"value": 1.0, "count": 1, "method": "exact", "more": 1}])
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        {"value": "1", "count": 1, "method": "exact"},
+        {"value": 1.0, "count": 1},
+        3,
+        {"value": 1.0, "count": 1, "method": "guess"},
+        {"value": 1.0, "count": 1, "method": "exact", "more": 1},
+    ],
+)
 def test_an_estimate_that_is_none(world: World, estimate: object) -> None:
     evidence = world.raw(json.dumps({"estimates": {"m": estimate}}))
     assert evidence.problems["m"].startswith("is not an estimate that can be read: ")
 
 
 def test_what_was_counted_needs_no_items_and_may_have_some(world: World) -> None:
-    evidence = world.raw('{"estimates": {"m": {"value": 2, "count": 5, "method": "exact"}}}',
-                         [{"metric": "m", "id": "a", "score": 1.0, "path": "x"}])
+    evidence = world.raw(
+        '{"estimates": {"m": {"value": 2, "count": 5, "method": "exact"}}}',
+        [{"metric": "m", "id": "a", "score": 1.0, "path": "x"}],
+    )
     assert evidence.estimates["m"].value == 2
     assert evidence.items == {} and len(evidence.rows["m"]) == 1
 

@@ -31,10 +31,21 @@ def judged(world: World, gate: Gate, rows: list[Row], champion: list[Row] | None
     return judge_gate(gate, own, theirs)
 
 
-@pytest.mark.parametrize(("must_be", "value", "passed"), [
-    (">=", 1.0, True), (">=", 0.999, False), (">", 1.0, False), (">", 1.001, True), ("<=", 1.0, True),
-    ("<=", 1.001, False), ("<", 1.0, False), ("<", 0.999, True), ("==", 1.0, True), ("==", 0.999, False),
-])
+@pytest.mark.parametrize(
+    ("must_be", "value", "passed"),
+    [
+        (">=", 1.0, True),
+        (">=", 0.999, False),
+        (">", 1.0, False),
+        (">", 1.001, True),
+        ("<=", 1.0, True),
+        ("<=", 1.001, False),
+        ("<", 1.0, False),
+        ("<", 0.999, True),
+        ("==", 1.0, True),
+        ("==", 0.999, False),
+    ],
+)
 def test_what_was_counted_is_compared_as_it_is(world: World, must_be: str, value: float, passed: bool) -> None:
     gate = Gate.model_validate({"metric": "documents", "must_be": must_be, "threshold": 1})
     verdict = judge_gate(gate, world.evidence({"documents": exact(value, 1)}), None)
@@ -47,15 +58,17 @@ def test_a_refusal_ends_with_the_cause_that_was_found(world: World) -> None:
     report = {"estimates": {"bytes": {"value": 5.0, "count": 1, "method": "exact"}}, "causes": {"bytes": "58 went"}}
     evidence = world.raw(json.dumps(report))
     assert judge_gate(Gate(metric="bytes", must_be=">=", threshold=9), evidence, None).reason == (
-        "bytes 5 fails >= 9: 58 went")
+        "bytes 5 fails >= 9: 58 went"
+    )
     assert judge_gate(Gate(metric="bytes", must_be=">=", threshold=5), evidence, None).reason == "bytes 5 passes >= 5"
 
 
 def test_a_share_passes_when_its_bound_does(world: World) -> None:
     verdict = judged(world, REFUSAL, right(50, 61))
     assert verdict.passed
-    assert verdict.reason == ("refusal_rate 0.819672 passes >= 0.6: with 95% confidence it is at least 0.7257 "
-                              "(wilson over 61 items)")
+    assert verdict.reason == (
+        "refusal_rate 0.819672 passes >= 0.6: with 95% confidence it is at least 0.7257 (wilson over 61 items)"
+    )
     assert verdict.interval == pytest.approx((0.7257, 0.8865), abs=1e-4)
     assert (verdict.confidence, verdict.method, verdict.count) == (0.95, "wilson", 61)
 
@@ -78,7 +91,8 @@ def test_a_value_whose_bound_does_not_pass_is_underpowered_and_more_items_cure_i
     assert not verdict.passed
     assert verdict.reason == (
         "refusal_rate 0.65 is underpowered: with 95% confidence it is at least 0.5442, which does not pass >= 0.6 "
-        "(wilson over 60 items); about 260 items would be needed at this value")
+        "(wilson over 60 items); about 260 items would be needed at this value"
+    )
     assert judged(world, REFUSAL, right(182, 280)).passed
 
 
@@ -133,8 +147,9 @@ def test_missing_with_the_reports_reason_even_when_a_value_stands_beside_it(worl
 
 
 @pytest.mark.parametrize("must_be", ["<", "<=", "==", ">=", ">"])
-@pytest.mark.parametrize(("text", "shown"), [
-    ("NaN", "nan"), ("Infinity", "inf"), ("-Infinity", "-inf"), ("1e999", "inf")])
+@pytest.mark.parametrize(
+    ("text", "shown"), [("NaN", "nan"), ("Infinity", "inf"), ("-Infinity", "-inf"), ("1e999", "inf")]
+)
 def test_not_a_number_fails_whatever_the_comparison(world: World, must_be: str, text: str, shown: str) -> None:
     evidence = world.raw(f'{{"estimates": {{"m": {{"value": {text}, "count": 1, "method": "exact"}}}}}}')
     verdict = judge_gate(Gate.model_validate({"metric": "m", "must_be": must_be, "threshold": 1}), evidence, None)
@@ -205,8 +220,9 @@ def test_a_miss_stays_a_plain_miss_and_still_shows_the_champion(world: World) ->
 
 @pytest.mark.parametrize("champion", [right(60, 60), right(61, 62), right(61, 61, id="another")])
 def test_a_champion_of_other_items_cannot_be_compared(world: World, champion: list[Row]) -> None:
-    champion = [row | {"id": f"{row['id']}-{number}"} if row["id"] == "another" else row
-                for number, row in enumerate(champion)]
+    champion = [
+        row | {"id": f"{row['id']}-{number}"} if row["id"] == "another" else row for number, row in enumerate(champion)
+    ]
     verdict = judged(world, AGAINST, right(61, 61), champion)
     assert not verdict.passed and verdict.champion is None
     assert "which was measured on other items: " in verdict.reason
@@ -232,8 +248,9 @@ def test_what_was_counted_is_compared_with_the_champion_as_it_is(world: World) -
 
 def test_a_difference_without_a_bound_fails(world: World) -> None:
     gate = Gate(metric="documents", must_be=">=", threshold=-1.5e308, champion_margin=5)
-    verdict = judge_gate(gate, world.evidence({"documents": exact(-1e308, 1)}),
-                         world.evidence({"documents": exact(1.5e308, 1)}))
+    verdict = judge_gate(
+        gate, world.evidence({"documents": exact(-1e308, 1)}), world.evidence({"documents": exact(1.5e308, 1)})
+    )
     assert not verdict.passed
     assert verdict.reason.endswith("the difference has no finite bound")
 
@@ -242,8 +259,15 @@ def test_a_difference_without_a_bound_fails(world: World) -> None:
 
 
 def waiver(gate: str, version: str = "v") -> Waiver:
-    return Waiver(asset="sft_model", version=version, gate=gate, reason="known", author="ada", until=date(2026, 12, 31),
-                  created_at=0.0)
+    return Waiver(
+        asset="sft_model",
+        version=version,
+        gate=gate,
+        reason="known",
+        author="ada",
+        until=date(2026, 12, 31),
+        created_at=0.0,
+    )
 
 
 def test_no_gate_is_no_pass(world: World) -> None:

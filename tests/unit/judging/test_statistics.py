@@ -21,8 +21,10 @@ def items(rows: list[dict[str, object]]) -> list[Item]:
     return [Item.model_validate(row) for row in rows]
 
 
-@given(st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))),
-       st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+@given(
+    st.integers(1, 400).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count))),
+    st.sampled_from([0.8, 0.9, 0.95, 0.99]),
+)
 @settings(max_examples=60, deadline=None)
 def test_wilson_is_the_score_test_turned_around(pair: tuple[int, int], confidence: float) -> None:
     right, count = pair
@@ -47,8 +49,16 @@ def test_the_bootstrap_agrees_with_scipys(seed: int, offset: float, scale: float
     def statistic(score: Any, weight: Any) -> float:
         return estimate.of(float(score.sum()), float(weight.sum()))
 
-    theirs = bootstrap((scores, weights), statistic, paired=True, vectorized=False, n_resamples=2000,
-                       confidence_level=0.9, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = bootstrap(
+        (scores, weights),
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     width = theirs.high - theirs.low
     assert low == pytest.approx(theirs.low, abs=0.15 * width)
     assert high == pytest.approx(theirs.high, abs=0.15 * width)
@@ -120,8 +130,9 @@ def test_as_many_items_as_a_share_needs_are_enough_and_fewer_are_not(share: floa
     bound = wilson(round(share * 20), 20, 0.95)[side]
     needed = items_needed(Estimate(value=share, count=20, method="wilson"), bound, threshold, 0.95, 30)
     assert needed is not None
-    enough, few = (wilson(round(share * count), count, 0.95)[side]
-                   for count in (round(needed * 1.2), round(needed * 0.8)))
+    enough, few = (
+        wilson(round(share * count), count, 0.95)[side] for count in (round(needed * 1.2), round(needed * 0.8))
+    )
     assert (enough > threshold) == (share > threshold)
     assert (few > threshold) != (share > threshold)
 

@@ -26,15 +26,24 @@ SECTION: dict[str, object] = {"context": 512}
 
 def shares(metric: str, right: Sequence[bool], **keys: Any) -> list[Row]:
     """Items of a share; a key given as a list has one value an item."""
-    return [{"metric": metric, "id": f"{metric}-{number}", "score": float(good), "weight": 1.0,
-             **{key: value[number] if isinstance(value, list) else value for key, value in keys.items()}}
-            for number, good in enumerate(right)]
+    return [
+        {
+            "metric": metric,
+            "id": f"{metric}-{number}",
+            "score": float(good),
+            "weight": 1.0,
+            **{key: value[number] if isinstance(value, list) else value for key, value in keys.items()},
+        }
+        for number, good in enumerate(right)
+    ]
 
 
 def ratios(metric: str, scores: Sequence[float], weights: Sequence[float], **keys: Any) -> list[Row]:
     """Items of a ratio."""
-    return [{"metric": metric, "id": f"{metric}-{number}", "score": score, "weight": weight, **keys}
-            for number, (score, weight) in enumerate(zip(scores, weights, strict=True))]
+    return [
+        {"metric": metric, "id": f"{metric}-{number}", "score": score, "weight": weight, **keys}
+        for number, (score, weight) in enumerate(zip(scores, weights, strict=True))
+    ]
 
 
 def nats(count: int, per_byte: float, seed: int = 0) -> list[Row]:
@@ -86,9 +95,18 @@ class World:
         (folder / "model" / "README.md").write_text(card)
         return self._publish(folder, asset, {})
 
-    def evaluation(self, manifest: Manifest, report: EvaluationReport | str, items: Iterable[Row] | str = (),
-                   samples: Sequence[Mapping[str, str]] = (), *, artifact: InputRecord | None = None,
-                   sets: str = "", section: dict[str, object] | None = None, code: str = "") -> Manifest:
+    def evaluation(
+        self,
+        manifest: Manifest,
+        report: EvaluationReport | str,
+        items: Iterable[Row] | str = (),
+        samples: Sequence[Mapping[str, str]] = (),
+        *,
+        artifact: InputRecord | None = None,
+        sets: str = "",
+        section: dict[str, object] | None = None,
+        code: str = "",
+    ) -> Manifest:
         """An evaluation of a version; report and items may be given as text."""
         self.number += 1
         folder = self.root / f"built-{self.number}"
@@ -99,13 +117,20 @@ class World:
         (folder / ITEMS_FILE).write_text(lines)
         (folder / "report" / "samples.json").write_text(json.dumps(list(samples)))
         measured = artifact or InputRecord(asset=manifest.asset, version=manifest.version, digest=manifest.digest)
-        inputs = {"artifact": measured,
-                  "evaluation_sets": InputRecord(asset="evaluation_sets", version="v0", digest=sets or self.sets)}
+        inputs = {
+            "artifact": measured,
+            "evaluation_sets": InputRecord(asset="evaluation_sets", version="v0", digest=sets or self.sets),
+        }
         return self._publish(folder, f"{manifest.asset}.evaluation", inputs, section or self.section, code or self.code)
 
-    def evidence(self, estimates: Mapping[str, Estimate], items: Iterable[Row] = (),
-                 missing: Mapping[str, str] | None = None, samples: Sequence[Mapping[str, str]] = (),
-                 asset: str = "sft_model") -> Evidence:
+    def evidence(
+        self,
+        estimates: Mapping[str, Estimate],
+        items: Iterable[Row] = (),
+        missing: Mapping[str, str] | None = None,
+        samples: Sequence[Mapping[str, str]] = (),
+        asset: str = "sft_model",
+    ) -> Evidence:
         """Evidence of a new version."""
         manifest = self.model(asset)
         report = EvaluationReport(estimates=dict(estimates), missing=dict(missing or {}))
@@ -119,20 +144,55 @@ class World:
     def read(self, manifest: Manifest, evaluation: Manifest) -> Evidence:
         return read_evidence(manifest, evaluation, self.terms(), self.store)
 
-    def certify(self, evidence: Evidence, gates: Sequence[Gate], champion: Evidence | None = None,
-                waivers: Sequence[Waiver] = (), inherited: Sequence[Waiver] = (), by: str = "test") -> Certificate:
+    def certify(
+        self,
+        evidence: Evidence,
+        gates: Sequence[Gate],
+        champion: Evidence | None = None,
+        waivers: Sequence[Waiver] = (),
+        inherited: Sequence[Waiver] = (),
+        by: str = "test",
+    ) -> Certificate:
         theirs = (champion.manifest, champion.evaluation) if champion else None
-        return certify(evidence.manifest, evidence.evaluation, gates, self.store, self.terms(gates), by, theirs,
-                       waivers, inherited)
+        return certify(
+            evidence.manifest, evidence.evaluation, gates, self.store, self.terms(gates), by, theirs, waivers, inherited
+        )
 
     def promote(self, certificate: Certificate) -> None:
-        self.store.promote(Promotion(
-            asset=certificate.asset, version=certificate.version, digest=certificate.artifact_digest,
-            certificate_digest=certificate.digest, promoted_at=0.0, promoted_by="test"))
+        self.store.promote(
+            Promotion(
+                asset=certificate.asset,
+                version=certificate.version,
+                digest=certificate.artifact_digest,
+                certificate_digest=certificate.digest,
+                promoted_at=0.0,
+                promoted_by="test",
+            )
+        )
 
-    def _publish(self, folder: Path, asset: str, inputs: dict[str, InputRecord],
-                 section: dict[str, object] | None = None, code: str = "f" * 64) -> Manifest:
-        draft = Manifest(asset=asset, version="", stage=asset, recipe="tiny", identity=f"{self.number:064d}",
-                         fingerprint=code, digest="", files={}, inputs=inputs, metrics={}, section=section or {},
-                         seed=0, versions={"torch": "2.13.0"}, started_at=1000.0, seconds=12.0)
+    def _publish(
+        self,
+        folder: Path,
+        asset: str,
+        inputs: dict[str, InputRecord],
+        section: dict[str, object] | None = None,
+        code: str = "f" * 64,
+    ) -> Manifest:
+        draft = Manifest(
+            asset=asset,
+            version="",
+            stage=asset,
+            recipe="tiny",
+            identity=f"{self.number:064d}",
+            fingerprint=code,
+            digest="",
+            files={},
+            inputs=inputs,
+            metrics={},
+            section=section or {},
+            seed=0,
+            versions={"torch": "2.13.0"},
+            started_at=1000.0,
+            seconds=12.0,
+        )
         return self.store.publish(folder, draft)

@@ -38,8 +38,9 @@ def test_unknown_names_are_refused(precision: str, kernels: str) -> None:
 
 
 @pytest.mark.parametrize(("capability", "emulated"), [((8, 0), True), ((8, 9), False), ((9, 0), False)])
-def test_fp8_is_emulated_below_capability_8_9(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int],
-                                              emulated: bool) -> None:
+def test_fp8_is_emulated_below_capability_8_9(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], emulated: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     choice = choose("fp8", "torch", CUDA, "llama")
     assert choice.fp8_emulated is emulated

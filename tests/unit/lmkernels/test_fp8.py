@@ -23,9 +23,16 @@ def fp8() -> Choice:
 
 def small_llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    fields = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-              "tie_word_embeddings": False} | changes
+    fields = {
+        "vocab_size": 96,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+    } | changes
     return LlamaForCausalLM(LlamaConfig(**fields))
 
 

@@ -50,8 +50,14 @@ import transformers.models.llama.modeling_llama
 def python(code: str, *paths: Path, **environment: str) -> list[str]:
     """Run code in the repository's root, as jobs do; return the lines it printed."""
     path = os.pathsep.join(map(str, [ROOT, ROOT / "kernels", *paths]))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": path} | environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.split()
 
@@ -61,8 +67,10 @@ def test_liger_in_the_interpreter_equals_torch() -> None:
 
 
 def test_importing_lmkernels_leaves_heavy_libraries_out() -> None:
-    code = ("import sys, lmkernels; print([name for name in ('transformers', 'liger_kernel', 'torchao', 'triton') "
-            "if name in sys.modules])")
+    code = (
+        "import sys, lmkernels; print([name for name in ('transformers', 'liger_kernel', 'torchao', 'triton') "
+        "if name in sys.modules])"
+    )
     assert python(code) == ["[]"]
 
 
@@ -75,5 +83,4 @@ def test_the_distribution_wins_over_the_folder(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("__version__ = '0.0.1'\n")
     code = "import importlib.util, lmkernels; print(importlib.util.find_spec('kernels').origin, lmkernels.__file__)"
-    assert python(code, tmp_path) == [str(package / "__init__.py"),
-                                      str(ROOT / "kernels" / "lmkernels" / "__init__.py")]
+    assert python(code, tmp_path) == [str(package / "__init__.py"), str(ROOT / "kernels" / "lmkernels" / "__init__.py")]

@@ -60,8 +60,15 @@ class World:
         tracker = Tracker(self.tracking, "unit")
         if self.tracking == NOWHERE:  # known to be down, so that no test waits for it
             tracker._connection._down_until = time.monotonic() + 3600
-        return Builder(loaded=loaded, store=self.store, launcher=LauncherResource().choose(loaded), tracker=tracker,
-                       work=self.folder / "work", owner="test", labels={})
+        return Builder(
+            loaded=loaded,
+            store=self.store,
+            launcher=LauncherResource().choose(loaded),
+            tracker=tracker,
+            work=self.folder / "work",
+            owner="test",
+            labels={},
+        )
 
     @property
     def store(self) -> Store:
@@ -79,21 +86,38 @@ class World:
         plan = plan_asset(asset, self.builder.loaded, self.store)
         inputs = {name: _record(used) for name, used in plan.inputs.items()}
         identity = plan.identity if current else digest_of([asset, time.time_ns()])
-        return self.evaluated(self._publish(asset, identity, plan.fingerprint, inputs, plan.section, {
-            "data.txt": str(metrics), EXCLUSIONS: "none", "report/card.md": asset}), metrics)
+        return self.evaluated(
+            self._publish(
+                asset,
+                identity,
+                plan.fingerprint,
+                inputs,
+                plan.section,
+                {"data.txt": str(metrics), EXCLUSIONS: "none", "report/card.md": asset},
+            ),
+            metrics,
+        )
 
     def passing(self, asset: str) -> dict[str, float]:
         """Metrics that just pass every gate of an asset."""
-        return {gate.metric: gate.threshold + {">": 1, "<": -1}.get(gate.must_be, 0)
-                for gate in self.builder.loaded.recipe.gates[asset]}
+        return {
+            gate.metric: gate.threshold + {">": 1, "<": -1}.get(gate.must_be, 0)
+            for gate in self.builder.loaded.recipe.gates[asset]
+        }
 
     def evaluated(self, manifest: Manifest, metrics: dict[str, float]) -> Manifest:
         """Write down what an evaluation on today's terms would say of a version."""
         plan = plan_evaluation(manifest, self.builder.loaded, self.store)
         report = EvaluationReport(estimates={name: exact(value, 1) for name, value in metrics.items()})
         inputs = {name: _record(used) for name, used in plan.inputs.items()}
-        self._publish(plan.asset, plan.identity, plan.fingerprint, inputs, plan.section,
-                      {REPORT_FILE: report.model_dump_json(), ITEMS_FILE: ""})
+        self._publish(
+            plan.asset,
+            plan.identity,
+            plan.fingerprint,
+            inputs,
+            plan.section,
+            {REPORT_FILE: report.model_dump_json(), ITEMS_FILE: ""},
+        )
         return manifest
 
     def publish_upstream(self) -> None:
@@ -119,17 +143,40 @@ class World:
         """No attempt has a log."""
         assert not list(self.folder.glob("work/**/job.json"))
 
-    def _publish(self, asset: str, identity: str, fingerprint: str, inputs: dict[str, InputRecord],
-                 section: dict[str, object], files: dict[str, str]) -> Manifest:
+    def _publish(
+        self,
+        asset: str,
+        identity: str,
+        fingerprint: str,
+        inputs: dict[str, InputRecord],
+        section: dict[str, object],
+        files: dict[str, str],
+    ) -> Manifest:
         attempt = self.folder / "attempt" / asset
         for name, text in files.items():
             (attempt / name).parent.mkdir(parents=True, exist_ok=True)
             (attempt / name).write_text(text)
         while (known := self.store.versions(asset)) and known[-1] >= time.strftime("%Y%m%dT%H%M%S", time.gmtime()):
             time.sleep(0.02)  # versions of one second are not in order
-        return self.store.publish(attempt, Manifest(
-            asset=asset, version="", stage=asset, recipe="unit", identity=identity, fingerprint=fingerprint, digest="",
-            files={}, inputs=inputs, metrics={}, section=section, seed=0, started_at=time.time(), seconds=0.0))
+        return self.store.publish(
+            attempt,
+            Manifest(
+                asset=asset,
+                version="",
+                stage=asset,
+                recipe="unit",
+                identity=identity,
+                fingerprint=fingerprint,
+                digest="",
+                files={},
+                inputs=inputs,
+                metrics={},
+                section=section,
+                seed=0,
+                started_at=time.time(),
+                seconds=0.0,
+            ),
+        )
 
 
 def _record(used: Input) -> InputRecord:

@@ -74,12 +74,15 @@ def test_nothing_stands_on_a_version_that_is_refused_again(world: World) -> None
     assert world.promoted("corpus") == ""
 
 
-@pytest.mark.parametrize(("gate", "until", "error", "said"), [
-    ("document", TOMORROW, RecipeError, "no such gate; did you mean documents?"),
-    ("bytes", TOMORROW, InputRefused, "nothing to waive; what refused it: documents"),
-    ("documents", utc_today() - timedelta(days=1), RecipeError, "a waiver ends on a day from"),
-    ("documents", utc_today() + timedelta(days=367), RecipeError, "a waiver ends on a day from"),
-])
+@pytest.mark.parametrize(
+    ("gate", "until", "error", "said"),
+    [
+        ("document", TOMORROW, RecipeError, "no such gate; did you mean documents?"),
+        ("bytes", TOMORROW, InputRefused, "nothing to waive; what refused it: documents"),
+        ("documents", utc_today() - timedelta(days=1), RecipeError, "a waiver ends on a day from"),
+        ("documents", utc_today() + timedelta(days=367), RecipeError, "a waiver ends on a day from"),
+    ],
+)
 def test_what_is_no_waiver(world: World, gate: str, until: date, error: type[Exception], said: str) -> None:
     world.publish("raw_corpus", FEW)
     world.judge("raw_corpus")
@@ -103,8 +106,17 @@ def test_a_waiver_is_for_one_version_alone(world: World) -> None:
 
 def test_an_expired_waiver_is_not_applied(world: World) -> None:
     made = world.publish("raw_corpus", FEW)
-    world.store.write_waiver(Waiver(asset="raw_corpus", version=made.version, gate="documents", reason="a demo",
-                                    author="ada", until=utc_today() - timedelta(days=1), created_at=0.0))
+    world.store.write_waiver(
+        Waiver(
+            asset="raw_corpus",
+            version=made.version,
+            gate="documents",
+            reason="a demo",
+            author="ada",
+            until=utc_today() - timedelta(days=1),
+            created_at=0.0,
+        )
+    )
     judged = world.judge("raw_corpus")
     assert not judged.promoted and judged.certificate.waivers == ()
 
@@ -190,11 +202,14 @@ def forget(world: World, version: str) -> None:
     (world.path("raw_corpus") / "certificates" / f"{version}.json").unlink()
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (edit_bytes, "data.txt has changed since it was published"),
-    (edit_evidence, "report.json has changed since it was published"),
-    (forget, "was never judged, and only a version with a certificate"),
-])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (edit_bytes, "data.txt has changed since it was published"),
+        (edit_evidence, "report.json has changed since it was published"),
+        (forget, "was never judged, and only a version with a certificate"),
+    ],
+)
 def test_only_what_its_evidence_vouches_for_is_promoted(world: World, damage: object, said: str) -> None:
     old, new = versions(world, GOOD, GOOD | {"bytes": 200.0})
     assert callable(damage)

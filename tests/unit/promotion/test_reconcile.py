@@ -71,7 +71,8 @@ def run_tags(world: World, version: str) -> dict[str, str]:
     from mlflow import MlflowClient
 
     run = MlflowClient(world.tracking, world.tracking).get_run(
-        world.store.links("base_model", version)["mlflow_run_id"])
+        world.store.links("base_model", version)["mlflow_run_id"]
+    )
     return dict(run.data.tags)
 
 
@@ -126,8 +127,14 @@ def test_a_crash_between_mlflow_and_dagster_is_repaired(models: World, instance:
     else:
         certificate = models.store.certificate("base_model", old)
         assert certificate is not None
-        models.builder.tracker.judged(models.store.manifest("base_model", old), models.store.links("base_model", old),
-                                      certificate, None, promoted=True, store=models.store)
+        models.builder.tracker.judged(
+            models.store.manifest("base_model", old),
+            models.store.links("base_model", old),
+            certificate,
+            None,
+            promoted=True,
+            store=models.store,
+        )
     assert champion(models) == old
     assert agree(models, instance) == ["base_model"]
     assert_agreement(models, instance, old)
@@ -152,8 +159,9 @@ def test_an_outage_that_ends_after_going_forth_and_back(models: World, instance:
     links = models.store.links("base_model", new)
     certificate = models.store.certificate("base_model", new)
     assert certificate is not None
-    tracker.judged(models.store.manifest("base_model", new), links, certificate, None, promoted=False,
-                   store=models.store)
+    tracker.judged(
+        models.store.manifest("base_model", new), links, certificate, None, promoted=False, store=models.store
+    )
     models.store.write_links("base_model", new, {"tracked_judgement": f"{certificate.digest}:False"})
     decisions.promote(models.builder, "base_model", new, "ada", silent)
     assert champion(models) == ""
@@ -228,16 +236,16 @@ def test_what_is_being_built_or_measured_is_left_alone(models: World, instance: 
     assert agree(models, instance) == ["base_model"]
 
 
-def test_verdicts_of_an_earlier_materialization_are_not_evaluated_in_dagster(models: World,
-                                                                            instance: dg.DagsterInstance) -> None:
+def test_verdicts_of_an_earlier_materialization_are_not_evaluated_in_dagster(
+    models: World, instance: dg.DagsterInstance
+) -> None:
     """The page shows the checks of the newest materialization alone, whether they pass or not."""
     agree(models, instance)
     version = models.promoted("base_model")
 
     @dg.op
     def materialize(context: dg.OpExecutionContext) -> None:
-        context.log_event(dg.AssetMaterialization(KEY, metadata={"version": version},
-                                                  tags=shown(instance).tags))
+        context.log_event(dg.AssetMaterialization(KEY, metadata={"version": version}, tags=shown(instance).tags))
 
     @dg.job
     def without_checks() -> None:

@@ -55,10 +55,16 @@ def run(world: World, asset: str) -> None:
 
 def problems(world: World) -> list[str]:
     """What `verify` and `status` say of what was built; empty when both are good."""
-    found = [defect for finding in Verification(world.store, "").run(lambda _asset, _bytes: None)
-             for defect in finding.defects]
-    found += [f"status of {status.asset}: {status.why}" for status in survey(world.builder.loaded, world.store)
-              if status.asset in CHAIN and not (status.fresh and status.promoted)]
+    found = [
+        defect
+        for finding in Verification(world.store, "").run(lambda _asset, _bytes: None)
+        for defect in finding.defects
+    ]
+    found += [
+        f"status of {status.asset}: {status.why}"
+        for status in survey(world.builder.loaded, world.store)
+        if status.asset in CHAIN and not (status.fresh and status.promoted)
+    ]
     return found
 
 
@@ -74,8 +80,9 @@ def obey(world: World, messages: list[str]) -> None:
             Path(named[1]).unlink(missing_ok=True)
         again = re.findall(r"run -r unit --select (\w+)|delete this file and materialize (\w+) again", message)
         commands |= dict.fromkeys(f"run {first or second}" for first, second in again)
-        commands |= dict.fromkeys(f"promote {name}" for name in re.findall(r"gatehouse promote -r unit (\w+ \S+?)`",
-                                                                           message))
+        commands |= dict.fromkeys(
+            f"promote {name}" for name in re.findall(r"gatehouse promote -r unit (\w+ \S+?)`", message)
+        )
     for command in commands:
         name, _, rest = command.partition(" ")
         if name == "run":
@@ -129,8 +136,13 @@ def test_a_remedy_mends(world: World, damage: Callable[[World], object]) -> None
     said = problems(world)
     assert said
     for _ in range(3):  # one remedy may bring out what hid behind it
-        obey(world, [message.replace("materialize corpus to have it judged", "`gatehouse run -r unit --select corpus`")
-                     for message in said])
+        obey(
+            world,
+            [
+                message.replace("materialize corpus to have it judged", "`gatehouse run -r unit --select corpus`")
+                for message in said
+            ],
+        )
         said = problems(world)
         if not said:
             return
@@ -146,8 +158,11 @@ def test_a_damaged_waiver_is_written_anew(world: World) -> None:
     assert not world.judge(ASSET).promoted
     assert decisions.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
     flip(next(world.path(ASSET).glob("waivers/*/bytes.json")))
-    with pytest.raises(StoreError, match=r"delete this file, then `gatehouse waive -r unit corpus --version \S+ --gate "
-                                         "bytes --reason"):
+    with pytest.raises(
+        StoreError,
+        match=r"delete this file, then `gatehouse waive -r unit corpus --version \S+ --gate "
+        "bytes --reason",
+    ):
         world.judge(ASSET)
     next(world.path(ASSET).glob("waivers/*/bytes.json")).unlink()
     assert decisions.waive(world.builder, ASSET, "bytes", "a demo", until, "ada", silent).promoted
@@ -173,7 +188,7 @@ def test_every_byte_of_the_links_counts(world: World) -> None:
     path = world.path(ASSET) / "links" / f"{version}.json"
     data = path.read_bytes()
     for place in range(len(data)):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1:])
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(StoreError, match="is damaged"):
             world.store.links(ASSET, version)
 
@@ -196,8 +211,15 @@ def test_a_version_is_a_name_and_never_a_path(world: World, path: str) -> None:
     path = path.replace("V", world.promoted("raw_corpus"))
     with pytest.raises(UserError, match="is no name of an asset, a version or a gate"):
         decisions.promote(world.builder, ASSET, path, "ada", silent)
-    for read in (world.store.links, world.store.certificate, world.store.waivers, world.store.hold, world.store.uri,
-                 world.store.gate_report, world.store.folder):
+    for read in (
+        world.store.links,
+        world.store.certificate,
+        world.store.waivers,
+        world.store.hold,
+        world.store.uri,
+        world.store.gate_report,
+        world.store.folder,
+    ):
         with pytest.raises(StoreError, match="is no name of"):
             read(ASSET, path)
     for asset_read in (world.store.promotion, world.store.promotions, world.store.versions, world.store.latest):

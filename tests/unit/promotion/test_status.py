@@ -21,8 +21,9 @@ def test_another_assets_pointer_is_said_in_its_row_and_its_remedy_mends_it(world
     shutil.copyfile(world.path("corpus") / "promoted.json", pointer)
     shown = rows(world)
     assert shown["corpus"].fresh and not shown["tokenizer"].fresh
-    assert shown["tokenizer"].why == (f"{pointer} is damaged: it belongs to corpus; delete this file and materialize "
-                                      "tokenizer again")
+    assert shown["tokenizer"].why == (
+        f"{pointer} is damaged: it belongs to corpus; delete this file and materialize tokenizer again"
+    )
     pointer.unlink()
     assert world.judge("tokenizer").promoted and rows(world)["tokenizer"].fresh
 
@@ -33,8 +34,10 @@ def test_a_pointer_to_a_version_that_is_gone_is_said_in_its_row(world: World) ->
     shutil.rmtree(world.path("tokenizer") / "versions" / version)
     shown = rows(world)
     assert shown["corpus"].fresh
-    assert shown["tokenizer"].why == (f"tokenizer {version} is promoted and its files are gone; `gatehouse run -r unit "
-                                      "--select tokenizer` makes it anew")
+    assert shown["tokenizer"].why == (
+        f"tokenizer {version} is promoted and its files are gone; `gatehouse run -r unit "
+        "--select tokenizer` makes it anew"
+    )
     world.publish("tokenizer", world.passing("tokenizer"))
     assert world.judge("tokenizer").promoted and rows(world)["tokenizer"].fresh
 

@@ -33,10 +33,13 @@ def test_an_unchanged_judgement_keeps_its_certificate(world: World) -> None:
     assert len(world.store.promotions("raw_corpus")) == 1
 
 
-@pytest.mark.parametrize(("override", "said"), [
-    ("gates.raw_corpus.1.threshold=1", "the asset's gates changed since"),
-    ("evaluation.max_new_tokens=7", "the evaluation sets or the recipe's section `evaluation` changed since"),
-])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gates.raw_corpus.1.threshold=1", "the asset's gates changed since"),
+        ("evaluation.max_new_tokens=7", "the evaluation sets or the recipe's section `evaluation` changed since"),
+    ],
+)
 def test_downstream_refuses_a_certificate_on_other_terms(world: World, override: str, said: str) -> None:
     world.publish("raw_corpus", GOOD)
     world.judge("raw_corpus")
@@ -50,8 +53,16 @@ def test_downstream_refuses_a_certificate_by_other_code(world: World) -> None:
     world.publish("raw_corpus", GOOD)
     certificate = world.judge("raw_corpus").certificate.model_copy(update={"evaluator_fingerprint": "0" * 64})
     world.store.write_certificate(certificate)
-    world.store.promote(Promotion(asset="raw_corpus", version=certificate.version, promoted_at=0.0, promoted_by="test",
-                                  digest=certificate.artifact_digest, certificate_digest=certificate.digest))
+    world.store.promote(
+        Promotion(
+            asset="raw_corpus",
+            version=certificate.version,
+            promoted_at=0.0,
+            promoted_by="test",
+            digest=certificate.artifact_digest,
+            certificate_digest=certificate.digest,
+        )
+    )
     with pytest.raises(InputRefused, match="the evaluator's code changed since"):
         promoted_input("raw_corpus", world.builder.loaded, world.store)
 
@@ -78,8 +89,10 @@ def test_the_parent_of_a_comparison_is_the_one_it_was_made_from(world: World) ->
     world.judge("corpus")
     made_from = InputRecord(asset="corpus", version="20250101T000000-gone", digest="0" * 64)
     tokenizer = corpus.model_copy(update={"asset": "tokenizer", "inputs": {"corpus": made_from}})
-    with pytest.raises(InputRefused, match=f"was made from corpus 20250101T000000-gone, and {corpus.version} is "
-                                           "promoted now: materialize tokenizer"):
+    with pytest.raises(
+        InputRefused,
+        match=f"was made from corpus 20250101T000000-gone, and {corpus.version} is promoted now: materialize tokenizer",
+    ):
         plan_evaluation(tokenizer, world.builder.loaded, world.store)
     past = plan_evaluation(tokenizer, world.builder.loaded, world.store, past=True).inputs["corpus"]
     assert (past.version, past.digest, past.promoted) == (made_from.version, made_from.digest, False)

@@ -58,8 +58,12 @@ def evidence(world: World, asset: str) -> Path:
 
 def tomorrow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     day = utc_today() + timedelta(days=1)
-    for module in ("training.store.store", "pipeline.upkeep.asset_status", "pipeline.upkeep.verification",
-                   "pipeline.gates.promotion"):
+    for module in (
+        "training.store.store",
+        "pipeline.upkeep.asset_status",
+        "pipeline.upkeep.verification",
+        "pipeline.gates.promotion",
+    ):
         monkeypatch.setattr(f"{module}.utc_today", lambda: day)
 
 
@@ -89,21 +93,42 @@ WAYS: list[tuple[str, str, Callable[[World, pytest.MonkeyPatch], object], str]] 
     ("an inherited waiver that has expired", CHILD, tomorrow, "rests on a waiver that has expired: ada waived bytes"),
     ("a parent that is refused now", ASSET, parent_refused, "the standing of what it was made from changed since"),
     ("an inherited waiver that was taken back", CHILD, waiver_withdrawn_upstream, "the standing of what it was made"),
-    ("one byte in the evidence", ASSET, lambda world, _: flip(evidence(world, ASSET) / "report.json"),
-     "report.json has changed since it was published; delete"),
-    ("evidence cut short", ASSET, lambda world, _: (evidence(world, ASSET) / "report.json").write_text(""),
-     "report.json has changed since it was published"),
-    ("a file of the evidence is gone", ASSET, lambda world, _: (evidence(world, ASSET) / "items.jsonl").unlink(),
-     "items.jsonl is missing"),
+    (
+        "one byte in the evidence",
+        ASSET,
+        lambda world, _: flip(evidence(world, ASSET) / "report.json"),
+        "report.json has changed since it was published; delete",
+    ),
+    (
+        "evidence cut short",
+        ASSET,
+        lambda world, _: (evidence(world, ASSET) / "report.json").write_text(""),
+        "report.json has changed since it was published",
+    ),
+    (
+        "a file of the evidence is gone",
+        ASSET,
+        lambda world, _: (evidence(world, ASSET) / "items.jsonl").unlink(),
+        "items.jsonl is missing",
+    ),
     ("the evidence is gone", ASSET, lambda world, _: shutil.rmtree(evidence(world, ASSET)), "which is gone"),
-    ("no certificate", ASSET, lambda world, _: next(world.path(ASSET).glob("certificates/*")).unlink(),
-     "has no certificate"),
+    (
+        "no certificate",
+        ASSET,
+        lambda world, _: next(world.path(ASSET).glob("certificates/*")).unlink(),
+        "has no certificate",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("asset", "damage", "said"), [way[1:] for way in WAYS], ids=[way[0] for way in WAYS])
-def test_all_five_refuse_the_same(world: World, monkeypatch: pytest.MonkeyPatch, asset: str,
-                                  damage: Callable[[World, pytest.MonkeyPatch], object], said: str) -> None:
+def test_all_five_refuse_the_same(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    asset: str,
+    damage: Callable[[World, pytest.MonkeyPatch], object],
+    said: str,
+) -> None:
     before = statuses(world)
     assert before[asset].fresh and before[asset].promoted and not before[asset].why
     pointer = world.store.promotion(asset)

@@ -20,8 +20,11 @@ from training.stages import packed_shards, tokenizer
 
 VOCABULARY = 400
 ADAPTER_DOMAIN = "letters"
-_WORDS = [a + b for a in ("ka", "lo", "mi", "né", "pu", "ra", "so", "tu", "wé", "xi") for b in
-          ("bar", "del", "fin", "gor", "hum", "jot", "lam", "nox", "pik", "ren")]
+_WORDS = [
+    a + b
+    for a in ("ka", "lo", "mi", "né", "pu", "ra", "so", "tu", "wé", "xi")
+    for b in ("bar", "del", "fin", "gor", "hum", "jot", "lam", "nox", "pik", "ren")
+]
 
 
 def text_of(number: int, words: int = 120) -> str:
@@ -35,8 +38,15 @@ def text_of(number: int, words: int = 120) -> str:
 
 def row_of(text: str, domain: str = "general", source: str = "one") -> dict[str, Any]:
     """A row of a corpus."""
-    return {"id": text_id(text), "text": text, "source": source, "path": "p", "licence": None,
-            "bytes": len(text.encode()), "domain": domain}
+    return {
+        "id": text_id(text),
+        "text": text,
+        "source": source,
+        "path": "p",
+        "licence": None,
+        "bytes": len(text.encode()),
+        "domain": domain,
+    }
 
 
 def write_corpus(folder: Path, train: Sequence[Mapping[str, Any]], heldout: Sequence[Mapping[str, Any]]) -> None:
@@ -47,27 +57,61 @@ def write_corpus(folder: Path, train: Sequence[Mapping[str, Any]], heldout: Sequ
                 writer.add(row, row["bytes"])
 
 
-def artifact(folder: Path, asset: str, section: Spec | None = None, facts: dict[str, str] | None = None,
-             ) -> InputArtifact:
+def artifact(
+    folder: Path,
+    asset: str,
+    section: Spec | None = None,
+    facts: dict[str, str] | None = None,
+) -> InputArtifact:
     """An artifact as a stage is given it."""
     folder.mkdir(parents=True, exist_ok=True)
-    return InputArtifact(folder, Manifest(
-        asset=asset, version="v1", stage=asset, recipe="test", identity="i", fingerprint="f", digest="d", files={},
-        inputs={}, metrics={}, facts=facts or {}, section=section.model_dump(mode="json") if section else {}, seed=0,
-        started_at=0, seconds=0))
+    return InputArtifact(
+        folder,
+        Manifest(
+            asset=asset,
+            version="v1",
+            stage=asset,
+            recipe="test",
+            identity="i",
+            fingerprint="f",
+            digest="d",
+            files={},
+            inputs={},
+            metrics={},
+            facts=facts or {},
+            section=section.model_dump(mode="json") if section else {},
+            seed=0,
+            started_at=0,
+            seconds=0,
+        ),
+    )
 
 
 def context_of(out: Path, asset: str, section: Any, inputs: dict[str, InputArtifact]) -> StageContext[Any]:
     """What a stage is given."""
     out.mkdir(parents=True)
-    return StageContext(asset=asset, identity="i", section=section, seed=0, inputs=inputs, files={}, out=out,
-                        work=out, execution=Execution(), events=EventWriter(None), rank=0, world_size=1)
+    return StageContext(
+        asset=asset,
+        identity="i",
+        section=section,
+        seed=0,
+        inputs=inputs,
+        files={},
+        out=out,
+        work=out,
+        execution=Execution(),
+        events=EventWriter(None),
+        rank=0,
+        world_size=1,
+    )
 
 
 def corpus_artifact(folder: Path, documents: int = 40) -> InputArtifact:
     """A corpus of two sources, with a domain kept back and ten held-out documents."""
-    train = [row_of(text_of(number), ADAPTER_DOMAIN if number % 9 == 0 else "general", "one" if number % 3 else "two")
-             for number in range(documents)]
+    train = [
+        row_of(text_of(number), ADAPTER_DOMAIN if number % 9 == 0 else "general", "one" if number % 3 else "two")
+        for number in range(documents)
+    ]
     write_corpus(folder, train, [row_of(text_of(1000 + number)) for number in range(10)])
     return artifact(folder, "corpus", CorpusSection())
 
@@ -75,8 +119,11 @@ def corpus_artifact(folder: Path, documents: int = 40) -> InputArtifact:
 def sets_artifact(folder: Path, excluded: Sequence[str] = ()) -> InputArtifact:
     """Evaluation sets with nothing but exclusions."""
     found = artifact(folder, "evaluation_sets")
-    write_table(folder / "exclusions.parquet",
-                [{"id": name, "item": "q", "reason": "text", "overlap": 1.0} for name in excluded], EXCLUSION_SCHEMA)
+    write_table(
+        folder / "exclusions.parquet",
+        [{"id": name, "item": "q", "reason": "text", "overlap": 1.0} for name in excluded],
+        EXCLUSION_SCHEMA,
+    )
     return found
 
 
@@ -89,7 +136,8 @@ def tokenizer_artifact(folder: Path, corpus: InputArtifact, vocabulary: int = VO
 
 def shards_artifact(folder: Path, inputs: dict[str, InputArtifact]) -> InputArtifact:
     """Shards of several files, without the domain kept back."""
-    section = PackedShardsSection(contexts=(32, 64), shard_tokens=2000, exclude_domains=(ADAPTER_DOMAIN,),
-                                  weights={"one": 1.0, "two": 2.0})
+    section = PackedShardsSection(
+        contexts=(32, 64), shard_tokens=2000, exclude_domains=(ADAPTER_DOMAIN,), weights={"one": 1.0, "two": 2.0}
+    )
     result = packed_shards.run(context_of(folder, "packed_shards", section, inputs))
     return artifact(folder, "packed_shards", section, result.facts)

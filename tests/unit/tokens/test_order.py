@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from training.data.tokens.order import BLOCK, RowOrder
 
 _SOURCES = st.lists(st.tuples(st.integers(0, 3000), st.floats(0.01, 100)), min_size=1, max_size=6).filter(
-    lambda sources: any(rows for rows, _ in sources))
+    lambda sources: any(rows for rows, _ in sources)
+)
 
 
 def _order(sources: list[tuple[int, float]], seed: int = 0) -> RowOrder:
@@ -30,7 +31,7 @@ def test_every_source_is_read_once_before_any_of_it_again(sources: list[tuple[in
     for number, (size, _) in enumerate(sources):
         mine = row[source == number]
         for begin in range(0, len(mine) - size + 1, max(size, 1)):
-            assert np.array_equal(np.sort(mine[begin:begin + size]), np.arange(size))
+            assert np.array_equal(np.sort(mine[begin : begin + size]), np.arange(size))
 
 
 @given(_SOURCES, st.integers(0, 10**7 // BLOCK), st.integers(0, 99))
@@ -49,8 +50,9 @@ def test_a_block_holds_each_source_in_its_share(sources: list[tuple[int, float]]
 
 @given(_SOURCES, st.integers(0, 10**9), st.integers(1, 4000), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_order_is_the_same_from_any_start(sources: list[tuple[int, float]], start: int, count: int,
-                                              data: st.DataObject) -> None:
+def test_the_order_is_the_same_from_any_start(
+    sources: list[tuple[int, float]], start: int, count: int, data: st.DataObject
+) -> None:
     order = _order(sources)
     whole = np.stack(order.rows(start, count))
     cut = data.draw(st.integers(0, count))

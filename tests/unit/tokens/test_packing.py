@@ -112,16 +112,24 @@ def test_every_token_is_learned_once_from_the_one_before_it(lengths: list[int], 
     targets = batch["labels"][:, 1:]
     learned = targets != IGNORE
     pairs = sorted(zip(batch["input_ids"][:, :-1][learned].tolist(), targets[learned].tolist(), strict=True))
-    expected = [(before, token) for one in sequences for before, token in zip(one.tolist(), one[1:].tolist(),
-                                                                             strict=False)]
+    expected = [
+        (before, token) for one in sequences for before, token in zip(one.tolist(), one[1:].tolist(), strict=False)
+    ]
     assert pairs == sorted(expected)
 
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    config = LlamaConfig(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     built = LlamaForCausalLM(config).eval()
     built.set_attn_implementation("sdpa")
     return built
@@ -144,7 +152,7 @@ def test_a_packed_document_has_the_logits_it_has_alone(model: LlamaForCausalLM) 
             for piece in range(packing.row_offsets[row], packing.row_offsets[row + 1]):
                 length = int(packing.length[piece]) + 1
                 alone = model(input_ids=sequences[packing.document[piece]][None]).logits[0]
-                torch.testing.assert_close(packed[row, column:column + length], alone, atol=1e-5, rtol=0)
+                torch.testing.assert_close(packed[row, column : column + length], alone, atol=1e-5, rtol=0)
                 column += length
 
 

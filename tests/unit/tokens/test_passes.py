@@ -15,8 +15,9 @@ EVERYTHING = [np.arange(300)]
 TOKENS = int(LENGTHS.sum())
 
 
-def phases(passes: float, shares: Sequence[tuple[int, float]] = ((128, 0.3), (256, 0.4), (512, 0.3))) -> list[
-        tuple[int, int]]:
+def phases(
+    passes: float, shares: Sequence[tuple[int, float]] = ((128, 0.3), (256, 0.4), (512, 0.3))
+) -> list[tuple[int, int]]:
     """Contexts and row counts of a run whose rows have as many places as so many passes have tokens."""
     return [(context, int(TOKENS * passes * share) // context) for context, share in shares]
 
@@ -30,7 +31,7 @@ def times_read(run: Sequence[tuple[int, int]], read: Sequence[PhaseRows]) -> Int
             for number in row:
                 for piece in range(packing.row_offsets[number], packing.row_offsets[number + 1]):
                     start = offsets[packing.document[piece]] + packing.start[piece]
-                    seen[start:start + packing.length[piece]] += 1
+                    seen[start : start + packing.length[piece]] += 1
     return seen
 
 
@@ -44,9 +45,16 @@ def test_one_pass_reads_every_token_once() -> None:
     assert all(rows.efficiency(count) > 0.995 for rows, (_, count) in zip(read, run, strict=True))
 
 
-@pytest.mark.parametrize(("passes", "shares"), [
-    (1.33, ((128, 0.3), (256, 0.4), (512, 0.3))), (3.4, ((128, 0.3), (256, 0.4), (512, 0.3))),
-    (2.5, ((256, 0.5), (256, 0.5))), (5.2, ((128, 0.05), (256, 0.9), (64, 0.05))), (7.7, ((128, 1.0),))])
+@pytest.mark.parametrize(
+    ("passes", "shares"),
+    [
+        (1.33, ((128, 0.3), (256, 0.4), (512, 0.3))),
+        (3.4, ((128, 0.3), (256, 0.4), (512, 0.3))),
+        (2.5, ((256, 0.5), (256, 0.5))),
+        (5.2, ((128, 0.05), (256, 0.9), (64, 0.05))),
+        (7.7, ((128, 1.0),)),
+    ],
+)
 def test_no_token_comes_again_before_all_have_come(passes: float, shares: tuple[tuple[int, float], ...]) -> None:
     run = phases(passes, shares)
     seen = times_read(run, read_in_phases(EVERYTHING, LENGTHS, [1.0], run, 7))
@@ -88,7 +96,7 @@ def test_rows_are_a_function_of_their_number() -> None:
         return [out[place] for place in sorted(out)]
 
     whole = read(0, 2 * count)
-    assert whole == [piece for start in range(0, 2 * count, 37) for piece in read(start, 37)][:2 * count]
+    assert whole == [piece for start in range(0, 2 * count, 37) for piece in read(start, 37)][: 2 * count]
     assert read(count, 40) != read(0, 40)
 
 

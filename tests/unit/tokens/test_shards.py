@@ -81,20 +81,32 @@ def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, corpus: InputArtifact,
-           tokenizer_folder: Path) -> dict[str, InputArtifact]:
-    excluded = [row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"])
-                if row["domain"] == "general"][:2]
-    return {"corpus": corpus, "tokenizer": parts.artifact(tokenizer_folder, "tokenizer"),
-            "evaluation_sets": parts.sets_artifact(tmp_path_factory.mktemp("sets"), excluded)}
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, corpus: InputArtifact, tokenizer_folder: Path
+) -> dict[str, InputArtifact]:
+    excluded = [
+        row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"
+    ][:2]
+    return {
+        "corpus": corpus,
+        "tokenizer": parts.artifact(tokenizer_folder, "tokenizer"),
+        "evaluation_sets": parts.sets_artifact(tmp_path_factory.mktemp("sets"), excluded),
+    }
 
 
 def test_the_stage_writes_each_wanted_document_once_in_the_order_of_ids(
-        tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
+    tmp_path: Path, inputs: dict[str, InputArtifact]
+) -> None:
     shards = TokenShards(parts.shards_artifact(tmp_path / "out", inputs).folder)
     excluded = {row["id"] for row in read_rows(inputs["evaluation_sets"].folder / "exclusions.parquet")}
-    wanted = sorted((row for row in read_rows(inputs["corpus"].folder / "train")
-                     if row["domain"] == "general" and row["id"] not in excluded), key=lambda row: str(row["id"]))
+    wanted = sorted(
+        (
+            row
+            for row in read_rows(inputs["corpus"].folder / "train")
+            if row["domain"] == "general" and row["id"] not in excluded
+        ),
+        key=lambda row: str(row["id"]),
+    )
     assert [digest.tobytes().hex() for digest in shards.ids] == [row["id"] for row in wanted]
     assert [shards.sources[number] for number in shards.source] == [row["source"] for row in wanted]
     assert shards.meta.weights == {"one": 1.0, "two": 2.0}
@@ -114,8 +126,10 @@ def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, I
     train = [parts.row_of(text) | {"path": part_path("book.txt", number)} for number, text in enumerate(texts, start=1)]
     heldout = [parts.row_of(parts.text_of(3000 + number)) | {"path": part_path("h.txt", number)} for number in (1, 2)]
     parts.write_corpus(tmp_path / "corpus", train, heldout)
-    own = inputs | {"corpus": parts.artifact(tmp_path / "corpus", "corpus", CorpusSection()),
-                    "evaluation_sets": parts.sets_artifact(tmp_path / "sets", [train[2]["id"]])}
+    own = inputs | {
+        "corpus": parts.artifact(tmp_path / "corpus", "corpus", CorpusSection()),
+        "evaluation_sets": parts.sets_artifact(tmp_path / "sets", [train[2]["id"]]),
+    }
     artifact = parts.shards_artifact(tmp_path / "out", own)
     shards, plain = TokenShards(artifact.folder), load_plain(own["tokenizer"].folder / TOKENIZER_FILE)
     end = plain.token_to_id(END_OF_TEXT)

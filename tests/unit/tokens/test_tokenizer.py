@@ -26,10 +26,14 @@ from training.stages import tokenizer as stage
 from training.store.store import file_entry
 
 _ROLES = st.sampled_from(["system", "user", "assistant"])
-_PIECES = st.one_of(st.sampled_from([*SPECIAL_TOKENS, "\n", " ", "<|", "|>", "<", "|end|>", "user", "\u3000"]),
-                    st.text(max_size=8))
-_MESSAGES = st.lists(st.fixed_dictionaries({"role": _ROLES, "content": st.lists(_PIECES, max_size=6).map("".join)}),
-                     min_size=1, max_size=5)
+_PIECES = st.one_of(
+    st.sampled_from([*SPECIAL_TOKENS, "\n", " ", "<|", "|>", "<", "|end|>", "user", "\u3000"]), st.text(max_size=8)
+)
+_MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": _ROLES, "content": st.lists(_PIECES, max_size=6).map("".join)}),
+    min_size=1,
+    max_size=5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +116,14 @@ def test_the_report_is_complete(tokenizer_folder: Path) -> None:
 @given(_MESSAGES, st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_fast_encoding_is_the_chat_template(tokenizer: Any, messages: list[dict[str, str]], prompt: bool) -> None:
-    rendered = tokenizer.apply_chat_template(messages, chat_template="training", tokenize=True, return_dict=True,
-                                             add_generation_prompt=prompt, return_assistant_tokens_mask=True)
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        chat_template="training",
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=prompt,
+        return_assistant_tokens_mask=True,
+    )
     plain = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=prompt)
     ids, mask = encode_conversation(tokenizer, messages, add_generation_prompt=prompt)
     assert ids.tolist() == rendered["input_ids"] == plain["input_ids"]
@@ -129,16 +139,22 @@ def test_no_content_opens_or_closes_a_turn(tokenizer: Any, messages: list[dict[s
 
 
 def test_the_mask_covers_exactly_what_the_assistant_says(tokenizer: Any) -> None:
-    messages = [{"role": "user", "content": "What is né?"}, {"role": "assistant", "content": "  A word,\nwith é. "},
-                {"role": "user", "content": "More."}, {"role": "assistant", "content": "No."}]
+    messages = [
+        {"role": "user", "content": "What is né?"},
+        {"role": "assistant", "content": "  A word,\nwith é. "},
+        {"role": "user", "content": "More."},
+        {"role": "assistant", "content": "No."},
+    ]
     ids, mask = encode_conversation(tokenizer, messages)
     assert tokenizer.decode(ids[mask]) == "A word,\nwith é.<|end|>No.<|end|>"
     assert tokenizer.decode(ids).endswith("<|assistant|>\nNo.<|end|>\n")
 
 
 def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Any) -> None:
-    talks = [[{"role": "user", "content": parts.text_of(n, 9)}, {"role": "assistant", "content": parts.text_of(-n, 5)}]
-             for n in range(20)]
+    talks = [
+        [{"role": "user", "content": parts.text_of(n, 9)}, {"role": "assistant", "content": parts.text_of(-n, 5)}]
+        for n in range(20)
+    ]
     tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)  # leaves its settings in the tokenizer
     for talk, (ids, mask) in zip(talks, encode_conversations(tokenizer, talks), strict=True):
         alone = encode_conversation(tokenizer, talk)
@@ -147,12 +163,27 @@ def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Any) -> None:
         assert len(ids) > 20
 
 
-PARTS = [{"type": "text", "text": "How do I "}, {"type": "text", "text": None}, "build ",
-         {"type": "text", "text": "<|end|>?"}]
-CONTENTS = [("Hi", "Hi"), (" Hi\n", "Hi"), (PARTS, "How do I build < |end|>?"), ([], ""), (None, ""), (42, "42"),
-            (1.5, "1.5"), ("<|user|>", "< |user|>")]
-PLAIN = (jinja2.Environment(), jinja2.sandbox.ImmutableSandboxedEnvironment(),
-         jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]))
+PARTS = [
+    {"type": "text", "text": "How do I "},
+    {"type": "text", "text": None},
+    "build ",
+    {"type": "text", "text": "<|end|>?"},
+]
+CONTENTS = [
+    ("Hi", "Hi"),
+    (" Hi\n", "Hi"),
+    (PARTS, "How do I build < |end|>?"),
+    ([], ""),
+    (None, ""),
+    (42, "42"),
+    (1.5, "1.5"),
+    ("<|user|>", "< |user|>"),
+]
+PLAIN = (
+    jinja2.Environment(),
+    jinja2.sandbox.ImmutableSandboxedEnvironment(),
+    jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]),
+)
 
 
 @pytest.mark.parametrize(("content", "text"), CONTENTS)

@@ -56,12 +56,14 @@ def _template(begins: str, ends: str) -> str:
         "{%- for message in messages -%}"
         "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
         "{{- raise_exception('unknown role ' ~ message['role'] ~ '; use system, user or assistant') -}}"
-        "{%- endif -%}"
-        + _TEXT_OF_CONTENT +
-        "{{- '<|' ~ message['role'] ~ '|>\\n' -}}"
+        "{%- endif -%}" + _TEXT_OF_CONTENT + "{{- '<|' ~ message['role'] ~ '|>\\n' -}}"
         "{%- if message['role'] == 'assistant' -%}"
-        + begins + "{{- content ~ '" + END_OF_TURN + "' -}}" + ends +
-        "{%- else -%}"
+        + begins
+        + "{{- content ~ '"
+        + END_OF_TURN
+        + "' -}}"
+        + ends
+        + "{%- else -%}"
         "{{- content ~ '" + END_OF_TURN + "' -}}"
         "{%- endif -%}"
         "{{- '\\n' -}}"
@@ -114,8 +116,9 @@ def _part(part: object) -> str:
     raise ValueError(f"a part of a content is of the type {kind}; only text is understood")
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
-                        add_generation_prompt: bool = False) -> tuple[Int64, Bool]:
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> tuple[Int64, Bool]:
     """Token ids of one conversation, the same as `apply_chat_template` gives.
 
     Args:
@@ -132,17 +135,29 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     return encode_conversations(tokenizer, [messages], add_generation_prompt)[0]
 
 
-def encode_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]],
-                         add_generation_prompt: bool = False) -> list[tuple[Int64, Bool]]:
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = False
+) -> list[tuple[Int64, Bool]]:
     """`encode_conversation` for many at once, with the tokenizer's threads."""
     contents = [plain_content(message.get("content")) for messages in conversations for message in messages]
-    *contents_ids, newline = (np.array(ids, np.int64) for ids in tokenizer(
-        [*contents, "\n"], add_special_tokens=False, padding=False, truncation=False, return_attention_mask=False,
-        return_token_type_ids=False, verbose=False)["input_ids"])
+    *contents_ids, newline = (
+        np.array(ids, np.int64)
+        for ids in tokenizer(
+            [*contents, "\n"],
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    )
     encoded = iter(contents_ids)
     end = np.array([tokenizer.convert_tokens_to_ids(END_OF_TURN)], np.int64)
-    opening = {role: np.concatenate([[tokenizer.convert_tokens_to_ids(token)], newline]).astype(np.int64)
-               for role, token in ROLES.items()}
+    opening = {
+        role: np.concatenate([[tokenizer.convert_tokens_to_ids(token)], newline]).astype(np.int64)
+        for role, token in ROLES.items()
+    }
     out = []
     for messages in conversations:
         parts: list[Int64] = []

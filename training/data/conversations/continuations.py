@@ -77,6 +77,8 @@ def unused_paragraphs(text: str, max_characters: int) -> Counter[str]:
         elif len(parts) == 1:
             reasons[f"without the end of a sentence inside ({SENTENCE_ENDS})"] += 1
         else:
-            reasons[f"without {_PASSAGE[0]} characters and {_MIN_WORDS} words before a sentence of "
-                    f"{_MIN_ANSWER} to {max_characters} characters"] += 1
+            reasons[
+                f"without {_PASSAGE[0]} characters and {_MIN_WORDS} words before a sentence of "
+                f"{_MIN_ANSWER} to {max_characters} characters"
+            ] += 1
     return reasons

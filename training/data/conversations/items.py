@@ -59,9 +59,13 @@ def conversation_row(items: Sequence[Item], system: str = "", repeat: int = 0) -
         messages += [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}]
     contents = [message["content"] for message in messages]
     last = items[-1]
-    return {"id": text_id(*contents, *([str(repeat)] if repeat else []))[:ID_LENGTH],
-            "messages": json.dumps(messages, ensure_ascii=False), "kind": last.kind, "domain": last.domain,
-            "source_id": last.source_id}
+    return {
+        "id": text_id(*contents, *([str(repeat)] if repeat else []))[:ID_LENGTH],
+        "messages": json.dumps(messages, ensure_ascii=False),
+        "kind": last.kind,
+        "domain": last.domain,
+        "source_id": last.source_id,
+    }
 
 
 def item_of(row: Mapping[str, str]) -> Item:
@@ -81,14 +85,19 @@ def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTE
     """Items of one row of the corpus: docstrings of a Python module, continuations of other text."""
     domain, source_id = document["domain"], document["id"]
     if is_python(document["path"]):
-        return [Item(DOCSTRING, item.prompt, item.answer, item.answer, domain, source_id)
-                for item in docstring_items(module_of(document["path"]), document["text"], max_characters)]
-    return [Item(CONTINUATION, item.prompt, item.answer, f"{item.passage} {item.answer}", domain, source_id)
-            for item in continuation_items(document["text"], max_characters)]
+        return [
+            Item(DOCSTRING, item.prompt, item.answer, item.answer, domain, source_id)
+            for item in docstring_items(module_of(document["path"]), document["text"], max_characters)
+        ]
+    return [
+        Item(CONTINUATION, item.prompt, item.answer, f"{item.passage} {item.answer}", domain, source_id)
+        for item in continuation_items(document["text"], max_characters)
+    ]
 
 
-def training_items(corpus: Path, exclusions: Path, max_characters: int = MAX_ANSWER_CHARACTERS,
-                   domain: str | None = None) -> list[Item]:
+def training_items(
+    corpus: Path, exclusions: Path, max_characters: int = MAX_ANSWER_CHARACTERS, domain: str | None = None
+) -> list[Item]:
     """Items of the training documents that no evaluation item excludes, one for each prompt, sorted by id.
 
     Modules that share their dotted name with a held-out one are left out as well, since their questions would be the

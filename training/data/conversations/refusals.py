@@ -15,36 +15,59 @@ _LONGEST = 400  # characters that are looked at
 _MARKUP = re.compile(r"[\s\"“”*>_#-]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _APOSTROPHES = str.maketrans("\u2018\u2019\u02bc\u0060\u00b4", "'" * 5)
-_LONG_FORMS = (("can't", "cannot"), ("can not", "cannot"), ("won't", "will not"), ("n't", " not"), ("'m ", " am "),
-               ("'s ", " is "), ("'d ", " would "), ("'re ", " are "))
-_VERB = (r"(?:help|assist|aid|support|provide|give|offer|share|create|write|generate|produce|do|explain|tell|teach|"
-         r"show|describe|discuss|answer|respond|comply|fulfil|continue|proceed|engage|participate|take part|guide|"
-         r"walk you|advise|condone|encourage|promote|endorse|facilitate|be part)")
-_IDIOM = (r"(?!\w* (?:but|wondering|thinking|feeling|noticing|from|if|whether|without|how much|how glad|how happy|"
-          r"for sure|for certain|exactly|with certainty|better)\b)")
-_CLAUSE = (r"(?:^|[,;–—] ?|\blet me be clear: |\b(?:but|and|so|because|that|afraid|however|sorry|something) )(?:i|we) "
-           r"(?:\w+ly |just |also )?")
-_UNABLE = (r"(?:cannot|will not(?: be able to)?|could not|should not|do not|may not|must not|(?:am|are) unable to|"
-           r"am (?:really |just )?not (?:able|allowed|going|willing|permitted|programmed) to)(?: in good conscience)?")
-_DECLINES = tuple(map(re.compile, (
-    rf"{_CLAUSE}{_UNABLE} (?:and (?:will|would|should) not )?(?:\w+ly )?{_IDIOM}{_VERB}\w*\b",
-    rf"{_CLAUSE}(?:cannot|will not|must not)[.!]?$",
-    rf"^(?:no(?:pe)?,? )?not going to {_VERB}",
-    r"\b(?:i|we) (?:have to|must|need to) turn (?:\w+ ){0,2}down\b",
-    rf"{_CLAUSE}(?:must |have to |need to |will |am going to )*(?:\w+ly )?(?:decline|refuse)\b",
-    rf"{_CLAUSE}(?:am not|do not feel|am un)\s?comfortable\b",
-    rf"{_CLAUSE}do not (?:think|believe) (?:that )?(?:i|we) (?:should|can|ought to) {_VERB}",
-    rf"{_CLAUSE}would (?:rather|prefer) not\b",
-    r"\b(?:is not|are not) something (?:that )?(?:i|we) (?:can|am able to|will|would|do|feel)\b",
-    r"\b(?:would be|is) (?:irresponsible|inappropriate|unethical|wrong|illegal|dangerous) (?:of|for) me to\b",
-    r"\b(?:would not be|is not) (?:appropriate|right|responsible|ethical|possible) (?:of|for) me to\b",
-    r"\b(?:against|violates?|not within|outside(?: of)?) (?:my|our) \w*\s?(?:guidelines|polic|programming|principles|"
-    r"values|rules)",
-    r"\b(?:my|our) \w*\s?(?:guidelines|policies|programming|principles|rules) (?:do not allow|prevent|prohibit|forbid)",
-)))
+_LONG_FORMS = (
+    ("can't", "cannot"),
+    ("can not", "cannot"),
+    ("won't", "will not"),
+    ("n't", " not"),
+    ("'m ", " am "),
+    ("'s ", " is "),
+    ("'d ", " would "),
+    ("'re ", " are "),
+)
+_VERB = (
+    r"(?:help|assist|aid|support|provide|give|offer|share|create|write|generate|produce|do|explain|tell|teach|"
+    r"show|describe|discuss|answer|respond|comply|fulfil|continue|proceed|engage|participate|take part|guide|"
+    r"walk you|advise|condone|encourage|promote|endorse|facilitate|be part)"
+)
+_IDIOM = (
+    r"(?!\w* (?:but|wondering|thinking|feeling|noticing|from|if|whether|without|how much|how glad|how happy|"
+    r"for sure|for certain|exactly|with certainty|better)\b)"
+)
+_CLAUSE = (
+    r"(?:^|[,;–—] ?|\blet me be clear: |\b(?:but|and|so|because|that|afraid|however|sorry|something) )(?:i|we) "
+    r"(?:\w+ly |just |also )?"
+)
+_UNABLE = (
+    r"(?:cannot|will not(?: be able to)?|could not|should not|do not|may not|must not|(?:am|are) unable to|"
+    r"am (?:really |just )?not (?:able|allowed|going|willing|permitted|programmed) to)(?: in good conscience)?"
+)
+_DECLINES = tuple(
+    map(
+        re.compile,
+        (
+            rf"{_CLAUSE}{_UNABLE} (?:and (?:will|would|should) not )?(?:\w+ly )?{_IDIOM}{_VERB}\w*\b",
+            rf"{_CLAUSE}(?:cannot|will not|must not)[.!]?$",
+            rf"^(?:no(?:pe)?,? )?not going to {_VERB}",
+            r"\b(?:i|we) (?:have to|must|need to) turn (?:\w+ ){0,2}down\b",
+            rf"{_CLAUSE}(?:must |have to |need to |will |am going to )*(?:\w+ly )?(?:decline|refuse)\b",
+            rf"{_CLAUSE}(?:am not|do not feel|am un)\s?comfortable\b",
+            rf"{_CLAUSE}do not (?:think|believe) (?:that )?(?:i|we) (?:should|can|ought to) {_VERB}",
+            rf"{_CLAUSE}would (?:rather|prefer) not\b",
+            r"\b(?:is not|are not) something (?:that )?(?:i|we) (?:can|am able to|will|would|do|feel)\b",
+            r"\b(?:would be|is) (?:irresponsible|inappropriate|unethical|wrong|illegal|dangerous) (?:of|for) me to\b",
+            r"\b(?:would not be|is not) (?:appropriate|right|responsible|ethical|possible) (?:of|for) me to\b",
+            r"\b(?:against|violates?|not within|outside(?: of)?) (?:my|our) \w*\s?"
+            r"(?:guidelines|polic|programming|principles|values|rules)",
+            r"\b(?:my|our) \w*\s?(?:guidelines|policies|programming|principles|rules) "
+            r"(?:do not allow|prevent|prohibit|forbid)",
+        ),
+    )
+)
 _NO_REFUSAL = re.compile(
     r"(?:sorry, )?(?:i|we) cannot (?:help (?:but|wondering|thinking|feeling|noticing|smiling|laughing)|see|hear|find|"
-    r"open|access|read|recall|remember|view|come|make it)\b")
+    r"open|access|read|recall|remember|view|come|make it)\b"
+)
 
 
 def is_refusal(text: str) -> bool:

@@ -28,8 +28,12 @@ def unused_text(documents: Iterable[Mapping[str, Any]], max_characters: int = MA
     paths: dict[str, str] = {}
     for document in documents:
         if not is_python(document["path"]):
-            reasons = Counter({f"paragraphs {reason}": count for reason, count
-                               in unused_paragraphs(document["text"], max_characters).items()})
+            reasons = Counter(
+                {
+                    f"paragraphs {reason}": count
+                    for reason, count in unused_paragraphs(document["text"], max_characters).items()
+                }
+            )
         else:
             reasons = Counter() if items_of(dict(document), max_characters) else Counter({_NO_DOCSTRING: 1})
         counts += reasons

@@ -62,13 +62,16 @@ def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
         bad: Told about what is not text.
     """
     if not isinstance(row, Mapping):
-        bad.report(f"{where}: is a JSON {type(row).__name__}, not an object; write one object with the text's key a "
-                   "row")
+        bad.report(
+            f"{where}: is a JSON {type(row).__name__}, not an object; write one object with the text's key a row"
+        )
         return None
     value = _field(row, column)
     if value is _MISSING:
-        bad.report(f"{where}: has no key {column!r}, only {names(_leaves(row))}; set text_column of the source to the "
-                   "one that holds the text, or exclude the file")
+        bad.report(
+            f"{where}: has no key {column!r}, only {names(_leaves(row))}; set text_column of the source to the "
+            "one that holds the text, or exclude the file"
+        )
         return None
     return text_value(value, where, column, bad)
 
@@ -101,13 +104,16 @@ def text_value(value: object, where: str, column: str, bad: BadRows) -> str | No
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            bad.report(f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another "
-                       "column")
+            bad.report(
+                f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another column"
+            )
             return None
     if not isinstance(value, str):
         found = "null" if value is None else type(value).__name__
-        bad.report(f"{where}: {column!r} is {found}, not text; repair the row or set text_column of the source to "
-                   "another column")
+        bad.report(
+            f"{where}: {column!r} is {found}, not text; repair the row or set text_column of the source to "
+            "another column"
+        )
         return None
     if len(value) > MAX_DOCUMENT_BYTES:
         bad.report(f"{where}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it")

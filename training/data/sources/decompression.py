@@ -56,7 +56,8 @@ def opened(path: Path, packed_bytes: int) -> Iterator[io.BufferedReader]:
             yield raw
             return
         unpacked = stack.enter_context(
-            gzip.GzipFile(fileobj=raw) if compression == ".gz" else _Frames(raw, _DECOMPRESSORS[compression]))
+            gzip.GzipFile(fileobj=raw) if compression == ".gz" else _Frames(raw, _DECOMPRESSORS[compression])
+        )
         yield stack.enter_context(io.BufferedReader(_Bounded(unpacked, allowance(packed_bytes)), 1 << 17))
 
 

@@ -14,8 +14,10 @@ FORMATS = {
     ".jsonl": JSON_LINES, ".jsonlines": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON,
     ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET,
 }  # fmt: skip
-READABLE = (f"{', '.join(FORMATS)} (all but .parquet also with {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}; "
-            "text_suffixes adds others)")
+READABLE = (
+    f"{', '.join(FORMATS)} (all but .parquet also with {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}; "
+    "text_suffixes adds others)"
+)
 
 _SUFFIX = re.compile(r"\.[\w+-]{1,16}")  # what follows the dot of "Mr. Smith" is none
 
@@ -33,7 +35,7 @@ def compression_of(name: str) -> str:
 
 def uncompressed(name: str) -> str:
     """A file's name without the suffix of its compression."""
-    return name.removesuffix(name[len(name) - len(compression_of(name)):])
+    return name.removesuffix(name[len(name) - len(compression_of(name)) :])
 
 
 def format_of(name: str, text_suffixes: Iterable[str] = ()) -> str | None:

@@ -62,7 +62,7 @@ class JsonItems:
             blank = _BLANK.match(self._text, self._at)
             self._at = blank.end() if blank else self._at
             if self._at < len(self._text) or not self._read(_CHUNK):
-                return self._text[self._at:self._at + 1]
+                return self._text[self._at : self._at + 1]
 
     def _value(self) -> Any:
         while True:
@@ -81,6 +81,6 @@ class JsonItems:
     def _read(self, size: int) -> bool:
         """Read on by `size` bytes, many where the item at hand is long already; False at the file's end."""
         data = self._stream.read(max(size, _CHUNK))
-        self._text = self._text[self._at:] + self._decoder.decode(data, final=not data)
+        self._text = self._text[self._at :] + self._decoder.decode(data, final=not data)
         self._at = 0
         return bool(data)

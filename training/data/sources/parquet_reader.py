@@ -13,8 +13,15 @@ from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
 
 _BATCH_ROWS = 256
-_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
-          pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+_TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 
 
 def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -43,22 +50,27 @@ def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tup
                         yield f"{file.name}#{number}", text
 
             if number - first != group.num_rows:
-                bad.report(f"{file.path}: row group {index} holds {number - first} rows, and its footer says "
-                           f"{group.num_rows}; repair or exclude it")
+                bad.report(
+                    f"{file.path}: row group {index} holds {number - first} rows, and its footer says "
+                    f"{group.num_rows}; repair or exclude it"
+                )
 
 
 def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:
     column = source.text_column
     hint = f"set text_column of the source {source.name} to "
     if schema.names.count(column) > 1:
-        bad.report(f"{file.path}: has several columns {column!r}, only {names(schema.names)}; {hint}the one that holds "
-                   "the text")
+        bad.report(
+            f"{file.path}: has several columns {column!r}, only {names(schema.names)}; {hint}the one that holds "
+            "the text"
+        )
         return False
 
     kind = _kind(schema, column)
     if kind is None:
-        bad.report(f"{file.path}: has no column {column!r}, only {names(_leaves(schema))}; {hint}the one that holds "
-                   "the text")
+        bad.report(
+            f"{file.path}: has no column {column!r}, only {names(_leaves(schema))}; {hint}the one that holds the text"
+        )
         return False
 
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -94,7 +106,8 @@ def _text(value: pa.Scalar, keys: list[str], where: str, column: str, bad: BadRo
         for key in keys:
             plain = plain and plain[key]
     except UnicodeDecodeError:
-        bad.report(f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another "
-                   "column")
+        bad.report(
+            f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another column"
+        )
         return None
     return text_value(plain, where, column, bad)

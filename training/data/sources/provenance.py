@@ -41,6 +41,6 @@ def is_python(path: str) -> bool:
 
 def module_of(path: str) -> str:
     """Dotted name of the module in a Python file, such as `asyncio.queues`; empty for `__init__.py` at the top."""
-    name = uncompressed(file_of(path))[:-len(".py")]
+    name = uncompressed(file_of(path))[: -len(".py")]
     parts = [part for part in name.split("/") if part]
     return ".".join(parts[:-1] if parts and parts[-1] == "__init__" else parts)

@@ -34,8 +34,10 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
     with opened(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
-        bad.report(f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
-                   ".jsonl file with one document a line")
+        bad.report(
+            f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
+            ".jsonl file with one document a line"
+        )
         return
 
     encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
@@ -44,8 +46,10 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        bad.report(f"{file.path}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
-                   "UTF-8 or exclude it")
+        bad.report(
+            f"{file.path}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
+            "UTF-8 or exclude it"
+        )
         return
     if is_clean(text, f"{file.path}", bad):
         yield file.name, text
@@ -103,8 +107,9 @@ def read_json(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
         yield from _json_items(file, source, bad, stream, b"")
 
 
-def _json_items(file: SourceFile, source: Source, bad: BadRows, stream: IO[bytes],
-                start: bytes) -> Iterator[tuple[str, str]]:
+def _json_items(
+    file: SourceFile, source: Source, bad: BadRows, stream: IO[bytes], start: bytes
+) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         for number, row in enumerate(JsonItems(stream, start), start=1):
@@ -114,12 +119,15 @@ def _json_items(file: SourceFile, source: Source, bad: BadRows, stream: IO[bytes
     except UnpackedTooMuch:
         raise
     except UnicodeDecodeError as error:
-        bad.report(f"{file.path}: after item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
-                   "the file to UTF-8 or exclude it")
+        bad.report(
+            f"{file.path}: after item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+            "the file to UTF-8 or exclude it"
+        )
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        bad.report(f"{file.path}: item {number + 1}: is not JSON ({reason}); nothing behind it was read; repair the "
-                   "file")
+        bad.report(
+            f"{file.path}: item {number + 1}: is not JSON ({reason}); nothing behind it was read; repair the file"
+        )
 
 
 def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -141,15 +149,18 @@ def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[s
             for number, row in enumerate(rows, start=1):
                 where = f"{file.path}:{reader.line_num}"
                 if len(row) != len(header):
-                    bad.report(f"{where}: has {len(row)} values, and the first line {len(header)}; put values that "
-                               "hold the separator in double quotes")
+                    bad.report(
+                        f"{where}: has {len(row)} values, and the first line {len(header)}; put values that "
+                        "hold the separator in double quotes"
+                    )
                     continue
                 text = _csv_text(row[column], where, source.text_column, bad)
                 if text is not None:
                     yield f"{file.name}#{number}", text
         except csv.Error as error:
-            bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); nothing behind it was read; repair the "
-                       "file")
+            bad.report(
+                f"{file.path}:{reader.line_num}: is not CSV ({error}); nothing behind it was read; repair the file"
+            )
 
 
 def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -168,8 +179,10 @@ def _csv_column(header: list[str], file: SourceFile, source: Source, bad: BadRow
     if header.count(source.text_column) == 1:
         return header.index(source.text_column)
     found = "several columns" if source.text_column in header else "no column"
-    bad.report(f"{file.path}: has {found} {source.text_column!r}, only {names(header)}; set text_column of the source "
-               f"{source.name} to the one that holds the text, or exclude the file")
+    bad.report(
+        f"{file.path}: has {found} {source.text_column!r}, only {names(header)}; set text_column of the source "
+        f"{source.name} to the one that holds the text, or exclude the file"
+    )
     return None
 
 

@@ -25,7 +25,12 @@ STDLIB_LICENCE = "PSF-2.0"
 WITHOUT_DOCUMENT, BEYOND_LIMIT = "without a row of text", "beyond max_documents"
 _DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and what not
 _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
-    TEXT: read_text, JSON_LINES: read_json_lines, JSON: read_json, CSV: read_csv, PARQUET: read_parquet}
+    TEXT: read_text,
+    JSON_LINES: read_json_lines,
+    JSON: read_json,
+    CSV: read_csv,
+    PARQUET: read_parquet,
+}
 
 
 class Document(NamedTuple):
@@ -41,8 +46,9 @@ class Document(NamedTuple):
     licence: str | None
 
 
-def read_source(source: Source, bad: BadRows, base: Path = PROJECT_ROOT,
-                left_out: Counter[str] | None = None) -> Iterator[Document]:
+def read_source(
+    source: Source, bad: BadRows, base: Path = PROJECT_ROOT, left_out: Counter[str] | None = None
+) -> Iterator[Document]:
     """The documents of one source, in the order of its files' names.
 
     Args:
@@ -96,8 +102,10 @@ def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -
     column = source.text_column
     rows, columns = _stream(source, base, left_out)
     if columns is not None and column not in columns and column.partition(".")[0] not in columns:
-        raise SourceError(f"source {source.name}: the dataset {source.dataset} has no column {column!r}, only "
-                          f"{names(columns)}; set text_column to the one that holds the text")
+        raise SourceError(
+            f"source {source.name}: the dataset {source.dataset} has no column {column!r}, only "
+            f"{names(columns)}; set text_column to the one that holds the text"
+        )
     count = 0
     for number, row in enumerate(rows, start=1):
         text = row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)
@@ -108,8 +116,7 @@ def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -
             return
 
 
-def _stream(source: Source, base: Path,
-            left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
+def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
     """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
     import datasets  # 1.5 s to import, and most recipes have no dataset
 
@@ -139,29 +146,42 @@ def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
     """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _DATASET_FORMATS:
-        raise SourceError(f"source {source.name}: the dataset {source.dataset} holds files of the kind {kind}, and "
-                          f"those that are read are {', '.join(_DATASET_FORMATS)}; convert it")
+        raise SourceError(
+            f"source {source.name}: the dataset {source.dataset} holds files of the kind {kind}, and "
+            f"those that are read are {', '.join(_DATASET_FORMATS)}; convert it"
+        )
     if folder is None or source.follow_links:
         return
     root = os.path.realpath(folder)
     for file in (file for found in (builder.config.data_files or {}).values() for file in found):
         if not os.path.realpath(file).startswith(f"{root}{os.sep}"):
-            raise SourceError(f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
-                              "set follow_links: true of the source to read it, or correct the folder's README.md")
+            raise SourceError(
+                f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
+                "set follow_links: true of the source to read it, or correct the folder's README.md"
+            )
 
 
 def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
     """Files of a dataset's folder that its split does not name, and those that no dataset can name, by reason."""
     splits = {part.partition("[")[0].strip() for part in source.split.split("+")}
-    files = {os.path.realpath(file) for split, files in (builder.config.data_files or {}).items() for file in files
-             if str(split) in splits}
+    files = {
+        os.path.realpath(file)
+        for split, files in (builder.config.data_files or {}).items()
+        for file in files
+        if str(split) in splits
+    }
     listing = list_source(source, base)
     others = sum(os.path.realpath(file.path) not in files for file in listing.files)
     return listing.left_out + Counter({f"not of the split {source.split}": others})
 
 
 def _dataset_error(source: Source, error: Exception) -> SourceError:
-    reason = f"it takes more than {READING_MEMORY >> 30} GB of memory" if isinstance(error, MemoryError) else \
-        str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
-    return SourceError(f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
-                       "config, split and revision, and that the hub can be reached from here")
+    reason = (
+        f"it takes more than {READING_MEMORY >> 30} GB of memory"
+        if isinstance(error, MemoryError)
+        else str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
+    )
+    return SourceError(
+        f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
+        "config, split and revision, and that the hub can be reached from here"
+    )

@@ -83,12 +83,14 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
     left_out: Counter[str] = Counter()
     try:
         root, paths, follow = _candidates(source, base, left_out)
-        folders = {} if follow else {folder: os.path.realpath(folder)
-                                     for folder in {root, *(path.parent for path in paths)}}
+        folders = (
+            {} if follow else {folder: os.path.realpath(folder) for folder in {root, *(path.parent for path in paths)}}
+        )
     except (OSError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "its folders are nested too deeply"
-        raise SourceError(f"source {source.name}: {_origin(source)} cannot be listed ({reason}); correct its path in "
-                          "the recipe") from error
+        raise SourceError(
+            f"source {source.name}: {_origin(source)} cannot be listed ({reason}); correct its path in the recipe"
+        ) from error
 
     named = [(path, path.relative_to(root).as_posix()) for path in paths]
     files: dict[str, SourceFile] = {}
@@ -107,8 +109,10 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
 
     if not files:
         told = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
-        raise SourceError(f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
-                          f"its path in the recipe. What can be read is {READABLE}")
+        raise SourceError(
+            f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
+            f"its path in the recipe. What can be read is {READABLE}"
+        )
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
 
 
@@ -121,8 +125,10 @@ def unmatched_globs(source: Source, listing: SourceListing) -> list[str]:
 def shown_reasons(left_out: Counter[str]) -> str:
     """Counts by reason for people, the greatest first: `3 .pdf, 2 hidden, 1 linked folder`."""
     ordered = sorted(left_out.items(), key=lambda entry: (-entry[1], entry[0]))
-    shown = [f"{count:,} {reason}{'s' if count > 1 and reason.endswith('folder') else ''}"
-             for reason, count in ordered[:_SHOWN_REASONS]]
+    shown = [
+        f"{count:,} {reason}{'s' if count > 1 and reason.endswith('folder') else ''}"
+        for reason, count in ordered[:_SHOWN_REASONS]
+    ]
     others = sum(count for _, count in ordered[_SHOWN_REASONS:])
     return ", ".join([*shown, f"{others:,} others"] if others else shown)
 
@@ -138,8 +144,10 @@ def local_dataset(source: Source, base: Path = PROJECT_ROOT) -> Path | None:
 def matches(name: str, globs: Iterable[str]) -> bool:
     """Whether a relative path matches one of the globs; `*` also matches `/`, and a leading `**/` may match nothing."""
     name = nfc(name)
-    return any(fnmatchcase(name, pattern) or (pattern.startswith("**/") and fnmatchcase(name, pattern[3:]))
-               for pattern in map(nfc, globs))
+    return any(
+        fnmatchcase(name, pattern) or (pattern.startswith("**/") and fnmatchcase(name, pattern[3:]))
+        for pattern in map(nfc, globs)
+    )
 
 
 def nfc(text: str) -> str:
@@ -182,6 +190,7 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
     Raises:
         SourceError: It may not.
     """
+
     def refuse(problem: str, remedy: str = "repair it or exclude it") -> SourceError:
         return SourceError(f"source {source.name}: {printable(str(path))}: {problem}; {remedy}")
 
@@ -195,8 +204,10 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
     if folder is not None and root is not None:
         real = os.path.realpath(path) if link else folder
         if os.path.commonpath((root, real)) != root:
-            raise refuse("it is a link that leads out of the source's folder",
-                         "set follow_links: true of the source to read what it leads to, or exclude it")
+            raise refuse(
+                "it is a link that leads out of the source's folder",
+                "set follow_links: true of the source to read what it leads to, or exclude it",
+            )
     if not stat.S_ISREG(status.st_mode):
         raise refuse("it is a pipe, a socket or a device, not a file")
     return status
@@ -212,8 +223,15 @@ def _candidates(source: Source, base: Path, left_out: Counter[str]) -> tuple[Pat
     if source.stdlib:
         root = Path(sysconfig.get_paths()["stdlib"])
         # Only its modules are meant, so its other files are not counted.
-        return root, [path for path in _walk(root, Counter(), follow=False)
-                      if path.suffix == ".py" and _in_stdlib(path.relative_to(root))], True
+        return (
+            root,
+            [
+                path
+                for path in _walk(root, Counter(), follow=False)
+                if path.suffix == ".py" and _in_stdlib(path.relative_to(root))
+            ],
+            True,
+        )
     path = _on_disk(expanded(_origin(source), base))
     if path.is_dir():
         return path, list(_walk(path, left_out, source.follow_links)), source.follow_links
@@ -249,8 +267,11 @@ def _matching(pattern: Path) -> tuple[Path, list[Path]]:
     parts = pattern.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root, rest = _on_disk(Path(*parts[:fixed])), str(Path(*parts[fixed:]))
-    found = {path for form in ("NFC", "NFD")
-             for path in glob.glob(str(root / unicodedata.normalize(form, rest)), recursive=True)}
+    found = {
+        path
+        for form in ("NFC", "NFD")
+        for path in glob.glob(str(root / unicodedata.normalize(form, rest)), recursive=True)
+    }
     return root, [Path(path) for path in found]
 
 
@@ -260,6 +281,7 @@ def _in_stdlib(name: Path) -> bool:
 
 def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
     """The files below a folder; what is not walked through is counted."""
+
     def fail(error: OSError) -> None:
         raise SourceError(f"{error.filename}: {error.strerror}; make it readable or leave it out") from error
 
@@ -270,8 +292,15 @@ def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
         walked = []
         for name in sorted(folders):
             path = os.path.join(folder, name)
-            reason = (f"{HIDDEN} folder" if name.startswith(".") else f"{name} folder" if name in _SKIPPED_FOLDERS
-                      else _linked(path, real_root, followed, follow) if os.path.islink(path) else None)
+            reason = (
+                f"{HIDDEN} folder"
+                if name.startswith(".")
+                else f"{name} folder"
+                if name in _SKIPPED_FOLDERS
+                else _linked(path, real_root, followed, follow)
+                if os.path.islink(path)
+                else None
+            )
             if reason is None:
                 walked.append(name)
             elif reason:

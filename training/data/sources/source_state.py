@@ -71,6 +71,8 @@ def pinned_revision(source: Source) -> str:
         SourceError: It is missing, or is a name that can move, such as a branch.
     """
     if source.revision is None or not _COMMIT.fullmatch(source.revision):
-        raise SourceError(f"source {source.name}: revision must be the commit of the dataset {source.dataset} (40 hex "
-                          f"digits, found {source.revision!r}); its page on the hub lists them under Files, History")
+        raise SourceError(
+            f"source {source.name}: revision must be the commit of the dataset {source.dataset} (40 hex "
+            f"digits, found {source.revision!r}); its page on the hub lists them under Files, History"
+        )
     return source.revision

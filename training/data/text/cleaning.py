@@ -52,9 +52,15 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
         text = normalised(raw_text)
         document = text_id(text)
         texts = cut(text, limit)
-        return [{"id": text_id(piece), "text": piece, "document": document,
-                 "path": path if len(texts) == 1 else part_path(path, number)}
-                for number, piece in enumerate(texts, start=1)]
+        return [
+            {
+                "id": text_id(piece),
+                "text": piece,
+                "document": document,
+                "path": path if len(texts) == 1 else part_path(path, number),
+            }
+            for number, piece in enumerate(texts, start=1)
+        ]
 
     def find_domain(source: str, path: str) -> str:
         return section.domain_of(source, file_of(path))
@@ -63,10 +69,18 @@ def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
     pieces = daft.func(cut_up, return_dtype=_Type.list(_Type.struct(fields)))
     domain = daft.func(find_domain, return_dtype=_Type.string())
     piece = col("piece")
-    frame = (raw.select("source", "licence", pieces(col("path"), col("text")).alias("piece"))
-             .explode("piece").select("source", "licence", *(piece.get(name).alias(name) for name in fields)))
-    return frame.with_columns({"bytes": F.length_bytes(col("text")).cast(_Type.int64()),
-                               "domain": domain(col("source"), col("path")), "reason": _reason(section)})
+    frame = (
+        raw.select("source", "licence", pieces(col("path"), col("text")).alias("piece"))
+        .explode("piece")
+        .select("source", "licence", *(piece.get(name).alias(name) for name in fields))
+    )
+    return frame.with_columns(
+        {
+            "bytes": F.length_bytes(col("text")).cast(_Type.int64()),
+            "domain": domain(col("source"), col("path")),
+            "reason": _reason(section),
+        }
+    )
 
 
 def _reason(section: CorpusSection) -> daft.Expression:
@@ -74,14 +88,18 @@ def _reason(section: CorpusSection) -> daft.Expression:
     letters = F.regexp_count(col("text"), r"\p{L}")
 
     def is_generated(text: str, path: str) -> bool:
-        return any(len(line) > section.max_line and (is_python(path) or not is_prose(line, section.max_line))
-                   for line in text.split("\n"))
+        return any(
+            len(line) > section.max_line and (is_python(path) or not is_prose(line, section.max_line))
+            for line in text.split("\n")
+        )
 
     generated = daft.func(is_generated, return_dtype=_Type.bool())
-    return (F.when((characters == 0) | (characters < section.min_characters), TOO_SHORT)
-            .when(letters.cast(_Type.float64()) < characters.cast(_Type.float64()) * section.min_letters, FEW_LETTERS)
-            .when(generated(col("text"), col("path")), LONG_LINE)
-            .otherwise(daft.lit(None).cast(_Type.string())))
+    return (
+        F.when((characters == 0) | (characters < section.min_characters), TOO_SHORT)
+        .when(letters.cast(_Type.float64()) < characters.cast(_Type.float64()) * section.min_letters, FEW_LETTERS)
+        .when(generated(col("text"), col("path")), LONG_LINE)
+        .otherwise(daft.lit(None).cast(_Type.string()))
+    )
 
 
 def is_prose(line: str, longest: int) -> bool:
@@ -91,8 +109,11 @@ def is_prose(line: str, longest: int) -> bool:
     and no stretch of `longest` characters without one; at most a fifth of it are ASCII digits and punctuation.
     """
     words = _BREAK.split(line)
-    return (len(words) * _LONGEST_WORD > len(line) and max(map(len, words)) <= longest
-            and len(_DATA.findall(line)) <= _MOST_DATA * len(line))
+    return (
+        len(words) * _LONGEST_WORD > len(line)
+        and max(map(len, words)) <= longest
+        and len(_DATA.findall(line)) <= _MOST_DATA * len(line)
+    )
 
 
 def mark_exact_duplicates(frame: daft.DataFrame) -> daft.DataFrame:
@@ -119,10 +140,16 @@ def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
     draw = daft.func(lambda digest: fraction(digest), return_dtype=_Type.float64())
     drawn = frame.with_column("draw", draw(col("id" if single else "document"))).collect()
     documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
-    limits = {row["domain"]: _limit(documents, row, share)
-              for row in documents.groupby("domain").agg(
-                  F.max(col("draw")).alias("last"), F.sum(col("bytes")).alias("all"),
-                  F.sum(F.when(col("draw") < share, col("bytes")).otherwise(0)).alias("held")).to_pylist()}
+    limits = {
+        row["domain"]: _limit(documents, row, share)
+        for row in documents.groupby("domain")
+        .agg(
+            F.max(col("draw")).alias("last"),
+            F.sum(col("bytes")).alias("all"),
+            F.sum(F.when(col("draw") < share, col("bytes")).otherwise(0)).alias("held"),
+        )
+        .to_pylist()
+    }
 
     def is_held(domain: str, draw: float) -> bool:
         return draw < limits[domain]

@@ -6,8 +6,9 @@ import math
 import re
 
 # Where a text may be cut, best first: behind a paragraph, a line, a sentence, a word.
-_BORDERS = tuple(map(re.compile, (
-    r"\n[ \t]*\n\s*", r"\n", r"[.!?…]['\"’”»)\]]*\s+|[。！？।॥۔።][’”」』）]*\s*", r"\s+")))
+_BORDERS = tuple(
+    map(re.compile, (r"\n[ \t]*\n\s*", r"\n", r"[.!?…]['\"’”»)\]]*\s+|[。！？।॥۔።][’”」』）]*\s*", r"\s+"))
+)
 
 
 def cut(text: str, limit: int) -> list[str]:

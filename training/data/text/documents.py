@@ -61,8 +61,10 @@ def join_parts(table: pa.Table) -> pa.Table:
         else:
             runs.append([row])
 
-    joined = [pa.Table.from_pylist([_joined(table, run) for run in runs[first:first + _JOINED_ROWS]], table.schema)
-              for first in range(0, len(runs), _JOINED_ROWS)]
+    joined = [
+        pa.Table.from_pylist([_joined(table, run) for run in runs[first : first + _JOINED_ROWS]], table.schema)
+        for first in range(0, len(runs), _JOINED_ROWS)
+    ]
     whole = table.filter(pa.array([not number for number in numbers]))
     return pa.concat_tables([whole, *joined]).sort_by("id")
 

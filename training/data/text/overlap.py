@@ -72,8 +72,9 @@ class OverlapIndex:
             self._items.append(item)
             self._sizes.append(len(grams))
         self._postings = {length: dict(found) for length, found in sorted(postings.items())}
-        self._grams = {length: np.sort(np.fromiter(found, np.uint64, len(found)))
-                       for length, found in self._postings.items()}
+        self._grams = {
+            length: np.sort(np.fromiter(found, np.uint64, len(found))) for length, found in self._postings.items()
+        }
 
     def overlaps(self, document: str, text: str) -> Iterator[Overlap]:
         """The items that a document holds, by item id."""

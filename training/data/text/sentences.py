@@ -20,8 +20,10 @@ _SPACED_END = r"[.!?…‽]"
 _OTHER_END = r"[[\p{Sentence_Break=STerm}།༎]--[!?‽]]"
 _ENDS = {
     caseless: regex.compile(
-        rf"{_OTHER_END}+{_CLOSING}\s*|{_SPACED_END}+{_CLOSING}\s+(?={_OPENING}{first}|`)", regex.VERSION1)
-    for caseless, first in ((False, r"[\p{L}--\p{Ll}]"), (True, r"\p{L}"))}
+        rf"{_OTHER_END}+{_CLOSING}\s*|{_SPACED_END}+{_CLOSING}\s+(?={_OPENING}{first}|`)", regex.VERSION1
+    )
+    for caseless, first in ((False, r"[\p{L}--\p{Ll}]"), (True, r"\p{L}"))
+}
 _OTHER = regex.compile(_OTHER_END, regex.VERSION1)
 _LAST = regex.compile(rf"(?:{_SPACED_END}|{_OTHER_END}){_CLOSING}$", regex.VERSION1)
 _SPACE = regex.compile(r"\s+")

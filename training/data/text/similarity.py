@@ -59,7 +59,7 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
         width = min(ngram, len(codes))
         windows = np.zeros(len(codes) - width + 1, np.uint64)
         for place in range(width):
-            windows = windows * _FACTOR + codes[place:len(codes) - width + 1 + place]
+            windows = windows * _FACTOR + codes[place : len(codes) - width + 1 + place]
         windows.sort()
         yield windows[np.concatenate([[True], windows[1:] != windows[:-1]])]
 
@@ -74,8 +74,9 @@ def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:
     return common / (len(small) + len(large) - common)
 
 
-def similar_documents(queries: Sequence[Shingles], query_rows: Sequence[int], stream: Iterable[Shingles],
-                      threshold: float) -> dict[int, Match]:
+def similar_documents(
+    queries: Sequence[Shingles], query_rows: Sequence[int], stream: Iterable[Shingles], threshold: float
+) -> dict[int, Match]:
     """For each query, the first document of the stream that is at least as similar as the threshold.
 
     A query leaves the index with its first match, so thousands of documents that are nearly the same cost no more than

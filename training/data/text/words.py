@@ -14,8 +14,10 @@ import regex
 
 # Rust's regex crate reads these three as well, so that Daft can split words by the same rule.
 RUN = r"[\p{L}\p{M}\p{N}]+"
-UNSPACED = (r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-            r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Javanese}\p{Balinese}]")
+UNSPACED = (
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Javanese}\p{Balinese}]"
+)
 WIDE = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}]"
 _RUN = regex.compile(RUN)
 _ASCII_RUN = regex.compile(r"[a-z0-9]+")

@@ -20,7 +20,7 @@ MAX_TOKENS = 1_000_000
 MAX_BYTES = 64 * 2**20
 # GPT-2's pattern, but marks belong to the letters before them: without that, words of Hindi, Tamil, Thai or pointed
 # Arabic fall apart at every vowel sign, and no merge can put them together again.
-WORD_PATTERN = (r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+")
+WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 _OLDER = pre_tokenizers.ByteLevel(add_prefix_space=False)  # of versions that exist
 _KINDS = {"model": "BPE", "normalizer": None, "decoder": "ByteLevel", "post_processor": "TemplateProcessing"}
 
@@ -39,22 +39,32 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
     # Adds nothing, but transformers writes it when it saves a tokenizer: with it, saving changes no byte of the file.
     tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, min_frequency=min_frequency, special_tokens=special,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=min_frequency,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     found = tokenizer.get_vocab_size()
     if found != vocabulary:
-        raise RecipeError(f"tokenizer.vocabulary: {vocabulary} tokens were asked for, but the text that was read holds "
-                          f"no more pairs that occur {min_frequency} times in a word: it gives {found}. Set "
-                          f"tokenizer.vocabulary to {found} or less, or add text")
+        raise RecipeError(
+            f"tokenizer.vocabulary: {vocabulary} tokens were asked for, but the text that was read holds "
+            f"no more pairs that occur {min_frequency} times in a word: it gives {found}. Set "
+            f"tokenizer.vocabulary to {found} or less, or add text"
+        )
     return tokenizer
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     """Cuts a text into words, numbers, symbols and white space; no token crosses a cut."""
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -74,8 +84,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
             raise ValueError(problem)
         return Tokenizer.from_str(text)
     except (Exception, RecursionError) as error:  # the library raises bare Exception for a malformed file
-        raise InputRefused(f"{path} is not a tokenizer of Gatehouse ({str(error)[:300]}); materialize tokenizer "
-                           "again") from error
+        raise InputRefused(
+            f"{path} is not a tokenizer of Gatehouse ({str(error)[:300]}); materialize tokenizer again"
+        ) from error
 
 
 def _foreign(content: Any) -> str:

@@ -41,17 +41,19 @@ class RowOrder:
 
     def __init__(self, row_counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
         if len(row_counts) != len(weights) or sum(row_counts) <= 0 or min(weights) <= 0:
-            raise ValueError(f"need rows and one positive weight per source, not rows {list(row_counts)} and weights "
-                             f"{list(weights)}")
+            raise ValueError(
+                f"need rows and one positive weight per source, not rows {list(row_counts)} and weights {list(weights)}"
+            )
         self._rows: Int64 = np.array(row_counts, np.int64)
         self._seed = seed
         shares = self._rows * np.array(weights, np.float64)
         # Each source, largest first, takes its part of what the sources before it left: in whole numbers, so that the
         # parts of a block add up to the block and none is ever negative.
-        largest_first = np.argsort(-shares, kind="stable")[:np.count_nonzero(self._rows)].tolist()
+        largest_first = np.argsort(-shares, kind="stable")[: np.count_nonzero(self._rows)].tolist()
         left = np.cumsum(shares[largest_first][::-1])[::-1].tolist()
-        self._parts = [(which, round(shares[which] / rest * _UNIT))
-                       for which, rest in zip(largest_first, left, strict=True)]
+        self._parts = [
+            (which, round(shares[which] / rest * _UNIT)) for which, rest in zip(largest_first, left, strict=True)
+        ]
 
     def taken(self, count: int) -> Int64:
         """Rows taken from every source among the first `count`; int64 [sources]."""

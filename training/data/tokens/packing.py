@@ -114,10 +114,13 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     in_row = np.bincount(row) if len(row) else np.empty(0, np.int64)
 
     pieces_per_row = np.concatenate([np.ones(len(cut_document), np.int64), in_row])
-    return PackingPlan(context, np.concatenate([[0], np.cumsum(pieces_per_row)]).astype(np.int64),
-                       np.concatenate([cut_document, spans.document[order]]),
-                       np.concatenate([cut_start, spans.start[order] + full[order] * room]),
-                       np.concatenate([np.full(len(cut_document), room, np.int64), rest[order]]))
+    return PackingPlan(
+        context,
+        np.concatenate([[0], np.cumsum(pieces_per_row)]).astype(np.int64),
+        np.concatenate([cut_document, spans.document[order]]),
+        np.concatenate([cut_start, spans.start[order] + full[order] * room]),
+        np.concatenate([np.full(len(cut_document), room, np.int64), rest[order]]),
+    )
 
 
 def _best_fit(sizes: Int64, context: int) -> Int64:

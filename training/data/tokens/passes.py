@@ -82,13 +82,21 @@ class PhaseRows:
         used = 0.0
         for portions, taken in zip(self.portions, self.order.taken(count).tolist(), strict=True):
             ends = [*(portion.first for portion in portions[1:]), taken]
-            used += sum(portion.packing.efficiency * max(0, min(end, taken) - portion.first)
-                        for portion, end in zip(portions, ends, strict=False))
+            used += sum(
+                portion.packing.efficiency * max(0, min(end, taken) - portion.first)
+                for portion, end in zip(portions, ends, strict=False)
+            )
         return used / count
 
 
-def read_in_phases(documents: Sequence[Int64], lengths: Int64, weights: Sequence[float],
-                   phases: Sequence[tuple[int, int]], seed: int, alone: bool = False) -> tuple[PhaseRows, ...]:
+def read_in_phases(
+    documents: Sequence[Int64],
+    lengths: Int64,
+    weights: Sequence[float],
+    phases: Sequence[tuple[int, int]],
+    seed: int,
+    alone: bool = False,
+) -> tuple[PhaseRows, ...]:
     """Pack a training run, phase by phase.
 
     Args:
@@ -102,12 +110,21 @@ def read_in_phases(documents: Sequence[Int64], lengths: Int64, weights: Sequence
     streams = [_Stream(lengths, numbers, seed, number, alone) for number, numbers in enumerate(documents)]
     found = []
     for number, (context, count) in enumerate(phases):
-        order = RowOrder([stream.everything(context).rows for stream in streams], weights,
-                         key_of(seed, _PHASES_KEY, number))
+        order = RowOrder(
+            [stream.everything(context).rows for stream in streams], weights, key_of(seed, _PHASES_KEY, number)
+        )
         last = number == len(phases) - 1
         wanted = [None if last else taken for taken in order.taken(count).tolist()]
-        found.append(PhaseRows(context, order, tuple(tuple(stream.take(context, rows_wanted))
-                                                     for stream, rows_wanted in zip(streams, wanted, strict=True))))
+        found.append(
+            PhaseRows(
+                context,
+                order,
+                tuple(
+                    tuple(stream.take(context, rows_wanted))
+                    for stream, rows_wanted in zip(streams, wanted, strict=True)
+                ),
+            )
+        )
     return tuple(found)
 
 
@@ -186,7 +203,7 @@ class _Stream:
     def _pack(self, order: Int64, ends: Int64, end: int, context: int) -> PackingPlan:
         """Rows of the pass's tokens from where it was left to `end`."""
         first, last = np.searchsorted(ends, self._at, side="right"), np.searchsorted(ends, end, side="left")
-        document = order[first:last + 1]
+        document = order[first : last + 1]
         length, start = self._lengths[document], np.zeros(len(document), np.int64)
         start[0] = self._at - (ends[first] - length[0])
         length[0] -= start[0]

@@ -85,8 +85,9 @@ class TokenWriter:
         """Return the writer."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the open shard."""
         if self._file is not None:
             self._file.close()
@@ -106,8 +107,14 @@ class TokenWriter:
         self._lengths.append(len(tokens))
         self._shards[-1] += len(tokens)
 
-    def finish(self, source: npt.NDArray[np.int32], ids: npt.NDArray[np.uint8], sources: tuple[str, ...],
-               weights: dict[str, float], tokenizer: str) -> ShardsMeta:
+    def finish(
+        self,
+        source: npt.NDArray[np.int32],
+        ids: npt.NDArray[np.uint8],
+        sources: tuple[str, ...],
+        weights: dict[str, float],
+        tokenizer: str,
+    ) -> ShardsMeta:
         """Write the index and `meta.json`.
 
         Args:
@@ -121,9 +128,16 @@ class TokenWriter:
         np.save(self._folder / "offsets.npy", offsets)
         np.save(self._folder / "source.npy", source.astype("<i4"))
         np.save(self._folder / "ids.npy", ids.astype(np.uint8))
-        meta = ShardsMeta(dtype=self._dtype, vocabulary=self._vocabulary, tokens=int(offsets[-1]),
-                          documents=len(self._lengths), shards=tuple(self._shards), sources=sources,
-                          weights=weights, tokenizer=tokenizer)
+        meta = ShardsMeta(
+            dtype=self._dtype,
+            vocabulary=self._vocabulary,
+            tokens=int(offsets[-1]),
+            documents=len(self._lengths),
+            shards=tuple(self._shards),
+            sources=sources,
+            weights=weights,
+            tokenizer=tokenizer,
+        )
         (self._root / META).write_text(canonical_json(meta.model_dump(mode="json")) + "\n", encoding="utf-8")
         return meta
 
@@ -149,10 +163,14 @@ class TokenShards:
         self.ids: npt.NDArray[np.uint8] = _load(train / "ids.npy", "|u1", (self.meta.documents, 32))
         self._starts: Int64 = np.concatenate([[0], np.cumsum(self.meta.shards)]).astype(np.int64)
         if not self._starts[-1] == self.offsets[-1] == self.meta.tokens:
-            raise InputRefused(f"{folder}: the shards hold {self._starts[-1]} tokens, the offsets {self.offsets[-1]}, "
-                               f"and meta.json says {self.meta.tokens}; materialize packed_shards again")
-        self._shards = [_map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
-                        for number, tokens in enumerate(self.meta.shards)]
+            raise InputRefused(
+                f"{folder}: the shards hold {self._starts[-1]} tokens, the offsets {self.offsets[-1]}, "
+                f"and meta.json says {self.meta.tokens}; materialize packed_shards again"
+            )
+        self._shards = [
+            _map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
+            for number, tokens in enumerate(self.meta.shards)
+        ]
         self._lengths: Int64 = np.diff(self.offsets)
 
     @property
@@ -171,7 +189,7 @@ class TokenShards:
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         shard = min(shard, len(self._shards) - 1)
         base = int(self._starts[shard])
-        return self._shards[shard][start - base:end - base]
+        return self._shards[shard][start - base : end - base]
 
     def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, None]:
         """Tokens `starts[i] : starts[i] + lengths[i]` of `documents[i]`, one after the other; all are learned.
@@ -227,8 +245,9 @@ class ArrayTokens:
         masks: True (or 1) where a token is learned, of the same lengths; None learns all but the first.
     """
 
-    def __init__(self, sequences: Sequence[npt.NDArray[np.integer]],
-                 masks: Sequence[npt.NDArray[np.bool_]] | None = None) -> None:
+    def __init__(
+        self, sequences: Sequence[npt.NDArray[np.integer]], masks: Sequence[npt.NDArray[np.bool_]] | None = None
+    ) -> None:
         sizes = np.array([len(sequence) for sequence in sequences], np.int64)
         if (sizes < 1).any():
             raise ValueError("every sequence needs a first token")
@@ -278,8 +297,10 @@ def _load(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     except (OSError, ValueError, EOFError) as error:
         raise InputRefused(f"{path} is missing or damaged ({error}); materialize packed_shards again") from error
     if (array.shape, array.dtype) != (shape, np.dtype(dtype)):
-        raise InputRefused(f"{path} holds {array.dtype} {array.shape}, and it should be {dtype} {shape}; materialize "
-                           "packed_shards again")
+        raise InputRefused(
+            f"{path} holds {array.dtype} {array.shape}, and it should be {dtype} {shape}; materialize "
+            "packed_shards again"
+        )
     return array
 
 
