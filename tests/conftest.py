@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-pytest_plugins = ["tests.promises"]
+pytest_plugins = ["tests.promises", "tests.unit.worlds"]
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-_SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation_models/")
+_SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation/models/")
 os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 

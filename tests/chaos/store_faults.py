@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.evidence import with_evidence
-from tests.unit.test_store import certificate, draft, pointer_to
+from tests.unit.store.test_store import certificate, draft, pointer_to
 from training.specs.artifacts import Manifest
 from training.store.store import Store
 

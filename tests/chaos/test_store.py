@@ -29,7 +29,7 @@ from tests.chaos.store_faults import (
 )
 from tests.evidence import with_evidence
 from tests.promises import Promise
-from tests.unit.test_store import certificate, draft
+from tests.unit.store.test_store import certificate, draft
 from training.errors import StoreError, UserError
 from training.specs.artifacts import Manifest
 from training.store.store import Store

@@ -17,7 +17,7 @@ from tests.chaos.store_faults import assert_whole, in_child, promote, publish, s
 from tests.chaos.test_store import prepare, publish_third, withdraw
 from tests.integration.workspaces import workspace
 from tests.promises import Promise
-from tests.unit.test_store import draft
+from tests.unit.store.test_store import draft
 from training.errors import StoreError
 
 NOBODY = 65534

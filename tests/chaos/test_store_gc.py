@@ -18,8 +18,8 @@ from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child,
 from tests.evidence import with_evidence
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.promises import Promise
-from tests.unit.promotion.conftest import World, new_world
-from tests.unit.test_store import certificate, draft, pointer_to, waiver
+from tests.unit.store.test_store import certificate, draft, pointer_to, waiver
+from tests.unit.worlds import World, new_world
 from training.errors import StoreError
 from training.store.store import Store, utc_today
 

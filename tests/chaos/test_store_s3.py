@@ -30,7 +30,7 @@ from tests.chaos.test_store import (
 )
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.promises import Promise
-from tests.unit.test_store import draft
+from tests.unit.store.test_store import draft
 from training.errors import StoreError, UserError
 from training.store.store import Store
 

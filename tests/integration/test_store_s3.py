@@ -8,7 +8,7 @@ import s3fs
 
 from tests.integration.object_store import BUCKET, SECRET, ObjectServer
 from tests.integration.workspaces import Workspace, workspace
-from tests.unit.test_store import draft, promote, publish
+from tests.unit.store.test_store import draft, promote, publish
 from training.errors import InputRefused, StoreError, UserError
 from training.store import storage
 from training.store.store import Store

@@ -1,0 +1,119 @@
+"""A certificate vouches for its version on the terms it was issued on, and on no others."""
+
+import pytest
+
+from pipeline.building import decisions
+from pipeline.building.planner import plan_asset, plan_evaluation, promoted_input
+from tests.unit.worlds import World, silent
+from training.errors import InputRefused
+from training.specs.artifacts import InputRecord, Promotion
+
+GOOD = {"bytes": 100.0, "documents": 5.0}
+
+
+def test_a_changed_threshold_moves_the_pointer_both_ways_and_runs_no_job(world: World) -> None:
+    made = world.publish("raw_corpus", GOOD)
+    assert world.judge("raw_corpus").promoted
+    strict = world.with_overrides("gates.raw_corpus.0.threshold=1000")
+    assert not strict.judge("raw_corpus").promoted
+    assert world.promoted("raw_corpus") == ""
+    with pytest.raises(InputRefused, match="bytes 100 fails >= 1,000"):
+        plan_asset("corpus", strict.builder.loaded, world.store)
+    assert world.judge("raw_corpus").promoted
+    assert world.promoted("raw_corpus") == made.version
+    assert world.store.versions("raw_corpus") == [made.version]
+    assert len(world.store.versions("raw_corpus.evaluation")) == 1
+    world.assert_no_job_ran()
+
+
+def test_an_unchanged_judgement_keeps_its_certificate(world: World) -> None:
+    world.publish("raw_corpus", GOOD)
+    first, again = world.judge("raw_corpus").certificate, world.judge("raw_corpus").certificate
+    assert again == first
+    assert len(world.store.promotions("raw_corpus")) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gates.raw_corpus.1.threshold=1", "the asset's gates changed since"),
+        ("evaluation.max_new_tokens=7", "the evaluation sets or the recipe's section `evaluation` changed since"),
+    ],
+)
+def test_downstream_refuses_a_certificate_on_other_terms(world: World, override: str, said: str) -> None:
+    world.publish("raw_corpus", GOOD)
+    world.judge("raw_corpus")
+    promoted_input("raw_corpus", world.builder.loaded, world.store)
+    with pytest.raises(InputRefused, match=said) as error:
+        promoted_input("raw_corpus", world.with_overrides(override).builder.loaded, world.store)
+    assert f"`gatehouse run -r {world.store.recipe} --select raw_corpus` judges it again" in str(error.value)
+
+
+def test_downstream_refuses_a_certificate_by_other_code(world: World) -> None:
+    world.publish("raw_corpus", GOOD)
+    certificate = world.judge("raw_corpus").certificate.model_copy(update={"evaluator_fingerprint": "0" * 64})
+    world.store.write_certificate(certificate)
+    world.store.promote(
+        Promotion(
+            asset="raw_corpus",
+            version=certificate.version,
+            promoted_at=0.0,
+            promoted_by="test",
+            digest=certificate.artifact_digest,
+            certificate_digest=certificate.digest,
+        )
+    )
+    with pytest.raises(InputRefused, match="the evaluator's code changed since"):
+        promoted_input("raw_corpus", world.builder.loaded, world.store)
+
+
+def test_a_promoted_version_that_the_recipe_asks_for_no_longer_is_judged_again_too(world: World) -> None:
+    old = world.publish("raw_corpus", GOOD)
+    world.judge("raw_corpus")
+    (world.folder / "notes" / "b.txt").write_text("two")
+    world.publish("raw_corpus", {"bytes": 1.0, "documents": 5.0})
+    assert not world.judge("raw_corpus").promoted
+    assert world.promoted("raw_corpus") == old.version
+    other = world.with_overrides("gates.raw_corpus.1.threshold=1")
+    assert not other.judge("raw_corpus").promoted
+    assert promoted_input("raw_corpus", other.builder.loaded, world.store).version == old.version
+    strict = world.with_overrides("gates.raw_corpus.1.threshold=99")
+    strict.judge("raw_corpus")
+    assert world.promoted("raw_corpus") == ""
+
+
+def test_the_parent_of_a_comparison_is_the_one_it_was_made_from(world: World) -> None:
+    world.publish("raw_corpus", GOOD)
+    world.judge("raw_corpus")
+    corpus = world.publish("corpus", {"bytes": 50.0})
+    world.judge("corpus")
+    made_from = InputRecord(asset="corpus", version="20250101T000000-gone", digest="0" * 64)
+    tokenizer = corpus.model_copy(update={"asset": "tokenizer", "inputs": {"corpus": made_from}})
+    with pytest.raises(
+        InputRefused,
+        match=f"was made from corpus 20250101T000000-gone, and {corpus.version} is promoted now: materialize tokenizer",
+    ):
+        plan_evaluation(tokenizer, world.builder.loaded, world.store)
+    past = plan_evaluation(tokenizer, world.builder.loaded, world.store, past=True).inputs["corpus"]
+    assert (past.version, past.digest, past.promoted) == (made_from.version, made_from.digest, False)
+    same = tokenizer.model_copy(update={"inputs": {"corpus": made_from.model_copy(update={"digest": corpus.digest})}})
+    promoted = plan_evaluation(same, world.builder.loaded, world.store).inputs["corpus"]
+    assert (promoted.version, promoted.promoted) == (corpus.version, True) and promoted.certificate
+
+
+def test_a_worse_version_leaves_the_champion_where_it_is(world: World) -> None:
+    world.publish_upstream()
+    first = world.publish("base_model", {"clean_stop_rate": 0.5})
+    assert "no champion to compare with" in world.judge("base_model").certificate.verdicts[0].reason
+    world.publish("base_model", {"clean_stop_rate": 0.4})
+    worse = world.judge("base_model").certificate
+    assert worse.champion == first.version and not worse.passed
+    assert world.promoted("base_model") == first.version
+    near = world.publish("base_model", {"clean_stop_rate": 0.46})
+    judged = world.judge("base_model")
+    assert judged.promoted and judged.certificate.champion == first.version
+    again = world.judge("base_model")
+    assert again.certificate == judged.certificate, "once promoted it still stands against the one it replaced"
+    assert world.promoted("base_model") == near.version
+    decisions.rollback(world.builder, "base_model", "worse", "ada", silent)
+    assert world.promoted("base_model") == first.version, "the way back is not barred by the one that is left"

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.data.tokens import parts
+from training.data.sources.provenance import part_path
+from training.data.tables import read_rows
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
+from training.data.tokens.packing import IGNORE, plan, rows, whole
+from training.data.tokens.shards import ShardDocuments, TokenShards, TokenWriter
+from training.errors import InputRefused, RecipeError
+from training.evaluation.shards import measure_shards
+from training.job.context import InputArtifact
+from training.specs.corpus import CorpusSection
+from training.specs.packed_shards import PackedShardsSection
+from training.specs.tokenizer import END_OF_TEXT
+from training.stages import packed_shards
+
+
+def _write(folder: Path, documents: list[np.ndarray], vocabulary: int = 500, shard_tokens: int = 40) -> TokenShards:
+    with TokenWriter(folder, vocabulary, shard_tokens) as writer:
+        for document in documents:
+            writer.add(document)
+        ids = np.arange(32 * len(documents)).astype(np.uint8).reshape(-1, 32)
+        writer.finish(np.zeros(len(documents), np.int32), ids, ("one",), {"one": 1.0}, "digest")
+    return TokenShards(folder)
+
+
+@pytest.mark.parametrize("vocabulary", [500, 70_000])
+def test_documents_come_back_whole_from_every_shard(tmp_path: Path, vocabulary: int) -> None:
+    generator = np.random.default_rng(0)
+    documents = [generator.integers(0, vocabulary, length) for length in (7, 30, 1, 90, 12, 0, 40)]
+    shards = _write(tmp_path, documents, vocabulary)
+    assert shards.meta.dtype == ("<u2" if vocabulary == 500 else "<u4")
+    assert shards.meta.shards == (38, 90, 12, 40)
+    for index, document in enumerate(documents):
+        assert shards.document(index).tolist() == document.tolist()
+    tokens, mask = shards.gather(np.array([6, 3, 1]), np.array([5, 10, 0]), np.array([3, 20, 30]))
+    assert mask is None
+    assert tokens.tolist() == [*documents[6][5:8], *documents[3][10:30], *documents[1]]
+
+
+def test_rows_of_shards_hold_every_document(tmp_path: Path) -> None:
+    documents = [np.arange(start, start + length) for start, length in ((0, 7), (100, 30), (200, 55))]
+    shards = _write(tmp_path, documents)
+    packing = plan(whole(shards.lengths), 16)
+    batch = rows(packing, ShardDocuments(shards, 498), np.arange(packing.rows), pad=499)
+    learned = batch["labels"][batch["labels"] != IGNORE]
+    assert sorted(learned.tolist()) == sorted(np.concatenate(documents).tolist())
+
+
+def test_a_document_of_shards_begins_after_the_end_of_a_text(tmp_path: Path) -> None:
+    shards = _write(tmp_path, [np.arange(start, start + length) for start, length in ((0, 7), (100, 50))])
+    reader = ShardDocuments(shards, 498)
+    assert reader.before(np.array([0, 1, 1, 0]), np.array([0, 0, 20, 6])).tolist() == [498, 498, 119, 5]
+    packing = plan(whole(shards.lengths), 16)
+    batch = rows(packing, reader, np.arange(packing.rows), pad=499)
+    firsts = {0: 498, 100: 498, 115: 114, 130: 129, 145: 144}
+    for token, before in firsts.items():
+        (row,), (column,) = np.nonzero(batch["labels"] == token)
+        assert (batch["input_ids"][row, column - 1], batch["position_ids"][row, column]) == (before, 1)
+
+
+@pytest.mark.parametrize("name", ["train/shard-00001.bin", "train/offsets.npy", "meta.json"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    _write(tmp_path, [np.arange(30), np.arange(30)])
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InputRefused, match=path.name):
+        TokenShards(tmp_path)
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, [np.arange(30), np.arange(30)])
+    (tmp_path / "train/shard-00000.bin").unlink()
+    with pytest.raises(InputRefused, match=r"shard-00000\.bin is missing"):
+        TokenShards(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, corpus: InputArtifact, tokenizer_folder: Path
+) -> dict[str, InputArtifact]:
+    excluded = [
+        row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"
+    ][:2]
+    return {
+        "corpus": corpus,
+        "tokenizer": parts.artifact(tokenizer_folder, "tokenizer"),
+        "evaluation_sets": parts.sets_artifact(tmp_path_factory.mktemp("sets"), excluded),
+    }
+
+
+def test_the_stage_writes_each_wanted_document_once_in_the_order_of_ids(
+    tmp_path: Path, inputs: dict[str, InputArtifact]
+) -> None:
+    shards = TokenShards(parts.shards_artifact(tmp_path / "out", inputs).folder)
+    excluded = {row["id"] for row in read_rows(inputs["evaluation_sets"].folder / "exclusions.parquet")}
+    wanted = sorted(
+        (
+            row
+            for row in read_rows(inputs["corpus"].folder / "train")
+            if row["domain"] == "general" and row["id"] not in excluded
+        ),
+        key=lambda row: str(row["id"]),
+    )
+    assert [digest.tobytes().hex() for digest in shards.ids] == [row["id"] for row in wanted]
+    assert [shards.sources[number] for number in shards.source] == [row["source"] for row in wanted]
+    assert shards.meta.weights == {"one": 1.0, "two": 2.0}
+    assert len(shards.meta.shards) > 1
+    plain = load_plain(inputs["tokenizer"].folder / TOKENIZER_FILE)
+    end = plain.token_to_id(END_OF_TEXT)
+    for index, row in enumerate(wanted):
+        tokens = shards.document(index).tolist()
+        assert tokens.count(end) == 1
+        assert tokens[-1] == end
+        assert min(tokens[:-1]) > 5, "a special token's name in the text became that token"
+        assert plain.decode(tokens[:-1], skip_special_tokens=False) == row["text"]
+
+
+def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
+    texts = [parts.text_of(2000 + number) for number in range(4)]
+    train = [parts.row_of(text) | {"path": part_path("book.txt", number)} for number, text in enumerate(texts, start=1)]
+    heldout = [parts.row_of(parts.text_of(3000 + number)) | {"path": part_path("h.txt", number)} for number in (1, 2)]
+    parts.write_corpus(tmp_path / "corpus", train, heldout)
+    own = inputs | {
+        "corpus": parts.artifact(tmp_path / "corpus", "corpus", CorpusSection()),
+        "evaluation_sets": parts.sets_artifact(tmp_path / "sets", [train[2]["id"]]),
+    }
+    artifact = parts.shards_artifact(tmp_path / "out", own)
+    shards, plain = TokenShards(artifact.folder), load_plain(own["tokenizer"].folder / TOKENIZER_FILE)
+    end = plain.token_to_id(END_OF_TEXT)
+    found = [shards.document(index).tolist() for index in range(shards.meta.documents)]
+    assert all(tokens.count(end) == 1 and tokens[-1] == end for tokens in found)
+    assert {plain.decode(tokens[:-1], skip_special_tokens=False) for tokens in found} == {texts[0] + texts[1], texts[3]}
+
+    measured = measure_shards(artifact, own["corpus"], own["tokenizer"], own["evaluation_sets"]).estimates
+    assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
+
+
+def test_the_stage_is_deterministic(tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
+    first, second = (parts.shards_artifact(tmp_path / name, inputs).folder for name in ("a", "b"))
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+def test_nothing_left_to_train_on_is_refused(tmp_path: Path, inputs: dict[str, InputArtifact]) -> None:
+    section = PackedShardsSection(exclude_domains=("general", parts.ADAPTER_DOMAIN))
+    with pytest.raises(RecipeError, match="exclude_domains"):
+        packed_shards.run(parts.context_of(tmp_path / "out", "packed_shards", section, inputs))

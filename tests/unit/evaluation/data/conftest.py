@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.data.tokens import parts
+from training.data.tables import read_rows
+from training.job.context import InputArtifact
+from training.specs.evaluation import EvaluationSection
+from training.specs.evidence import EvaluationReport, Item
+from training.specs.metrics import METRICS
+from training.stages import evaluate_data
+
+Measure = Callable[..., dict[str, float]]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputArtifact]:
+    root = tmp_path_factory.mktemp("built")
+    corpus = parts.corpus_artifact(root / "corpus")
+    general = [row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"]
+    found = {
+        "corpus": corpus,
+        "tokenizer": parts.tokenizer_artifact(root / "tokenizer", corpus),
+        "evaluation_sets": parts.sets_artifact(root / "sets", general[:2]),
+    }
+    return {**found, "packed_shards": parts.shards_artifact(root / "shards", found)}
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    """Run the stage on an artifact; the metrics of its report."""
+
+    def run(artifact: InputArtifact, **inputs: InputArtifact) -> dict[str, float]:
+        out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
+        asset = f"{artifact.manifest.asset}.evaluation"
+        result = evaluate_data.run(parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs}))
+        found = EvaluationReport.model_validate_json((out / "report.json").read_bytes())
+        assert found.metrics == result.metrics
+        assert {*found.estimates, *found.missing} == set(METRICS[artifact.manifest.asset]), "measured, or said why not"
+        assert {estimate.method for estimate in found.estimates.values()} == {"exact"}
+        for line in (out / "items.jsonl").read_text().splitlines():
+            Item.model_validate({name: value for name, value in json.loads(line).items() if name in Item.model_fields})
+        return dict(result.metrics)
+
+    return run

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.data.tokens import parts
+from tests.unit.evaluation.data.conftest import Measure
+from training.data.tables import read_rows
+from training.data.tokens.packing import plan, whole
+from training.data.tokens.shards import TokenShards, TokenWriter
+from training.evaluation import shards
+from training.evaluation.shards import difference, uncovered
+from training.job.context import InputArtifact
+from training.specs.metrics import METRICS
+from training.specs.tokenizer import END_OF_TURN
+
+Built = dict[str, InputArtifact]
+
+
+def _copy(artifact: InputArtifact, folder: Path) -> InputArtifact:
+    shutil.copytree(artifact.folder, folder)
+    return dataclasses.replace(artifact, folder=folder)
+
+
+def _rewrite(
+    built: Built, folder: Path, documents: list[np.ndarray], ids: np.ndarray, source: np.ndarray
+) -> InputArtifact:
+    """The shards with other documents, consistent in themselves."""
+    meta = TokenShards(built["packed_shards"].folder).meta
+    with TokenWriter(folder, meta.vocabulary, 2000) as writer:
+        for document in documents:
+            writer.add(document)
+        writer.finish(source, ids, meta.sources, meta.weights, meta.tokenizer)
+    return dataclasses.replace(built["packed_shards"], folder=folder)
+
+
+def _parts_of(built: Built) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    held = TokenShards(built["packed_shards"].folder)
+    return [np.array(held.document(i)) for i in range(held.meta.documents)], held.ids[:], held.source[:]
+
+
+def _judge(measure: Measure, built: Built, artifact: InputArtifact) -> dict[str, float]:
+    return measure(artifact, **{name: built[name] for name in ("corpus", "tokenizer", "evaluation_sets")})
+
+
+def test_sound_shards(measure: Measure, built: Built) -> None:
+    found = _judge(measure, built, built["packed_shards"])
+    assert set(found) == set(METRICS["packed_shards"])
+    assert (found["tokens_lost"], found["contaminated_documents"]) == (0, 0)
+    assert 0.9 < found["packing_efficiency"] <= 1
+    assert found["tokens"] == TokenShards(built["packed_shards"].folder).meta.tokens
+
+
+def test_a_dropped_a_changed_and_an_added_token_are_counted(tmp_path: Path, measure: Measure, built: Built) -> None:
+    documents, ids, source = _parts_of(built)
+    documents[2] = np.delete(documents[2], 17)
+    documents[4] = np.insert(documents[4], 5, 300)
+    documents[6] = np.where(np.arange(len(documents[6])) == 9, 7, documents[6])
+    found = _judge(measure, built, _rewrite(built, tmp_path / "s", documents, ids, source))
+    assert found["tokens_lost"] == 1 + 1 + 2
+
+
+def test_a_missing_and_a_doubled_document_are_counted(tmp_path: Path, measure: Measure, built: Built) -> None:
+    documents, ids, source = _parts_of(built)
+    order = [0, *range(len(documents) - 1)]
+    found = _judge(
+        measure, built, _rewrite(built, tmp_path / "s", [documents[i] for i in order], ids[order], source[order])
+    )
+    assert found["tokens_lost"] == len(documents[0]) + len(documents[-1])
+
+
+def test_an_excluded_document_is_found_whatever_its_id(tmp_path: Path, measure: Measure, built: Built) -> None:
+    sets = parts.sets_artifact(tmp_path / "none")
+    inputs = {**built, "evaluation_sets": sets}
+    contaminated = parts.shards_artifact(tmp_path / "all", inputs)
+    assert _judge(measure, built, contaminated)["contaminated_documents"] == 2
+    renamed = _copy(contaminated, tmp_path / "renamed")
+    np.save(renamed.folder / "train/ids.npy", np.load(renamed.folder / "train/ids.npy") ^ 1)
+    assert _judge(measure, built, renamed)["contaminated_documents"] == 2
+
+
+def test_a_swapped_tokenizer_shows_as_lost_tokens(tmp_path: Path, measure: Measure, built: Built) -> None:
+    other = parts.tokenizer_artifact(tmp_path / "other", built["corpus"], vocabulary=350)
+    found = _judge(measure, {**built, "tokenizer": other}, built["packed_shards"])
+    assert found["tokens_lost"] > found["tokens"] / 2
+
+
+def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
+    lengths = np.array([10, 3, 7, 20])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    sound = plan(whole(lengths), 8)
+    assert uncovered([sound], offsets) == 0
+    assert uncovered([plan(whole(lengths, np.array(some)), 8) for some in ([0, 2], [1, 3])], offsets) == 0
+    assert uncovered([plan(whole(lengths, np.array([0, 1, 3])), 8)], offsets) == 7
+    assert uncovered([sound, plan(whole(lengths, np.array([1])), 8)], offsets) == 3
+    shorter = dataclasses.replace(sound, length=sound.length - (np.arange(len(sound.length)) == 0))
+    assert uncovered([shorter], offsets) == 1
+    assert uncovered([dataclasses.replace(sound, context=6)], offsets) >= 4
+    without_room_for_the_token_before = dataclasses.replace(sound, context=7)
+    assert uncovered([without_room_for_the_token_before], offsets) >= 2
+
+
+@pytest.mark.parametrize(
+    ("expected", "there", "differing"),
+    [
+        ([1, 2, 3], [1, 2, 3], 0),
+        ([1, 2, 3], [1, 3], 1),
+        ([1, 3], [1, 2, 3], 1),
+        ([1, 2, 3], [1, 9, 3], 2),
+        ([1, 1, 1], [1, 1], 1),
+        ([], [4, 5], 2),
+        ([4, 5], [], 2),
+    ],
+)
+def test_difference(expected: list[int], there: list[int], differing: int) -> None:
+    assert difference(np.array(expected), np.array(there)) == differing
+
+
+def test_a_sound_tokenizer(measure: Measure, built: Built) -> None:
+    found = measure(built["tokenizer"], corpus=built["corpus"])
+    assert set(found) == set(METRICS["tokenizer"])
+    assert (found["round_trip"], found["special_tokens"], found["generation_mask"]) == (1, 1, 1)
+    assert found["bytes_per_token"] > 1.5
+
+
+def test_a_tokenizer_that_loses_bytes_is_found(tmp_path: Path, measure: Measure, built: Built) -> None:
+    broken = _copy(built["tokenizer"], tmp_path / "broken")
+    path = broken.folder / "tokenizer" / "tokenizer.json"
+    value = json.loads(path.read_text())
+    merged = {part for merge in value["model"]["merges"] for part in merge}
+    texts = "".join(row["text"] for row in read_rows(built["corpus"].folder / "heldout", ["text"]))
+    lost = next(letter for letter in sorted(set(texts)) if letter in value["model"]["vocab"] and letter not in merged)
+    del value["model"]["vocab"][lost]
+    path.write_text(json.dumps(value))
+    assert measure(broken, corpus=built["corpus"])["round_trip"] < 1
+
+
+def test_a_special_token_that_is_not_one_is_found(tmp_path: Path, measure: Measure, built: Built) -> None:
+    broken = _copy(built["tokenizer"], tmp_path / "broken")
+    path = broken.folder / "tokenizer" / "tokenizer.json"
+    value = json.loads(path.read_text())
+    for token in value["added_tokens"]:
+        token["special"] = token["content"] != "<|system|>"
+    path.write_text(json.dumps(value))
+    assert measure(broken, corpus=built["corpus"])["special_tokens"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("- generation -", "- generation -%}{{- 'x' -}}{%- set y = 1 -"),
+        (f"content ~ '{END_OF_TURN}' -}}}}{{%- endgen", "content -}}{%- endgen"),
+        ("|replace('<|end|>', '< |end|>')", ""),
+        ("|trim", ""),
+        ("{{- '\\n' -}}{%- endfor", "{%- endfor"),
+        ("- endfor -", "- end -"),
+    ],
+)
+def test_a_template_with_a_wrong_mask_is_found(
+    tmp_path: Path, measure: Measure, built: Built, change: tuple[str, str]
+) -> None:
+    broken = _copy(built["tokenizer"], tmp_path / "broken")
+    path = broken.folder / "tokenizer" / "additional_chat_templates" / "training.jinja"
+    template = path.read_text()
+    assert change[0] in template
+    path.write_text(template.replace(*change))
+    assert measure(broken, corpus=built["corpus"])["generation_mask"] < 1
+
+
+def test_large_shards_are_sampled_and_missing_documents_still_counted(
+    tmp_path: Path, measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, ids, source = _parts_of(built)
+    damaged = _rewrite(built, tmp_path / "s", documents[:-1], ids[:-1], source[:-1])
+    monkeypatch.setattr(shards, "SAMPLE_BYTES", 3000)
+    assert _judge(measure, built, damaged)["tokens_lost"] == len(documents[-1])
+    card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
+    assert f"of {len(documents)} documents were tokenized again" in card
