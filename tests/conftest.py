@@ -12,6 +12,9 @@ pytest_plugins = ["tests.promises", "tests.unit.worlds"]
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 _SHARE_MODELS = ("tests/e2e/", "tests/unit/evaluation/models/")
+# Hundreds of processes import the same modules: compiled once, and fingerprinted once, they start twice as fast.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.pop("COLUMNS", None)  # what a command prints must not be wrapped by the width of whoever runs the tests
 
 

@@ -1,23 +1,27 @@
 """The fingerprint covers behaviour: code that is imported counts, comments and docstrings don't."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from training.job import fingerprint as module
-from training.job.fingerprint import FingerprintError, fingerprint
+from training.job.fingerprint import FingerprintError, fingerprint, forget
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(module, "_PACKAGES", {"pkg": tmp_path})
+    monkeypatch.setattr(module, "_CACHE", tmp_path / "cache" / "source_facts.json")
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    forget()
     (tmp_path / "a.py").write_text('"""Doc."""\nfrom pkg.b import f\n\n\ndef g():\n    """Doc."""\n    return f()\n')
     (tmp_path / "b.py").write_text("import json\n\n\ndef f():\n    return 1\n")
     return tmp_path
 
 
 def take() -> str:
-    fingerprint.cache_clear()
+    forget()
     return fingerprint("pkg.a")
 
 
@@ -53,8 +57,33 @@ def test_code_chosen_at_run_time_is_refused(package: Path, line: str) -> None:
         take()
 
 
+def test_what_was_read_is_kept_by_the_digest_of_the_file(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = take()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read", lambda source, path: pytest.fail(f"{path} was read again"))
+        assert take() == before
+
+    (package / "b.py").write_text("def f():\n    return 5\n")
+    assert take() != before
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"reader": "other", "files": {}}', '{"files": {}}'])
+def test_a_damaged_cache_or_another_reader_s_is_read_anew(package: Path, damage: str) -> None:
+    before = take()
+    module._CACHE.write_text(damage)
+    assert take() == before
+    assert json.loads(module._CACHE.read_text())["reader"] == module._READER, "written anew"
+
+
+def test_a_folder_that_cannot_be_written_costs_time_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = take()
+    (package / "file").write_text("")
+    monkeypatch.setattr(module, "_CACHE", package / "file" / "source_facts.json")
+    assert take() == before
+
+
 def test_an_unknown_module_is_refused() -> None:
-    fingerprint.cache_clear()
+    forget()
     with pytest.raises(FingerprintError, match=r"training\.stages\.nothing"):
         fingerprint("training.stages.nothing")
 
@@ -62,6 +91,6 @@ def test_an_unknown_module_is_refused() -> None:
 def test_every_stage_has_a_fingerprint() -> None:
     from pipeline.graph import GRAPH
 
-    fingerprint.cache_clear()
+    forget()
     taken = {node.stage: fingerprint(f"training.stages.{node.stage}") for node in GRAPH.values()}
     assert len(set(taken.values())) == len(taken)
