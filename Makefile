@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test check format proof chaos chaos-quick clean
+.PHONY: help setup setup-dev run up test check format proof bench chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ format: setup-dev ## lay the code out
 SEEDS ?= 10
 proof: setup ## show that the gates refuse bad models, and pass good ones under SEEDS=10 seeds (needs `make run`; hours)
 	$(BIN)/python -m benchmarks.proof --seeds $(SEEDS)
+
+bench: setup ## what loading costs, as a ratio to `import dagster`
+	$(BIN)/python -m benchmarks.loading
 
 CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md --kept .gatehouse/chaos.jsonl
 chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours; stopped, it goes on)
