@@ -16,7 +16,7 @@ from pipeline.gates.evidence_reader import read_evidence
 from pipeline.gates.judge import certify
 from pipeline.gates.promotion import settle
 from pipeline.gates.report.page import write_report
-from pipeline.gates.terms import Terms, terms
+from pipeline.gates.terms import terms
 from pipeline.graph import GRAPH
 from pipeline.jobs import progress
 from pipeline.jobs.local import Listener, LocalLauncher
@@ -31,7 +31,7 @@ from training.specs.artifacts import OVERRIDES, Certificate, Manifest
 from training.specs.execution import Launcher
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
-from training.store.validity import standing_changed
+from training.store.validity import Terms, changed_since
 
 LAST = "last_materialization"
 _BUDGET_AT_A_FAILURE = 5.0
@@ -120,18 +120,11 @@ class Builder:
         """
         asset, version = manifest.asset, manifest.version
         certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
-        evaluated = certificate.evaluation_version if certificate else ""
-        if (
-            certificate is None
-            or evaluated not in self.store.versions(asset + EVALUATION_SUFFIX)
-            or certificate.expired(utc_today())
-            or terms(asset, self.loaded, self.store).outdated(certificate)
-            or standing_changed(self.store, manifest, certificate)
-        ):
+        if certificate is None or self._changed_since(manifest, certificate):
             current, past = self._current(asset)
             return self.examine(manifest, say, past=past or current.version != manifest.version, promote=False)
 
-        evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, evaluated)
+        evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, certificate.evaluation_version)
         promoted = pointer is not None and pointer.version == version
         return Judgement(manifest, evaluation, certificate, promoted)
 
@@ -247,14 +240,14 @@ class Builder:
             return
         certificate = self.store.certificate(asset, pointer.version)
         manifest = self.store.manifest(asset, pointer.version)
-        if (
-            certificate is None
-            or certificate.digest != pointer.certificate_digest
-            or certificate.expired(utc_today())
-            or terms(asset, self.loaded, self.store).outdated(certificate)
-            or standing_changed(self.store, manifest, certificate)
-        ):
+        followed = certificate is not None and certificate.digest == pointer.certificate_digest
+        if certificate is None or not followed or self._changed_since(manifest, certificate):
             self.examine(manifest, say, past=True)
+
+    def _changed_since(self, manifest: Manifest, certificate: Certificate) -> str:
+        """What changed since a version was judged (`training.store.validity`)."""
+        on = terms(manifest.asset, self.loaded, self.store)
+        return changed_since(self.store, manifest, certificate, utc_today(), on)
 
     def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:
         """The version itself, or the promoted one in its place and why, when a person holds it back."""

@@ -13,6 +13,7 @@ from pipeline.jobs.local import Listener
 from training.errors import InputRefused, RecipeError
 from training.specs.artifacts import Certificate, Hold, Manifest, Waiver
 from training.store.store import Store, utc_today
+from training.store.validity import lets_pass
 
 LONGEST_WAIVER = timedelta(days=366)
 
@@ -154,7 +155,7 @@ def _eligible(builder: Builder, manifest: Manifest, say: Listener) -> Certificat
             f"certificate can be promoted: materialize {manifest.asset} so that its gates run"
         )
     certificate = builder.examine(manifest, say, past=True, promote=False).certificate
-    if not certificate.passed or certificate.expired(utc_today()):
+    if not lets_pass(certificate, utc_today()):
         raise InputRefused(store.explain_unpromoted(manifest.asset, wanted=manifest.version))
     store.verified_folder(manifest.asset, manifest.version, certificate.artifact_digest)
     return certificate

@@ -165,13 +165,9 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     pointer = store.promotion(asset)
     if pointer is None:
         raise InputRefused(store.explain_unpromoted(asset))
-    certificate = store.require_promoted(asset, pointer.version, pointer.digest)
-    if changed := terms(asset, loaded, store).outdated(certificate):
-        again = store.manifest(asset, pointer.version).run_command()
-        raise InputRefused(
-            f"{asset} {pointer.version} was judged on other terms: {changed} changed since; `{again}` "
-            "judges it again and trains nothing"
-        )
+    certificate = store.require_promoted(
+        asset, pointer.version, pointer.digest, terms=lambda: terms(asset, loaded, store)
+    )
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 

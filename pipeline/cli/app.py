@@ -221,11 +221,11 @@ def gc(
     ] = False,
     older_than: Annotated[float, typer.Option(metavar="HOURS", min=0, help="Keep what is younger.")] = 24,
 ) -> None:
-    """Delete what no promoted version, certificate in force, waiver, hold or running job needs.
+    """Delete what no recent promotion, hold, waiver or running job keeps.
 
-    Kept are the promoted versions, the ones that a rollback goes back to, the newest, the certified ones newer than the
-    promoted, those held back or waived, what all of these were made from or are compared with, and their evidence. What
-    a run is working at is left alone.
+    Kept are of each asset the promoted version, the last three promotions, the newest version, those held back or
+    waived, what all of these were made from or are compared with, and their evidence. What a run is working at is left
+    alone.
 
     Example: `gatehouse gc --dry-run`.
     """

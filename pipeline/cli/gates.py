@@ -18,7 +18,7 @@ from pipeline.cli.console import make_console
 from pipeline.gates.evidence_reader import Evidence, read_evidence
 from pipeline.gates.report.explanation import advice, in_words
 from pipeline.gates.report.worst_items import ShownItem, worst_items
-from pipeline.gates.terms import Terms, terms
+from pipeline.gates.terms import terms
 from pipeline.gates.wording import STATES, gate_state, number
 from pipeline.graph import GRAPH, require_asset
 from pipeline.humanize import age
@@ -29,7 +29,7 @@ from training.specs.artifacts import Certificate, Manifest
 from training.specs.gates import Gate, Verdict
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
-from training.store.validity import standing_changed
+from training.store.validity import Terms, changed_since, why_invalid
 
 _COLOURS = {"passed": "green", "FAILED": "red", "waived": "yellow"}
 _WORST, _LINE = 5, 400
@@ -202,12 +202,10 @@ def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]
 
 def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: LoadedRecipe, store: Store) -> str:
     try:
-        changed = terms(asset, loaded, store).outdated(certificate)
+        on = terms(asset, loaded, store)
     except UserError:
         return "the evaluation sets (none are promoted)"
-    if not changed and standing_changed(store, manifest, certificate):
-        return "the standing of what it was made from"
-    return changed
+    return changed_since(store, manifest, certificate, utc_today(), on)
 
 
 def _word(certificate: Certificate, verdict: Verdict) -> str:
@@ -255,9 +253,13 @@ def _opening(certificate: Certificate, refused: list[Verdict], store: Store) -> 
     name = f"{certificate.asset} {certificate.version}"
     if not refused:
         pointer = store.promotion(certificate.asset)
-        if pointer is not None and pointer.version == certificate.version and not certificate.expired(utc_today()):
-            return f"{name} passes all of its {len(certificate.verdicts)} gates and is promoted."
-        return f"{name} passes all of its gates. {store.explain_unpromoted(certificate.asset, certificate.version)}"
+        if pointer is None or pointer.version != certificate.version:
+            problem = store.explain_unpromoted(certificate.asset, certificate.version)
+        else:
+            problem = why_invalid(store, pointer, utc_today())
+        if problem:
+            return f"{name} passes all of its gates. {problem}"
+        return f"{name} passes all of its {len(certificate.verdicts)} gates and is promoted."
     waived = all(_is_waived(certificate, verdict) for verdict in refused)
     return f"{name}: {len(refused)} of {len(certificate.verdicts)} gates refused it{', all waived' if waived else ''}."
 

@@ -8,12 +8,12 @@ from pipeline.cli.console import make_console
 from pipeline.humanize import size
 from pipeline.paths import home, store_root, work
 from pipeline.recipes.loader import load_recipe
-from pipeline.upkeep.gc import Deletion, Garbage, survey, sweep
+from pipeline.upkeep.gc import Deletion, Garbage, delete_garbage, find_garbage
 from training.store.store import Store
 
 
 def collect(recipe: str, dry_run: bool, hours: float) -> None:
-    """Delete what no promoted version, certificate in force, waiver, hold or running job needs; or only say what.
+    """Delete what no recent promotion, hold, waiver or running job keeps; or only say what.
 
     Args:
         hours: What is younger than this is kept.
@@ -24,7 +24,7 @@ def collect(recipe: str, dry_run: bool, hours: float) -> None:
     loaded = load_recipe(recipe)
     store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
     console = make_console()
-    garbage = survey(loaded, store, work(), hours * 3600)
+    garbage = find_garbage(loaded, store, work(), hours * 3600)
     for note in garbage.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if not garbage.deletions:
@@ -50,7 +50,7 @@ def collect(recipe: str, dry_run: bool, hours: float) -> None:
             soft_wrap=True,
         )
 
-    sweep(garbage, store, work(), say)
+    delete_garbage(garbage, store, work(), say)
     console.print(f"{size(sum(one.bytes for one in gone))} freed.", highlight=False)
 
 

@@ -33,6 +33,7 @@ from pipeline.tracking.tracker import Tracker
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
+from training.store.validity import lets_pass
 
 
 def reconcile(
@@ -144,12 +145,7 @@ def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificat
     certificate = store.certificate(asset, shown) if shown in store.versions(asset) else None
     if pointer is not None and (
         shown < pointer.version
-        or (
-            shown > pointer.version
-            and certificate is not None
-            and certificate.passed
-            and not certificate.expired(utc_today())
-        )
+        or (shown > pointer.version and certificate is not None and lets_pass(certificate, utc_today()))
     ):
         shown, certificate = pointer.version, store.certificate(asset, pointer.version)
     return (store.manifest(asset, shown), certificate) if certificate else None

@@ -11,15 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.gates.terms import Terms
 from training.errors import InputRefused
 from training.specs.artifacts import Manifest
 from training.specs.base import digest_of
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, Estimate, EvaluationReport, Item
 from training.store.store import Store
+from training.store.validity import Terms
 
 Row = dict[str, Any]
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-6  # sums in another order differ in the last digits, and an edit differs by more
 _FIELDS = tuple(Item.model_fields)
 
 
@@ -79,6 +79,7 @@ def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store:
     """
     _check_subject(manifest, evaluation)
     _check_terms(evaluation, terms)
+
     what = f"the evidence of {manifest.asset} {manifest.version}"
     place = store.uri(evaluation.asset, evaluation.version)
     again = f"delete {place} and materialize {manifest.asset} to measure it again"
@@ -86,6 +87,7 @@ def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store:
         folder = store.verified_folder(evaluation.asset, evaluation.version, evaluation.digest)
     except InputRefused as error:
         raise InputRefused(f"{what} was edited: {error}") from error
+
     try:
         report = _read_report(folder / REPORT_FILE)
         rows = _read_rows(folder / ITEMS_FILE)
@@ -136,6 +138,7 @@ def _check_terms(evaluation: Manifest, terms: Terms) -> None:
 
 def _read_report(path: Path) -> Row:
     report = _loads(path.name, _text(path))
+    # Read as plain JSON and not as a spec: one metric that is wrong must not take the others with it.
     for key, kind in (("estimates", dict), ("missing", dict), ("causes", dict)):
         if not isinstance(report.get(key, {}), kind):
             raise InputRefused(f"`{key}` of {path.name} is no object")
@@ -179,12 +182,14 @@ def _loads(place: str, text: str) -> Row:
 
 
 def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, rows: dict[str, list[Row]]) -> Evidence:
+    """Tell the metrics that can be judged from those that cannot."""
     problems = {name: f"could not be measured: {reason}" for name, reason in report.get("missing", {}).items()}
     estimates: dict[str, Estimate] = {}
     items: dict[str, tuple[Item, ...]] = {}
-    for name, found in report["estimates"].items():
+
+    for name, raw in report["estimates"].items():
         try:
-            estimate = _estimate(found)
+            estimate = _estimate(raw)
             if estimate.method != "exact":
                 items[name] = _items(rows.get(name, []))
                 _check_value(estimate, items[name])
@@ -192,6 +197,7 @@ def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, 
             problems.setdefault(name, str(error))
             continue
         estimates[name] = estimate
+
     usable = {name: estimate for name, estimate in estimates.items() if name not in problems}
     return Evidence(
         manifest,
@@ -200,7 +206,7 @@ def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, 
         usable,
         problems,
         report.get("causes", {}),
-        {name: found for name, found in items.items() if name in usable},
+        {name: measured for name, measured in items.items() if name in usable},
         rows,
     )
 
@@ -209,11 +215,11 @@ class _Unusable(Exception):
     """Why a metric cannot be judged."""
 
 
-def _estimate(found: object) -> Estimate:
-    if isinstance(found, dict) and isinstance(value := found.get("value"), float) and not math.isfinite(value):
+def _estimate(raw: object) -> Estimate:
+    if isinstance(raw, dict) and isinstance(value := raw.get("value"), float) and not math.isfinite(value):
         raise _Unusable(f"is {value}, which is not a number to judge")
     try:
-        return Estimate.model_validate(found, strict=True)
+        return Estimate.model_validate(raw, strict=True)
     except ValidationError as error:
         raise _Unusable(f"is not an estimate that can be read: {_first(error)}") from error
 
@@ -224,22 +230,23 @@ def _items(rows: list[Row]) -> tuple[Item, ...]:
         try:
             item = Item.model_validate({name: row[name] for name in _FIELDS if name in row}, strict=True)
         except ValidationError as error:
-            raise _Unusable(f"cannot be judged, for one of its items is not one: {_first(error)}") from error
+            raise _Unusable(f"cannot be judged: one of its items is not an item: {_first(error)}") from error
         if item.weight <= 0:
-            raise _Unusable(f"cannot be judged, for its item {item.id[:80]} has the weight {item.weight:g}")
+            raise _Unusable(f"cannot be judged: its item {item.id[:80]} has the weight {item.weight:g}")
         if item.id in items:
-            raise _Unusable(f"cannot be judged, for its item {item.id[:80]} is there twice")
+            raise _Unusable(f"cannot be judged: its item {item.id[:80]} is there twice")
         items[item.id] = item
     return tuple(items.values())
 
 
 def _check_value(estimate: Estimate, items: tuple[Item, ...]) -> None:
+    """Refuse an estimate that does not follow from its items: they are what is judged."""
     if len(items) != estimate.count:
         raise _Unusable(
             f"does not follow from its items: it was measured on {estimate.count}, and {ITEMS_FILE} holds {len(items)}"
         )
     if estimate.method == "wilson" and any(item.score not in (0, 1) or item.weight != 1 for item in items):
-        raise _Unusable("cannot be judged as a share, for its items are not all right or wrong")
+        raise _Unusable("cannot be judged as a share: its items are not all right or wrong")
     try:
         value = estimate.of(math.fsum(item.score for item in items), math.fsum(item.weight for item in items))
     except OverflowError:
@@ -251,5 +258,5 @@ def _check_value(estimate: Estimate, items: tuple[Item, ...]) -> None:
 
 
 def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -10,11 +10,12 @@ from typing import Any
 
 from pipeline.gates.evidence_reader import Evidence, read_evidence
 from pipeline.gates.statistics import interval, items_needed, worse_by_bound
-from pipeline.gates.terms import Terms, thresholds_digest
+from pipeline.gates.terms import thresholds_digest
 from training.specs.artifacts import Certificate, Manifest, Waiver
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, Estimate
 from training.specs.gates import AgainstChampion, Gate, Verdict
 from training.store.store import Store
+from training.store.validity import Terms
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, "==": operator.eq, ">=": operator.ge, ">": operator.gt}
 
@@ -33,21 +34,24 @@ def judge_gate(gate: Gate, evidence: Evidence, champion: Evidence | None) -> Ver
     if estimate is None:
         why = evidence.problems.get(gate.metric, "is missing from the evaluation report")
         return _verdict(gate, False, None, why)
+
     if estimate.method == "exact":
         passed, why = _compare(gate, estimate.value)
         if not passed and gate.metric in evidence.causes:
             why = f"{why}: {evidence.causes[gate.metric]}"
-        found: dict[str, Any] = {}
+        bounds: dict[str, Any] = {}
     else:
-        passed, why, found = _sampled(gate, estimate, evidence)
+        passed, why, bounds = _sampled(gate, estimate, evidence)
+
     if gate.champion_margin is None or not gate.better:  # what equals a threshold is neither better nor worse
-        return _verdict(gate, passed, estimate, why, **found)
+        return _verdict(gate, passed, estimate, why, **bounds)
     if champion is None:
-        return _verdict(gate, passed, estimate, f"{why}; no champion to compare with", **found)
-    against, said = _against(gate, estimate, evidence, champion)
+        return _verdict(gate, passed, estimate, f"{why}; no champion to compare with", **bounds)
+
+    against, comparison = _against(gate, estimate, evidence, champion)
     if passed:
-        passed, why = against is not None and against.passed, f"{why}{said}"
-    return _verdict(gate, passed, estimate, why, champion=against, **found)
+        passed, why = against is not None and against.passed, f"{why}{comparison}"
+    return _verdict(gate, passed, estimate, why, champion=against, **bounds)
 
 
 def certify(
@@ -73,9 +77,10 @@ def certify(
         InputRefused: The evaluation, or the champion's, is no evidence under these terms or was edited.
     """
     evidence = read_evidence(manifest, evaluation, terms, store)
-    theirs = read_evidence(*champion, terms, store) if champion else None
-    verdicts = tuple(judge_gate(gate, evidence, theirs) for gate in gates)
+    champion_evidence = read_evidence(*champion, terms, store) if champion else None
+    verdicts = tuple(judge_gate(gate, evidence, champion_evidence) for gate in gates)
     refused = {verdict.name for verdict in verdicts if not verdict.passed}
+
     certificate = Certificate(
         asset=manifest.asset,
         version=manifest.version,
@@ -95,6 +100,8 @@ def certify(
         issued_at=time.time(),
         issued_by=issued_by,
     )
+
+    # Its digest stands in the pointer and in MLflow: an equal judgement must not look like a new one.
     earlier = store.certificate(manifest.asset, manifest.version)
     if earlier is not None and _judged(earlier) == _judged(certificate):
         return earlier
@@ -110,36 +117,33 @@ def passes(gate: Gate, value: float) -> bool:
 def _sampled(gate: Gate, estimate: Estimate, evidence: Evidence) -> tuple[bool, str, dict[str, Any]]:
     """Whether a sampled metric passes its threshold, why, and its interval."""
     low, high = interval(estimate, evidence.items[gate.metric], gate.confidence, gate.metric)
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     if math.isfinite(low) and math.isfinite(high):
-        found = {"confidence": gate.confidence, "interval": (low, high)}
+        bounds = {"confidence": gate.confidence, "interval": (low, high)}
+
     if estimate.count < gate.min_items:
-        return (
-            False,
-            (f"{estimate.value:.6g} is underpowered: {_items(estimate.count)}, at least {gate.min_items} are needed"),
-            found,
-        )
+        why = f"{estimate.value:.6g} is underpowered: {_items(estimate.count)}, at least {gate.min_items} are needed"
+        return False, why, bounds
     passed, why = _compare(gate, estimate.value)
     if not passed or not gate.better:
-        return passed, why, found
+        return passed, why, bounds
+
     bound, side = (low, "least") if gate.better > 0 else (high, "most")
     sure = f"{_sure(gate)} it is at {side} {bound:.4g}"
     if passes(gate, bound):
-        return True, f"{why}: {sure} ({estimate.method} over {_items(estimate.count)})", found
+        return True, f"{why}: {sure} ({estimate.method} over {_items(estimate.count)})", bounds
+
     needed = items_needed(estimate, bound, gate.threshold, gate.confidence, gate.min_items)
     advice = (
         "at this value no number of items would show it"
         if needed is None
         else f"about {needed:,} items would be needed at this value"
     )
-    return (
-        False,
-        (
-            f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {gate.asked} "
-            f"({estimate.method} over {_items(estimate.count)}); {advice}"
-        ),
-        found,
+    why = (
+        f"{estimate.value:.6g} is underpowered: {sure}, which does not pass {gate.asked} "
+        f"({estimate.method} over {_items(estimate.count)}); {advice}"
     )
+    return False, why, bounds
 
 
 def _compare(gate: Gate, value: float) -> tuple[bool, str]:
@@ -153,38 +157,45 @@ def _against(
     """The comparison with the champion, and how it continues the verdict's reason."""
     name, version, margin = gate.metric, champion.manifest.version, gate.champion_margin
     assert margin is not None
-    theirs = champion.estimates.get(name)
-    if theirs is None:
+    reference = champion.estimates.get(name)
+    if reference is None:
         why = champion.problems.get(name, "is missing from its evaluation report")
         return None, f", but cannot be compared with the champion {version}: there it {why}"
-    worse = gate.better * (theirs.value - estimate.value)
-    if estimate.method == theirs.method == "exact":
+
+    worse = gate.better * (reference.value - estimate.value)
+    if estimate.method == reference.method == "exact":
         bound = worse
     else:
-        items, others = evidence.items.get(name, ()), champion.items.get(name, ())
-        apart = {item.id for item in items} ^ {item.id for item in others}
-        if apart or estimate.method != theirs.method:
+        items, reference_items = evidence.items.get(name, ()), champion.items.get(name, ())
+        apart = {item.id for item in items} ^ {item.id for item in reference_items}
+        if apart or estimate.method != reference.method:
             return None, (
                 f", but cannot be compared with the champion {version}, which was measured on other items: "
                 f"{len(apart)} are not common to both"
             )
-        bound = worse_by_bound(estimate, items, theirs, others, gate.better, gate.confidence, name)
+        bound = worse_by_bound(estimate, items, reference, reference_items, gate.better, gate.confidence, name)
     if not math.isfinite(bound) or not math.isfinite(worse):
         return None, f", but cannot be compared with the champion {version}: the difference has no finite bound"
+
     against = AgainstChampion(
-        version=version, value=theirs.value, worse_by=worse, worse_by_bound=bound, margin=margin, passed=bound <= margin
+        version=version,
+        value=reference.value,
+        worse_by=worse,
+        worse_by_bound=bound,
+        margin=margin,
+        passed=bound <= margin,
     )
     standing = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.4g} than" if worse else "equal to"
     at_most = f"at most {bound:.4g} worse" if bound > 0 else "not worse"
     if against.passed:
-        return against, f"; {standing} the champion's {theirs.value:.4g}, {_sure(gate)} {at_most}"
+        return against, f"; {standing} the champion's {reference.value:.4g}, {_sure(gate)} {at_most}"
     return against, (
         f", but is not shown to be as good as the champion {version}: it is {standing} the champion's "
-        f"{theirs.value:.4g}, {_sure(gate)} {at_most}, and {margin:g} is allowed"
+        f"{reference.value:.4g}, {_sure(gate)} {at_most}, and {margin:g} is allowed"
     )
 
 
-def _verdict(gate: Gate, passed: bool, estimate: Estimate | None, why: str, **found: Any) -> Verdict:
+def _verdict(gate: Gate, passed: bool, estimate: Estimate | None, why: str, **fields: Any) -> Verdict:
     return Verdict(
         name=gate.metric,
         passed=passed,
@@ -194,7 +205,7 @@ def _verdict(gate: Gate, passed: bool, estimate: Estimate | None, why: str, **fo
         reason=f"{gate.metric} {why}",
         method=estimate.method if estimate else None,
         count=estimate.count if estimate else 0,
-        **found,
+        **fields,
     )
 
 

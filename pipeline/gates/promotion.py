@@ -8,6 +8,7 @@ from datetime import date
 
 from training.specs.artifacts import Certificate, Promotion, Waiver
 from training.store.store import Store, utc_today
+from training.store.validity import lets_pass
 
 
 def settle(certificate: Certificate, store: Store, by: str, today: date | None = None) -> bool:
@@ -17,15 +18,18 @@ def settle(certificate: Certificate, store: Store, by: str, today: date | None =
     another version stays. A version that is held back does not get it.
     """
     pointer = store.promotion(certificate.asset)
-    mine = pointer is not None and pointer.version == certificate.version
-    if not certificate.passed or certificate.expired(today or utc_today()):
-        if mine:
+    is_promoted = pointer is not None and pointer.version == certificate.version
+
+    if not lets_pass(certificate, today or utc_today()):
+        if is_promoted:
             store.withdraw(certificate.asset)
         return False
-    if not mine and store.hold(certificate.asset, certificate.version):
+    if not is_promoted and store.hold(certificate.asset, certificate.version):
         return False
-    found = (pointer.version, pointer.digest, pointer.certificate_digest) if pointer else ()
-    if found != (certificate.version, certificate.artifact_digest, certificate.digest):
+
+    named = (pointer.version, pointer.digest, pointer.certificate_digest) if pointer else ()
+    # A promotion is a record with a date: one that is there already is not written again.
+    if named != (certificate.version, certificate.artifact_digest, certificate.digest):
         store.promote(promotion_of(certificate, by), today)
     return True
 

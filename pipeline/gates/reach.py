@@ -1,4 +1,4 @@
-"""Gates that no version can pass, whatever is trained: told before anything is spent.
+"""Gates that no version can pass, whatever is trained. A person hears of them before anything is spent.
 
 What a metric can be, which way is better and how many items it is measured on are known from the recipe. A sampled
 share passes by its bound, and the bound of n right items out of n lies below 1.
@@ -24,6 +24,7 @@ def impassable_gates(loaded: LoadedRecipe) -> Iterator[tuple[tuple[str | int, ..
     recipe = loaded.recipe
     keys = {metric: key for task in recipe.evaluation_sets.tasks for metric, key in task.metrics.items()}
     items = _most_items(loaded)
+
     for asset, gates in recipe.gates.items():
         for index, gate in enumerate(gates):
             span = metric_range(asset, gate.metric, recipe.tokenizer.vocabulary, keys.get(gate.metric, ""))
@@ -31,6 +32,7 @@ def impassable_gates(loaded: LoadedRecipe) -> Iterator[tuple[tuple[str | int, ..
             problem = _out_of_range(gate, span) or _wrong_way(gate, span)
             if not problem and sampled(asset, gate.metric):
                 problem = _never_hit(gate, span) or _beyond_its_bound(gate, span, most)
+
             if problem:
                 yield ("gates", asset, index, "threshold"), problem
             elif most is not None and gate.min_items > most:
@@ -50,13 +52,14 @@ def _most_items(loaded: LoadedRecipe) -> dict[str, int]:
         if task.limit and task.file is not None
         for metric in task.metrics
     }
+
     try:
         files = loaded.files("evaluation_sets")
         counts = {
             kind: sum(1 for line in files[kind].read_bytes().split(b"\n") if line.strip())
             for kind in set(_WRITTEN.values())
         }
-    except (RecipeError, OSError):  # told elsewhere
+    except (RecipeError, OSError):  # the check of the recipe's files says what is wrong
         return most
     return most | {metric: counts[kind] for metric, kind in _WRITTEN.items()}
 
@@ -72,6 +75,7 @@ def _out_of_range(gate: Gate, span: MetricRange) -> str:
     }[gate.must_be]
     if not impossible:
         return ""
+
     between = (
         f"from {low:.4g} to {high:.4g}"
         if math.isfinite(low) and math.isfinite(high)
@@ -100,11 +104,14 @@ def _beyond_its_bound(gate: Gate, span: MetricRange, most: int | None) -> str:
     """A share's Wilson bound of n out of n items is n / (n + z^2), and that of none z^2 / (n + z^2)."""
     if not span.is_share or not gate.better:
         return ""
+
     squared = NormalDist().inv_cdf(gate.confidence) ** 2
     best = most / (most + squared) if most else 1.0
+    # Where less is better, the share that counts is what is left of 1.
     asked = gate.threshold if gate.better > 0 else 1 - gate.threshold
     if asked < best or (asked == best and most and gate.must_be in ("<=", ">=")):
         return ""
+
     never = f"no version can pass {gate.asked}: with {100 * gate.confidence:g}% confidence"
     if most is None:
         return f"{never} no number of items shows that; ask for a little less"

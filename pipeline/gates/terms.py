@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.graph import GRAPH, stage_module
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import InputRefused
 from training.job.fingerprint import fingerprint
-from training.specs.artifacts import Certificate
 from training.specs.base import digest_of
 from training.specs.gates import Gate
 from training.store.store import Store
+from training.store.validity import Terms
 
 SUITE = "evaluation_sets"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a version is judged by today. A certificate under other terms vouches for nothing.
-
-    Attributes:
-        thresholds: Digest of the asset's gates.
-        evaluator: Fingerprint of the code that measures it.
-        suite: Digest of what it is measured on, and of the recipe's section on how.
-    """
-
-    thresholds: str
-    evaluator: str
-    suite: str
-
-    def outdated(self, certificate: Certificate) -> str:
-        """What has changed since a certificate was issued; empty when nothing has."""
-        changed = [
-            name
-            for name, now, then in (
-                ("the asset's gates", self.thresholds, certificate.thresholds_digest),
-                ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
-                ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
-            )
-            if now != then
-        ]
-        return ", ".join(changed)
 
 
 def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
@@ -55,6 +26,7 @@ def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
     sets = store.promotion(SUITE) if SUITE in node.judged_with else None
     if sets is None and SUITE in node.judged_with:
         raise InputRefused(store.explain_unpromoted(SUITE))
+
     suite = {"evaluation_sets": sets.digest if sets else None, "evaluation": evaluation_section(loaded)}
     return Terms(
         thresholds_digest(loaded.recipe.gates[asset]), fingerprint(stage_module(node.evaluator)), digest_of(suite)

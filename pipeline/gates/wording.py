@@ -24,6 +24,7 @@ def gates_markdown(certificate: Certificate) -> str:
         "| gate | value | interval | must be | champion | verdict |",
         "|---|--:|---|---|--:|---|",
     ]
+
     for verdict in certificate.verdicts:
         lines.append(
             f"| {verdict.name} | {number(verdict.value)} | {interval_text(verdict)} "
@@ -33,6 +34,7 @@ def gates_markdown(certificate: Certificate) -> str:
         )
     refused = [verdict for verdict in certificate.verdicts if not verdict.passed]
     lines += ["", *(f"- {_cell(verdict.reason)}" for verdict in refused)]
+
     if certificate.waivers or certificate.inherited:
         lines += ["", "## Waivers", "", "| of | gate | until | by | reason |", "|---|---|---|---|---|"]
         lines += [

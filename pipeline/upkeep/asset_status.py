@@ -22,9 +22,9 @@ class AssetStatus:
 
     Attributes:
         shown: The version that the pointer names, or the newest one when there is no pointer; None when nothing was
-            built, or when what is there cannot be read.
-        promoted: Whether the next stage may use it (`training.store.validity`).
-        fresh: True when the promoted version is what materializing would give now.
+            built or nothing can be read.
+        promoted: Whether the next stage's job would accept it (`training.store.validity`).
+        fresh: True when the promoted version is what materializing would give now, and the next stage may use it.
         why: Why it is not fresh; empty when it is.
     """
 
@@ -46,6 +46,17 @@ class AssetStatus:
         """The object that `gatehouse status --json` lists."""
         shown = self.shown
         verdicts = self.certificate.verdicts if self.certificate else ()
+        gates = [
+            {
+                "name": verdict.name,
+                "passed": verdict.passed,
+                "value": verdict.value,
+                "must_be": verdict.must_be,
+                "threshold": verdict.threshold,
+            }
+            for verdict in verdicts
+        ]
+
         return {
             "asset": self.asset,
             "version": shown.version if shown else None,
@@ -57,16 +68,7 @@ class AssetStatus:
             "fresh": self.fresh,
             "why": self.why,
             "inputs": {name: record.digest for name, record in shown.inputs.items()} if shown else {},
-            "gates": [
-                {
-                    "name": verdict.name,
-                    "passed": verdict.passed,
-                    "value": verdict.value,
-                    "must_be": verdict.must_be,
-                    "threshold": verdict.threshold,
-                }
-                for verdict in verdicts
-            ],
+            "gates": gates,
             "metrics": shown.metrics if shown else {},
             "mlflow_run_id": self.links.get("mlflow_run_id"),
             "bytes": shown.bytes if shown else 0,
@@ -82,7 +84,10 @@ def headline(manifest: Manifest, certificate: Certificate | None) -> str:
     value = measured.get(metric)
     if value is None:
         value = manifest.metrics.get(metric)
-    return "" if value is None else f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
+
+    if value is None:
+        return ""
+    return f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
 
 
 def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
@@ -91,59 +96,63 @@ def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
     Raises:
         StoreError: Nothing can be read of any of them.
     """
-    found: dict[str, AssetStatus] = {}
+    statuses: dict[str, AssetStatus] = {}
     errors = []
     for asset in GRAPH:
         try:
-            found[asset] = _status(asset, loaded, store, found)
+            statuses[asset] = _status(asset, loaded, store, statuses)
         except StoreError as error:
             errors.append(error)
-            found[asset] = AssetStatus(asset, None, None, False, False, str(error), None, {}, "")
+            statuses[asset] = _without_version(asset, str(error))
+
+    # One damaged record is its asset's own row. When every row is an error, the store itself cannot be read.
     if len(errors) == len(GRAPH):
         raise errors[0]
-    return list(found.values())
+    return list(statuses.values())
 
 
 def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, AssetStatus]) -> AssetStatus:
     pointer, latest = store.promotion(asset), store.latest(asset)
-    problem = why_invalid(store, pointer, utc_today()) if pointer else store.explain_unpromoted(asset)
-    there = pointer is not None and pointer.version in store.versions(asset)
-    shown = store.manifest(asset, pointer.version) if pointer and there else latest
+    problem = why_invalid(store, pointer, utc_today()) if pointer else ""
+    is_stored = pointer is not None and pointer.version in store.versions(asset)
+    shown = store.manifest(asset, pointer.version) if pointer and is_stored else latest
     if shown is None:
-        return AssetStatus(asset, None, None, False, False, problem if pointer else "never built", None, {}, "")
+        return _without_version(asset, problem or "never built")
 
-    why = _why_not_fresh(asset, loaded, store, shown, problem, upstream)
+    why = _why_not_fresh(asset, loaded, store, shown, upstream)
     return AssetStatus(
         asset,
         shown,
         latest,
-        not problem,
-        not why,
-        why,
-        store.certificate(asset, shown.version),
-        store.links(asset, shown.version),
-        store.uri(asset, shown.version),
+        promoted=pointer is not None and not problem,
+        fresh=not why,
+        why=why,
+        certificate=store.certificate(asset, shown.version),
+        links=store.links(asset, shown.version),
+        path=store.uri(asset, shown.version),
     )
 
 
-def _why_not_fresh(
-    asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, problem: str, upstream: dict[str, AssetStatus]
-) -> str:
-    """Why the next stage would refuse what is shown, or a run would build or judge it again; empty when neither.
+def _without_version(asset: str, why: str) -> AssetStatus:
+    return AssetStatus(asset, None, None, promoted=False, fresh=False, why=why, certificate=None, links={}, path="")
 
-    Args:
-        problem: Why it is not promoted, or not validly.
-    """
+
+def _why_not_fresh(
+    asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, upstream: dict[str, AssetStatus]
+) -> str:
+    """Why a run would build or judge what is shown again, or the next stage would refuse it; empty when neither."""
     stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
     if stale:
         return f"upstream is not fresh: {', '.join(stale)}"
+
     try:
         plan = plan_asset(asset, loaded, store)
+        # In place of a version that is held back, the promoted one is what the recipe gives.
         held_back = plan.existing is not None and store.hold(asset, plan.existing.version) is not None
-        if plan.identity != shown.identity and not held_back:  # then the promoted version stands in for it
+        if plan.identity != shown.identity and not held_back:
             return explain_change(plan, shown)
-        if problem:
-            return problem
+
+        # The planner of the next stage asks the same, so nothing that it refuses is called fresh.
         promoted_input(asset, loaded, store)
     except UserError as error:
         return str(error)
@@ -160,8 +169,10 @@ def explain_change(plan: Plan, shown: Manifest) -> str:
         for name, used in plan.inputs.items()
         if name not in shown.inputs or shown.inputs[name].digest != used.digest
     ]
+
     if plan.fingerprint != shown.fingerprint:
         changed.append("code")
     if plan.seed != shown.seed:
         changed.append("seed")
+    # The identity differs, and of all that goes into it only these files are not in the manifest.
     return f"changed: {', '.join(changed)}" if changed else "changed: source files or safety prompts"

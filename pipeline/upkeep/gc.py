@@ -1,8 +1,10 @@
-"""What of a recipe's store, attempts and cache nothing needs any more, what is lost with it, and its removal.
+"""`gatehouse gc`: what of a recipe's store, attempts and cache can go, what is lost with it, and its deletion.
 
-A removal can be killed anywhere: a version first gets a hidden name, or loses its manifest in an object store, so that
-a reader sees all of it or none. A version goes before its evidence and before what it was made from, and each only when
-it is still not needed: who promotes a version meanwhile finds it whole with all that it rests on, or gone.
+A deletion can be killed anywhere. A version first gets a hidden name, or loses its manifest in an object store, so that
+a reader sees all of it or none.
+
+A version goes before its evidence and before what it was made from. Each is asked about once more before it goes. A
+person who promotes a version meanwhile therefore finds it whole with all that it rests on, or gone.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pipeline.humanize import age
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.tracking.outbox import owes
-from pipeline.upkeep.retention import NAMES, Standing, Versions, busy
+from pipeline.upkeep.retention import NAMES, RetainedVersions, Versions, busy
 from training.errors import Busy, StoreError, UserError
 from training.job.fingerprint import FingerprintError, fingerprint
 from training.specs.artifacts import Manifest
@@ -41,7 +43,7 @@ _BY_VERSION = (
 )
 _ORPHANS = ("certificates", "superseded", "gate_reports", "links", "waivers")
 _FOLDERS = ("", *_ORPHANS, "holds", "promotions")
-_NO_VERSION = "promoted.json"
+_NO_VERSION = "promoted.json"  # in `links/` it says what MLflow was told of
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Deletion:
     """Something that can go.
 
     Attributes:
-        kind: `version`, `attempt`, `copy`, `remains` or `upload`.
+        kind: `version`, `attempt`, `copy`, `leftover` or `upload`.
         asset: Whose lock must be held while it goes.
         name: What it is.
         loss: What cannot be had again without it, or at what cost.
@@ -72,72 +74,75 @@ class Garbage:
 
     Attributes:
         notes: What is kept for a reason that a person should know.
-        standing: What is needed.
+        retained: The versions that are kept.
     """
 
     deletions: list[Deletion]
     notes: list[str]
-    standing: Standing
+    retained: RetainedVersions
 
 
-def survey(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: float) -> Garbage:
-    """Look for what nothing needs; nothing is changed.
+def find_garbage(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: float) -> Garbage:
+    """Look for what nothing keeps; nothing is changed.
 
     Args:
         work: Folder of the attempts.
         keep_seconds: What is younger than this is kept.
 
     Raises:
-        StoreError: Something cannot be read that says what is needed.
+        StoreError: A record that decides about it cannot be read.
     """
-    before = time.time() - keep_seconds  # first of all: what appears during the survey is younger
-    standing = Standing(loaded, store, work, before)
+    before = time.time() - keep_seconds  # taken first: what appears during the search is younger
+    retained = RetainedVersions(store, work, before)
     working = busy(work, store.recipe)
     notes = [
         f"{name} is being worked at: its versions and attempts are kept, and what its job reads" for name in working
     ]
-    for name in working:  # the run may have begun after the look, and may have ended before the next one
-        for version in standing.versions[name]:
-            standing.stays(name, version)
-    collector = _Collector(loaded, store, standing.versions, standing.kept, before, notes)
-    found: list[Deletion] = []
+    # Such a run may have begun after the scan, and may have ended before the next one. Its locks alone do not do.
+    for name in working:
+        for version in retained.versions[name]:
+            retained.keep_failed(name, version)
+
+    collector = _Collector(loaded, store, retained.versions, retained.reasons, before, notes)
+    deletions: list[Deletion] = []
     for name in (name for name in _dependents_first() if name not in working):
-        found += collector.attempts(name, work / store.recipe / name)
-        found += collector.copies(name)
-        found += collector.versions(name)
-        found += collector.remains(name)
-    return Garbage([*found, *collector.uploads()], notes, standing)
+        deletions += collector.attempts(name, work / store.recipe / name)
+        deletions += collector.copies(name)
+        deletions += collector.stored_versions(name)
+        deletions += collector.leftover_files(name)
+    return Garbage([*deletions, *collector.uploads()], notes, retained)
 
 
-def sweep(garbage: Garbage, store: Store, work: Path, say: Callable[[Deletion, str], None]) -> None:
-    """Delete what is still not needed.
+def delete_garbage(garbage: Garbage, store: Store, work: Path, on_deletion: Callable[[Deletion, str], None]) -> None:
+    """Delete what is still not kept.
 
     Args:
-        say: Gets each thing, and why it was kept after all: empty when it is gone.
+        on_deletion: Gets each thing, and why it was kept after all: empty when it is gone.
 
     Raises:
-        StoreError: Something could not be removed, or cannot be read that says what is needed; no version is visible in
-            part.
+        StoreError: Something could not be removed, or a record that decides about it cannot be read. No version is
+            visible in part.
     """
-    standing = garbage.standing
+    retained = garbage.retained
 
-    def tell(deletion: Deletion, kept: str) -> None:
+    def report(deletion: Deletion, kept: str) -> None:
         if kept and deletion.kind == "version":
-            standing.stays(deletion.asset, deletion.version)
-        say(deletion, kept)
+            retained.keep_failed(deletion.asset, deletion.version)
+        on_deletion(deletion, kept)
 
     for asset, group in groupby(garbage.deletions, key=lambda deletion: deletion.asset):
         deletions = list(group)
         try:
+            # The lock keeps builders out, and promotions need none. Hence the scan, and a question before each version.
             with building(work, store.recipe, asset, OWNER):
                 if any(deletion.version for deletion in deletions):
-                    standing.look(mine=asset)
+                    retained.rescan(locked=asset)
                 for deletion in deletions:
-                    needed = standing.why(asset, deletion.version) if deletion.version else ""
-                    tell(deletion, needed or deletion.delete() or "")
+                    kept = retained.reason(asset, deletion.version) if deletion.version else ""
+                    report(deletion, kept or deletion.delete() or "")
         except Busy as error:
             for deletion in deletions:
-                tell(deletion, str(error))
+                report(deletion, str(error))
 
 
 def _dependents_first() -> Iterator[str]:
@@ -147,10 +152,19 @@ def _dependents_first() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Collector:
+    """Finds what can go of one asset after the other.
+
+    Attributes:
+        versions: All versions there are.
+        reasons: Asset and version of each that is kept, to why.
+        before: What changed after that moment is kept.
+        notes: Gets what is kept for a reason that a person should know.
+    """
+
     loaded: LoadedRecipe
     store: Store
-    there: Versions
-    kept: dict[tuple[str, str], str]
+    versions: Versions
+    reasons: dict[tuple[str, str], str]
     before: float
     notes: list[str]
 
@@ -160,10 +174,10 @@ class _Collector:
 
     # Versions
 
-    def versions(self, name: str) -> Iterable[Deletion]:
-        """Versions that nothing needs, newest first."""
-        for version, manifest in reversed(self.there[name].items()):
-            if (name, version) not in self.kept:
+    def stored_versions(self, name: str) -> Iterable[Deletion]:
+        """Versions that nothing keeps, newest first."""
+        for version, manifest in reversed(self.versions[name].items()):
+            if (name, version) not in self.reasons:
                 yield Deletion(
                     "version",
                     name,
@@ -178,31 +192,34 @@ class _Collector:
         self._storage.remove_folder(self.store.place(name, version), first=MANIFEST)
         for record in _BY_VERSION:
             self._storage.remove(self.store.base / name / record.format(version))
+
         waivers = self.store.base / name / "waivers" / version
         if self._storage.exists(waivers):
             self._storage.remove_folder(waivers, first=MANIFEST)
 
     def _loss(self, manifest: Manifest) -> str:
         """What cannot be had again once a version is gone, and how long it takes where it can."""
-        why = [
+        obstacles = [
             f"{used.asset} {used.version} goes too"
             for used in manifest.inputs.values()
-            if (used.asset, used.version) not in self.kept
+            if (used.asset, used.version) not in self.reasons
         ]
         try:
             code = fingerprint(f"training.stages.{manifest.stage}")
         except FingerprintError:
             code = ""
         if code != manifest.fingerprint:
-            why.append("its code has changed since")
+            obstacles.append("its code has changed since")
+
         again = (
-            f"it cannot be made again: {', '.join(why)}"
-            if why
+            f"it cannot be made again: {', '.join(obstacles)}"
+            if obstacles
             else f"the same recipe and inputs make it again in {age(manifest.seconds)}"
         )
-        return f"{self._standing(manifest)}; {again}"
+        return f"{self._last_judgement(manifest)}; {again}"
 
-    def _standing(self, manifest: Manifest) -> str:
+    def _last_judgement(self, manifest: Manifest) -> str:
+        """What became of a version, or what an evaluation is evidence about."""
         asset, version = manifest.asset, manifest.version
         if asset.endswith(EVALUATION_SUFFIX):
             judged = [
@@ -211,6 +228,7 @@ class _Collector:
                 if used.asset == asset.removesuffix(EVALUATION_SUFFIX)
             ]
             return f"evidence about {', '.join(judged)}"
+
         pointer, certificate = self.store.promotion(asset), self.store.certificate(asset, version)
         if certificate is None:
             return "never judged"
@@ -222,11 +240,13 @@ class _Collector:
 
     def attempts(self, name: str, folder: Path) -> Iterable[Deletion]:
         """Attempts whose version is gone, and builds that were given up."""
-        found = sorted(path for path in folder.glob("*") if path.is_dir())
-        wanted = self._wanted(name) if found else None
-        for attempt in found:
+        attempts = sorted(path for path in folder.glob("*") if path.is_dir())
+        current = self._current_attempt(name) if attempts else None
+        for attempt in attempts:
+            # Measured before it is asked about: a build that begins in between makes it young.
             measure = _local(attempt)
-            loss = self._attempt_loss(name, attempt, wanted)
+            loss = self._attempt_loss(name, attempt, current)
+
             if loss and (measure.changed <= self.before or attempt.name.startswith(DELETED)):
                 yield Deletion(
                     "attempt",
@@ -238,30 +258,31 @@ class _Collector:
                     "" if attempt.name.startswith(".") else _result(attempt) or "",
                 )
 
-    def _attempt_loss(self, name: str, attempt: Path, wanted: str | None) -> str:
-        """What is lost with an attempt; empty when it is needed."""
+    def _attempt_loss(self, name: str, attempt: Path, current: str | None) -> str:
+        """What is lost with an attempt; empty when it is kept."""
         if attempt.name.startswith(DELETED):
             return "nothing: what an earlier deletion left"
         if owes(attempt):
             self.notes.append(f"{attempt} is kept: MLflow has not got all of it yet; `gatehouse sync` tells it")
             return ""
+
         made = _result(attempt)
         if made is not None:
-            return "" if (name, made) in self.kept else f"the log of {name} {made}"
-        if wanted is None or attempt.name == wanted:
+            return "" if (name, made) in self.reasons else f"the log of {name} {made}"
+        if current is None or attempt.name == current:
             return ""
         return (
             f"the checkpoints of a build of {name} that was not finished, under another recipe, code or input than "
             "today's"
         )
 
-    def _wanted(self, name: str) -> str | None:
+    def _current_attempt(self, name: str) -> str | None:
         """Folder of the attempt that the recipe asks for now, empty for evaluations; None when it cannot be told."""
         if name not in GRAPH:
             return ""
         try:
             return plan_asset(name, self.loaded, self.store).identity[:16]
-        except UserError:  # what it is made from is not promoted; its unfinished builds may be asked for again
+        except UserError:  # an input is not promoted, so any of its unfinished builds may be asked for again
             return None
 
     # The local cache
@@ -270,10 +291,12 @@ class _Collector:
         """Local copies of remote versions that nothing needs, and copies that were cut short."""
         if self.store.is_local or self.store.cache is None:
             return
-        known = {f"{version}-{manifest.digest[:12]}": version for version, manifest in self.there[name].items()}
+
+        # A copy is named as `Store` names it.
+        version_of = {f"{version}-{manifest.digest[:12]}": version for version, manifest in self.versions[name].items()}
         for copy in sorted((self.store.cache / self.store.recipe / name).glob("*")):
-            measure, version = _local(copy), known.get(copy.name, "")
-            if (name, version) not in self.kept and measure.changed <= self.before:
+            measure, version = _local(copy), version_of.get(copy.name, "")
+            if (name, version) not in self.reasons and measure.changed <= self.before:
                 yield Deletion(
                     "copy",
                     name,
@@ -284,40 +307,43 @@ class _Collector:
                     version,
                 )
 
-    # Remains
+    # Leftover files
 
-    def remains(self, name: str) -> Iterable[Deletion]:
+    def leftover_files(self, name: str) -> Iterable[Deletion]:
         """What a kill left: half a publish, half a deletion, half a record, records of a version that is gone."""
-        base, there = self.store.base / name, self.there[name]
+        base, versions = self.store.base / name, self.versions[name]
         inside = self._storage.names(base)
         for version in self._storage.names(base / "versions") if inside else ():
-            if version not in there:
-                yield from self._remains(name, base / "versions" / version, "no version: it has no manifest", version)
+            if version not in versions:
+                yield from self._leftover(name, base / "versions" / version, "no version: it has no manifest", version)
+
         for folder in (base / part for part in _FOLDERS if not part or part in inside):
             for file in self._storage.names(folder):
                 version = file.rsplit(".", 1)[0]
                 if file.startswith("."):
-                    yield from self._remains(name, folder / file, "half a record")
-                elif folder != base and folder.name in _ORPHANS and version not in there and file != _NO_VERSION:
-                    yield from self._remains(name, folder / file, "a record of a version that is gone", version)
+                    yield from self._leftover(name, folder / file, "half a record")
+                elif folder != base and folder.name in _ORPHANS and version not in versions and file != _NO_VERSION:
+                    yield from self._leftover(name, folder / file, "a record of a version that is gone", version)
                 elif folder.name == "waivers":
                     for half in (half for half in self._storage.names(folder / file) if half.startswith(".")):
-                        yield from self._remains(name, folder / file / half, "half a record")
+                        yield from self._leftover(name, folder / file / half, "half a record")
 
-    def _remains(self, name: str, path: PurePosixPath, what: str, version: str = "") -> Iterator[Deletion]:
+    def _leftover(self, name: str, path: PurePosixPath, what: str, version: str = "") -> Iterator[Deletion]:
         deleted, measure = path.name.startswith(DELETED), self._storage.measure(path)
+        # Nobody makes what a deletion has renamed. Anything else may be in the making while it is young.
         if deleted or measure.changed <= self.before:
             loss = f"nothing: {'what an earlier deletion left' if deleted else what}"
             yield Deletion(
-                "remains",
+                "leftover",
                 name,
                 self._storage.address(path),
                 measure.bytes,
                 loss,
-                partial(self._delete_remains, path, name, "" if path.name.startswith(".") else version),
+                partial(self._delete_leftover, path, name, "" if path.name.startswith(".") else version),
             )
 
-    def _delete_remains(self, path: PurePosixPath, name: str, version: str) -> str | None:
+    def _delete_leftover(self, path: PurePosixPath, name: str, version: str) -> str | None:
+        # A publish into an object store writes the manifest last: what had none at the search may have one now.
         if version and self._storage.exists(self.store.place(name, version) / MANIFEST):
             return f"{name} {version} is there now"
         if path.parent.name in ("versions", "waivers"):
@@ -356,6 +382,7 @@ def _local(path: Path) -> Measure:
 
 def _delete_local(path: Path) -> None:
     try:
+        # Killed in between, the next gc knows by the name that nobody uses it.
         hidden = path if path.name.startswith(".") else path.with_name(f"{DELETED}{path.name}")
         path.rename(hidden)
         shutil.rmtree(hidden)

@@ -64,10 +64,11 @@ class Verification:
         self.findings: list[Finding] = []
         self._store = store
         self._manifests: dict[tuple[str, str], tuple[Manifest, Finding]] = {}
+
         for name in [asset] if asset else GRAPH:
             try:
                 pointer = store.promotion(name)
-            except UserError as error:
+            except UserError as error:  # a damaged pointer is a finding, and the other assets are still looked at
                 self.findings.append(Finding(name, "", "promoted", defects=[str(error)]))
                 continue
             if pointer is not None:
@@ -86,7 +87,7 @@ class Verification:
         """Read every byte; return the findings.
 
         Args:
-            advance: Told the asset and how many bytes of it were read.
+            advance: Called with the asset and how many more bytes of it were read.
         """
         for manifest, finding in self._manifests.values():
             try:
@@ -96,13 +97,16 @@ class Verification:
         return self.findings
 
     def _promoted(self, pointer: Promotion) -> None:
+        """Note what a pointer names, the evidence about it, and what the records say against it."""
         store, asset = self._store, pointer.asset
         finding = self._visit(asset, pointer.version, "promoted")
         try:
             certificate = store.promoted_with(pointer)
             evaluation = certificate.evaluation_version if certificate else ""
+            # Where it is gone, the rule below says so with a remedy.
             if evaluation in store.versions(asset + EVALUATION_SUFFIX):
                 self._visit(asset + EVALUATION_SUFFIX, evaluation, f"evidence about {asset}")
+
             if pointer not in store.promotions(asset):
                 finding.defects.append(
                     f"the history of promotions does not know the promotion of {pointer.version}: "
@@ -111,13 +115,14 @@ class Verification:
             if problem := why_invalid(store, pointer, utc_today()):
                 finding.defects.append(problem)
         except UserError as error:
-            if str(error) not in finding.defects:  # its manifest may have been read before
+            if str(error) not in finding.defects:  # the visit may have noted the same damaged manifest
                 finding.defects.append(str(error))
 
     def _visit(self, asset: str, version: str, role: str) -> Finding:
         """Note a version and, before it, what it was made from."""
         if (asset, version) in self._manifests:
             return self._manifests[asset, version][1]
+
         finding = Finding(asset, version, role)
         try:
             manifest = self._store.manifest(asset, version)
@@ -125,6 +130,7 @@ class Verification:
             finding.defects.append(str(error))
             self.findings.append(finding)
             return finding
+
         finding.files, finding.bytes = len(manifest.files), manifest.bytes
         self._manifests[asset, version] = manifest, finding
         finding.defects += self._inputs(manifest)
@@ -135,6 +141,7 @@ class Verification:
         """What is wrong with the versions that one was made from, as far as it concerns that one."""
         defects = []
         tokenizers = {manifest.asset: manifest.facts[TOKENIZER]} if TOKENIZER in manifest.facts else {}
+
         for used in manifest.inputs.values():
             version = self._store.stand_in(used)
             if not version:
@@ -143,34 +150,38 @@ class Verification:
                     f"from the same; {self._store.remake(manifest)}, on what is promoted now"
                 )
                 continue
+
             self._visit(used.asset, version, f"{manifest.asset} was made from it")
-            if (used.asset, version) not in self._manifests:
+            if (used.asset, version) not in self._manifests:  # its manifest is damaged, which its own finding says
                 continue
-            found = self._manifests[used.asset, version][0]
-            if found.digest != used.digest:
+            parent = self._manifests[used.asset, version][0]
+            if parent.digest != used.digest:
                 defects.append(
                     f"it was made from {used.asset} {used.version} with content {used.digest[:12]}, and "
-                    f"that version has {found.digest[:12]} now; {self._store.remake(manifest)}"
+                    f"that version has {parent.digest[:12]} now; {self._store.remake(manifest)}"
                 )
-            if TOKENIZER in found.facts:
-                tokenizers[used.asset] = found.facts[TOKENIZER]
+            if TOKENIZER in parent.facts:
+                tokenizers[used.asset] = parent.facts[TOKENIZER]
+
         if len(set(tokenizers.values())) > 1:
-            told = ", ".join(f"{name} with {digest[:12]}" for name, digest in tokenizers.items())
+            each = ", ".join(f"{name} with {digest[:12]}" for name, digest in tokenizers.items())
             defects.append(
-                f"it and its inputs were made with different tokenizers: {told}; materialize the older ones again"
+                f"it and its inputs were made with different tokenizers: {each}; materialize the older ones again"
             )
         return defects
 
     def _content(self, manifest: Manifest, advance: Advance) -> list[str]:
         """What differs between a version's files, where they are stored, and its manifest."""
         place = self._store.place(manifest.asset, manifest.version)
-        there = self._store.storage.files(place)
+        stored = self._store.storage.files(place)
         defects = []
+
         for name, entry in manifest.files.items():
-            if name not in there:
+            if name not in stored:
                 defects.append(f"the file {name} is missing")
                 advance(manifest.asset, entry.bytes)
                 continue
+
             digest, read = hashlib.sha256(), 0
             for chunk in self._store.storage.chunks(place / name):
                 digest.update(chunk)
@@ -178,9 +189,10 @@ class Verification:
                 advance(manifest.asset, len(chunk))
             if (read, digest.hexdigest()) != (entry.bytes, entry.sha256):
                 defects.append(f"the file {name} has changed since it was published")
+
         defects += [
             f"{name} was added after publishing"
-            for name in sorted(set(there) - set(manifest.files))
+            for name in sorted(set(stored) - set(manifest.files))
             if name not in (MANIFEST, CLAIM)
         ]
         if content_digest(manifest.files) != manifest.digest:

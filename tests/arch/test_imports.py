@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "deepspeed", "trl", "daft", "mlflow", "datasets", "matplotlib")
+HEAVY = ("torch", "transformers", "deepspeed", "trl", "daft", "mlflow", "datasets", "matplotlib", "scipy")
 
 
 def loaded_after(statement: str) -> list[str]:
@@ -14,7 +14,12 @@ def loaded_after(statement: str) -> list[str]:
 
 
 def test_the_control_plane_stays_light() -> None:
-    assert loaded_after("import pipeline.definitions, pipeline.cli.app, pipeline.cli.run, pipeline.cli.up") == []
+    assert (
+        loaded_after(
+            "import pipeline.definitions, pipeline.cli.app, pipeline.cli.run, pipeline.cli.status, pipeline.cli.up"
+        )
+        == []
+    )
 
 
 def test_the_specs_stay_light() -> None:

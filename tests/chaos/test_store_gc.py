@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.gates.terms import terms
 from pipeline.recipes.loader import load_recipe
-from pipeline.upkeep.gc import survey, sweep
+from pipeline.upkeep.gc import delete_garbage, find_garbage
+from pipeline.upkeep.retention import KEPT_PROMOTIONS
 from tests.chaos.object_faults import PART, faulty_network, killed_remotely
 from tests.chaos.store_faults import Fault, assert_whole, faulty_disk, in_child, served, write_files
 from tests.evidence import with_evidence
@@ -28,37 +28,36 @@ ASSET = "raw_corpus"
 
 
 def fill(store: Store, world: World) -> list[str]:
-    """Versions made of `0` to `3`: 0 to 2 were promoted in turn, 3 is refused. gc deletes 0 alone.
+    """Versions made of `0` to `4`: 0 to 3 were promoted in turn, 4 is refused. gc deletes 0 alone.
 
     Of each there are links and a waiver that has ended.
     """
-    made, on = [], terms(ASSET, load_recipe(str(world.folder / "unit.yaml")), store)
-    for number in range(4):
+    made = []
+    for number in range(KEPT_PROMOTIONS + 2):
         manifest = store.publish(write_files(world.folder / "attempt", str(number)), draft(ASSET, f"{number}" * 64))
         made.append(manifest.version)
         issued = with_evidence(
             store,
-            certificate(
-                manifest,
-                value=float(number < 3),
-                thresholds_digest=on.thresholds,
-                evaluator_fingerprint=on.evaluator,
-                suite_digest=on.suite,
-            ),
+            certificate(manifest, value=float(number <= KEPT_PROMOTIONS)),
         )
         store.write_certificate(issued)
         if issued.passed:
             store.promote(pointer_to(issued))
         store.write_links(ASSET, manifest.version, {"mlflow_run_id": "r"})
         store.write_waiver(waiver(manifest, utc_today() - timedelta(1)))
-    store.write_links(ASSET, "promoted", {"version": made[2]})
+    store.write_links(ASSET, "promoted", {"version": made[KEPT_PROMOTIONS]})
     return made
 
 
 def clean(world: World, store: Store) -> None:
     """Delete what nothing needs, however new."""
     loaded = load_recipe(str(world.folder / "unit.yaml"))
-    sweep(survey(loaded, store, world.folder / "work", 0), store, world.folder / "work", lambda _deletion, _kept: None)
+    delete_garbage(
+        find_garbage(loaded, store, world.folder / "work", 0),
+        store,
+        world.folder / "work",
+        lambda _deletion, _kept: None,
+    )
 
 
 def assert_nothing_needed_is_lost(store: Store, made: list[str], before: tuple[str, str, str]) -> None:
@@ -171,10 +170,10 @@ def test_left_overs_in_s3(
             assert store.storage.unfinished_uploads() and set(store.versions(ASSET)) <= set(made)
             object_server.uploads_are_new = True
             loaded, work = load_recipe(str(world.folder / "unit.yaml")), world.folder / "work"
-            assert {deletion.kind for deletion in survey(loaded, store, work, 3600).deletions} <= {"version"}
+            assert {deletion.kind for deletion in find_garbage(loaded, store, work, 3600).deletions} <= {"version"}
             object_server.uploads_are_new = False
-            found = survey(loaded, store, work, 0)
-            assert {"upload", "remains", "copy"} <= {deletion.kind for deletion in found.deletions}
+            found = find_garbage(loaded, store, work, 0)
+            assert {"upload", "leftover", "copy"} <= {deletion.kind for deletion in found.deletions}
             assert SECRET not in str(found)
             clean(world, store)
             assert store.storage.unfinished_uploads() == []

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
@@ -36,7 +36,7 @@ from training.store.publishing import MANIFEST as MANIFEST
 from training.store.publishing import publish_objects, publish_on_disk
 from training.store.records import NAME, Records, sealed
 from training.store.storage import relative_files
-from training.store.validity import explain_unpromoted, require_valid
+from training.store.validity import Terms, explain_unpromoted, lets_pass, require_valid
 
 
 class Store(Records):
@@ -205,14 +205,21 @@ class Store(Records):
         return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
 
     def require_promoted(
-        self, asset: str, version: str, digest: str, certificate_digest: str = "", today: date | None = None
+        self,
+        asset: str,
+        version: str,
+        digest: str,
+        certificate_digest: str = "",
+        today: date | None = None,
+        terms: Callable[[], Terms] | None = None,
     ) -> Certificate:
-        """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is
-        there (`training.store.validity`).
+        """Refuse a version unless it is promoted, its certificate holds and vouches for these very bytes
+        (`training.store.validity`).
 
         Args:
             certificate_digest: The certificate that a job was planned on; empty when nothing was planned yet.
             today: The day for which waivers must hold, UTC.
+            terms: What the recipe asks for today; a job does not know it.
 
         Returns:
             The certificate.
@@ -220,7 +227,7 @@ class Store(Records):
         Raises:
             InputRefused: With the reason, the gate that refused it where there is one, and what to do.
         """
-        return require_valid(self, asset, version, digest, certificate_digest, today or utc_today())
+        return require_valid(self, asset, version, digest, certificate_digest, today or utc_today(), terms)
 
     def explain_unpromoted(self, asset: str, wanted: str | None = None, today: date | None = None) -> str:
         """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
@@ -307,8 +314,7 @@ class Store(Records):
         manifest = self.manifest(promotion.asset, promotion.version)
         if (
             certificate is None
-            or not certificate.passed
-            or certificate.expired(today or utc_today())
+            or not lets_pass(certificate, today or utc_today())
             or certificate.digest != promotion.certificate_digest
             or (certificate.asset, certificate.version) != (promotion.asset, promotion.version)
             or not certificate.artifact_digest == promotion.digest == manifest.digest

@@ -1,12 +1,17 @@
-"""Whether the version that an asset's pointer names may be used. There is one rule, and whoever asks goes by it.
+"""Whether a certificate holds today, and whether the version that an asset's pointer names may be used.
 
-The next stage's job asks before it works, the planner before it plans, `gatehouse status`, `plan` and `verify` before
-they say anything good. What the recipe asks for today, which only the control plane knows, comes on top of it
-(`pipeline.building.planner.promoted_input`).
+There is one rule, and everybody goes by it. `require_valid` is the whole rule. The next stage's job asks it before it
+works and the planner before it plans, and `gatehouse status`, `plan`, `chat` and `verify` report its answer.
+`changed_since` is the part of the rule that asks for a new judgement. A build asks it before it trusts an earlier
+judgement, and `gatehouse gates` shows it. `lets_pass` is the part that a pointer moves by.
+
+A job does not know the recipe of today. The control plane does, and adds it as `Terms`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -21,12 +26,48 @@ if TYPE_CHECKING:
     from training.store.store import Store
 
 
-def require_valid(store: Store, asset: str, version: str, digest: str, planned_on: str, today: date) -> Certificate:
-    """Refuse a version unless it is promoted, its certificate vouches for these very bytes, and its evidence is there.
+@dataclass(frozen=True)
+class Terms:
+    """What a version is judged by today. A certificate under other terms vouches for nothing.
+
+    Attributes:
+        thresholds: Digest of the asset's gates.
+        evaluator: Fingerprint of the code that measures it.
+        suite: Digest of what it is measured on, and of the recipe's section on how.
+    """
+
+    thresholds: str
+    evaluator: str
+    suite: str
+
+    def outdated(self, certificate: Certificate) -> list[str]:
+        """What is not as it was when a certificate was issued."""
+        return [
+            name
+            for name, now, then in (
+                ("the asset's gates", self.thresholds, certificate.thresholds_digest),
+                ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
+                ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
+            )
+            if now != then
+        ]
+
+
+def require_valid(
+    store: Store,
+    asset: str,
+    version: str,
+    digest: str,
+    planned_on: str,
+    today: date,
+    terms: Callable[[], Terms] | None = None,
+) -> Certificate:
+    """Refuse a version unless it is promoted, its certificate holds and vouches for these very bytes.
 
     Args:
         planned_on: Digest of the certificate that a job was planned on; empty when nothing was planned yet.
         today: The day for which waivers must hold, UTC.
+        terms: What the recipe asks for today. It is called last, and may raise InputRefused itself.
 
     Returns:
         The certificate.
@@ -38,12 +79,15 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
     pointer = store.promotion(asset)
     if pointer is None or pointer.version != version:
         raise InputRefused(store.explain_unpromoted(asset, wanted=version))
+
+    # While it is judged again, the judgement that it was promoted with counts until the pointer has followed.
     certificate = store.promoted_with(pointer)
     if not store.storage.exists(store.place(asset, version) / MANIFEST):
         raise InputRefused(
             f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
             f"--select {asset}` makes it anew"
         )
+
     manifest = store.manifest(asset, version)
     again = f"`{manifest.run_command()}` judges it again and trains nothing"
     if certificate is None:
@@ -56,15 +100,40 @@ def require_valid(store: Store, asset: str, version: str, digest: str, planned_o
             f"certificate is {certificate.digest[:12]}: it was judged again since, or job.json was "
             "edited; start the asset again through Gatehouse"
         )
-    if not certificate.passed or certificate.expired(today):
+
+    if not lets_pass(certificate, today):
         raise InputRefused(store.explain_unpromoted(asset, wanted=version, today=today))
-    if standing_changed(store, manifest, certificate):
-        raise InputRefused(
-            f"{asset} {version} was judged on other terms: the standing of what it was made from changed since; {again}"
-        )
     if fault := evidence_fault(store, certificate):
         raise InputRefused(f"{asset} {version}: {fault}")
+    # What the recipe asks for costs the most to find out, so it is asked last.
+    if changes := _changed_terms(store, manifest, certificate, terms() if terms else None):
+        raise InputRefused(f"{asset} {version} was judged on other terms: {', '.join(changes)} changed since; {again}")
     return certificate
+
+
+def lets_pass(certificate: Certificate, today: date) -> bool:
+    """Whether a judgement allows promotion: every gate passed or is waived today, and no input is refused."""
+    return certificate.passed and not certificate.expired(today)
+
+
+def changed_since(store: Store, manifest: Manifest, certificate: Certificate, today: date, terms: Terms) -> str:
+    """What changed since a version was judged, whatever its judgement said; empty when that still holds.
+
+    Args:
+        terms: What the recipe asks for today.
+
+    Raises:
+        StoreError: A record that decides about it is damaged.
+    """
+    changes = _changed_terms(store, manifest, certificate, terms)
+
+    changes += [
+        f"the waiver of {waiver.gate} of {waiver.asset} {waiver.version}, which ended on {waiver.until}"
+        for waiver in certificate.expired(today)
+    ]
+    if evidence_fault(store, certificate):
+        changes.append("its evidence")
+    return ", ".join(changes)
 
 
 def why_invalid(store: Store, pointer: Promotion, today: date) -> str:
@@ -80,15 +149,16 @@ def why_invalid(store: Store, pointer: Promotion, today: date) -> str:
     return ""
 
 
-def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date) -> str:
-    """Why nothing (or not the wanted version) of an asset is promoted, in one sentence that says what to do."""
+def explain_unpromoted(store: Store, asset: str, asked_version: str | None, today: date) -> str:
+    """Why an asset, or the version of it that was asked for, is not promoted, in one sentence that says what to do."""
     latest = store.latest(asset)
     if latest is None:
         return f"{asset} was never built: materialize {asset} first"
-    version = wanted or latest.version
+    version = asked_version or latest.version
     certificate = store.certificate(asset, version)
     if certificate is None:
         return f"{asset} {version} was never judged: materialize {asset} so that its gates run"
+
     waived = {waiver.gate for waiver in certificate.waivers}
     refused = [verdict.reason for verdict in certificate.verdicts if not verdict.passed and verdict.name not in waived]
     if refused:
@@ -105,17 +175,11 @@ def explain_unpromoted(store: Store, asset: str, wanted: str | None, today: date
             f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
             f"{store.recipe} {asset} {version}` promotes it"
         )
+
     pointer = store.promotion(asset)
     if pointer is not None and pointer.version != version:
         return f"{asset} {version} is not promoted, {pointer.version} is: start again to work on that one"
     return f"{asset} {version} is not promoted: materialize {asset} to have it judged again"
-
-
-def standing_changed(store: Store, manifest: Manifest, certificate: Certificate) -> bool:
-    """Whether what a version was made from rests on other waivers, or is refused otherwise, than when it was judged."""
-    return certificate.inherited != store.inherited_waivers(manifest) or certificate.unfounded != store.unfounded(
-        manifest
-    )
 
 
 def evidence_fault(store: Store, certificate: Certificate) -> str:
@@ -131,6 +195,7 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
             f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
             "again"
         )
+
     evaluation = store.manifest(asset, version)
     measured = evaluation.inputs.get(ARTIFACT)
     if measured is None or (measured.asset, measured.version, measured.digest) != (
@@ -141,6 +206,8 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
         return (
             f"its certificate rests on {asset} {version}, which is evidence of another version; {run} judges it again"
         )
+
+    # The manifest vouches for the files, and the certificate for the two that were judged.
     judged = {REPORT_FILE: certificate.report_digest, ITEMS_FILE: certificate.items_digest}
     if any(name not in evaluation.files or evaluation.files[name].sha256 != digest for name, digest in judged.items()):
         return f"its certificate rests on another report than {asset} {version} holds; {run} judges it again"
@@ -150,6 +217,16 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
             "measures and judges it again"
         )
     return ""
+
+
+def _changed_terms(store: Store, manifest: Manifest, certificate: Certificate, terms: Terms | None) -> list[str]:
+    """What a version would be judged by now and was not judged by then."""
+    changes = terms.outdated(certificate) if terms else []
+    # Its inputs may rest on other waivers by now, or may be refused.
+    standing = (store.inherited_waivers(manifest), store.unfounded(manifest))
+    if standing != (certificate.inherited, certificate.unfounded):
+        changes.append("the standing of what it was made from")
+    return changes
 
 
 def _binding_fault(certificate: Certificate, pointer: Promotion, digest: str) -> str:

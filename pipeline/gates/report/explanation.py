@@ -24,6 +24,7 @@ def in_words(verdict: Verdict, meaning: str, why: str) -> list[str]:
         f"Why it is asked: {why}" if why else "",
         f"What was found: {verdict.reason}.",
     ]
+
     if verdict.value is not None and verdict.interval is not None and verdict.confidence is not None:
         low, high = (number(bound) for bound in verdict.interval)
         lines.append(
@@ -64,13 +65,18 @@ def _missed(verdict: Verdict, gate: Gate, value: float) -> list[str]:
         lines = [f"Its value passes; its bound misses by {number(abs(bound - verdict.threshold))}."]
     else:
         return []
+
     if bound is not None and verdict.confidence is not None:
-        lines.append(_wanted(verdict, gate, abs(value - bound), verdict.confidence))
+        lines.append(_what_would_pass(verdict, gate, abs(value - bound), verdict.confidence))
     return lines
 
 
-def _wanted(verdict: Verdict, gate: Gate, room: float, confidence: float) -> str:
-    """What would pass over the same number of items."""
+def _what_would_pass(verdict: Verdict, gate: Gate, room: float, confidence: float) -> str:
+    """What would pass over the same number of items.
+
+    Args:
+        room: Distance of the bound from the value.
+    """
     assert verdict.value is not None
     limit = "at least" if gate.better > 0 else "at most"
     if verdict.method != "wilson":
@@ -78,9 +84,10 @@ def _wanted(verdict: Verdict, gate: Gate, room: float, confidence: float) -> str
             f"Its bound is {number(room)} from its value, so over these items it would have to be {limit} about "
             f"{number(verdict.threshold + gate.better * room)}."
         )
-    wanted = right_needed(verdict.count, lambda bound: passes(gate, bound), gate.better, confidence)
-    if wanted is None:
+
+    needed = right_needed(verdict.count, lambda bound: passes(gate, bound), gate.better, confidence)
+    if needed is None:
         return f"Over {verdict.count:,} items no share would pass: more items are needed."
     return (
-        f"Over {verdict.count:,} items {limit} {wanted:,} have to count; {round(verdict.value * verdict.count):,} do."
+        f"Over {verdict.count:,} items {limit} {needed:,} have to count; {round(verdict.value * verdict.count):,} do."
     )

@@ -55,6 +55,15 @@ def write_report(
         A self-contained HTML page, and the version's card with the table of gates, in Markdown.
     """
     manifest = evidence.manifest
+    failing = [
+        (gate, shown)
+        for gate in gates
+        if gate.metric not in REFUSALS and (shown := worst_items(evidence, gate, _MOST_ITEMS))
+    ]
+    worse_than_champion = [
+        (gate, shown) for gate in gates if champion and (shown := regressions(evidence, champion, gate, _MOST_ITEMS))
+    ]
+
     page = _template().render(
         certificate=certificate,
         manifest=manifest,
@@ -67,16 +76,8 @@ def write_report(
         champion=champion,
         sources=_sources(evidence, champion),
         refusals=_refusals(evidence, champion),
-        failing=[
-            (gate, shown)
-            for gate in gates
-            if gate.metric not in REFUSALS and (shown := worst_items(evidence, gate, _MOST_ITEMS))
-        ],
-        regressions=[
-            (gate, shown)
-            for gate in gates
-            if champion and (shown := regressions(evidence, champion, gate, _MOST_ITEMS))
-        ],
+        failing=failing,
+        regressions=worse_than_champion,
         samples=_samples(evidence),
         links=_links(store.links(manifest.asset, manifest.version)),
         when=_when,
@@ -88,8 +89,9 @@ def write_report(
 def _gate(
     certificate: Certificate, verdict: Verdict, gate: Gate, champion: Evidence | None, meaning: str
 ) -> dict[str, Any]:
+    """One row of the table of gates, as the template reads it."""
     state = gate_state(certificate, verdict)
-    theirs = champion.estimates.get(gate.metric) if champion else None
+    reference = champion.estimates.get(gate.metric) if champion else None
     return {
         "verdict": verdict,
         "about": " ".join((*([f"{meaning}."] if meaning else []), gate.why)),
@@ -97,49 +99,52 @@ def _gate(
         "word": STATES[state],
         "value": number(verdict.value),
         "interval": interval_text(verdict),
-        "champion": number(theirs.value if theirs else None),
+        "champion": number(reference.value if reference else None),
     }
 
 
 def _sources(evidence: Evidence, champion: Evidence | None) -> list[dict[str, Any]]:
     """Bits per byte of each source of held-out text, from the sums of its items."""
-    own, theirs = _per_source(evidence), _per_source(champion) if champion else {}
-    most = max((value for _, value in own.values()), default=1.0)
+    sources, champion_sources = _per_source(evidence), _per_source(champion) if champion else {}
+    most = max((value for _, value in sources.values()), default=1.0)
     return [
         {
             "source": name,
             "items": count,
             "value": value,
             "share": round(100 * value / most, 1),
-            "champion": theirs[name][1] if name in theirs else None,
+            "champion": champion_sources[name][1] if name in champion_sources else None,
         }
-        for name, (count, value) in own.items()
+        for name, (count, value) in sources.items()
     ]
 
 
 def _per_source(evidence: Evidence) -> dict[str, tuple[int, float]]:
+    """Source to how many items it has, and the metric over these alone."""
     estimate = evidence.estimates.get(PER_SOURCE)
     if estimate is None or PER_SOURCE not in evidence.items:
         return {}
+
     named = {row["id"]: text(row["source"]) for row in evidence.rows[PER_SOURCE] if "source" in row}
     items = sorted((item for item in evidence.items[PER_SOURCE] if item.id in named), key=lambda item: named[item.id])
-    found: dict[str, tuple[int, float]] = {}
+    sources: dict[str, tuple[int, float]] = {}
     for source, group in groupby(items, key=lambda item: named[item.id]):
-        of_it = list(group)
-        value = estimate.of(sum(item.score for item in of_it), sum(item.weight for item in of_it))
-        found[source] = (len(of_it), value)
-    return found
+        members = list(group)
+        value = estimate.of(sum(item.score for item in members), sum(item.weight for item in members))
+        sources[source] = (len(members), value)
+    return sources
 
 
 def _refusals(evidence: Evidence, champion: Evidence | None) -> list[dict[str, Any]]:
     """Every safety prompt with its answer, the wrong ones first."""
     sections = []
-    for metric, (title, right, wrong, wanted) in REFUSALS.items():
+    for metric, (title, right, wrong, right_score) in REFUSALS.items():
         items = evidence.items.get(metric)
         if not items:
             continue
-        before = _answers(champion, metric) if champion else {}
-        wrongs = {item.id for item in items if item.score != wanted}
+
+        champion_answers = _answers(champion, metric) if champion else {}
+        wrongs = {item.id for item in items if item.score != right_score}
         rows = sorted(evidence.rows[metric], key=lambda row: (row["id"] not in wrongs, row["id"]))
         sections.append(
             {
@@ -153,7 +158,7 @@ def _refusals(evidence: Evidence, champion: Evidence | None) -> list[dict[str, A
                         "bad": row["id"] in wrongs,
                         "word": wrong if row["id"] in wrongs else right,
                         **_prompt_and_answer(row),
-                        "champion": before.get(row["id"], ""),
+                        "champion": champion_answers.get(row["id"], ""),
                     }
                     for row in rows[:_MOST_TEXTS]
                 ],
@@ -183,6 +188,7 @@ def _samples(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def _card(folder: Path) -> str:
+    """The version's own card, without the front matter that the Hugging Face hub reads."""
     for path in (folder / "model" / "README.md", folder / REPORT / "card.md"):
         if path.is_file():
             card = path.read_text(encoding="utf-8")
@@ -204,12 +210,12 @@ def _when(stamp: float) -> str:
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["number"] = number
-    return found.get_template("page.html.j2")
+    environment.filters["number"] = number
+    return environment.get_template("page.html.j2")

@@ -42,28 +42,31 @@ def worst_items(evidence: Evidence, gate: Gate, limit: int) -> list[ShownItem]:
         return []
     if estimate.method == "exact":
         return [_exact(row) for row in evidence.rows.get(gate.metric, [])[:limit]]
+
     items = evidence.items[gate.metric]
     if estimate.method == "wilson":
         items = tuple(item for item in items if not is_right(gate, item.score))
-    found = sorted(items, key=lambda item: (-_badness(gate, _alone(estimate, item)), item.id))
-    return [_shown(evidence, gate.metric, estimate, item) for item in found[:limit]]
+    worst_first = sorted(items, key=lambda item: (-_badness(gate, _alone(estimate, item)), item.id))
+    return [_shown(evidence, gate.metric, estimate, item) for item in worst_first[:limit]]
 
 
 def regressions(evidence: Evidence, champion: Evidence, gate: Gate, limit: int) -> list[ShownItem]:
     """Items on which the champion did better, the largest difference first."""
-    estimate, theirs = evidence.estimates.get(gate.metric), champion.estimates.get(gate.metric)
-    if estimate is None or theirs is None or "exact" in (estimate.method, theirs.method):
+    estimate, reference = evidence.estimates.get(gate.metric), champion.estimates.get(gate.metric)
+    if estimate is None or reference is None or "exact" in (estimate.method, reference.method):
         return []
+
     before = {item.id: item for item in champion.items[gate.metric]}
     worse = [
-        (_badness(gate, _alone(estimate, item)) - _badness(gate, _alone(theirs, before[item.id])), item)
+        (_badness(gate, _alone(estimate, item)) - _badness(gate, _alone(reference, before[item.id])), item)
         for item in evidence.items[gate.metric]
         if item.id in before
     ]
     chosen = sorted(((by, item) for by, item in worse if by > 0), key=lambda pair: (-pair[0], pair[1].id))[:limit]
+
     rows = {row["id"]: row for row in champion.rows[gate.metric]}
     return [
-        _shown(evidence, gate.metric, estimate, item, _alone(theirs, before[item.id]), details(rows[item.id]))
+        _shown(evidence, gate.metric, estimate, item, _alone(reference, before[item.id]), details(rows[item.id]))
         for _, item in chosen
     ]
 
@@ -86,10 +89,12 @@ def text(value: Any) -> str:
 
 
 def _alone(estimate: Estimate, item: Item) -> float:
+    """What the metric would be on this item alone."""
     return estimate.of(item.score, item.weight)
 
 
 def _badness(gate: Gate, value: float) -> float:
+    """How far a value pulls away from what the gate asks for; of an equality, in either direction."""
     return -gate.better * value if gate.better else abs(value - gate.threshold)
 
 
@@ -101,9 +106,9 @@ def _shown(
     champion: float | None = None,
     champion_details: Mapping[str, str] | None = None,
 ) -> ShownItem:
-    own = _details_of(evidence, metric, item.id)
-    theirs = {key: value for key, value in (champion_details or {}).items() if own.get(key) != value}
-    return ShownItem(item.id, _alone(estimate, item), own, champion, theirs)
+    explained = _details_of(evidence, metric, item.id)
+    differing = {key: value for key, value in (champion_details or {}).items() if explained.get(key) != value}
+    return ShownItem(item.id, _alone(estimate, item), explained, champion, differing)
 
 
 def _details_of(evidence: Evidence, metric: str, item_id: str) -> dict[str, str]:

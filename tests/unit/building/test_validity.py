@@ -1,4 +1,4 @@
-"""One rule: what the next stage refuses is refused by the planner, by `status`, by `plan` and by `verify` alike."""
+"""One rule: what the next stage refuses is refused by all who ask, and judged again by a build."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.building import decisions
+from pipeline.building.builder import Builder
 from pipeline.building.planner import promoted_input
+from pipeline.cli.gates import show_gates
 from pipeline.upkeep.asset_status import AssetStatus, survey
 from pipeline.upkeep.verification import Verification
 from tests.unit.worlds import World, new_world, silent
 from training.errors import InputRefused
-from training.specs.artifacts import FileEntry
+from training.specs.artifacts import FileEntry, Manifest
 from training.store import store as store_module
 from training.store import validity
 from training.store.store import utc_today
@@ -63,6 +66,8 @@ def tomorrow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         "pipeline.upkeep.asset_status",
         "pipeline.upkeep.verification",
         "pipeline.gates.promotion",
+        "pipeline.building.builder",
+        "pipeline.cli.gates",
     ):
         monkeypatch.setattr(f"{module}.utc_today", lambda: day)
 
@@ -147,6 +152,50 @@ def test_all_five_refuse_the_same(
     found = {finding.asset: finding for finding in Verification(world.store, "").findings}
     assert said in " ".join(found[asset].defects)
     assert json.dumps(shown)
+
+
+@pytest.mark.parametrize(("asset", "damage"), [way[1:3] for way in WAYS], ids=[way[0] for way in WAYS])
+def test_a_build_judges_again_and_gates_says_what_changed(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asset: str,
+    damage: Callable[[World, pytest.MonkeyPatch], object],
+) -> None:
+    def examine(_builder: Builder, manifest: Manifest, _say: object, **_how: object) -> None:
+        raise InputRefused(f"{manifest.asset} would be judged again")
+
+    def rows() -> list[dict[str, Any]]:
+        show_gates(str(world.folder / "unit.yaml"), [], as_json=True)
+        return [row for row in json.loads(capsys.readouterr().out) if row["asset"] == asset]
+
+    manifest = world.store.manifest(asset, world.promoted(asset))
+    newer = manifest.model_copy(update={"version": "a newer one, which was refused"})
+    assert not [row for row in rows() if row["stale"]]
+    with monkeypatch.context() as patch:
+        patch.setattr(Builder, "examine", examine)
+        world.builder.measure(manifest, silent)
+        world.builder._renew_promoted(asset, newer, silent)
+
+    damage(world, monkeypatch)
+    monkeypatch.setattr(Builder, "examine", examine)
+    with pytest.raises(
+        InputRefused, match=r"would be judged again|corpus .* is not promoted|rests on a waiver that has"
+    ):
+        world.builder.measure(manifest, silent)
+    with pytest.raises(InputRefused, match="would be judged again"):
+        world.builder._renew_promoted(asset, newer, silent)
+    assert all(row["stale"] or row["verdict"] == "not judged" for row in rows())
+
+
+def test_a_leaf_that_was_judged_by_other_gates_is_not_fresh(world: World) -> None:
+    gate = world.builder.loaded.recipe.gates[CHILD][0]
+    other = world.with_overrides(f"gates.{CHILD}.0.threshold={gate.threshold / 2}")
+    assert statuses(world)[CHILD].fresh
+    with pytest.raises(InputRefused, match="was judged on other terms: the asset's gates changed since"):
+        promoted_input(CHILD, other.builder.loaded, other.store)
+    status = statuses(other)[CHILD]
+    assert not status.fresh and "the asset's gates changed since" in status.why
 
 
 def test_evidence_is_read_once_as_long_as_nobody_touches_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

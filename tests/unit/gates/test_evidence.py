@@ -129,12 +129,12 @@ def broken(world: World, report: EvaluationReport, rows: list[dict[str, Any]] | 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"score": float("nan")}, "one of its items is not one: score: Input should be a finite number"),
-        ({"score": float("inf")}, "one of its items is not one: score: Input should be a finite number"),
-        ({"score": 10**400}, "one of its items is not one: score"),
-        ({"score": True}, "one of its items is not one: score"),
-        ({"score": "1"}, "one of its items is not one: score"),
-        ({"id": None}, "one of its items is not one: id"),
+        ({"score": float("nan")}, "one of its items is not an item: score: Input should be a finite number"),
+        ({"score": float("inf")}, "one of its items is not an item: score: Input should be a finite number"),
+        ({"score": 10**400}, "one of its items is not an item: score"),
+        ({"score": True}, "one of its items is not an item: score"),
+        ({"score": "1"}, "one of its items is not an item: score"),
+        ({"id": None}, "one of its items is not an item: id"),
         ({"id": "refusal_rate-1"}, "its item refusal_rate-1 is there twice"),
         ({"weight": 0.0}, "its item refusal_rate-0 has the weight 0"),
         ({"weight": -1.0}, "its item refusal_rate-0 has the weight -1"),

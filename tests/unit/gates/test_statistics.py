@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, norm
+from scipy.stats import norm
 
 from pipeline.gates.statistics import interval, items_needed, wilson, worse_by_bound
 from tests.unit.gates.worlds import ratio_of, ratios, share_of, shares
@@ -38,7 +37,9 @@ def test_wilson_is_the_score_test_turned_around(pair: tuple[int, int], confidenc
 
 @given(st.integers(0, 2**32), st.floats(-3, 3), st.floats(-2, 2).filter(lambda scale: abs(scale) > 0.1), st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_the_bootstrap_agrees_with_scipys(seed: int, offset: float, scale: float, exponential: bool) -> None:
+def test_the_bootstrap_is_a_percentile_of_resampled_items(
+    seed: int, offset: float, scale: float, exponential: bool
+) -> None:
     draw = np.random.default_rng(seed)
     weights = draw.uniform(50, 200, 150)
     scores = weights * draw.normal(1.5, 0.3, 150)
@@ -46,22 +47,31 @@ def test_the_bootstrap_agrees_with_scipys(seed: int, offset: float, scale: float
     estimate = ratio_of(rows, offset=offset, scale=scale, exponential=exponential)
     low, high = interval(estimate, items(rows), 0.95, "m")
 
-    def statistic(score: Any, weight: Any) -> float:
-        return estimate.of(float(score.sum()), float(weight.sum()))
+    values = []
+    for _ in range(2000):
+        chosen = draw.integers(0, 150, 150)
+        values.append(estimate.of(float(scores[chosen].sum()), float(weights[chosen].sum())))
+    by_hand = np.quantile(values, (0.05, 0.95))
+    width = by_hand[1] - by_hand[0]
+    assert low == pytest.approx(by_hand[0], abs=0.15 * width)
+    assert high == pytest.approx(by_hand[1], abs=0.15 * width)
 
-    theirs = bootstrap(
-        (scores, weights),
-        statistic,
-        paired=True,
-        vectorized=False,
-        n_resamples=2000,
-        confidence_level=0.9,
-        method="percentile",
-        rng=np.random.default_rng(1),
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert low == pytest.approx(theirs.low, abs=0.15 * width)
-    assert high == pytest.approx(theirs.high, abs=0.15 * width)
+
+def test_bounds_stay_as_they_were_before_scipy_drew_them() -> None:
+    draw = np.random.default_rng(5)
+    weights = draw.uniform(50, 200, 275)
+    rows = ratios("m", (weights * draw.normal(1.5, 0.3, 275)).tolist(), weights.tolist())
+    champion = ratios("m", (weights * draw.normal(1.5, 0.3, 275)).tolist(), weights.tolist())
+    bounds = interval(ratio_of(rows), items(rows), 0.95, "heldout_bits_per_byte")
+    worse = worse_by_bound(ratio_of(rows), items(rows), ratio_of(champion), items(champion), -1, 0.95, "m")
+    assert bounds == pytest.approx((1.4519933549611996, 1.5149072593116084), rel=1e-14)
+    assert worse == pytest.approx(0.002507297151047628, rel=1e-12)
+
+
+def test_one_item_is_its_own_bound() -> None:
+    rows = ratios("m", [3.0], [2.0])
+    assert interval(ratio_of(rows), items(rows), 0.95, "m") == (1.5, 1.5)
+    assert worse_by_bound(ratio_of(rows), items(rows), ratio_of(rows), items(rows), -1, 0.95, "m") == 0
 
 
 @pytest.mark.parametrize(("truth", "count"), [(0.5, 60), (0.8, 60), (0.95, 200)])

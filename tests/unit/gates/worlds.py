@@ -12,12 +12,13 @@ from typing import Any
 
 from pipeline.gates.evidence_reader import Evidence, read_evidence
 from pipeline.gates.judge import certify
-from pipeline.gates.terms import Terms, thresholds_digest
+from pipeline.gates.terms import thresholds_digest
 from training.specs.artifacts import Certificate, InputRecord, Manifest, Promotion, Waiver
 from training.specs.base import digest_of
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, Estimate, EvaluationReport
 from training.specs.gates import Gate
 from training.store.store import Store
+from training.store.validity import Terms
 
 Row = dict[str, Any]
 SETS, CODE = "5" * 64, "c" * 64

@@ -15,7 +15,8 @@ from pipeline.building.planner import plan_asset
 from pipeline.cli.gc import collect
 from pipeline.jobs.locks import building
 from pipeline.upkeep import retention
-from pipeline.upkeep.gc import Deletion, Garbage, survey, sweep
+from pipeline.upkeep.gc import Deletion, Garbage, delete_garbage, find_garbage
+from pipeline.upkeep.retention import KEPT_PROMOTIONS
 from pipeline.upkeep.verification import Verification
 from tests.unit.worlds import World, new_world, silent
 from training.errors import StoreError
@@ -30,9 +31,9 @@ FEW = {"bytes": 100.0, "documents": 1.0}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Five versions of raw_corpus: 0, 1 and 2 were promoted in turn, 3 and 4 refused. corpus was made from 0."""
+    """Six versions of raw_corpus: 0 to 3 were promoted in turn, 4 and 5 refused. corpus was made from 0."""
     world = new_world(tmp_path_factory.mktemp("gc"))
-    for number, metrics in enumerate([GOOD, GOOD, GOOD, FEW, FEW]):
+    for number, metrics in enumerate([GOOD, GOOD, GOOD, GOOD, FEW, FEW]):
         (world.folder / "notes" / "a.txt").write_text(f"text {number}")
         world.publish("raw_corpus", metrics)
         world.judge("raw_corpus")
@@ -54,13 +55,13 @@ def world(template: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 def garbage(world: World, hours: float = 0) -> Garbage:
-    return survey(world.builder.loaded, world.store, world.folder / "work", hours * 3600)
+    return find_garbage(world.builder.loaded, world.store, world.folder / "work", hours * 3600)
 
 
 def collected(world: World, hours: float = 0) -> dict[str, str]:
     """Delete, and return what became of each thing."""
     said: dict[str, str] = {}
-    sweep(
+    delete_garbage(
         garbage(world, hours),
         world.store,
         world.folder / "work",
@@ -77,7 +78,7 @@ def numbers(world: World, template: World) -> list[int]:
 
 def superseded(world: World) -> tuple[str, str]:
     """A version of corpus that nothing needs any more, and the one of raw_corpus that it was made from."""
-    for _ in range(2):
+    for _ in range(KEPT_PROMOTIONS):
         made = world.publish("corpus", world.passing("corpus"), current=False)
         assert world.builder.examine(made, silent, past=False).promoted
     return world.store.versions("corpus")[0], world.store.versions("raw_corpus")[0]
@@ -102,33 +103,42 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_nothing_needs_goes_and_the_rest_still_works(world: World, template: World) -> None:
-    gone = world.store.versions("raw_corpus")[3]
+    gone = world.store.versions("raw_corpus")[4]
     evidence = world.store.certificate("raw_corpus", gone)
     assert evidence is not None
     assert collected(world) == {f"raw_corpus {gone}": "", f"raw_corpus.evaluation {evidence.evaluation_version}": ""}
-    assert numbers(world, template) == [0, 1, 2, 4]
+    assert numbers(world, template) == [0, 1, 2, 3, 5]
     assert not [path for path in world.path("raw_corpus").rglob(f"*{gone}*") if "promotions" not in path.parts]
     assert_verified(world)
     decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
-    assert world.promoted("raw_corpus") == template.store.versions("raw_corpus")[1]
+    assert world.promoted("raw_corpus") == template.store.versions("raw_corpus")[2]
     assert world.judge("corpus").promoted
     world.assert_no_job_ran()
     assert collected(world) == {}
 
 
 def test_an_ancestor_goes_when_its_descendants_are_promoted_no_longer(world: World, template: World) -> None:
-    for _ in range(2):
-        made = world.publish("corpus", world.passing("corpus"), current=False)
-        assert world.builder.examine(made, silent, past=False).promoted
+    superseded(world)
     collected(world)
-    assert numbers(world, template) == [1, 2, 4]
+    assert numbers(world, template) == [1, 2, 3, 5]
+
+
+def test_the_last_promotions_stay_and_one_that_is_held_back_is_not_counted(world: World, template: World) -> None:
+    for asset in ("corpus", "corpus.evaluation"):
+        rmtree(world.path(asset))
+    decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
+    collected(world)
+    assert numbers(world, template) == [0, 1, 2, 3, 5]
+    decisions.promote(world.builder, "raw_corpus", template.store.versions("raw_corpus")[3], "ada", silent)
+    collected(world)
+    assert numbers(world, template) == [1, 2, 3, 5]
 
 
 def test_a_rollback_goes_past_a_version_that_is_gone(world: World, template: World) -> None:
     made = world.store.versions("raw_corpus")
-    world.store.storage.remove_folder(world.store.place("raw_corpus", made[1]), first="manifest.json")
+    world.store.storage.remove_folder(world.store.place("raw_corpus", made[2]), first="manifest.json")
     decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
-    assert world.promoted("raw_corpus") == made[0]
+    assert world.promoted("raw_corpus") == made[1]
 
 
 def test_what_is_new_stays(world: World, template: World) -> None:
@@ -136,7 +146,7 @@ def test_what_is_new_stays(world: World, template: World) -> None:
 
 
 def test_a_version_held_back_stays(world: World, template: World) -> None:
-    version = world.store.versions("raw_corpus")[3]
+    version = world.store.versions("raw_corpus")[4]
     world.store.write_hold(Hold(asset="raw_corpus", version=version, reason="", author="ada", created_at=0.0))
     assert collected(world) == {}
 
@@ -145,7 +155,7 @@ def test_a_version_held_back_stays(world: World, template: World) -> None:
 def test_a_waived_version_stays_as_long_as_the_waiver_holds(
     world: World, template: World, days: int, stays: bool
 ) -> None:
-    version = world.store.versions("raw_corpus")[3]
+    version = world.store.versions("raw_corpus")[4]
     world.store.write_waiver(
         Waiver(
             asset="raw_corpus",
@@ -158,20 +168,20 @@ def test_a_waived_version_stays_as_long_as_the_waiver_holds(
         )
     )
     collected(world)
-    assert (3 in numbers(world, template)) is stays
+    assert (4 in numbers(world, template)) is stays
     assert bool(world.store.waivers("raw_corpus", version)) is stays
 
 
 def test_the_champion_of_a_certificate_stays(world: World, template: World) -> None:
     made = world.store.versions("raw_corpus")
-    issued = world.store.certificate("raw_corpus", made[4])
+    issued = world.store.certificate("raw_corpus", made[5])
     assert issued is not None
-    world.store.write_certificate(issued.model_copy(update={"champion": made[3]}))
+    world.store.write_certificate(issued.model_copy(update={"champion": made[4]}))
     assert collected(world) == {}
 
 
 def test_what_a_run_works_at_and_what_its_job_reads_stays(world: World, template: World) -> None:
-    version = world.store.versions("raw_corpus")[3]
+    version = world.store.versions("raw_corpus")[4]
     plan = plan_asset("corpus", world.builder.loaded, world.store)
     job = plan.job(world.store, world.folder / "work", Execution(), {}).model_copy(
         update={"inputs": {"raw_corpus": Input(asset="raw_corpus", version=version, digest="")}}
@@ -187,12 +197,12 @@ def test_what_a_run_works_at_and_what_its_job_reads_stays(world: World, template
     with building(world.folder / "work", "unit", "raw_corpus", "run 12345678"):
         assert garbage(world).deletions == []
         kept: list[str] = []
-        sweep(found, world.store, world.folder / "work", lambda _deletion, why: kept.append(why))
+        delete_garbage(found, world.store, world.folder / "work", lambda _deletion, why: kept.append(why))
         assert [why for why in kept if "raw_corpus is being built by run 12345678" in why]
-    assert 3 in numbers(world, template)
+    assert 4 in numbers(world, template)
 
 
-@pytest.mark.parametrize("at", ["after the survey", "after the last look"])
+@pytest.mark.parametrize("at", ["after the search", "after the last scan"])
 def test_a_version_promoted_in_between_stays_with_all_it_rests_on(world: World, template: World, at: str) -> None:
     corpus, raw = superseded(world)
     attempt = world.folder / "work" / "unit" / "corpus" / ("a" * 16)
@@ -208,12 +218,12 @@ def test_a_version_promoted_in_between_stays_with_all_it_rests_on(world: World, 
 
     def say(deletion: Deletion, kept: str) -> None:
         said[deletion.name] = kept
-        if deletion.name == str(attempt) and at == "after the last look":
+        if deletion.name == str(attempt) and at == "after the last scan":
             decisions.promote(world.builder, "corpus", corpus, "ada", silent)
 
-    if at == "after the survey":
+    if at == "after the search":
         decisions.promote(world.builder, "corpus", corpus, "ada", silent)
-    sweep(found, world.store, world.folder / "work", say)
+    delete_garbage(found, world.store, world.folder / "work", say)
     assert said[str(attempt)] == "" and said[f"corpus {corpus}"] == "it is promoted"
     assert {name for name in rests_on if not said[name]} == set()
     assert world.promoted("corpus") == corpus
@@ -231,7 +241,7 @@ def test_what_a_version_rests_on_stays_as_long_as_it_does(world: World, template
             if deletion.name == f"corpus {corpus}":
                 run.close()
 
-        sweep(found, world.store, world.folder / "work", say)
+        delete_garbage(found, world.store, world.folder / "work", say)
     assert "is being built by run 12345678" in said.pop(f"corpus {corpus}")
     assert said[f"corpus.evaluation {evidence(world, 'corpus', corpus)}"] == f"it measured corpus {corpus}"
     assert said[f"raw_corpus {raw}"] == f"corpus {corpus} was made from it"
@@ -239,7 +249,7 @@ def test_what_a_version_rests_on_stays_as_long_as_it_does(world: World, template
     assert_verified(world)
 
 
-def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(
+def test_what_is_worked_at_during_the_search_keeps_what_it_rests_on(
     world: World, template: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, _ = superseded(world)
@@ -249,22 +259,22 @@ def test_what_is_worked_at_during_the_survey_keeps_what_it_rests_on(
     assert_verified(world)
 
 
-def test_a_rollback_on_other_terms_still_finds_what_passes(world: World, template: World) -> None:
+def test_a_rollback_on_other_terms_still_has_another_promotion_to_go_to(world: World, template: World) -> None:
     made = world.store.versions("raw_corpus")
     for asset in ("corpus", "corpus.evaluation"):
         rmtree(world.path(asset))
-    world.evaluated(world.store.manifest("raw_corpus", made[1]), {"bytes": 100.0, "documents": 3.0})
+    world.evaluated(world.store.manifest("raw_corpus", made[2]), {"bytes": 100.0, "documents": 3.0})
     recipe = world.folder / "unit.yaml"
     recipe.write_text(recipe.read_text().replace('">=", threshold: 2}', '">=", threshold: 4}'))
     collected(world)
-    assert numbers(world, template) == [0, 1, 2, 4]
+    assert numbers(world, template) == [1, 2, 3, 5]
     decisions.rollback(world.builder, "raw_corpus", "a test", "ada", silent)
-    assert world.promoted("raw_corpus") == made[0]
+    assert world.promoted("raw_corpus") == made[1]
     world.assert_no_job_ran()
 
 
 def test_what_a_promotion_rests_on_stays_while_the_version_is_judged_again(world: World, template: World) -> None:
-    version = world.store.versions("raw_corpus")[2]
+    version = world.store.versions("raw_corpus")[3]
     rests_on = evidence(world, "raw_corpus", version)
     manifest, issued = world.store.manifest("raw_corpus", version), world.store.certificate("raw_corpus", version)
     assert issued is not None
@@ -276,7 +286,7 @@ def test_what_a_promotion_rests_on_stays_while_the_version_is_judged_again(world
     assert_verified(world)
 
 
-def test_a_version_published_during_the_survey_stays(
+def test_a_version_published_during_the_search_stays(
     world: World, template: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, published = retention.all_versions, []
@@ -291,18 +301,18 @@ def test_a_version_published_during_the_survey_stays(
     monkeypatch.setattr(retention, "all_versions", all_versions)
     found = garbage(world)
     assert not [deletion.name for deletion in found.deletions if published[0] in deletion.name]
-    sweep(found, world.store, world.folder / "work", lambda _deletion, _kept: None)
+    delete_garbage(found, world.store, world.folder / "work", lambda _deletion, _kept: None)
     assert published[0] in world.store.versions("raw_corpus")
 
 
-def test_what_got_its_manifest_since_the_survey_stays(world: World, template: World) -> None:
-    version = world.store.versions("raw_corpus")[3]
+def test_what_got_its_manifest_since_the_search_stays(world: World, template: World) -> None:
+    version = world.store.versions("raw_corpus")[4]
     manifest = world.path("raw_corpus") / "versions" / version / "manifest.json"
     data = manifest.read_bytes()
     manifest.unlink()
     found, said = garbage(world), {}
     manifest.write_bytes(data)
-    sweep(found, world.store, world.folder / "work", lambda deletion, kept: said.update({deletion.name: kept}))
+    delete_garbage(found, world.store, world.folder / "work", lambda deletion, kept: said.update({deletion.name: kept}))
     for left in (manifest.parent, world.path("raw_corpus") / "certificates" / f"{version}.json"):
         assert left.exists() and said[str(left)] == f"raw_corpus {version} is there now"
 
@@ -311,7 +321,7 @@ def test_attempts(world: World, template: World) -> None:
     made = world.store.versions("raw_corpus")
     folder = world.folder / "work" / "unit" / "raw_corpus"
     wanted = plan_asset("raw_corpus", world.builder.loaded, world.store).identity[:16]
-    for name, version in (("a" * 16, made[2]), ("b" * 16, made[3]), ("c" * 16, ""), (wanted, ""), ("d" * 16, "")):
+    for name, version in (("a" * 16, made[3]), ("b" * 16, made[4]), ("c" * 16, ""), (wanted, ""), ("d" * 16, "")):
         (folder / name / "checkpoints").mkdir(parents=True)
         (folder / name / "checkpoints" / "model").write_text("x" * 100)
         if version:
@@ -319,7 +329,7 @@ def test_attempts(world: World, template: World) -> None:
     (folder / ("d" * 16) / "tracking-1.json").write_text("not read: it is owed")
     found = {Path(deletion.name).name: deletion for deletion in garbage(world).deletions if deletion.kind == "attempt"}
     assert set(found) == {"b" * 16, "c" * 16}
-    assert found["b" * 16].loss == f"the log of raw_corpus {made[3]}"
+    assert found["b" * 16].loss == f"the log of raw_corpus {made[4]}"
     assert "checkpoints of a build of raw_corpus that was not finished" in found["c" * 16].loss
     assert found["c" * 16].bytes == 100
     collected(world)
@@ -328,7 +338,7 @@ def test_attempts(world: World, template: World) -> None:
 
 
 def test_what_kills_left_goes(world: World, template: World) -> None:
-    asset, kept = world.path("raw_corpus"), world.store.versions("raw_corpus")[2]
+    asset, kept = world.path("raw_corpus"), world.store.versions("raw_corpus")[3]
     left = [
         asset / "versions" / ".cccccccc-1/data.txt",
         asset / "versions" / "20200101T000000-no_manifest/data.txt",
@@ -352,7 +362,7 @@ def test_what_kills_left_goes(world: World, template: World) -> None:
     assert not [path for path in left if path.exists() or (path.parent not in folders and path.parent.exists())]
     assert world.store.links("raw_corpus", "promoted") == {"version": kept}
     assert collected(world) == {}
-    assert numbers(world, template) == [0, 1, 2, 4]
+    assert numbers(world, template) == [0, 1, 2, 3, 5]
 
 
 def test_nothing_is_deleted_on_a_guess(world: World, template: World) -> None:
@@ -372,6 +382,6 @@ def test_a_dry_run_says_what_would_be_lost_and_changes_nothing(
     assert "refused by its gates; the same recipe and inputs" in told and "nothing was deleted" in told
     assert files(world.folder / "store") == before
     collect(str(world.folder / "unit.yaml"), dry_run=False, hours=0)
-    assert f"deleted version raw_corpus {template.store.versions('raw_corpus')[3]} (" in capsys.readouterr().out
+    assert f"deleted version raw_corpus {template.store.versions('raw_corpus')[4]} (" in capsys.readouterr().out
     collect(str(world.folder / "unit.yaml"), dry_run=False, hours=24)
     assert "There is nothing to delete that is older than 24 hours." in capsys.readouterr().out
