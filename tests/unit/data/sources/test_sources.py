@@ -281,7 +281,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.json", b'[{"text": "x"}', "a.json: item 2: is not JSON (the file ends within the array)"),
     ("a.json", b'[{"text": "x"} {"text": "y"}]', "item 2: is not JSON (expecting ',' or ']' after the item)"),
     ("a.json", b'[{"text": "x"}] x', "item 2: is not JSON (something follows the end of the array)"),
-    ("a.json", b'[{"text": "caf\xe9"}]', "a.json: after item 0 is not UTF-8 (byte 0xe9)"),
+    ("a.json", b'[{"text": "caf\xe9"}]', "a.json: what follows item 0 is not UTF-8 (byte 0xe9)"),
     ("a.json", b'{"rows": [{"text": "x"}]}', "a.json: item 1: has no key 'text', only rows"),
     ("a.csv", b"id;text\n1;x\n", "a.csv: has no column 'text', only id;text"),
     ("a.csv", b"text,text\nx,y\n", "a.csv: has several columns 'text'"),
