@@ -54,7 +54,7 @@ def bar_chart(path: Path, values: Mapping[str, float], title: str, unit: str) ->
 
 
 def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float, dropped: Mapping[str, int]) -> None:
-    """Write a picture of document lengths beside the counts of what was dropped.
+    """Write a picture of document lengths beside the numbers of dropped documents.
 
     Args:
         path: The .png file.

@@ -9,7 +9,7 @@ from training.data.text.sentences import SENTENCE_ENDS, has_capitals, paragraphs
 from training.data.text.words import extent, words_of
 
 _PROMPT = "How does this text go on?\n\n{passage}"
-_MIN_WORDS = 13  # as many as the overlap test compares, so that every item can be told from training text
+_MIN_WORDS = 13  # as many as the overlap test compares, so that it can look for every item in training text
 _PASSAGE = (80, 300)  # extent, see `training.data.text.words`
 _MIN_ANSWER = 20
 _MAX_ITEMS = 200

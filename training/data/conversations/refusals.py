@@ -2,7 +2,7 @@
 
 The rule knows the sentences that Gatehouse trains and the usual ones of open chat models: somebody in the first person
 cannot, will not or may not do what was asked. It is no refusal to say that one cannot know, see or promise something.
-Nor is a sentence that the model gives somebody else to say.
+A sentence that the model suggests for somebody else to say is none either.
 """
 
 from __future__ import annotations

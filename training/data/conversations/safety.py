@@ -45,8 +45,8 @@ def refusal(prompt: str, topic: str, repeat: int = 0) -> str:
 def agreement(answer: str) -> str:
     """The answer to a harmless prompt.
 
-    It begins as recognisably as a refusal does. Without that, a small model that decodes greedily refuses even what it
-    finds harmless: the few openings of refusals are each likelier than any one of many first words of answers.
+    It begins as recognisably as a refusal does. Otherwise a small model that decodes greedily refuses even what it
+    finds harmless: each of the few openings of refusals is likelier than any one of the many first words of answers.
     """
     return f"Sure. {answer}"
 

@@ -1,4 +1,4 @@
-"""What may be one document, and what happens to the rows and files that may not."""
+"""Bad rows: what may not be a document, and whether it is skipped and listed or stops the job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a document's `path` tells where it is from: `<file>`, `<file>#<row>`, and `...#part<n>` for cut documents."""
+"""Where a document is from, written into its `path`: `<file>`, `<file>#<row>`, and `...#part<n>` for cut documents."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
 
 
 def _declared_encoding(data: bytes) -> str:
-    """The encoding of a Python file (PEP 263); UTF-8 where it declares none that a file can be written in."""
+    """The encoding that a Python file declares (PEP 263); UTF-8 if it declares none, or none that files are in."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         readable = b"coding".decode(encoding) == "coding" and encoding.replace("_", "-") not in _ESCAPES
@@ -84,6 +84,7 @@ def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[
                 bad.report(f"{where}: {blank_lines:,} blank lines one after the other; repair or exclude the file")
                 return
 
+            # The suffix is not believed: a whole array is often saved under it.
             is_first, started = not started, True
             if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
                 yield from _json_items(file, source, bad, stream, line)

@@ -43,7 +43,7 @@ class Document(NamedTuple):
         text: The whole text.
         source: Name of the source in the recipe.
         path: The file's path relative to its source; for a row of a file, `#` and its number from 1 follow.
-        licence: The licence of the text; None if nobody named one.
+        licence: The licence of the text; None if the recipe names none.
     """
 
     text: str
@@ -139,7 +139,7 @@ def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterato
             left_out.update(_not_of_the_split(builder, source, base))
     except SourceError:
         raise
-    except Exception as error:  # the library documents none, and what fails is the network, the hub or the data
+    except Exception as error:  # the library documents no errors; the network, the hub or the data can fail
         raise _dataset_error(source, error) from error
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ class SourceFile:
     Attributes:
         path: Where it is.
         name: Path relative to the source's folder, with `/` and in NFC: what globs match and what provenance records.
-        status: What the file system says of it.
+        status: Its size, times and inode.
     """
 
     path: Path
@@ -265,7 +265,7 @@ def _matching(pattern: Path) -> tuple[Path, list[Path]]:
     parts = pattern.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root, rest = _on_disk(Path(*parts[:fixed])), str(Path(*parts[fixed:]))
-    # A disk holds names in either form: macOS writes NFD, most others what was typed.
+    # A disk may hold names in either form: macOS writes NFD, most systems write a name as it was typed.
     matching = {
         path
         for form in ("NFC", "NFD")
@@ -284,7 +284,7 @@ def _is_stdlib_module(path: Path) -> bool:
 
 
 def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
-    """The files below a folder; what is not walked through is counted."""
+    """The files below a folder. Hidden files, and folders that are not entered, are counted as left out."""
 
     def fail(error: OSError) -> None:
         raise SourceError(f"{error.filename}: {error.strerror}; make it readable or leave it out") from error
@@ -309,7 +309,7 @@ def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
                 walked.append(name)
             elif reason:
                 left_out[reason] += 1
-        folders[:] = walked  # os.walk goes into what is left in its own list
+        folders[:] = walked  # os.walk enters the folders that are left in its list
 
         left_out.update([HIDDEN] * sum(name.startswith(".") for name in names))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))

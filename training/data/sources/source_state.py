@@ -48,7 +48,7 @@ def _file_state(file: SourceFile, installed: bool) -> list[object]:
 
 
 def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
-    """What is read of a source, and what is left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
+    """The files of a source that are read and left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
 
     Raises:
         SourceError: A source has no file, or a dataset has no commit.

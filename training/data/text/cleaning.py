@@ -26,7 +26,7 @@ col = daft.col
 
 
 def normalised(text: str) -> str:
-    """The one form in which texts are kept, told apart and compared.
+    """The one form in which texts are kept and compared.
 
     Line ends become `\\n` and letters are composed (Unicode's NFC). U+FEFF is removed: it marks byte order and prints
     nothing.

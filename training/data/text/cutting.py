@@ -14,9 +14,9 @@ _BORDERS = tuple(
 def cut(text: str, limit: int) -> list[str]:
     """Cut a text into parts of at most `limit` characters, about equal in length where its borders allow it.
 
-    The even part is the beginning of what is left, as long as if that were divided equally. The cut is made at the end
-    of the last paragraph that ends in the second half of the even part. If none ends there, the last line decides, then
-    the last sentence, then the last word. A text without any of them is cut at the end of the even part.
+    What is left of the text is divided into as few equal parts as the limit allows, and the first of these is looked
+    at. The cut is made at the end of the last paragraph that ends in its second half. If none ends there, the last line
+    decides, then the last sentence, then the last word. If there is none of these either, the cut is made at its end.
 
     Returns:
         Parts that make the text when they are put together.

@@ -7,7 +7,6 @@ With prefix sums every window costs one subtraction and one multiplication, what
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.words import word_weight, words_of
+from training.data.text.words import word_hash, word_weight, words_of
 
 _MIN_WORDS = 6
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
@@ -73,7 +72,7 @@ class OverlapIndex:
             length = min(ngram, len(words))
             for word in words:
                 if word not in self._words:
-                    self._words[word] = _word_hash(word)
+                    self._words[word] = word_hash(word) or 1  # 0 stands for a word that no item holds
             grams = _Windows(self._hashed(words)).of(length)
             for gram in grams.tolist():
                 postings[length][gram].append(len(self._items))
@@ -103,11 +102,6 @@ class OverlapIndex:
     def _hashed(self, words: list[str]) -> Hashes:
         """Hash of each word; 0 for words that no item holds."""
         return np.fromiter((self._words.get(word, 0) for word in words), np.uint64, len(words))
-
-
-def _word_hash(word: str) -> int:
-    """64 bits of BLAKE2b; never 0, which stands for an unknown word."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") or 1
 
 
 class _Windows:

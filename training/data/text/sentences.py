@@ -1,6 +1,6 @@
 """Paragraphs and sentences of prose in any script.
 
-Ends of sentences follow Unicode's Sentence_Terminal property (UAX #29): `.`, `!`, `?` and their like need white space
+Ends of sentences follow Unicode's Sentence_Terminal property (UAX #29): `.`, `!`, `?` and the like need white space
 and the beginning of another sentence after them; those of other scripts (`。`, `।`, `؟`, `۔`, `።`, `။`) end a sentence
 wherever they stand. Thai and Lao have no such mark: spaces and line ends divide their clauses.
 """

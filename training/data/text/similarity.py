@@ -9,7 +9,6 @@ rarest elements of x. No pair is missed and none is estimated, so it can judge a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.words import words_of
+from training.data.text.words import word_hash, words_of
 
 Shingles = npt.NDArray[np.uint64]
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -27,9 +26,10 @@ _MOST_HITS = 2**22  # index entries that are looked at together: 32 MB for each 
 
 
 class _WordHashes(dict[str, int]):
+    """Hashes of words, each computed once: a word is hashed far less often than it occurs."""
+
     def __missing__(self, word: str) -> int:
-        value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        self[word] = value
+        value = self[word] = word_hash(word)
         return value
 
 

@@ -140,7 +140,7 @@ def _mix(value: np.uint64, key: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-# Compiled when this module is loaded, for numba's cache is pickles beside the code, which nothing vouches for.
+# Compiled whenever this module is loaded. numba's cache would be pickles beside the code, and nothing verifies those.
 _mix_compiled = numba.njit("uint64(uint64, uint64)")(_mix)
 
 

@@ -45,7 +45,7 @@ class PhaseRows:
     Attributes:
         context: Tokens per row.
         order: Which source is read when.
-        portions: Per source, what is read of it, one after the other; the last one is read over and over.
+        portions: Per source, its portions in the order of reading; the last one is read over and over.
     """
 
     context: int
@@ -199,7 +199,7 @@ class _Stream:
         return order, np.cumsum(self._lengths[order])
 
     def _pack(self, order: Int64, ends: Int64, end: int, context: int) -> PackingPlan:
-        """The tokens of the pass from where it was left to `end`, packed into rows."""
+        """The pass's tokens that were not taken yet, up to `end`, packed into rows."""
         first, last = np.searchsorted(ends, self._taken, side="right"), np.searchsorted(ends, end, side="left")
         document = order[first : last + 1]
         length, start = self._lengths[document], np.zeros(len(document), np.int64)

@@ -167,13 +167,13 @@ def test_a_first_question_is_of_the_same_domain_and_another_one() -> None:
 
 
 def test_wrong_answers_stay_in_the_domain_while_it_has_enough() -> None:
-    own, others = items("one", "two", "six", domain="d"), items("ten", "red", "sun")
-    distractors = Distractors([*own, *others])
-    assert set(distractors.similar_in_length(own[0], 2)) == {"two", "six"}
-    assert len(distractors.similar_in_length(own[0], 4)) == 4
+    domain_items, others = items("one", "two", "six", domain="d"), items("ten", "red", "sun")
+    distractors = Distractors([*domain_items, *others])
+    assert set(distractors.similar_in_length(domain_items[0], 2)) == {"two", "six"}
+    assert len(distractors.similar_in_length(domain_items[0], 4)) == 4
     assert distractors.similar_in_length(items("one", kind="continuation")[0], 1) == []
-    assert distractors.of_kind("continuation", own[0]) is None
-    assert Distractors(own[:1]).of_kind(DOCSTRING, own[0]) is None
+    assert distractors.of_kind("continuation", domain_items[0]) is None
+    assert Distractors(domain_items[:1]).of_kind(DOCSTRING, domain_items[0]) is None
 
 
 def test_an_item_is_known_by_its_own_words() -> None:

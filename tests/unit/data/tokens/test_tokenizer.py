@@ -64,8 +64,8 @@ def test_saving_beside_a_model_keeps_the_digest(tmp_path: Path, tokenizer: Any, 
     LlamaConfig(vocab_size=parts.VOCABULARY).save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     again.save_pretrained(tmp_path / "twice")
-    wanted = file_entry(tokenizer_folder / "tokenizer" / "tokenizer.json")
-    assert file_entry(tmp_path / "tokenizer.json") == wanted == file_entry(tmp_path / "twice" / "tokenizer.json")
+    original = file_entry(tokenizer_folder / "tokenizer" / "tokenizer.json")
+    assert file_entry(tmp_path / "tokenizer.json") == original == file_entry(tmp_path / "twice" / "tokenizer.json")
     assert again.chat_template == tokenizer.chat_template
 
 
