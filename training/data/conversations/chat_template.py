@@ -141,7 +141,19 @@ def encode_conversation(
 def encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = False
 ) -> list[tuple[Int64, Bool]]:
-    """`encode_conversation` for many conversations at once, on all of the tokenizer's threads."""
+    """`encode_conversation` for many conversations at once, on all of the tokenizer's threads.
+
+    Args:
+        tokenizer: As in `encode_conversation`.
+        conversations: The messages of each.
+        add_generation_prompt: End each with the opening of the assistant's turn.
+
+    Returns:
+        `input_ids` int64 [length] and `assistant_mask` bool [length] of each.
+
+    Raises:
+        ValueError: An unknown role, or a content that is not text.
+    """
     # Contents are tokenized by themselves: neither a special token nor the line's end before a content joins with it.
     contents = [plain_content(message.get("content")) for messages in conversations for message in messages]
     *contents_ids, newline = (

@@ -104,7 +104,14 @@ def column_paths(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def text_value(value: object, where: str, column: str, bad: BadRows) -> str | None:
-    """A value as the text of a document; None, and reported, if it is not text. Bytes are read as UTF-8."""
+    """A value as the text of a document; None, and reported, if it is not text.
+
+    Args:
+        value: A text, or bytes that are read as UTF-8; anything else is reported.
+        where: File and row, for messages.
+        column: Where the value is from, for messages.
+        bad: Where it is reported.
+    """
     if isinstance(value, bytes):
         try:
             value = value.decode()

@@ -33,7 +33,12 @@ _TEXT_TYPES = (
 
 
 def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """Paths and texts of the rows of a parquet file."""
+    """Paths and texts of the rows of a parquet file; see `readers`.
+
+    Raises:
+        ArrowException: While iterating: the file is damaged.
+        DecompressionBomb: While iterating: it holds more text than a file of its size can.
+    """
     column = source.text_column
     schema = pq.read_schema(file.path)
     if not _holds_text(schema, file, source, bad):

@@ -1,6 +1,7 @@
 """Readers of one file each: texts, JSON lines, JSON and CSV.
 
-Each yields pairs: a document's path (see `provenance`) and its text. What cannot be read goes to `BadRows`.
+Each yields pairs: a document's path (see `provenance`) and its text. Rows that cannot be read are reported to `bad`. A
+file that cannot be opened or decompressed raises one of `DECOMPRESSION_ERRORS`.
 """
 
 from __future__ import annotations

@@ -70,7 +70,12 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
 
 
 def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:
-    """Size of the intersection over size of the union of two sorted sets of distinct shingles.
+    """Size of the intersection over size of the union of two sets of shingles.
+
+    Args:
+        left: Sorted and distinct, uint64 [shingles].
+        right: The same.
+        least: Similarities below this one are not wanted.
 
     Returns:
         The similarity; 0 without comparing where the sizes alone keep it below `least`.

@@ -53,7 +53,17 @@ class PhaseRows:
     portions: tuple[tuple[Portion, ...], ...]
 
     def batch(self, tokens: TokenReader, start: int, count: int, pad: int) -> dict[str, Int64]:
-        """The phase's rows `start` to `start + count - 1` as a batch, int64 [count, context]; see `packing.rows`."""
+        """The phase's rows `start` to `start + count - 1` as a batch; see `packing.rows`.
+
+        Args:
+            tokens: The documents.
+            start: Number of the first row.
+            count: Number of rows.
+            pad: Token id at unused places.
+
+        Returns:
+            `input_ids`, `labels` and `position_ids`, int64 [count, context] each.
+        """
         parts: dict[str, Int64] = {}
         for packing, row, chosen in self.places(start, count):
             for name, values in rows(packing, tokens, row, pad).items():

@@ -53,6 +53,11 @@ class TokenReader(Protocol):
     def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, Bool | None]:
         """Tokens `starts[i] : starts[i] + lengths[i]` of `documents[i]`, one after the other.
 
+        Args:
+            documents: Numbers of documents, int64 [pieces].
+            starts: First token of each piece within its document, int64 [pieces].
+            lengths: Tokens of each piece, int64 [pieces].
+
         Returns:
             Tokens, int64 [sum of lengths], and which of them are learned, bool of that shape; None stands for all.
         """
