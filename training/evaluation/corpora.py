@@ -164,7 +164,7 @@ def _sound_question(row: dict[str, Any]) -> bool:
     return (
         bool(row["prompt"].strip())
         and len(set(choices)) == _CHOICES == len(choices)
-        and row["answer"] in range(4)
+        and row["answer"] in range(_CHOICES)
         and all(choice.strip() for choice in choices)
     )
 
