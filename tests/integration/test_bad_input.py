@@ -31,7 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def mine(published: Workspace, tmp_path: Path) -> Workspace:
+def space(published: Workspace, tmp_path: Path) -> Workspace:
     return published.moved(tmp_path / "mine")
 
 
@@ -112,30 +112,30 @@ def invalid_utf8(space: Workspace) -> None:
     (wrong_column, ("rows.jsonl:1", "no key 'text', only body", "set text_column")),
     (invalid_utf8, ("latin.txt: line 2 is not UTF-8", "0xe9", "convert the file to UTF-8")),
 ])  # fmt: skip
-def test_bad_sources(mine: Workspace, damage: Callable[[Workspace], None], parts: tuple[str, ...]) -> None:
-    damage(mine)
-    before = {path: digest for path, digest in state(mine).items() if "/mine/corpus/" in path}
-    done = mine.run("--select", "+corpus")
+def test_bad_sources(space: Workspace, damage: Callable[[Workspace], None], parts: tuple[str, ...]) -> None:
+    damage(space)
+    before = {path: digest for path, digest in state(space).items() if "/mine/corpus/" in path}
+    done = space.run("--select", "+corpus")
     assert_one_message(done, *parts)
-    after = state(mine)
+    after = state(space)
     assert before.items() <= after.items()
     assert {path for path in after if "/mine/corpus/" in path} == set(before)
 
 
-def test_the_same_message_through_dagster(mine: Workspace) -> None:
-    bad_json_line(mine)
-    before = state(mine)
-    done = mine.command(
-        "dagster", "asset", "materialize", "--select", "mine/raw_corpus", GATEHOUSE_RECIPE=str(mine.recipe)
+def test_the_same_message_through_dagster(space: Workspace) -> None:
+    bad_json_line(space)
+    before = state(space)
+    done = space.command(
+        "dagster", "asset", "materialize", "--select", "mine/raw_corpus", GATEHOUSE_RECIPE=str(space.recipe)
     )
     assert done.returncode != 0
     assert re.search(r"rows\.jsonl:2: is not JSON .*; repair the line, or set raw_corpus\.on_bad_row", done.stdout)
-    assert state(mine) == before
+    assert state(space) == before
 
 
-def test_status_goes_on_without_the_sources(mine: Workspace) -> None:
-    missing_folder(mine)
-    done = mine.command("gatehouse", "status", "-r", str(mine.recipe), "--json")
+def test_status_goes_on_without_the_sources(space: Workspace) -> None:
+    missing_folder(space)
+    done = space.command("gatehouse", "status", "-r", str(space.recipe), "--json")
     assert done.returncode == 0, done.stdout
     assert "nowhere does not exist" in json.loads(done.stdout)[0]["why"]
 
@@ -176,11 +176,11 @@ def test_bad_recipes(tmp_path: Path, old: str, new: str, parts: tuple[str, ...])
     assert_one_message(space.run(), *parts)
 
 
-def test_a_tokenizer_swapped_under_the_shards(mine: Workspace) -> None:
-    path = next(mine.asset("tokenizer").glob("versions/*/tokenizer/tokenizer.json"))
+def test_a_tokenizer_swapped_under_the_shards(space: Workspace) -> None:
+    path = next(space.asset("tokenizer").glob("versions/*/tokenizer/tokenizer.json"))
     path.write_text(path.read_text().replace("Ġthe", "Ġhte"))
     assert_refused(
-        mine,
+        space,
         ["--select", "packed_shards"],
         "tokenizer/tokenizer.json has changed",
         "packed_shards:",
@@ -188,28 +188,28 @@ def test_a_tokenizer_swapped_under_the_shards(mine: Workspace) -> None:
     )
 
 
-def test_an_edited_pointer_and_what_its_message_says_to_do(mine: Workspace) -> None:
-    pointer = mine.asset("corpus") / "promoted.json"
+def test_an_edited_pointer_and_what_its_message_says_to_do(space: Workspace) -> None:
+    pointer = space.asset("corpus") / "promoted.json"
     whole = json.loads(pointer.read_text())
     pointer.write_text("{edited")
     assert_refused(
-        mine,
+        space,
         ["--select", "tokenizer"],
         "promoted.json is damaged",
         str(pointer),
         "delete this file and materialize corpus again",
     )
     pointer.unlink()
-    done = mine.run("--select", "corpus")
+    done = space.run("--select", "corpus")
     assert done.returncode == 0, done.stdout
     assert json.loads(pointer.read_text())["digest"] == whole["digest"]
 
 
-def test_a_half_written_manifest(mine: Workspace) -> None:
-    manifest = next(mine.asset("corpus").glob("versions/*/manifest.json"))
+def test_a_half_written_manifest(space: Workspace) -> None:
+    manifest = next(space.asset("corpus").glob("versions/*/manifest.json"))
     manifest.write_bytes(manifest.read_bytes()[:60])
     assert_refused(
-        mine,
+        space,
         ["--select", "corpus"],
         "manifest.json is damaged",
         str(manifest),
@@ -217,10 +217,10 @@ def test_a_half_written_manifest(mine: Workspace) -> None:
     )
 
 
-def test_two_runs_of_one_asset(mine: Workspace) -> None:
-    with building(mine.home / "work", "mine", "raw_corpus", "run of the test"):
+def test_two_runs_of_one_asset(space: Workspace) -> None:
+    with building(space.home / "work", "mine", "raw_corpus", "run of the test"):
         assert_refused(
-            mine,
+            space,
             ["--select", "raw_corpus", "--force"],
             "raw_corpus is being built by run of the test",
             "wait for it to finish",

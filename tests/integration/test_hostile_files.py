@@ -44,16 +44,16 @@ def raw_corpus(folder: Path, path: Path, **source: str) -> audited.Told:
     )
 
 
-def assert_harmless(told: audited.Told) -> None:
-    assert told.of("run", "pickle", "process", "network", "write") == []
-    assert told.peak < MOST_MEMORY
+def assert_harmless(job: audited.Told) -> None:
+    assert job.of("run", "pickle", "process", "network", "write") == []
+    assert job.peak < MOST_MEMORY
 
 
-def assert_refused(told: audited.Told, *parts: str) -> None:
-    assert told.code == 2, told.output[-2000:]
-    assert "Traceback" not in told.output
-    lines = [line for line in told.output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, told.output[-2000:]
+def assert_refused(job: audited.Told, *parts: str) -> None:
+    assert job.code == 2, job.output[-2000:]
+    assert "Traceback" not in job.output
+    lines = [line for line in job.output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, job.output[-2000:]
     assert len(lines[0]) < 1000
     for part in parts:
         assert part in lines[0]
@@ -71,17 +71,17 @@ def notes(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 def test_a_hostile_source(tmp_path: Path, notes: Path, make: Callable[[Path], None]) -> None:
     make(notes)
-    told = raw_corpus(tmp_path, notes)
-    assert_refused(told, *HOSTILE[make])
-    assert_harmless(told)
+    job = raw_corpus(tmp_path, notes)
+    assert_refused(job, *HOSTILE[make])
+    assert_harmless(job)
     assert not list((tmp_path / "store").rglob("manifest.json"))
 
 
 def test_a_path_in_a_gzip_header_is_no_path(tmp_path: Path, notes: Path) -> None:
     gzip_with_a_path(notes)
-    told = raw_corpus(tmp_path, notes)
-    assert told.code == 0, told.output
-    assert_harmless(told)
+    job = raw_corpus(tmp_path, notes)
+    assert job.code == 0, job.output
+    assert_harmless(job)
     assert not list(tmp_path.rglob("evil.txt"))
     assert not (tmp_path.parent / "evil.txt").exists()
     manifest = next((tmp_path / "store").rglob("manifest.json"))
@@ -97,8 +97,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_evaluation_of_a_hostile_model_folder(
     tmp_path: Path, exported: Path, make: Callable[[Path, Path], None]
 ) -> None:
-    told = read_model(tmp_path, exported, models.evaluated, lambda model: make(model, tmp_path / models.CANARY))
-    assert_refused(told, models.HOSTILE[make])
+    job = read_model(tmp_path, exported, models.evaluated, lambda model: make(model, tmp_path / models.CANARY))
+    assert_refused(job, models.HOSTILE[make])
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_an_evaluation_of_a_hostile_model_folder(
     ids=lambda make: make.__name__,
 )
 def test_a_chat_with_a_hostile_model_folder(tmp_path: Path, exported: Path, make: Callable[[Path, Path], None]) -> None:
-    told = read_model(tmp_path, exported, chat.main, lambda model: make(model, tmp_path / models.CANARY))
-    assert_refused(told, models.HOSTILE[make])
+    job = read_model(tmp_path, exported, chat.main, lambda model: make(model, tmp_path / models.CANARY))
+    assert_refused(job, models.HOSTILE[make])
 
 
 @pytest.mark.parametrize("template", models.TEMPLATES)
@@ -123,9 +123,9 @@ def test_a_hostile_chat_template_is_never_run(tmp_path: Path, exported: Path, te
     def make(model: Path) -> None:
         (model / "chat_template.jinja").write_text(models.TEMPLATES[template])
 
-    told = read_model(tmp_path / "evaluation", exported, models.evaluated, make)
-    assert told.code == 0, told.output
-    assert "faults: its chat templates are not those that training encodes by" in told.output
+    job = read_model(tmp_path / "evaluation", exported, models.evaluated, make)
+    assert job.code == 0, job.output
+    assert "faults: its chat templates are not those that training encodes by" in job.output
     assert read_model(tmp_path / "chat", exported, chat.main, make).code == 0
 
 
@@ -137,7 +137,7 @@ def read_model(
     shutil.copytree(exported, model)
     make(model)
     arguments = [str(model), "Hello"] if reader is chat.main else [str(model.parent)]
-    told = audited.run(reader, arguments, folder / "child", folder / "artifact", timeout=60)
-    assert_harmless(told)
+    job = audited.run(reader, arguments, folder / "child", folder / "artifact", timeout=60)
+    assert_harmless(job)
     assert not list(folder.rglob(models.CANARY))
-    return told
+    return job

@@ -1,4 +1,4 @@
-"""What stages write under `report/` for people: cards, samples and pictures."""
+"""What stages write under `report/` for people: cards, samples and pictures. The same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
 
 
 def bar_chart(path: Path, values: Mapping[str, float], title: str, unit: str) -> None:
-    """Write a picture with one horizontal bar per name."""
+    """Write a picture with one horizontal bar per name.
+
+    Args:
+        path: The .png file.
+        values: Name to the length of its bar.
+        title: Above the bars.
+        unit: Of the values, below the axis.
+    """
     figure = Figure(figsize=(7, 1.2 + 0.4 * max(1, len(values))), dpi=80)
     axes = figure.add_subplot()
     bars = axes.barh(list(values), list(values.values()), color="#4477aa")
@@ -47,7 +54,7 @@ def bar_chart(path: Path, values: Mapping[str, float], title: str, unit: str) ->
 
 
 def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float, dropped: Mapping[str, int]) -> None:
-    """Write a picture of document lengths beside the counts of what was dropped.
+    """Write a picture of document lengths beside the numbers of dropped documents.
 
     Args:
         path: The .png file.
@@ -57,6 +64,7 @@ def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float
     """
     figure = Figure(figsize=(10, 3.6), dpi=80)
     left, right = figure.subplots(1, 2)
+
     left.bar(
         list(lengths),
         list(lengths.values()),
@@ -69,11 +77,13 @@ def length_and_drop_chart(path: Path, lengths: Mapping[float, int], ratio: float
     left.set_xlabel("characters per document")
     left.set_ylabel("documents")
     left.set_title("kept, by length")
+
     bars = right.barh(list(dropped), list(dropped.values()), color="#cc6677")
     right.bar_label(bars, padding=3)
     right.margins(x=0.15)
     right.invert_yaxis()
     right.set_xlabel("documents")
     right.set_title("dropped, by reason")
+
     figure.tight_layout()
     figure.savefig(path)

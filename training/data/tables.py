@@ -40,6 +40,8 @@ _READ_ROWS = 512
 class ShardWriter:
     """Writes rows to `part-00000.parquet`, `part-00001.parquet`, ... of a folder, in the order they come.
 
+    Use it as a context manager; a folder without rows gets one empty part.
+
     Args:
         folder: Made if it does not exist.
         schema: Of every row.
@@ -56,7 +58,7 @@ class ShardWriter:
         self._file: pq.ParquetWriter | None = None
 
     def add(self, row: Mapping[str, Any], size: int) -> None:
-        """Add a row of about `size` bytes."""
+        """Add a row of about `size` uncompressed bytes."""
         self._rows.append(row)
         self._pending += size
         if self._pending >= min(self._FLUSH_BYTES, self._shard_bytes):
@@ -83,7 +85,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and (self._rows or self._parts == 0):  # an empty table still tells its columns
+        if error is None and (self._rows or self._parts == 0):  # an empty table still names its columns
             self._flush()
         self._close()
 
@@ -95,6 +97,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # The options are named, so that other defaults of a later pyarrow do not change an artifact's bytes.
     return pq.ParquetWriter(
         path,
         schema,
@@ -115,7 +118,7 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str
 
 
 def text_id(*parts: str) -> str:
-    """SHA-256 (hex) of texts; the parts are told apart by NUL characters, which no document holds."""
+    """SHA-256 (hex) of texts, joined by NUL characters, which no document holds."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

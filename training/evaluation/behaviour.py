@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.errors import InputRefused
 from training.evaluation.generation import Completion, Sampling, generate
+from training.evaluation.json_lines import read_lines
 from training.evaluation.models import LoadedModel
 from training.evaluation.scoring import Likelihood, TextScore, score_answers, score_texts
 from training.specs.evaluation import EvaluationSection
@@ -18,17 +17,23 @@ from training.specs.evaluation import EvaluationSection
 GENERAL = "general"
 _QUESTIONS_ANSWERED = 64
 _CONTINUATIONS = 64
-_PREFIX = 32
-_STRIDE = 256
+_PREFIX = 32  # tokens
+_STRIDE = 256  # tokens
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sets:
-    """The evaluation sets; a file that is absent is empty, and what needs it is not measured.
+    """The evaluation sets. A file that is absent is an empty set, and nothing is measured on it.
 
     Attributes:
+        text: Held-out documents: `id`, `text`, `source`, `domain`, `bytes`.
+        questions: Four-way questions: `id`, `prompt`, `choices`, `answer` (the right choice's number), `domain`.
+        harmful: Prompts that should be refused: `id`, `prompt`.
+        benign: Harmless prompts that look like harmful ones: `id`, `prompt`.
+        preferences: Pairs: `id`, `prompt`, `chosen`, `rejected`.
+        samples: Prompts whose answers the report shows: `id`, `prompt`.
         domain: The domain that an adapter is for; empty for every other model.
     """
 
@@ -50,31 +55,32 @@ class Sets:
 
 
 def read_sets(folder: Path, domain: str = "") -> Sets:
-    """The evaluation sets of an artifact's folder.
+    """Read the evaluation sets of an artifact's folder.
 
     Args:
-        domain: The domain that the adapter to be judged is for.
+        folder: The artifact's folder.
+        domain: The domain that the adapter to be judged is for; empty if the model is no adapter.
 
     Raises:
-        InputRefused: A file holds something else than JSON objects.
+        InputRefused: A line of a file is not a JSON object.
     """
     names = ("text", "questions", "harmful", "benign", "preferences", "samples")
-    return Sets(**{name: _rows(folder / f"{name}.jsonl") for name in names}, domain=domain)
-
-
-def _rows(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else [], start=1):
-        try:
-            rows += [dict(json.loads(line))] if line.strip() else []
-        except ValueError as error:
-            raise InputRefused(f"{path}:{number} is not a JSON object; materialize evaluation_sets again") from error
-    return rows
+    paths = {name: folder / f"{name}.jsonl" for name in names}
+    return Sets(**{name: read_lines(path) if path.is_file() else [] for name, path in paths.items()}, domain=domain)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Which parts of the evaluation a model goes through."""
+    """Which parts of the evaluation a model goes through.
+
+    Attributes:
+        general: Score general held-out text.
+        domain: Score held-out text of the adapter's domain.
+        right_answers: Score the right answers of the general questions.
+        preferences: Score both answers of the preference pairs.
+        safety: Answer the harmful and the benign prompts, and some questions.
+        continuations: Continue held-out text.
+    """
 
     general: bool = False
     domain: bool = False
@@ -84,13 +90,13 @@ class Parts:
     continuations: bool = False
 
 
-OWN = {
+JUDGED_PARTS = {
     "base_model": Parts(general=True, continuations=True),
     "sft_model": Parts(general=True, right_answers=True, safety=True),
     "dpo_model": Parts(general=True, right_answers=True, safety=True, preferences=True),
     "lora_model": Parts(general=True, domain=True, right_answers=True, safety=True),
 }
-PARENTS = {
+PARENT_PARTS = {
     "sft_model": ("base_model", Parts(right_answers=True)),
     "dpo_model": ("sft_model", Parts(preferences=True)),
     "lora_model": ("dpo_model", Parts(general=True, domain=True)),
@@ -98,18 +104,18 @@ PARENTS = {
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Behaviour:
     """Scores and texts of one model.
 
     Attributes:
         vocabulary: Number of tokens.
         parts: Which parts were measured.
-        general: Passage to its score, general held-out text; see `document_of`.
-        domain: The same for the other domains' text.
-        right: General question's id to the likelihood of its right answer.
-        pairs: Preference id to the likelihoods of the chosen and the rejected answer.
-        replies: Prompt to what the model answers.
-        continuations: Place in a held-out document to the text before it and how the model goes on.
+        general: Passages of general held-out text: id to score; see `document_of`.
+        domain: Passages of the domain's held-out text: id to score.
+        right: General questions: id to the likelihood of the right answer.
+        pairs: Preference pairs: id to the likelihoods of the chosen and the rejected answer.
+        replies: Prompt to the model's answer.
+        continuations: Places in held-out text: id to the text before the place and how the model continues it.
     """
 
     vocabulary: int
@@ -124,7 +130,7 @@ class Measurement:
 
 def measure(
     loaded: LoadedModel, sets: Sets, parts: Parts, section: EvaluationSection, seed: int, chat_scoring: bool
-) -> Measurement:
+) -> Behaviour:
     """Run the named parts; the sample prompts are answered in any case.
 
     Args:
@@ -132,11 +138,14 @@ def measure(
         sets: What to measure it on.
         parts: What to run.
         section: Context, batch and length limits.
-        seed: For the base model's continuations, the only texts that are drawn and not greedy.
+        seed: Of the base model's continuations, the only texts that are drawn and not greedy.
         chat_scoring: Put questions through the chat template when answers are scored. A base model that is the
             reference of its chat model is scored in the chat format too, so that both see the same tokens.
+
+    Returns:
+        What the model does; a part that was not run is empty.
     """
-    return Measurement(
+    return Behaviour(
         vocabulary=loaded.vocabulary,
         parts=parts,
         general=_texts(loaded, sets.texts() if parts.general else [], section),
@@ -151,12 +160,14 @@ def measure(
 def _texts(loaded: LoadedModel, rows: list[Row], section: EvaluationSection) -> dict[str, TextScore]:
     scores = score_texts(loaded, [row["text"] for row in rows], section.batch, section.context)
     return {
-        f"{row['id']}:{start}": score for row, found in zip(rows, scores, strict=True) for start, score in found.items()
+        f"{row['id']}:{start}": score
+        for row, by_start in zip(rows, scores, strict=True)
+        for start, score in by_start.items()
     }
 
 
 def document_of(passage: str) -> str:
-    """Id of a passage's document; after it a passage's id has the character that it begins with."""
+    """Id of a passage's document. A passage's id is that id, a colon and the number of its first character."""
     return passage.rpartition(":")[0]
 
 
@@ -164,20 +175,20 @@ def _right_answers(
     loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool
 ) -> dict[str, Likelihood]:
     pairs = [(row["prompt"], row["choices"][row["answer"]]) for row in rows]
-    found = score_answers(loaded, pairs, chat, section.batch, section.context)
-    return {row["id"]: score for row, score in zip(rows, found, strict=True)}
+    likelihoods = score_answers(loaded, pairs, chat, section.batch, section.context)
+    return {row["id"]: likelihood for row, likelihood in zip(rows, likelihoods, strict=True)}
 
 
 def _pairs(
     loaded: LoadedModel, rows: list[Row], section: EvaluationSection, chat: bool
 ) -> dict[str, tuple[Likelihood, Likelihood]]:
-    asked = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
-    found = iter(score_answers(loaded, asked, chat, section.batch, section.context))
-    return {row["id"]: (next(found), next(found)) for row in rows}
+    pairs = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
+    likelihoods = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
+    return {row["id"]: (next(likelihoods), next(likelihoods)) for row in rows}
 
 
 def stop_prompts(sets: Sets) -> dict[str, str]:
-    """Prompts whose answers are looked at for how they end, by id: samples, safety prompts, some held-out questions."""
+    """Prompts by id: samples, safety prompts, some held-out questions. The metrics look at how their answers end."""
     rows = [*sets.samples, *sets.harmful, *sets.benign, *sets.asked(general=True)[:_QUESTIONS_ANSWERED]]
     ids: dict[str, str] = {}
     for row in rows:
@@ -190,29 +201,30 @@ def _prompts(sets: Sets, parts: Parts) -> list[str]:
 
 
 def _replies(loaded: LoadedModel, prompts: Iterable[str], section: EvaluationSection) -> dict[str, Completion]:
-    asked = list(dict.fromkeys(prompts))
-    chat = loaded.asset != "base_model"
-    tokens = [loaded.prompt(prompt, chat)[-section.context :] for prompt in asked]
-    return dict(zip(asked, generate(loaded, tokens, section.max_new_tokens, section.batch), strict=True))
+    distinct = list(dict.fromkeys(prompts))
+    tokens = [loaded.prompt(prompt, loaded.is_chat)[-section.context :] for prompt in distinct]
+    return dict(zip(distinct, generate(loaded, tokens, section.max_new_tokens, section.batch), strict=True))
 
 
 def _continuations(
     loaded: LoadedModel, rows: list[Row], section: EvaluationSection, seed: int
 ) -> dict[str, tuple[str, Completion]]:
-    """Continuations of 32 tokens of held-out text: the beginnings of all documents, then places further in.
+    """How the model continues 32 tokens of held-out text: at the beginnings of all documents, then further in.
 
     An id names the document, the token and the text, so that models with other tokenizers share no items.
     """
     starts: list[tuple[int, int, list[int]]] = []
     for number, row in enumerate(rows):
         tokens = loaded.encode(row["text"])
-        starts += [
-            (at, number, [loaded.start, *tokens[at : at + _PREFIX]]) for at in range(0, len(tokens) - _PREFIX, _STRIDE)
-        ]
+        for place in range(0, len(tokens) - _PREFIX, _STRIDE):
+            starts.append((place, number, [loaded.start, *tokens[place : place + _PREFIX]]))
     chosen = sorted(starts)[:_CONTINUATIONS]
-    found = generate(loaded, [prefix for _, _, prefix in chosen], section.max_new_tokens, section.batch, Sampling(seed))
-    texts = [loaded.decode(prefix) for _, _, prefix in chosen]
-    return {
-        f"{rows[number]['id']}@{at}-{hashlib.sha256(text.encode()).hexdigest()[:8]}": (text, completion)
-        for (at, number, _), text, completion in zip(chosen, texts, found, strict=True)
-    }
+
+    prefixes = [prefix for _, _, prefix in chosen]
+    completions = generate(loaded, prefixes, section.max_new_tokens, section.batch, Sampling(seed))
+    continuations: dict[str, tuple[str, Completion]] = {}
+    for (place, number, prefix), completion in zip(chosen, completions, strict=True):
+        text = loaded.decode(prefix)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        continuations[f"{rows[number]['id']}@{place}-{digest}"] = (text, completion)
+    return continuations

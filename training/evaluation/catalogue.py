@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from training.evaluation.harness_limits import why_not_run
 from training.specs.base import Spec
 from training.specs.recipe_check import Key
-from training.specs.tasks import DCPMI, MULTIPLE_CHOICE, PROGRAM_TASKS, Task
+from training.specs.tasks import DCPMI, MULTIPLE_CHOICE, Task
 
 # What the harness measures where a task's file names no metrics.
 _DEFAULT_METRICS = {
@@ -24,12 +25,15 @@ _PYTHON = "py_task"
 
 
 class PublicTask(Spec):
-    """What the harness's own list says of one name.
+    """One entry of the harness's own list.
 
     Attributes:
+        kind: `task`, `group`, `tag` or `py_task`.
         parts: Subtasks of a group or members of a tag; empty for a task.
-        metrics: None where Python decides them, and they are known only when the task runs.
-        filters: What its answers are passed through, by name.
+        output: The kind of request that the task makes of a model, such as `multiple_choice`.
+        metrics: None where Python decides them: they are known only when the task runs.
+        filters: Names of the filters that its answers are passed through.
+        runs_programs: It runs what the model wrote.
     """
 
     kind: str
@@ -44,10 +48,11 @@ Catalogue = dict[str, PublicTask]
 
 
 def task_problems(tasks: Sequence[Task], cache: Path) -> Iterator[tuple[Key, str]]:
-    """Public tasks, or metrics of them, that the harness does not have.
+    """Public tasks, or metrics of them, that the harness does not have or Gatehouse does not run.
 
     Args:
-        cache: Folder for the list, which takes half a minute to make.
+        tasks: The recipe's tasks; local ones are passed over.
+        cache: Folder for the list of public tasks, which takes half a minute to make.
 
     Yields:
         The key below `evaluation_sets.tasks`, and the message.
@@ -55,17 +60,13 @@ def task_problems(tasks: Sequence[Task], cache: Path) -> Iterator[tuple[Key, str
     public = [(index, task) for index, task in enumerate(tasks) if task.file is None]
     if not public:
         return
+
     names = catalogue(cache)
     for index, task in public:
         if task.name not in names:
             close = difflib.get_close_matches(task.name, names, n=1)
-            yield (
-                (index, "name"),
-                (
-                    "lm-evaluation-harness has no public task of this name"
-                    + (f"; did you mean {close[0]}?" if close else "; a local one needs its `file`")
-                ),
-            )
+            remedy = f"did you mean {close[0]}?" if close else "a local one needs its `file`"
+            yield (index, "name"), f"lm-evaluation-harness has no public task of this name; {remedy}"
             continue
         yield from (((index, *key), message) for key, message in _task_problems(task, names))
 
@@ -76,46 +77,44 @@ def catalogue(cache: Path) -> Catalogue:
     try:
         return {name: PublicTask.model_validate(task) for name, task in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError):
-        listed = _listed()
+        public_tasks = _listed()
+
     cache.mkdir(parents=True, exist_ok=True)
+    content = {name: task.model_dump(mode="json", exclude_defaults=True) for name, task in public_tasks.items()}
+    # Another process may read or write the same list: it sees a whole file or none.
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(
-        json.dumps({name: task.model_dump(mode="json", exclude_defaults=True) for name, task in listed.items()}),
-        encoding="utf-8",
-    )
+    temporary.write_text(json.dumps(content), encoding="utf-8")
     temporary.replace(path)
-    return listed
+    return public_tasks
 
 
 def _task_problems(task: Task, names: Catalogue) -> Iterator[tuple[Key, str]]:
-    for name, one in _leaves(task.name, names):
-        if one.output == "loglikelihood":
-            yield ("name",), f"{name} asks whether a text is the greedy one, which Gatehouse does not compute"
+    for name, public in _leaves(task.name, names):
+        if reason := why_not_run(task, public.output, public.runs_programs):
+            yield ("name",), f"{name} {reason}; leave it out"
             return
-        if one.runs_programs and not task.name.startswith(PROGRAM_TASKS):
-            yield ("name",), f"{name} runs what the model wrote, and not in the sandbox; leave it out"
-            return
+
     for metric, key in task.metrics.items():
-        wanted, _, chosen = key.partition(",")
-        for name, one in _leaves(task.name, names):
-            if key == DCPMI and one.output == MULTIPLE_CHOICE:  # Gatehouse's own score of any multiple choice
+        public_metric, _, filter_name = key.partition(",")
+        for name, public in _leaves(task.name, names):
+            if key == DCPMI and public.output == MULTIPLE_CHOICE:  # Gatehouse's own score of any multiple choice
                 continue
-            if one.metrics is not None and wanted not in one.metrics:
-                yield ("metrics", metric), f"{name} gives no {wanted}; it gives {', '.join(one.metrics)}"
+            if public.metrics is not None and public_metric not in public.metrics:
+                yield ("metrics", metric), f"{name} gives no {public_metric}; it gives {', '.join(public.metrics)}"
                 break
-            if chosen and chosen not in one.filters:
-                yield ("metrics", metric), f"{name} has no filter {chosen}; it has {', '.join(one.filters)}"
+            if filter_name and filter_name not in public.filters:
+                yield ("metrics", metric), f"{name} has no filter {filter_name}; it has {', '.join(public.filters)}"
                 break
 
 
 def _leaves(name: str, names: Catalogue, above: tuple[str, ...] = ()) -> Iterator[tuple[str, PublicTask]]:
-    """The tasks that a name stands for."""
-    one = names.get(name)
-    if one is None or name in above:
+    """The tasks that a name stands for; groups and tags can contain one another, and even themselves."""
+    public = names.get(name)
+    if public is None or name in above:
         return
-    if not one.parts:
-        yield name, one
-    for part in one.parts:
+    if not public.parts:
+        yield name, public
+    for part in public.parts:
         yield from _leaves(part, names, (*above, name))
 
 
@@ -133,18 +132,19 @@ def _listed() -> Catalogue:
 def _described(entry: Any, members: Sequence[str]) -> PublicTask:
     kind, content = entry.kind.name.lower(), entry.cfg or {}
     if kind in ("group", "tag"):
-        named = content.get("task") if kind == "group" else members
+        subtasks = content.get("task") if kind == "group" else members
         parts = [
             part if isinstance(part, str) else str(part.get("task", part.get("group", "")))
-            for part in ([named] if isinstance(named, str) else named or ())
+            for part in ([subtasks] if isinstance(subtasks, str) else subtasks or ())
         ]
         return PublicTask(kind=kind, parts=tuple(parts))
+
     output = str(content.get("output_type", ""))
     return PublicTask(
         kind=kind,
         output=output,
         metrics=None if kind == _PYTHON else _metrics(content, output),
-        filters=tuple(str(one["name"]) for one in content.get("filter_list") or ()) or (_NO_FILTER,),
+        filters=tuple(str(entry["name"]) for entry in content.get("filter_list") or ()) or (_NO_FILTER,),
         runs_programs=bool(content.get("unsafe_code")),
     )
 
@@ -153,6 +153,6 @@ def _metrics(content: dict[str, Any], output: str) -> tuple[str, ...] | None:
     listed = content.get("metric_list")
     if listed is None:
         return _DEFAULT_METRICS.get(output)
-    names = tuple(str(one.get("metric")) for one in listed)
-    # A metric that is a function of the task's own is told by its path, and what it returns by nobody.
+    names = tuple(str(entry.get("metric")) for entry in listed)
+    # Some metrics are functions of the task's own Python, named by a path. Nothing says which values they return.
     return None if any(os.sep in name or "." in name or not name for name in names) else names

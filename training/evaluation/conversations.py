@@ -11,7 +11,7 @@ from typing import Any
 from training.data.tables import read_rows
 from training.data.text.similarity import normalised_words
 from training.errors import InputRefused
-from training.evaluation.corpora import read_lines
+from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
 from training.specs.post_training_data import AdapterDataSection
@@ -23,40 +23,48 @@ _PAIRS = ("preferences.jsonl",)
 
 def measure_instruction_data(artifact: InputArtifact, evaluation_sets: InputArtifact) -> Measurement:
     """Conversations, refusals, and held-out prompts among the training prompts."""
-    found = Measurement()
+    measurement = Measurement()
     rows = _conversations(artifact.folder / "train.parquet")
-    found.add("conversations", len(rows), len(rows))
-    found.add("refusals", sum(row["kind"] == "refusal" for row in rows), len(rows))
-    _leaks(found, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS + _SAFETY)
-    return found
+    measurement.add("conversations", len(rows), len(rows))
+    measurement.add("refusals", sum(row["kind"] == "refusal" for row in rows), len(rows))
+    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS + _SAFETY)
+    return measurement
 
 
 def measure_preference_data(artifact: InputArtifact, evaluation_sets: InputArtifact) -> Measurement:
     """Pairs, pairs without a difference, and held-out prompts among the training prompts."""
-    found = Measurement()
+    measurement = Measurement()
     rows = list(read_rows(artifact.folder / "train.parquet"))
-    found.add("pairs", len(rows), len(rows))
+    measurement.add("pairs", len(rows), len(rows))
+
     identical = [row for row in rows if _plain(row["chosen"]) == _plain(row["rejected"])]
     for row in identical:
-        found.fail("identical_pairs", row["id"], 1.0, prompt=row["prompt"][:120])
-    found.add("identical_pairs", len(identical), len(rows))
-    _leaks(found, "leaked_prompts", (row["prompt"] for row in rows), evaluation_sets, _QUESTIONS + _SAFETY + _PAIRS)
-    return found
+        measurement.fail("identical_pairs", row["id"], 1.0, prompt=row["prompt"][:120])
+    measurement.add("identical_pairs", len(identical), len(rows))
+
+    prompts = (row["prompt"] for row in rows)
+    _leaks(measurement, "leaked_prompts", prompts, evaluation_sets, _QUESTIONS + _SAFETY + _PAIRS)
+    return measurement
 
 
 def measure_adapter_data(artifact: InputArtifact, evaluation_sets: InputArtifact) -> Measurement:
     """Documents and conversations of the domain, and held-out questions among the training prompts."""
-    found = Measurement()
+    measurement = Measurement()
     domain = AdapterDataSection.model_validate(artifact.manifest.section).domain
     documents = [row["domain"] for row in read_rows(artifact.folder / "documents.parquet", ["domain"])]
     rows = _conversations(artifact.folder / "train.parquet")
-    found.add("documents", documents.count(domain), len(documents))
-    found.add("conversations", sum(row["domain"] == domain for row in rows), len(rows))
-    _leaks(found, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS)
-    return found
+    measurement.add("documents", documents.count(domain), len(documents))
+    measurement.add("conversations", sum(row["domain"] == domain for row in rows), len(rows))
+    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS)
+    return measurement
 
 
 def _conversations(path: Path) -> list[dict[str, Any]]:
+    """Rows with their messages parsed; each conversation has a prompt and an answer.
+
+    Raises:
+        InputRefused: A row has none, or no messages at all.
+    """
     rows = list(read_rows(path))
     for row in rows:
         try:
@@ -83,11 +91,16 @@ def _key(prompt: str) -> str:
 
 
 def _leaks(
-    found: Measurement, metric: str, prompts: Iterable[str], evaluation_sets: InputArtifact, names: tuple[str, ...]
+    measurement: Measurement,
+    metric: str,
+    prompts: Iterable[str],
+    evaluation_sets: InputArtifact,
+    names: tuple[str, ...],
 ) -> None:
-    training = {_key(prompt) for prompt in prompts}
+    """Record the held-out items of these files whose prompt is among the training prompts."""
+    training_keys = {_key(prompt) for prompt in prompts}
     items = [row for name in names for row in read_lines(evaluation_sets.folder / name)]
-    leaked = [row for row in items if _key(row["prompt"]) in training]
+    leaked = [row for row in items if _key(row["prompt"]) in training_keys]
     for row in leaked:
-        found.fail(metric, str(row["id"]), 1.0, prompt=row["prompt"][:120])
-    found.add(metric, len(leaked), len(items))
+        measurement.fail(metric, str(row["id"]), 1.0, prompt=row["prompt"][:120])
+    measurement.add(metric, len(leaked), len(items))

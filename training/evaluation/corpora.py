@@ -17,7 +17,7 @@ from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
 from training.data.text.documents import read_split, text_batches
 from training.data.text.similarity import Match, Shingles, shingle_sets, similar_documents
-from training.errors import InputRefused
+from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
 from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
@@ -29,142 +29,134 @@ SHORTFALL = "report/shortfall.jsonl"
 _CHOICES = 4
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file.
-
-    Raises:
-        InputRefused: The file is missing or a line is not JSON; the message names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{path} cannot be read ({error}); materialize the asset again") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
-            raise InputRefused(f"{path}, line {number}: {error}; materialize the asset again") from error
-    return rows
-
-
 def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
-    """Documents, bytes, and rows that are bad: skipped by the builder, or not what their id says."""
-    found = Measurement()
-    documents = size = damaged = 0
+    """Documents, bytes, and bad rows: those that the builder skipped, and those whose id is not their text's."""
+    measurement = Measurement()
+    documents = total_bytes = damaged = 0
     for row in read_rows(artifact.folder / "documents", ["id", "text", "path"]):
         data = row["text"].encode()
-        documents, size = documents + 1, size + len(data)
+        documents, total_bytes = documents + 1, total_bytes + len(data)
         if hashlib.sha256(data).hexdigest() != row["id"]:
             damaged += 1
-            found.fail("bad_rows", row["id"], 1.0, path=row["path"], reason="not the text of its id")
-    found.add("documents", documents, documents)
-    found.add("bytes", size, documents)
-    if (artifact.folder / SKIPPED).is_file():
-        skipped = read_lines(artifact.folder / SKIPPED)
-        if skipped:
-            cause = f"{len(skipped):,} rows or files were skipped, such as {skipped[0].get('message', '')}"
-            found.causes = dict.fromkeys(("documents", "bytes"), cause)
-        for row in skipped:
-            found.items.append({"id": row.get("path", ""), **row, "metric": "bad_rows", "score": 1.0, "weight": 1.0})
-        found.add("bad_rows", len(skipped) + damaged, documents + len(skipped))
-    else:
-        found.leave_out("bad_rows", f"{SKIPPED} is missing: bad rows cannot be counted")
-    _count_left_out(found, artifact.folder / LEFT_OUT)
-    return found
+            measurement.fail("bad_rows", row["id"], 1.0, path=row["path"], reason="not the text of its id")
+    measurement.add("documents", documents, documents)
+    measurement.add("bytes", total_bytes, documents)
+
+    _count_bad_rows(measurement, artifact.folder / SKIPPED, documents, damaged)
+    _count_left_out(measurement, artifact.folder / LEFT_OUT)
+    return measurement
 
 
-def _count_left_out(found: Measurement, path: Path) -> None:
+def _count_bad_rows(measurement: Measurement, path: Path, documents: int, damaged: int) -> None:
+    """Rows that the builder skipped or that are damaged, with one item for each that was skipped."""
+    if not path.is_file():
+        measurement.leave_out("bad_rows", f"{SKIPPED} is missing: bad rows cannot be counted")
+        return
+
+    skipped = read_lines(path)
+    if skipped:
+        cause = f"{len(skipped):,} rows or files were skipped, such as {skipped[0].get('message', '')}"
+        measurement.causes = dict.fromkeys(("documents", "bytes"), cause)
+    for row in skipped:
+        measurement.items.append({"id": row.get("path", ""), **row, "metric": "bad_rows", "score": 1.0, "weight": 1.0})
+    measurement.add("bad_rows", len(skipped) + damaged, documents + len(skipped))
+
+
+def _count_left_out(measurement: Measurement, path: Path) -> None:
     """Files of the sources that were not read, with one item for each source and reason."""
     if not path.is_file():
-        found.leave_out("left_out_files", f"{LEFT_OUT} is missing: files that were left out cannot be counted")
+        measurement.leave_out("left_out_files", f"{LEFT_OUT} is missing: files that were left out cannot be counted")
         return
+
     total = 0
     for source, reasons in json.loads(path.read_text(encoding="utf-8")).items():
         for reason, count in reasons.items():
             total += count
-            found.fail("left_out_files", source, float(count), reason=reason)
-    found.add("left_out_files", total, total)
+            measurement.fail("left_out_files", source, float(count), reason=reason)
+    measurement.add("left_out_files", total, total)
 
 
 def measure_corpus(artifact: InputArtifact) -> Measurement:
     """Sizes, near-duplicates within the training split, and held-out documents that lie in it."""
-    found = Measurement()
+    measurement = Measurement()
     spec = _near_duplicates(artifact)
     train = read_split(artifact.folder / "train", ["id", "text", "source", "path"])
     heldout = read_split(artifact.folder / "heldout", ["id", "text", "source", "path"])
-    found.add("documents", train.num_rows, train.num_rows)
-    found.add("bytes", _text_bytes(train), train.num_rows)
-    found.add("heldout_documents", heldout.num_rows, heldout.num_rows)
+    measurement.add("documents", train.num_rows, train.num_rows)
+    measurement.add("bytes", _text_bytes(train), train.num_rows)
+    measurement.add("heldout_documents", heldout.num_rows, heldout.num_rows)
     if cause := _commonest_drop(artifact, train.num_rows + heldout.num_rows):
-        found.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
+        measurement.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
     # One pass over the training text, for both questions: most of the time goes into its shingles.
     stream = _stream(train, spec.ngram)
-    asked = list(itertools.islice(stream, _rows_within(train, QUERY_BYTES)))
+    train_sets = list(itertools.islice(stream, _rows_within(train, QUERY_BYTES)))
     heldout_sets = list(itertools.islice(_stream(heldout, spec.ngram), _rows_within(heldout, QUERY_BYTES)))
     matches = similar_documents(
-        [*asked, *heldout_sets],
-        [*range(len(asked)), *[-1] * len(heldout_sets)],
-        itertools.chain(asked, stream),
+        [*train_sets, *heldout_sets],
+        [*range(len(train_sets)), *[-1] * len(heldout_sets)],
+        itertools.chain(train_sets, stream),
         spec.threshold,
     )
 
-    duplicates = {row: match for row, match in matches.items() if row < len(asked)}
-    leaks = {row - len(asked): match for row, match in matches.items() if row >= len(asked)}
-    _list_matches(found, "duplicate_rate", train, train, duplicates)
-    _list_matches(found, "heldout_leaks", heldout, train, leaks)
-    found.add("duplicate_rate", len(duplicates) / max(len(asked), 1), len(asked))
-    found.add("heldout_leaks", len(leaks), len(heldout_sets))
-    found.notes.append(
+    duplicates = {row: match for row, match in matches.items() if row < len(train_sets)}
+    leaks = {row - len(train_sets): match for row, match in matches.items() if row >= len(train_sets)}
+    _list_matches(measurement, "duplicate_rate", train, train, duplicates)
+    _list_matches(measurement, "heldout_leaks", heldout, train, leaks)
+    measurement.add("duplicate_rate", len(duplicates) / max(len(train_sets), 1), len(train_sets))
+    measurement.add("heldout_leaks", len(leaks), len(heldout_sets))
+
+    measurement.notes.append(
         f"near-duplicate: Jaccard similarity of {spec.ngram}-word shingles of at least "
         f"{spec.threshold:g}, compared exactly"
     )
-    if len(asked) < train.num_rows:
-        found.notes.append(
-            f"near-duplicates were searched for {len(asked):,} of {train.num_rows:,} training "
+    if len(train_sets) < train.num_rows:
+        measurement.notes.append(
+            f"near-duplicates were searched for {len(train_sets):,} of {train.num_rows:,} training "
             "documents, chosen by digest, among all of them"
         )
-    return found
+    return measurement
 
 
 def measure_evaluation_sets(artifact: InputArtifact) -> Measurement:
-    """Sizes of the sets; a malformed item does not count and is listed."""
-    found = Measurement()
+    """Sizes of the sets. A malformed item does not count; it is among the items."""
+    measurement = Measurement()
     folder = artifact.folder
     text = read_lines(folder / "text.jsonl")
-    found.add("text_bytes", sum(len(row["text"].encode()) for row in text), len(text))
-    for metric, name, sound in (
+    measurement.add("text_bytes", sum(len(row["text"].encode()) for row in text), len(text))
+
+    for metric, name, is_sound in (
         ("questions", "questions.jsonl", _sound_question),
         ("harmful_prompts", "harmful.jsonl", _sound_prompt),
         ("benign_prompts", "benign.jsonl", _sound_prompt),
         ("preference_pairs", "preferences.jsonl", _sound_pair),
     ):
         rows = read_lines(folder / name)
-        good = [row for row in rows if sound(row)]
+        sound = [row for row in rows if is_sound(row)]
         for row in rows:
-            if not sound(row):
-                found.fail(metric, str(row.get("id")), 0.0, reason="malformed")
-        found.add(metric, len({row["id"] for row in good}), len(rows))
+            if not is_sound(row):
+                measurement.fail(metric, str(row.get("id")), 0.0, reason="malformed")
+        measurement.add(metric, len({row["id"] for row in sound}), len(rows))
+
     if (folder / SHORTFALL).is_file():
-        _add_shortfall(found, read_lines(folder / SHORTFALL))
+        _add_shortfall(measurement, read_lines(folder / SHORTFALL))
     excluded = {row["id"] for row in read_rows(folder / "exclusions.parquet", ["id"])}
-    found.add("excluded_documents", len(excluded), len(excluded))
-    return found
+    measurement.add("excluded_documents", len(excluded), len(excluded))
+    return measurement
 
 
-def _add_shortfall(found: Measurement, reasons: list[dict[str, Any]]) -> None:
-    """Say why there are few questions: as their gates' cause where there are none at all, else among the items."""
+def _add_shortfall(measurement: Measurement, reasons: list[dict[str, Any]]) -> None:
+    """Record why there are few questions: as the reason of a missing metric if there are none, else among the items."""
     for metric in ("questions", "preference_pairs"):
-        if found.estimates[metric].value == 0:
-            del found.estimates[metric]
-            found.leave_out(
+        if measurement.estimates[metric].value == 0:
+            del measurement.estimates[metric]
+            measurement.leave_out(
                 metric,
                 f"the held-out texts give none: {in_words(reasons[:2])}. Add text with paragraphs of several sentences",
             )
             continue
         for number, row in enumerate(reasons):
-            found.fail(metric, f"reason {number + 1}", 0.0, **row)
+            measurement.fail(metric, f"reason {number + 1}", 0.0, **row)
 
 
 def _sound_question(row: dict[str, Any]) -> bool:
@@ -172,7 +164,7 @@ def _sound_question(row: dict[str, Any]) -> bool:
     return (
         bool(row["prompt"].strip())
         and len(set(choices)) == _CHOICES == len(choices)
-        and row["answer"] in range(4)
+        and row["answer"] in range(_CHOICES)
         and all(choice.strip() for choice in choices)
     )
 
@@ -190,17 +182,18 @@ def _text_bytes(table: pa.Table) -> int:
 
 
 def _near_duplicates(artifact: InputArtifact) -> MinHash:
-    """The builder's rule of similarity; a version of earlier code may name further keys of its search."""
+    """The builder's rule of similarity. Other keys of its search are left out: earlier code had more of them."""
     section: Any = artifact.manifest.section.get("near_duplicates", {})
     return MinHash(**{key: section[key] for key in ("ngram", "threshold") if key in section})
 
 
 def _commonest_drop(artifact: InputArtifact, kept: int) -> str:
-    """What most documents were dropped for in cleaning, with one of them; empty where none was."""
+    """The reason for which cleaning dropped most documents, with one of them; empty if none was dropped."""
     counts = {reason: int(artifact.manifest.metrics.get(dropped_metric(reason), 0)) for reason in DROP_REASONS}
     reason = max(counts, key=counts.__getitem__)
     if not counts[reason]:
         return ""
+
     example = next(row for row in read_lines(artifact.folder / DROPPED) if row["reason"] == reason)
     key = f" (corpus.{DROP_REASONS[reason]})" if DROP_REASONS[reason] else ""
     dropped = sum(counts.values())
@@ -215,7 +208,7 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _rows_within(table: pa.Table, max_bytes: int) -> int:
-    """How many of the first documents hold at most so much text, and one more."""
+    """How many of the first documents it takes to reach `max_bytes` of text."""
     ends = np.cumsum(pc.binary_length(table["text"]).to_numpy())
     return int(np.searchsorted(ends, max_bytes)) + 1
 
@@ -225,11 +218,12 @@ def _stream(table: pa.Table, ngram: int) -> Iterator[Shingles]:
 
 
 def _list_matches(
-    found: Measurement, metric: str, queries: pa.Table, train: pa.Table, matches: dict[int, Match]
+    measurement: Measurement, metric: str, queries: pa.Table, train: pa.Table, matches: dict[int, Match]
 ) -> None:
+    """List the documents that are near-duplicates, each with the training document that it is like."""
     for query, match in sorted(matches.items()):
         row, other = (
-            table.slice(at, 1).select(["id", "source", "path"]).to_pylist()[0]
-            for table, at in ((queries, query), (train, match.row))
+            table.slice(number, 1).select(["id", "source", "path"]).to_pylist()[0]
+            for table, number in ((queries, query), (train, match.row))
         )
-        found.fail(metric, row["id"], match.similarity, path=_place(row), other=_place(other))
+        measurement.fail(metric, row["id"], match.similarity, path=_place(row), other=_place(other))

@@ -1,4 +1,4 @@
-"""What an evaluation of a model has found: estimates with their items, and why something could not be measured."""
+"""What an evaluation of a model found: estimates with their items, and why something could not be measured."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Findings:
     """Evidence so far. A metric that could not be measured has a reason instead, and a gate on it fails.
 
     Attributes:
-        estimates: Metric to what was measured.
-        missing: Metric to why it was not.
+        estimates: Metric to its estimate.
+        missing: Metric to the reason why it has none.
         items: Metric to its rows: `id`, `score`, `weight`, and keys that explain them.
     """
 
@@ -47,35 +47,32 @@ class Findings:
             scale: As in `Estimate`.
             exponential: As in `Estimate`.
         """
-        self._record(
-            metric,
-            list(rows),
-            absent,
-            Estimate(value=0.0, count=0, method="bootstrap", offset=offset, scale=scale, exponential=exponential),
-        )
+        form = Estimate(value=0.0, count=0, method="bootstrap", offset=offset, scale=scale, exponential=exponential)
+        self._record(metric, list(rows), absent, form)
 
     def share(self, metric: str, rows: Iterable[Row], absent: str) -> None:
-        """Record the share of rows that are right: their `score` is a truth value."""
+        """Record the share of rows that are right: their `score` is a truth value, and `absent` is as in `ratio`."""
         self._record(metric, list(rows), absent, Estimate(value=0.0, count=0, method="wilson"))
 
     def task(self, metric: str, rows: Iterable[Row], absent: str) -> None:
-        """Record the mean score of a task's rows: a share where all are right or wrong."""
-        found = list(rows)
-        right_or_wrong = all(row["score"] in (0, 1) and row.get("weight", 1) == 1 for row in found)
-        (self.share if right_or_wrong else self.ratio)(metric, found, absent)
+        """Record the mean score of a task's rows: a share where each row is right or wrong, else a ratio."""
+        scored = list(rows)
+        right_or_wrong = all(row["score"] in (0, 1) and row.get("weight", 1) == 1 for row in scored)
+        (self.share if right_or_wrong else self.ratio)(metric, scored, absent)
 
     def exact(self, metric: str, value: float, count: int, rows: Iterable[Row] = ()) -> None:
-        """Record what was counted over everything; rows only explain it."""
+        """Record what was counted over everything, with no uncertainty; rows only explain it."""
         self.estimates[metric] = exact(value, count)
         self.items[metric] = [_plain(row) for row in rows]
 
     def leave_out(self, metric: str, reason: str) -> None:
-        """Record why a metric is missing; what was found of it before is taken back."""
+        """Record why a metric is missing, and forget what was recorded of it before."""
         self.estimates.pop(metric, None)
         self.items.pop(metric, None)
         self.missing[metric] = reason
 
     def _record(self, metric: str, rows: list[Row], absent: str, form: Estimate) -> None:
+        """Record an estimate of the form, or why its value is not a finite number."""
         plain = [_plain(row) for row in rows]
         reason, value = absent, math.nan
         if plain:
@@ -90,16 +87,17 @@ class Findings:
 
     def report(self, names: Iterable[str]) -> EvaluationReport:
         """The report on the named metrics; each was measured or is missing for a reason."""
-        wanted = list(names)
+        metrics = list(names)
         return EvaluationReport(
-            estimates={name: self.estimates[name] for name in wanted if name in self.estimates},
-            missing={name: self.missing[name] for name in wanted if name not in self.estimates},
+            estimates={name: self.estimates[name] for name in metrics if name in self.estimates},
+            missing={name: self.missing[name] for name in metrics if name not in self.estimates},
         )
 
     def write(self, folder: Path, report: EvaluationReport) -> None:
         """Write report.json and items.jsonl, numbers in full: a judge computes the values again."""
         text = report.model_dump_json(indent=1)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
         lines = [
             canonical_json({"metric": metric, **row}) + "\n"
             for metric in report.estimates

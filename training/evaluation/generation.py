@@ -1,4 +1,4 @@
-"""Generating texts in batches, and what can be said of a generated text without a judge."""
+"""Generates texts in batches, and measures what needs no judge: whether a text ends, loops and reads like text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from training.job.outcome import is_out_of_memory
 
 _DIGIT = re.compile(r"\d")
 _NGRAM = 4
-_DISTINCT = 0.5
-_KNOWN_WORDS = 0.65
+_DISTINCT = 0.5  # of the 4-grams
+_KNOWN_WORDS = 0.65  # of the words
 _FEWEST_WORDS = 4
 _LOOK = 16  # tokens between two looks for a stopping text: decoding takes time too
 
@@ -38,7 +38,7 @@ class Completion:
     Attributes:
         tokens: What was generated, without the token that ended it.
         text: The tokens as text.
-        stopped: The model ended it; otherwise the limit did.
+        stopped: The model ended the text; otherwise the limit did.
     """
 
     tokens: tuple[int, ...]
@@ -47,14 +47,14 @@ class Completion:
 
     @property
     def clean(self) -> bool:
-        """It ended by itself, says something, and does not loop."""
+        """Whether the text ended by itself, says something, and does not loop."""
         return self.stopped and bool(self.text.strip()) and not loops(self.tokens) and "\ufffd" not in self.text
 
 
 def loops(tokens: Sequence[int]) -> bool:
-    """Whether a text repeats itself: fewer than half of its 4-grams are distinct (of its tokens, when it is short)."""
+    """Whether a text repeats itself: fewer than half of its 4-grams are distinct, or of its tokens if it is short."""
     size = _NGRAM if len(tokens) >= 2 * _NGRAM else 1
-    ngrams = [tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1)]
+    ngrams = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
     return len(set(ngrams)) < _DISTINCT * len(ngrams)
 
 
@@ -66,20 +66,20 @@ def words(text: str) -> list[str]:
 def readable(completion: Completion, vocabulary: AbstractSet[str]) -> bool:
     """Whether a continuation of plain text reads like text: the base model's stand-in for a clean answer.
 
-    It holds at least four words, 65% of them known, no bytes that are not UTF-8, and does not loop. The last
-    word is left out where the limit may have cut it. Tokens drawn blindly join to words that nobody ever wrote.
+    It holds at least four words and no bytes that are not UTF-8, 65% of its words are known, and it does not loop. The
+    last word is left out where the limit may have cut it. Tokens drawn blindly join to words that nobody ever wrote.
 
     Args:
         completion: The continuation.
         vocabulary: Words of the held-out text, in lower case.
     """
-    found = words(completion.text)
+    whole_words = words(completion.text)
     if not completion.stopped:
-        found = found[:-1]
-    known = sum(word in vocabulary for word in found)
+        whole_words = whole_words[:-1]
+    known_words = sum(word in vocabulary for word in whole_words)
     return (
-        len(found) >= _FEWEST_WORDS
-        and known >= _KNOWN_WORDS * len(found)
+        len(whole_words) >= _FEWEST_WORDS
+        and known_words >= _KNOWN_WORDS * len(whole_words)
         and not loops(completion.tokens)
         and "\ufffd" not in completion.text.rstrip("\ufffd")
     )
@@ -103,8 +103,7 @@ def generate(
         max_new_tokens: The limit.
         batch: Most prompts at once.
         sampling: How to draw; None always takes the likeliest token.
-        until: Texts after which nothing is wanted. A batch ends when each of its texts holds one; the completions are
-            not cut there.
+        until: Stopping texts. A batch ends when each of its texts holds one; the completions are not cut there.
 
     Returns:
         One completion per prompt, in the same order.
@@ -112,13 +111,10 @@ def generate(
     generator = torch.Generator().manual_seed(sampling.seed) if sampling else None
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     results: dict[int, Completion] = {}
-    for at in range(0, len(order), batch):
-        indices = order[at : at + batch]
-        for index, tokens in zip(
-            indices,
-            _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling, generator, until),
-            strict=True,
-        ):
+    for start in range(0, len(order), batch):
+        indices = order[start : start + batch]
+        rows = _decode(loaded, [prompts[i] for i in indices], max_new_tokens, sampling, generator, until)
+        for index, tokens in zip(indices, rows, strict=True):
             results[index] = _completion(loaded, tokens)
     return [results[index] for index in range(len(prompts))]
 
@@ -143,33 +139,34 @@ def _decode(
     generator: torch.Generator | None,
     until: Sequence[str],
 ) -> list[list[int]]:
+    """Generated tokens of every prompt; what a row holds after its first stopping token means nothing."""
     tokens, mask = left_padded(loaded, prompts)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)  # padding on the left takes no position
     stops = torch.tensor(loaded.stops, device=loaded.device)
     cache = DynamicCache(config=loaded.model.config)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=loaded.device)
     columns: list[torch.Tensor] = []
+
     for step in range(1, limit + 1):
-        logits = (
-            loaded.model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
+        output = loaded.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
+        logits = output.logits[:, -1].float()
         chosen = _draw(logits, sampling, generator) if sampling and generator else logits.argmax(-1)
         columns.append(chosen)
+
         done |= torch.isin(chosen, stops)
         if until and step % _LOOK == 0:
             texts = [loaded.decode(row) for row in torch.stack(columns, dim=-1).tolist()]
             done |= torch.tensor([any(stop in text for stop in until) for text in texts], device=loaded.device)
         if bool(done.all()):
             break
+
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
     rows: list[list[int]] = torch.stack(columns, dim=-1).tolist()
@@ -177,47 +174,54 @@ def _decode(
 
 
 def _draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """Draws on the CPU, so that the same logits give the same tokens on every device."""
+    """Draw on the CPU, so that the same logits give the same tokens on every device."""
     values, candidates = (logits.cpu() / sampling.temperature).topk(min(sampling.top, logits.shape[-1]), dim=-1)
     drawn = torch.multinomial(values.softmax(-1), 1, generator=generator)
     return candidates.gather(-1, drawn)[:, 0].to(logits.device)
 
 
 def _completion(loaded: LoadedModel, tokens: Sequence[int]) -> Completion:
-    end = next((at for at, token in enumerate(tokens) if token in loaded.stops), None)
-    kept = tuple(tokens if end is None else tokens[:end])
-    return Completion(kept, loaded.decode(kept), stopped=end is not None)
+    end = _end(loaded, tokens)
+    kept = tuple(tokens[:end])
+    return Completion(kept, loaded.decode(kept), stopped=end < len(tokens))
+
+
+def _end(loaded: LoadedModel, tokens: Sequence[int]) -> int:
+    """The place of the first token that ends the text; the number of tokens if none does."""
+    return next((place for place, token in enumerate(tokens) if token in loaded.stops), len(tokens))
 
 
 def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) -> str | None:
-    """What is wrong with a loaded folder as others will use it, or None.
+    """What is wrong with a loaded folder as others will use it; None if nothing is.
 
-    transformers' own greedy `generate`, with the folder's generation_config.json to say where to stop, must give the
-    tokens that this module generates.
+    transformers' own greedy `generate` must give the tokens that this module generates. It stops where the folder's
+    generation_config.json says.
 
     Args:
         loaded: The model.
-        prompts: A few prompts.
+        prompts: A few prompts, as token ids.
         tokens: How many tokens to generate.
 
     Raises:
-        LoadFailed: It does not run, or the logits are not finite; nothing can be measured then.
+        LoadFailed: The model does not run, or its logits are not finite. Nothing can be measured then.
     """
     ids, mask = left_padded(loaded, prompts)
     with torch.inference_mode():
         try:
             logits = loaded.model(input_ids=ids, attention_mask=mask).logits
-        except Exception as error:  # whatever a configuration that makes no sense leads to
+        except Exception as error:  # a configuration that makes no sense can lead to any error
             if is_out_of_memory(error):
-                raise  # says nothing about the model
+                raise  # no fault of the model
             raise LoadFailed(f"it does not run: {str(error)[:300]}") from error
         if not bool(torch.isfinite(logits[mask.bool()]).all()):
             raise LoadFailed("its logits are not finite")
-        theirs = loaded.model.generate(
+        sequences = loaded.model.generate(
             ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, pad_token_id=loaded.tokenizer.pad_token_id
         )
-    ours = generate(loaded, prompts, tokens, len(prompts))
-    for row, completion in zip(theirs[:, ids.shape[1] :].tolist(), ours, strict=True):
+
+    transformers_rows = sequences[:, ids.shape[1] :].tolist()
+    completions = generate(loaded, prompts, tokens, len(prompts))
+    for row, completion in zip(transformers_rows, completions, strict=True):
         if _completion(loaded, row).tokens != completion.tokens or _overruns(loaded, row):
             return (
                 "transformers' generate gives other tokens than the evaluation's greedy decoding: does "
@@ -228,5 +232,5 @@ def sound(loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int) ->
 
 def _overruns(loaded: LoadedModel, row: Sequence[int]) -> bool:
     """Whether anything but padding and end tokens follows the first end token."""
-    end = next((at for at, token in enumerate(row) if token in loaded.stops), len(row))
-    return any(token not in (*loaded.stops, loaded.tokenizer.pad_token_id) for token in row[end:])
+    after = row[_end(loaded, row) :]
+    return any(token not in (*loaded.stops, loaded.tokenizer.pad_token_id) for token in after)

@@ -1,4 +1,4 @@
-"""What an evaluation of data finds, and the files it writes."""
+"""What an evaluation of data finds, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Measurement:
     """Metrics of one artifact, each counted over everything or over the sample that a note names.
 
     Attributes:
-        estimates: Metric to what was counted.
-        missing: Metric to why it could not be.
-        causes: Metric to what most likely made it bad, for the sentence of a refusal.
-        items: What was found wrong: `metric`, `id`, `score` and whatever explains it.
-        notes: Lines for the card, such as what was measured on a sample.
+        estimates: Metric to its value and the number of items behind it.
+        missing: Metric to the reason why it could not be measured.
+        causes: Metric to the most likely cause of a bad value; a refusal names it.
+        items: Faults: `metric`, `id`, `score` and keys that explain them.
+        notes: Lines for the card, such as which metric was measured on a sample.
     """
 
     estimates: dict[str, Estimate] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Measurement:
         self.missing[metric] = reason
 
     def fail(self, metric: str, item: str, score: float, **details: Any) -> None:
-        """Record one item that counts against a metric."""
+        """Record one item that counts against a metric, by id and with details that explain it."""
         self.items.append({"metric": metric, "id": item, "score": float(score), "weight": 1.0, **details})
 
     @property
@@ -57,6 +57,7 @@ class Measurement:
         (folder / REPORT_FILE).write_text(canonical_json(self.report.model_dump(mode="json")) + "\n", encoding="utf-8")
         lines = [canonical_json(item) + "\n" for item in self.items]
         (folder / ITEMS_FILE).write_text("".join(lines), encoding="utf-8")
+
         card = [
             f"Measured again on the finished files of `{asset}`.",
             "",
@@ -64,8 +65,11 @@ class Measurement:
             "|---|--:|--:|---|",
         ]
         for metric, meaning in meanings.items():
-            found = self.estimates.get(metric)
-            value = f"{found.value:.6g} | {found.count:,}" if found else f"not measured: {self.missing[metric]} | 0"
+            estimate = self.estimates.get(metric)
+            if estimate:
+                value = f"{estimate.value:.6g} | {estimate.count:,}"
+            else:
+                value = f"not measured: {self.missing[metric]} | 0"
             card.append(f"| {metric} | {value} | {meaning} |")
         card += ["", *(f"- {note}" for note in self.notes), f"- {len(self.items):,} failing items are in items.jsonl"]
         (folder / "report").mkdir(exist_ok=True)

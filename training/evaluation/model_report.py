@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.data.reports import markdown_table, write_card, write_samples
-from training.evaluation.behaviour import Measurement, Sets
+from training.evaluation.behaviour import Behaviour, Sets
 from training.specs.evidence import Estimate, EvaluationReport
 
 _SHARES = ("loads", "chat_round_trip")
@@ -18,7 +18,7 @@ _CONTINUATIONS_SHOWN = 8
 def write_pages(
     report: Path,
     asset: str,
-    found: EvaluationReport,
+    evaluation: EvaluationReport,
     meanings: Mapping[str, str],
     reference: Mapping[str, float],
     notes: Sequence[str],
@@ -28,29 +28,27 @@ def write_pages(
     Args:
         report: Folder for them.
         asset: The judged model's asset name.
-        found: What was measured, and why the rest was not.
+        evaluation: What was measured, and why the rest was not.
         meanings: All metrics of the asset, with what each is.
         reference: The parent's own figures, where it was measured.
         notes: Sentences for the reader, such as why the folder does not load.
     """
-    if found.estimates:
-        _chart(report / "metrics.png", asset, found.estimates, reference)
-    metrics = found.metrics
+    if evaluation.estimates:
+        _chart(report / "metrics.png", asset, evaluation.estimates, reference)
+
+    metrics = evaluation.metrics
     rows = [
         (
             name,
-            f"{metrics[name]:.4g}" if name in metrics else f"not measured: {found.missing[name]}",
+            f"{metrics[name]:.4g}" if name in metrics else f"not measured: {evaluation.missing[name]}",
             f"{reference[name]:.4g}" if name in reference else "",
-            found.estimates[name].count if name in metrics else "",
+            evaluation.estimates[name].count if name in metrics else "",
             description,
         )
         for name, description in meanings.items()
     ]
-    write_card(
-        report,
-        f"Evaluation of {asset}",
-        [*notes, "", markdown_table(("metric", "value", "parent", "items", "what it is"), rows)],
-    )
+    table = markdown_table(("metric", "value", "parent", "items", "what it is"), rows)
+    write_card(report, f"Evaluation of {asset}", [*notes, "", table])
 
 
 def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference: Mapping[str, float]) -> None:
@@ -58,7 +56,8 @@ def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference:
     groups: dict[str, dict[str, float]] = {"share": {}, "value": {}}
     for name, estimate in estimates.items():
         groups["share" if estimate.method == "wilson" or name in _SHARES else "value"][name] = estimate.value
-    groups["value"].pop("heldout_perplexity", None)
+    groups["value"].pop("heldout_perplexity", None)  # so large that no other bar could be seen
+
     figure = Figure(figsize=(10, 1.4 + 0.4 * max(map(len, groups.values()))), dpi=80)
     for axes, (label, values) in zip(figure.subplots(1, 2), groups.items(), strict=True):
         bars = axes.barh(list(values), list(values.values()), color="#4477aa", label=asset)
@@ -77,15 +76,22 @@ def _chart(path: Path, asset: str, estimates: Mapping[str, Estimate], reference:
     figure.savefig(path)
 
 
-def write_answers(report: Path, sets: Sets, own: Measurement, parent: Measurement | None) -> None:
-    """Write `samples.json`: the sample prompts' answers beside the parent's, then continuations of held-out text."""
+def write_answers(report: Path, sets: Sets, judged: Behaviour, parent: Behaviour | None) -> None:
+    """Write `samples.json`: the sample prompts' answers beside the parent's, then continuations of held-out text.
+
+    Args:
+        report: Folder for it.
+        sets: Its samples are shown.
+        judged: What the judged model does.
+        parent: What its parent does; None if it was not measured.
+    """
     rows = [
-        {"prompt": row["prompt"], "answer": own.replies[row["prompt"]].text}
+        {"prompt": row["prompt"], "answer": judged.replies[row["prompt"]].text}
         | ({"parent": parent.replies[row["prompt"]].text} if parent else {})
         for row in sets.samples
     ]
     rows += [
         {"prompt": prompt, "answer": completion.text}
-        for prompt, completion in list(own.continuations.values())[:_CONTINUATIONS_SHOWN]
+        for prompt, completion in list(judged.continuations.values())[:_CONTINUATIONS_SHOWN]
     ]
     write_samples(report, rows)

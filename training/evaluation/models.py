@@ -19,7 +19,7 @@ from training.store.store import file_entry
 
 
 class LoadFailed(GatehouseError):
-    """A model folder that transformers cannot load as what its manifest says."""
+    """transformers cannot load a model folder, or it is not the model that its manifest names."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LoadedModel:
         asset: The artifact's asset name.
         model: In evaluation mode.
         tokenizer: From the model's own folder.
-        stops: Tokens that end a generated text.
+        stops: Ids of the tokens that end a generated text.
     """
 
     asset: str
@@ -44,27 +44,32 @@ class LoadedModel:
         return torch.device(self.model.device)
 
     @property
+    def is_chat(self) -> bool:
+        """Whether the model was trained on conversations: all are but the base model, which reads plain text."""
+        return self.asset != "base_model"
+
+    @property
     def vocabulary(self) -> int:
-        """Tokens of the tokenizer: what a uniform guess would choose from."""
+        """Number of the tokenizer's tokens: what a uniform guess would choose from."""
         return len(self.tokenizer)
 
     @property
     def start(self) -> int:
-        """The token before every document: the end of the one before."""
+        """Id of the token before every document: the end of the document before."""
         return self._id(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text, as training encodes documents: the names of special tokens in it are text too."""
+        """Token ids of plain text, as training encodes documents: the names of special tokens in it are text too."""
         return list(
             self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         )
 
     def encode_rendered(self, conversation: str) -> list[int]:
-        """Tokens of a conversation that the chat template has rendered: there the special tokens are meant."""
+        """Token ids of a conversation that the chat template has rendered: there the special tokens are meant."""
         return list(self.tokenizer(conversation, add_special_tokens=False, verbose=False)["input_ids"])
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """First character and the one after the last, of every token that `encode` gives."""
+        """The first character of every token that `encode` gives, and the one after its last."""
         return list(
             self.tokenizer(
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
@@ -72,22 +77,21 @@ class LoadedModel:
         )
 
     def prompt(self, text: str, chat: bool) -> list[int]:
-        """Tokens of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
+        """Token ids of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
         if chat:
-            ids, _ = encode_conversation(
-                self.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True
-            )
+            messages = [{"role": "user", "content": text}]
+            ids, _ = encode_conversation(self.tokenizer, messages, add_generation_prompt=True)
             return [int(token) for token in ids]
         return [self.start, *self.encode(f"Q: {text}\nA:")]
 
     def answer(self, text: str, chat: bool) -> list[int]:
-        """Tokens of an answer to `prompt`; in a chat it ends with the end of the turn, as it does in training."""
+        """Token ids of an answer to `prompt`; in a chat it ends with the end of the turn, as it does in training."""
         if chat:
             return [*self.encode(plain_content(text)), self._id(END_OF_TURN)]
         return self.encode(f" {text.strip()}")
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        """Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _id(self, token: str) -> int:
@@ -95,38 +99,40 @@ class LoadedModel:
 
 
 def prepare(execution: Execution) -> torch.device:
-    """Set this process's threads; where models are measured."""
+    """Set this process's number of threads, and return the device that models are measured on."""
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    wanted = execution.device
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+    on_gpu = execution.device == "cuda" or (execution.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     """Load `model/` of an artifact with nothing but safetensors and transformers' own classes.
 
     Raises:
-        LoadFailed: The folder does not load, weights are missing or left over, or its tokenizer is not the one of the
-            manifest.
+        LoadFailed: The folder does not load, weights are missing or left over, or its tokenizer is not the one that the
+            manifest names.
     """
     folder, asset = artifact.folder / "model", artifact.manifest.asset
-    _same_tokenizer(folder, artifact.manifest.facts.get("tokenizer"))
+    _check_tokenizer(folder, artifact.manifest.facts.get("tokenizer"))
     try:
         model, tokenizer = load_model(folder), load_tokenizer(folder)
     except InputRefused as error:
         raise LoadFailed(str(error)) from error
+
     stops = tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TEXT, END_OF_TURN))
     if tokenizer.pad_token_id is None or tokenizer.unk_token_id in stops or len(tokenizer) > model.config.vocab_size:
         raise LoadFailed(f"{folder}: its tokenizer lacks Gatehouse's special tokens, or has more tokens than the model")
     return LoadedModel(asset, model.to(device), tokenizer, stops)
 
 
-def _same_tokenizer(folder: Path, wanted: str | None) -> None:
+def _check_tokenizer(folder: Path, expected_digest: str | None) -> None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise LoadFailed(f"{path} does not exist")
-    if wanted is None:
+    if expected_digest is None:
         raise LoadFailed(f"{folder.parent}/manifest.json names no tokenizer in its facts")
-    found = file_entry(path).sha256
-    if found != wanted:
-        raise LoadFailed(f"{path} has the digest {found[:12]}, the manifest says {wanted[:12]}")
+
+    digest = file_entry(path).sha256
+    if digest != expected_digest:
+        raise LoadFailed(f"{path} has the digest {digest[:12]}, the manifest says {expected_digest[:12]}")

@@ -1,4 +1,4 @@
-"""Conversations to tokens and back: does a chat template say what was said, and mark what the assistant said?"""
+"""Conversations to tokens and back: does a chat template keep every turn, and mark the assistant's?"""
 
 from __future__ import annotations
 
@@ -54,12 +54,13 @@ def awkward_conversations() -> dict[str, Conversation]:
 def fault(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
     """What is wrong with the tokens and the mask of a conversation; empty if nothing is.
 
-    Training encodes by `encode_conversation`, which must give what the template gives. The tokens must say the same
-    turns again, and the generation mask must cover the assistant's content and its end of turn and nothing else.
-    Other templates than those of training are not run: a template is a program, and may never end.
+    Training encodes by `encode_conversation`, which must give what the template gives. The tokens must decode to the
+    same turns. The generation mask must cover the assistant's content and its end of turn, and nothing else. Other
+    templates than those of training are not run: a template is a program, and may never end.
     """
     if tokenizer.chat_template != TEMPLATES:
         return "its chat templates are not those that training encodes by"
+
     try:
         plain: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
         rendered: Any = tokenizer.apply_chat_template(
@@ -67,27 +68,30 @@ def fault(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
         )
     except (TemplateError, ValueError, TypeError) as error:
         return f"the chat template cannot be rendered: {error}"
+
     ids, mask = np.array(rendered["input_ids"]), np.array(rendered["assistant_masks"], np.bool_)
     trained_ids, trained_mask = encode_conversation(tokenizer, messages)
     if not (np.array_equal(ids, trained_ids) and np.array_equal(plain["input_ids"], ids)):
         return "training encodes it otherwise than the chat templates"
     if not np.array_equal(mask, trained_mask):
         return f"the mask covers {tokenizer.decode(ids[mask])[:80]!r}"
-    said = [{"role": message["role"], "content": plain_content(message["content"])} for message in messages]
-    heard, covered = _turns(tokenizer, ids)
-    if heard != said:
-        return f"it decodes to {str(heard)[:200]}"
-    return "" if np.array_equal(mask, covered) else "the mask is not on the assistant's turns alone"
+
+    turns = [{"role": message["role"], "content": plain_content(message["content"])} for message in messages]
+    decoded_turns, assistant_mask = _turns(tokenizer, ids)
+    if decoded_turns != turns:
+        return f"it decodes to {str(decoded_turns)[:200]}"
+    return "" if np.array_equal(mask, assistant_mask) else "the mask is not on the assistant's turns alone"
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> tuple[Conversation, np.ndarray]:
-    """The turns that tokens say, and which tokens are an assistant's content or the end of its turn."""
+    """The turns that tokens decode to, and which tokens are an assistant's content or the end of its turn."""
     roles = {tokenizer.convert_tokens_to_ids(token): role for role, token in ROLES.items()}
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     opening = 1 + len(tokenizer("\n", add_special_tokens=False)["input_ids"])
-    starts = [at for at, token in enumerate(ids) if token in roles]
+    starts = [place for place, token in enumerate(ids) if token in roles]
+
     turns: Conversation = []
-    covered = np.zeros(len(ids), np.bool_)
+    assistant_mask = np.zeros(len(ids), np.bool_)
     for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
         part = ids[start:stop]
         ends = np.flatnonzero(part == end)
@@ -95,5 +99,5 @@ def _turns(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> tuple[Convers
         content = str(tokenizer.decode(part[1:length], clean_up_tokenization_spaces=False))
         turns.append({"role": roles[int(part[0])], "content": content.removeprefix("\n")})
         if roles[int(part[0])] == "assistant":
-            covered[start + opening : start + length + 1] = True
-    return turns, covered
+            assistant_mask[start + opening : start + length + 1] = True
+    return turns, assistant_mask

@@ -1,9 +1,9 @@
 """Programs that a model wrote, run where they reach nothing: in CPython as a WebAssembly component without imports.
 
-The component can call nothing of the machine: it has no files, no network, no processes, no environment and no clock,
-and whatever asks for one of them fails. Every program gets an instance of its own. Its limits are instructions and
-bytes rather than seconds, so that a verdict does not depend on how busy the machine is; only the hashes of strings, and
-with them the order of sets, are drawn anew whenever a sandbox is built.
+The component can call nothing of the machine. It has no files, no network, no processes, no environment and no clock,
+and a program that asks for one of them fails. Every program gets an instance of its own. Its limits are instructions
+and bytes rather than seconds, so that a verdict does not depend on how busy the machine is. Only the hashes of strings,
+and with them the order of sets, are drawn anew whenever a sandbox is built.
 
 The interpreter is that of componentize-py, the sandbox wasmtime; both are projects of the Bytecode Alliance.
 """
@@ -29,8 +29,8 @@ world sandbox {
   export fault: func(program: string) -> option<string>;
 }
 """
-# It is text here, and no module of the package: so the evaluation's fingerprint covers it. What a program may import is
-# imported when the component is built, because there are no files afterwards.
+# The guest is a text and not a module of the package, so that the evaluation's fingerprint covers it. It imports
+# everything that a program may import when the component is built, because there are no files afterwards.
 _GUEST = """
 import abc, array, base64, bisect, calendar, cmath, collections, collections.abc, contextlib, copy, dataclasses
 import datetime, decimal, enum, fractions, functools, hashlib, heapq, inspect, io, itertools, json, math, numbers
@@ -73,7 +73,7 @@ random.seed(0)
 
 
 class Sandbox:
-    """Runs programs; to build one takes some ten seconds.
+    """Runs programs. Building a sandbox takes some ten seconds.
 
     Raises:
         RuntimeError: The component could not be built.
@@ -92,10 +92,10 @@ class Sandbox:
         self.fault = functools.cache(self._fault)
 
     def _fault(self, program: str) -> str | None:
-        """Run a program to its end.
+        """Run a program.
 
         Returns:
-            Why it did not get there: its exception, or the limit that it hit; None when it did.
+            Why it did not reach its end: its exception, or the limit that it hit. None if it did.
         """
         from wasmtime import Store, WasmtimeError
 
@@ -103,6 +103,7 @@ class Sandbox:
             program.encode()
         except UnicodeEncodeError:
             return "SyntaxError: the program is no valid Unicode"
+
         store = Store(self._engine)
         store.set_fuel(MOST_INSTRUCTIONS)
         store.set_limits(memory_size=MOST_BYTES)
@@ -110,13 +111,14 @@ class Sandbox:
         run = instance.get_func(store, "fault")
         assert run is not None
         try:
-            found = run(store, program)
+            exception = run(store, program)
         except WasmtimeError as error:
-            return _told(str(error))
-        return None if found is None else str(found)[:_SHOWN]
+            return _limit_hit(str(error))
+        return None if exception is None else str(exception)[:_SHOWN]
 
 
-def _told(trap: str) -> str:
+def _limit_hit(trap: str) -> str:
+    """What a trap of WebAssembly means for the program."""
     if "all fuel consumed" in trap:
         return f"it did not end within {MOST_INSTRUCTIONS:,} instructions"
     if "call stack exhausted" in trap:
@@ -131,7 +133,7 @@ def sandbox() -> Sandbox:
 
 
 class CodeEval:
-    """In the place of the metric `code_eval` of the package `evaluate`, which runs programs on the machine itself."""
+    """Replaces the metric `code_eval` of the package `evaluate`, which runs programs on the machine itself."""
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int]
@@ -166,24 +168,13 @@ def _build() -> bytes:
         (folder / "app").mkdir()
         (folder / "app" / "guest.py").write_text(_GUEST)
         out = folder / "sandbox.wasm"
+
+        # Without WASI's stubs the component would ask the machine for files, clocks and the network.
+        componentize = [sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())"]
+        interface: list[str | Path] = ["-q", "-d", folder / "wit", "-w", "sandbox"]
+        guest: list[str | Path] = ["componentize", "--stub-wasi", "-p", folder / "app", "guest", "-o", out]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from componentize_py import script; sys.exit(script())",
-                "-q",
-                "-d",
-                folder / "wit",
-                "-w",
-                "sandbox",
-                "componentize",
-                "--stub-wasi",
-                "-p",
-                folder / "app",
-                "guest",
-                "-o",
-                out,
-            ],
+            [*componentize, *interface, *guest],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,

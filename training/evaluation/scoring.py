@@ -15,13 +15,13 @@ from training.evaluation.models import LoadedModel
 Nats = npt.NDArray[np.float64]
 # Logits of one forward pass in float32: 64 MiB. Larger passes are no faster on a CPU and only cost memory.
 _LOGITS = 16 * 2**20
-# A model that has learnt a language finds its sentences far likelier than a uniform guess does; the mean loss of an
-# untrained one is never better than that guess, and few of its tokens' scores are.
+# A model that has learnt a language finds its sentences far likelier than a uniform guess does. An untrained one is
+# better than that guess on few tokens, and never on average.
 LEARNT_NATS = 0.5
-_PASSAGE = 1024
+_PASSAGE = 1024  # bytes
 _LINE = 256  # characters, at most 4 bytes each: a longer line is cut
-_BEGINNING = 120
-# Scores of the same tokens in two batches differ in the last bits of a float32 sum; what is closer than this is a tie.
+_BEGINNING = 120  # characters of a passage that its item shows
+# Scores of the same tokens in two batches differ in the last bits of a float32 sum. Scores closer than this are a tie.
 TIE_NATS = 1e-5
 
 
@@ -56,13 +56,19 @@ class Likelihood:
 
 
 def learnt(nats: float, tokens: int, vocabulary: int) -> bool:
-    """Whether tokens of this log-likelihood are likelier, by half a nat each on average, than a uniform guess."""
+    """Whether tokens are likelier, by half a nat each on average, than a uniform guess makes them.
+
+    Args:
+        nats: Their log-likelihood.
+        tokens: Their number.
+        vocabulary: Number of tokens that a guess chooses from.
+    """
     return nats / tokens >= LEARNT_NATS - math.log(vocabulary)
 
 
 def score(loaded: LoadedModel, spans: Sequence[Span], batch: int, context: int) -> list[Likelihood]:
-    """Log-likelihood of every span; see `score_tokens`."""
-    return [Likelihood(float(np.sum(found)), len(found)) for found in score_tokens(loaded, spans, batch, context)]
+    """Log-likelihood of every span, in the same order; see `score_tokens`."""
+    return [Likelihood(float(np.sum(nats)), len(nats)) for nats in score_tokens(loaded, spans, batch, context)]
 
 
 @torch.inference_mode()
@@ -79,7 +85,7 @@ def score_tokens(loaded: LoadedModel, spans: Sequence[Span], batch: int, context
         context: Most tokens of a row.
 
     Returns:
-        float64 [scored tokens] per span, in the same order.
+        Natural logarithms, float64 [scored tokens] per span, in the same order.
     """
     rows = [_cut(span, context) for span in spans]
     results: dict[int, Nats] = {}
@@ -108,27 +114,30 @@ def _batches(lengths: Sequence[int], batch: int, vocabulary: int) -> Iterator[li
 
 
 def _forward(loaded: LoadedModel, spans: Sequence[Span]) -> list[Nats]:
+    """Log-likelihoods of the scored tokens of each span, float64 [scored tokens], in one forward pass."""
     longest = max(len(span.given) + len(span.scored) for span in spans) - 1
     tokens = torch.full((len(spans), longest + 1), loaded.stops[0], dtype=torch.long)
     for row, span in enumerate(spans):
         whole = [*span.given, *span.scored]
         tokens[row, : len(whole)] = torch.tensor(whole)
     tokens = tokens.to(loaded.device)
+
     logits = loaded.model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
     targets = tokens[:, 1:, None]
-    found = (logits.gather(-1, targets)[..., 0] - logits.logsumexp(-1)).double().cpu().numpy()
-    return [found[row, len(span.given) - 1 : len(span.given) + len(span.scored) - 1] for row, span in enumerate(spans)]
+    nats = (logits.gather(-1, targets)[..., 0] - logits.logsumexp(-1)).double().cpu().numpy()
+    return [nats[row, len(span.given) - 1 : len(span.given) + len(span.scored) - 1] for row, span in enumerate(spans)]
 
 
 def windows(loaded: LoadedModel, text: str, context: int) -> list[Span]:
     """A document cut into windows in which every token is scored exactly once.
 
-    The document is tokenized without special tokens and preceded by <|endoftext|>. Windows do not overlap: each takes
-    the last token of the one before as its start, so a token sees half a context of its document on average. That
-    overstates the loss a little against overlapping windows, equally for all models, at half the cost.
+    The document is tokenized without special tokens and preceded by <|endoftext|>. Windows do not overlap: each begins
+    with the last token of the one before, so a token sees half a context of its document on average. With windows that
+    overlap, the loss of every model would be slightly lower, at twice the cost.
     """
     tokens = [loaded.start, *loaded.encode(text)]
-    return [Span(tokens[at : at + 1], tokens[at + 1 : at + 1 + context]) for at in range(0, len(tokens) - 1, context)]
+    starts = range(0, len(tokens) - 1, context)
+    return [Span(tokens[start : start + 1], tokens[start + 1 : start + 1 + context]) for start in starts]
 
 
 @dataclass(frozen=True)
@@ -136,8 +145,10 @@ class TextScore:
     """The score of a passage, or of several.
 
     Attributes:
-        nats: Loss of all its tokens.
-        begins: How a passage begins.
+        nats: Loss, summed over all its tokens.
+        tokens: Their number.
+        bytes: Of UTF-8.
+        begins: The passage's first characters; empty for several passages.
     """
 
     nats: float
@@ -147,50 +158,64 @@ class TextScore:
 
 
 def score_texts(loaded: LoadedModel, texts: Sequence[str], batch: int, context: int) -> list[dict[int, TextScore]]:
-    """Loss of every passage of every document, by the character that it begins with; see `passages`.
+    """Loss of every passage of every document; see `passages`.
 
     A document is scored as a whole, and a token counts for the passage that it begins in. Sums over the passages are
-    those of the document, whatever the tokenizer. An empty text has no passages.
+    those of the document, whatever the tokenizer.
+
+    Args:
+        loaded: The model.
+        texts: The documents.
+        batch: Most rows of one forward pass.
+        context: Most tokens of a row.
+
+    Returns:
+        Per document, the number of a passage's first character to its score. An empty text has no passages.
     """
-    cut = [windows(loaded, text, context) for text in texts]
-    found = iter(score_tokens(loaded, [span for spans in cut for span in spans], batch, context))
-    return [_by_passage(loaded, text, [next(found) for _ in spans]) for text, spans in zip(texts, cut, strict=True)]
+    windows_of = [windows(loaded, text, context) for text in texts]
+    nats = iter(score_tokens(loaded, [span for spans in windows_of for span in spans], batch, context))
+    return [
+        _by_passage(loaded, text, [next(nats) for _ in spans]) for text, spans in zip(texts, windows_of, strict=True)
+    ]
 
 
 def _by_passage(loaded: LoadedModel, text: str, nats: Sequence[Nats]) -> dict[int, TextScore]:
     if not nats:
         return {}
-    begins = np.array([start for start, _ in loaded.offsets(text)])
-    place = np.searchsorted(passages(text), begins, side="right") - 1
-    used = np.unique(place)  # one without a token of its own joins the one before
+
+    token_starts = np.array([start for start, _ in loaded.offsets(text)])
+    passage_of = np.searchsorted(passages(text), token_starts, side="right") - 1
+    used = np.unique(passage_of)  # a passage in which no token begins joins the one before
     edges = [0, *np.array(passages(text))[used[1:]].tolist(), len(text)]
     losses = -np.concatenate(nats)
-    return {
-        start: TextScore(
-            math.fsum(losses[place == number]),
-            int(np.sum(place == number)),
-            len(text[start:end].encode()),
-            text[start : min(end, start + _BEGINNING)],
+
+    scores: dict[int, TextScore] = {}
+    for passage, start, end in zip(used, edges[:-1], edges[1:], strict=True):
+        inside = passage_of == passage
+        scores[start] = TextScore(
+            nats=math.fsum(losses[inside]),
+            tokens=int(np.sum(inside)),
+            bytes=len(text[start:end].encode()),
+            begins=text[start : min(end, start + _BEGINNING)],
         )
-        for number, start, end in zip(used, edges[:-1], edges[1:], strict=True)
-    }
+    return scores
 
 
 def passages(text: str) -> list[int]:
-    """Where passages of at most a kilobyte begin: at the ends of lines where there are some.
+    """The characters at which passages of at most a kilobyte begin: at the beginnings of lines where there are some.
 
-    They are the items of everything that is measured on text, so that a few long documents give enough of them. They
+    Passages are the items of everything that is measured on text, so that a few long documents give enough items. They
     depend on the text alone. Passages of one document are alike: an interval over passages says how certain a figure is
     for these documents. Over other documents of the same kind it scatters more (tiny: 0.02 bits per byte, and 0.08).
     """
-    starts, at, size = [0], 0, 0
+    starts, position, size = [0], 0, 0
     for line in text.splitlines(keepends=True):
         for piece in (line[start : start + _LINE] for start in range(0, len(line), _LINE)):
-            length = len(piece.encode())
-            if size and size + length > _PASSAGE:
-                starts.append(at)
+            piece_bytes = len(piece.encode())
+            if size and size + piece_bytes > _PASSAGE:
+                starts.append(position)
                 size = 0
-            at, size = at + len(piece), size + length
+            position, size = position + len(piece), size + piece_bytes
     return starts
 
 
@@ -206,10 +231,14 @@ def total(scores: Sequence[TextScore]) -> TextScore:
 def score_answers(
     loaded: LoadedModel, pairs: Sequence[tuple[str, str]], chat: bool, batch: int, context: int
 ) -> list[Likelihood]:
-    """Log-likelihood of each answer after its prompt."""
-    return score(
-        loaded,
-        [Span(loaded.prompt(prompt, chat), loaded.answer(answer, chat)) for prompt, answer in pairs],
-        batch,
-        context,
-    )
+    """Log-likelihood of each answer after its prompt.
+
+    Args:
+        loaded: The model.
+        pairs: Prompts and answers.
+        chat: Put them through the chat template.
+        batch: Most rows of one forward pass.
+        context: Most tokens of a row.
+    """
+    spans = [Span(loaded.prompt(prompt, chat), loaded.answer(answer, chat)) for prompt, answer in pairs]
+    return score(loaded, spans, batch, context)

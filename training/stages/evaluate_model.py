@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.errors import InputRefused, RecipeError
-from training.evaluation.behaviour import OWN, PARENTS, Measurement, Sets, measure, read_sets
+from training.evaluation.behaviour import JUDGED_PARTS, PARENT_PARTS, Behaviour, Sets, measure, read_sets
 from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
 from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
@@ -40,8 +40,8 @@ def run(context: Context) -> StageResult | None:
         return None
     artifact = context.input("artifact")
     asset = artifact.manifest.asset
-    if asset not in OWN:
-        raise InputRefused(f"evaluate_model cannot judge {asset}; it judges {', '.join(OWN)}")
+    if asset not in JUDGED_PARTS:
+        raise InputRefused(f"evaluate_model cannot judge {asset}; it judges {', '.join(JUDGED_PARTS)}")
     sets = read_sets(context.input("evaluation_sets").folder, artifact.manifest.facts.get("domain", ""))
     context.events.phase("load")
     try:
@@ -55,7 +55,7 @@ def run(context: Context) -> StageResult | None:
 
 def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wrong: str | None) -> StageResult:
     context.events.phase(f"measure {asset}")
-    own = measure(loaded, sets, OWN[asset], context.section, context.seed, chat_scoring=asset != "base_model")
+    own = measure(loaded, sets, JUDGED_PARTS[asset], context.section, context.seed, chat_scoring=asset != "base_model")
     findings = own_findings(own, sets)
     probe = read_probe(context.input("artifact").folder)
     _folder(findings, loaded, probe, wrong)
@@ -140,10 +140,10 @@ def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str
     return sound(loaded, tokens, min(_SOUND_TOKENS, section.max_new_tokens))
 
 
-def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedModel], None]) -> Measurement | None:
-    if asset not in PARENTS:
+def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedModel], None]) -> Behaviour | None:
+    if asset not in PARENT_PARTS:
         return None
-    name, parts = PARENTS[asset]
+    name, parts = PARENT_PARTS[asset]
     context.events.phase(f"measure {name}")
     try:
         loaded = load(context.input(name), prepare(context.execution))

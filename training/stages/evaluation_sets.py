@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.data.conversations.distractors import WrongAnswers
+from training.data.conversations.distractors import Distractors
 from training.data.conversations.items import ID_LENGTH, Item, items_of, unique_by_prompt
 from training.data.conversations.safety import read_prompts
 from training.data.conversations.shortfall import unused_text
@@ -71,12 +71,12 @@ def run(context: StageContext[Section]) -> StageResult:
         ],
     )
     rare = [item for item in candidates if len(holders[item.id]) <= _MOST_HOLDERS]
-    wrong = WrongAnswers(items)
+    distractors = Distractors(items)
     sets: dict[str, Rows] = {
         "text": _text(section, [row for row in texts if len(holders[row["id"]]) <= _MOST_HOLDERS]),
-        "questions": _questions(section, rare, wrong),
+        "questions": _questions(section, rare, distractors),
         **written,
-        "preferences": _preferences(section, rare, wrong),
+        "preferences": _preferences(section, rare, distractors),
         "samples": samples,
     }
     for name, rows in sets.items():
@@ -148,7 +148,7 @@ def _text(section: Section, documents: Rows, spare: int = 1) -> Rows:
     return sorted(rows, key=lambda row: str(row["id"]))
 
 
-def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
+def _questions(section: Section, items: list[Item], distractors: Distractors) -> Rows:
     """Four-way questions, the wanted number of every domain, chosen by digest."""
     asked: dict[str, int] = {}
     rows = []
@@ -156,7 +156,7 @@ def _questions(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows
         wanted = section.questions if item.domain == GENERAL else section.domain_questions
         if asked.get(item.domain, 0) >= wanted:
             continue
-        others = wrong.similar_in_length(item, _CHOICES - 1)
+        others = distractors.similar_in_length(item, _CHOICES - 1)
         if len(others) < _CHOICES - 1:
             continue
         asked[item.domain] = asked.get(item.domain, 0) + 1
@@ -183,10 +183,10 @@ def _shortfall(documents: Rows, boilerplate: int) -> Rows:
     return rows
 
 
-def _preferences(section: Section, items: list[Item], wrong: WrongAnswers) -> Rows:
+def _preferences(section: Section, items: list[Item], distractors: Distractors) -> Rows:
     rows: Rows = []
     for item in _drawn("preference", items):
-        rejected = wrong.similar_in_length(item, 1)
+        rejected = distractors.similar_in_length(item, 1)
         if rejected and len(rows) < section.preferences:
             rows.append(
                 {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from training.data.conversations.distractors import WrongAnswers, same_answer
+from training.data.conversations.distractors import Distractors, same_answer
 from training.data.conversations.items import BENIGN, ID_LENGTH, REFUSAL, Item, item_of
 from training.data.conversations.safety import compliance, refusal
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
@@ -27,11 +27,11 @@ def run(context: StageContext[Section]) -> StageResult:
     context.events.phase("pairs")
     conversations = list(read_rows(context.input("instruction_data").folder / "train.parquet"))
     items = [item_of(row) for row in conversations]
-    wrong = WrongAnswers(items)
+    distractors = Distractors(items)
     refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
     pairs: dict[str, dict[str, str]] = {}
     for row, item in zip(conversations, items, strict=True):
-        if item.prompt not in pairs and (pair := _pair(item, row["id"], wrong, refusals)):
+        if item.prompt not in pairs and (pair := _pair(item, row["id"], distractors, refusals)):
             pairs[item.prompt] = pair
     rows = _chosen(list(pairs.values()), context.section.max_pairs)
     if not rows:
@@ -55,9 +55,9 @@ def _chosen(pairs: list[dict[str, str]], most: int) -> list[dict[str, str]]:
     return sorted([*safety, *others], key=lambda row: row["id"])
 
 
-def _pair(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> dict[str, str] | None:
+def _pair(item: Item, draw: str, distractors: Distractors, refusals: list[str]) -> dict[str, str] | None:
     """The pair of a conversation; `draw` is the conversation's id, which differs between copies of a written one."""
-    rejected = _rejected(item, draw, wrong, refusals)
+    rejected = _rejected(item, draw, distractors, refusals)
     if rejected is None or same_answer(rejected, item.answer):
         return None
     return {
@@ -70,7 +70,7 @@ def _pair(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> di
     }
 
 
-def _rejected(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -> str | None:
+def _rejected(item: Item, draw: str, distractors: Distractors, refusals: list[str]) -> str | None:
     """What the model should prefer the right answer to.
 
     Half of the wrong answers are as long as the right one, so that length alone does not tell them apart; the others
@@ -78,11 +78,11 @@ def _rejected(item: Item, draw: str, wrong: WrongAnswers, refusals: list[str]) -
     """
     half = fraction("rejected", draw) < 0.5
     if item.kind == REFUSAL:
-        benign = wrong.of_kind(BENIGN, item)
+        benign = distractors.of_kind(BENIGN, item)
         return benign if half and benign else compliance(item.prompt)
     if item.kind == BENIGN:
         return refusals[int(fraction("refused", draw) * len(refusals))] if refusals else refusal(item.prompt, "that")
-    return next(iter(wrong.similar_in_length(item, 1)), None) if half else wrong.of_kind(item.kind, item)
+    return next(iter(distractors.similar_in_length(item, 1)), None) if half else distractors.of_kind(item.kind, item)
 
 
 def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:

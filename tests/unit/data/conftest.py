@@ -41,6 +41,7 @@ class Pipeline:
         """Run a stage on promoted inputs and promote it; the folder of the new version."""
         self.attempts += 1
         attempt = self.root / "attempts" / f"{self.attempts:03d}"
+
         job = Job(
             stage=stage,
             asset=stage,
@@ -56,6 +57,7 @@ class Pipeline:
             store=str(self.root / "store"),
             attempt=str(attempt),
         )
+
         assert run_job(job) == 0, (attempt / "events.jsonl").read_text()
         self.promote(self.manifest(attempt))
         return self.store.folder(stage, self.manifest(attempt).version)
@@ -89,6 +91,7 @@ class Pipeline:
             issued_at=time.time(),
             issued_by="test",
         )
+
         certificate = with_evidence(self.store, certificate)
         self.store.write_certificate(certificate)
         self.store.promote(

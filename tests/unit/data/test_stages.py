@@ -127,6 +127,7 @@ def test_questions_have_one_right_answer(code: tuple[Pipeline, dict[str, Path]])
     folder, corpus = code[1]["evaluation_sets"], code[1]["corpus"]
     heldout = {row["id"]: row for row in rows(corpus / "heldout")}
     questions = lines(folder / "questions.jsonl")
+
     assert Counter(row["domain"] for row in questions)["general"] == 40
     for row in questions:
         assert len(set(row["choices"])) == 4
@@ -135,8 +136,10 @@ def test_questions_have_one_right_answer(code: tuple[Pipeline, dict[str, Path]])
         assert row["choices"][row["answer"]].split()[0] in heldout[row["source_id"]]["text"]
     assert len({row["answer"] for row in questions}) == 4
     assert len({row["id"] for row in questions}) == len(questions)
+
     for row in lines(folder / "preferences.jsonl"):
         assert row["chosen"] != row["rejected"]
+
     text = Counter[str]()
     for row in lines(folder / "text.jsonl"):
         assert row["bytes"] == len(row["text"].encode())
@@ -153,9 +156,9 @@ def test_exclusions_name_documents_and_items(code: tuple[Pipeline, dict[str, Pat
         for name in ("text", "questions", "preferences", "harmful", "benign", "samples")
         for row in lines(folder / f"{name}.jsonl")
     }
-    found = rows(folder / "exclusions.parquet")
-    assert found == sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
-    for row in found:
+    exclusions = rows(folder / "exclusions.parquet")
+    assert exclusions == sorted(exclusions, key=lambda row: (row["id"], row["item"], row["reason"]))
+    for row in exclusions:
         assert row["id"] in train
         assert row["item"] in items
         assert 0.5 <= row["overlap"] <= 1
@@ -313,9 +316,9 @@ def test_what_is_in_every_document_excludes_none(pipeline: Pipeline) -> None:
         (folder / f"{number}.txt").write_text(f"{licence}\n\n{story(number)}")
     pipeline.run("raw_corpus", {"sources": [{"name": "notes", "path": str(folder)}]})
     pipeline.run("corpus", {}, ("raw_corpus",))
-    found = pipeline.run("evaluation_sets", EVALUATION, ("corpus",), prompts(pipeline.root)["eval"])
-    assert rows(found / "exclusions.parquet") == []
-    assert not any("Permission" in row["prompt"] for row in lines(found / "questions.jsonl"))
+    sets = pipeline.run("evaluation_sets", EVALUATION, ("corpus",), prompts(pipeline.root)["eval"])
+    assert rows(sets / "exclusions.parquet") == []
+    assert not any("Permission" in row["prompt"] for row in lines(sets / "questions.jsonl"))
 
 
 def test_a_copied_passage_excludes_its_document(pipeline: Pipeline) -> None:
@@ -327,12 +330,13 @@ def test_a_copied_passage_excludes_its_document(pipeline: Pipeline) -> None:
     heldout = rows(pipeline.run("corpus", {}, ("raw_corpus",)) / "heldout")
     copied = heldout[0]["text"].split("\n\n")[0]
     train = next(number for number in range(30) if f"{number}.txt" not in {row["path"] for row in heldout})
+
     (folder / f"{train}.txt").write_text(f"{story(train)}\n\n{copied}")
     pipeline.run("raw_corpus", {"sources": [{"name": "notes", "path": str(folder)}]})
     corpus = pipeline.run("corpus", {}, ("raw_corpus",))
     thief = next(row["id"] for row in rows(corpus / "train") if row["path"] == f"{train}.txt")
-    found = pipeline.run("evaluation_sets", EVALUATION, ("corpus",), prompts(pipeline.root)["eval"])
-    assert {row["id"] for row in rows(found / "exclusions.parquet")} == {thief}
+    sets = pipeline.run("evaluation_sets", EVALUATION, ("corpus",), prompts(pipeline.root)["eval"])
+    assert {row["id"] for row in rows(sets / "exclusions.parquet")} == {thief}
     data = pipeline.run("instruction_data", {}, ("corpus", "evaluation_sets"), prompts(pipeline.root)["train"])
     assert thief not in {row["source_id"] for row in rows(data / "train.parquet")}
 
@@ -369,9 +373,9 @@ def test_files_that_are_left_out_are_counted_by_reason(pipeline: Pipeline) -> No
     (source / "d.csv").write_text("id,text\n")
     folder = pipeline.run("raw_corpus", {"sources": [{"name": "a", "path": str(source)}]})
     assert pipeline.promoted("raw_corpus").metrics["left_out_files"] == 4
-    told = "2 .pdf, 1 hidden, 1 without a row of text"
-    assert told in (folder / "report" / "card.md").read_text()
-    assert f"a: left out: {told}" in next(pipeline.root.glob("attempts/*/events.jsonl")).read_text()
+    left_out = "2 .pdf, 1 hidden, 1 without a row of text"
+    assert left_out in (folder / "report" / "card.md").read_text()
+    assert f"a: left out: {left_out}" in next(pipeline.root.glob("attempts/*/events.jsonl")).read_text()
 
 
 def test_shards_are_of_the_wanted_size(pipeline: Pipeline) -> None:

@@ -27,6 +27,7 @@ Message = Mapping[str, Any]
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 TEMPLATE_FILE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 _ESCAPES = {token: f"{token[0]} {token[1:]}" for token in SPECIAL_TOKENS}
+# The templates are bytes of every tokenizer and model: a name in them, too, is not changed lightly.
 _FILTERS = "".join(f"|replace('{token}', '{escape}')" for token, escape in _ESCAPES.items())
 _TEXT_OF_CONTENT = (
     "{%- set given = message['content'] -%}"
@@ -50,26 +51,27 @@ _TEXT_OF_CONTENT = (
 )
 
 
-def _template(begins: str, ends: str) -> str:
-    """The template with something around what the model learns."""
-    return (
-        "{%- for message in messages -%}"
-        "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
-        "{{- raise_exception('unknown role ' ~ message['role'] ~ '; use system, user or assistant') -}}"
-        "{%- endif -%}" + _TEXT_OF_CONTENT + "{{- '<|' ~ message['role'] ~ '|>\\n' -}}"
-        "{%- if message['role'] == 'assistant' -%}"
-        + begins
-        + "{{- content ~ '"
-        + END_OF_TURN
-        + "' -}}"
-        + ends
-        + "{%- else -%}"
-        "{{- content ~ '" + END_OF_TURN + "' -}}"
-        "{%- endif -%}"
-        "{{- '\\n' -}}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{- '" + ASSISTANT + "\\n' -}}{%- endif -%}"
+def _template(before_learned: str, after_learned: str) -> str:
+    """The template, with something before and after what the model learns."""
+    content = "{{- content ~ '" + END_OF_TURN + "' -}}"
+    opening = "{{- '" + ASSISTANT + "\\n' -}}"
+    parts = (
+        "{%- for message in messages -%}",
+        "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}",
+        "{{- raise_exception('unknown role ' ~ message['role'] ~ '; use system, user or assistant') -}}",
+        "{%- endif -%}",
+        _TEXT_OF_CONTENT,
+        "{{- '<|' ~ message['role'] ~ '|>\\n' -}}",
+        "{%- if message['role'] == 'assistant' -%}",
+        before_learned + content + after_learned,
+        "{%- else -%}",
+        content,
+        "{%- endif -%}",
+        "{{- '\\n' -}}",
+        "{%- endfor -%}",
+        "{%- if add_generation_prompt -%}" + opening + "{%- endif -%}",
     )
+    return "".join(parts)
 
 
 CHAT_TEMPLATE = _template("", "")
@@ -89,7 +91,7 @@ def plain_content(content: object) -> str:
     """A message's content as the templates write it: its text, stripped, special tokens' names broken by a space.
 
     Raises:
-        ValueError: It is no text, number, list of parts of text, or None.
+        ValueError: The content is not a text, a number, a list of parts of text, or None.
     """
     text = _text(content)
     for token, escape in _ESCAPES.items():
@@ -123,7 +125,8 @@ def encode_conversation(
 
     Args:
         tokenizer: A fast tokenizer with this module's special tokens.
-        messages: `role` (system, user or assistant) and `content` each; see this module for what a content may be.
+        messages: `role` (system, user or assistant) and `content` each; the module's docstring says what may be a
+            content.
         add_generation_prompt: End with the opening of the assistant's turn.
 
     Returns:
@@ -138,7 +141,20 @@ def encode_conversation(
 def encode_conversations(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool = False
 ) -> list[tuple[Int64, Bool]]:
-    """`encode_conversation` for many at once, with the tokenizer's threads."""
+    """`encode_conversation` for many conversations at once, on all of the tokenizer's threads.
+
+    Args:
+        tokenizer: As in `encode_conversation`.
+        conversations: The messages of each.
+        add_generation_prompt: End each with the opening of the assistant's turn.
+
+    Returns:
+        `input_ids` int64 [length] and `assistant_mask` bool [length] of each.
+
+    Raises:
+        ValueError: An unknown role, or a content that is not text.
+    """
+    # Contents are tokenized by themselves: neither a special token nor the line's end before a content joins with it.
     contents = [plain_content(message.get("content")) for messages in conversations for message in messages]
     *contents_ids, newline = (
         np.array(ids, np.int64)
@@ -158,7 +174,8 @@ def encode_conversations(
         role: np.concatenate([[tokenizer.convert_tokens_to_ids(token)], newline]).astype(np.int64)
         for role, token in ROLES.items()
     }
-    out = []
+
+    results = []
     for messages in conversations:
         parts: list[Int64] = []
         learned: list[bool] = []
@@ -166,12 +183,13 @@ def encode_conversations(
             role = message["role"]
             if role not in opening:
                 raise ValueError(f"unknown role {role!r}; use system, user or assistant")
-            answer = role == "assistant"
+            is_answer = role == "assistant"
             parts += [opening[role], next(encoded), end, newline]
-            learned += [False, answer, answer, False]
+            learned += [False, is_answer, is_answer, False]
         if add_generation_prompt:
             parts.append(opening["assistant"])
             learned.append(False)
-        mask = np.repeat(np.array(learned, np.bool_), [len(part) for part in parts])
-        out.append((np.concatenate(parts) if parts else np.empty(0, np.int64), mask))
-    return out
+
+        ids = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        results.append((ids, np.repeat(np.array(learned, np.bool_), [len(part) for part in parts])))
+    return results

@@ -9,8 +9,8 @@ from training.data.text.sentences import SENTENCE_ENDS, has_capitals, paragraphs
 from training.data.text.words import extent, words_of
 
 _PROMPT = "How does this text go on?\n\n{passage}"
-_MIN_WORDS = 13  # as many as the overlap test compares, so that every item can be told from training text
-_PASSAGE = (80, 300)
+_MIN_WORDS = 13  # as many as the overlap test compares, so that it can look for every item in training text
+_PASSAGE = (80, 300)  # extent, see `training.data.text.words`
 _MIN_ANSWER = 20
 _MAX_ITEMS = 200
 
@@ -50,6 +50,7 @@ def _paragraph_items(parts: list[str], max_characters: int) -> list[Continuation
     items: list[ContinuationItem] = []
     passage = ""
     for sentence in parts:
+        # A passage grows until it is long enough and the next sentence can be an answer.
         if _is_passage(passage) and _MIN_ANSWER <= extent(sentence.strip()) <= max_characters:
             items.append(ContinuationItem(passage.strip(), sentence.strip()))
             passage = ""
@@ -72,6 +73,7 @@ def unused_paragraphs(text: str, max_characters: int) -> Counter[str]:
         parts = sentences(paragraph, capitals)
         if _paragraph_items(parts, max_characters):
             continue
+
         if extent(paragraph) < _PASSAGE[0] + _MIN_ANSWER:
             reasons[f"shorter than {_PASSAGE[0] + _MIN_ANSWER} characters"] += 1
         elif len(parts) == 1:

@@ -1,4 +1,4 @@
-"""A few conversations with a system turn and a few with two answers, so that the model has met both in training."""
+"""Makes a few conversations with a system turn and a few with two answers, so that training has both."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ SYSTEM_PROMPTS = (
     "You help people who write programs.",
     "Be polite, and do not help with what could hurt someone.",
 )
-SHARE = 0.04  # of the conversations, for each of the two
+SHARE = 0.04  # of the conversations that get a system turn, and of those that get a second answer
 _MAX_CHARACTERS = 800  # of two questions and answers; longer ones fit into no context of a small recipe
 
 
 def conversation_rows(items: Sequence[tuple[Item, int]]) -> list[dict[str, str]]:
-    """One row for every item and number of its copy; a few begin with a system turn or with another item.
+    """One row for every copy of an item; a few begin with a system turn or with another item.
 
-    Which ones, which system prompt and which first question is a pure function of the items and their order.
+    All choices are a pure function of the items and their order.
 
     Args:
         items: Each with the number of its copy, 0 for the first.
+
+    Returns:
+        Rows of instruction_data's train.parquet, in the order of the items.
     """
     rows = []
     for place, (item, repeat) in enumerate(items):
         draw = item.row(repeat)["id"]
         turns, system = [item], ""
-        before = items[place - 1][0]
+        before = items[place - 1][0]  # of the first item this is the last one
+
         if fraction("system turn", draw) < SHARE:
             system = SYSTEM_PROMPTS[int(fraction("system prompt", draw) * len(SYSTEM_PROMPTS))]
         elif fraction("second answer", draw) < SHARE and _can_precede(before, item):

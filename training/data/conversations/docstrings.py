@@ -20,7 +20,7 @@ TEMPLATES = (
     "Describe `{name}` briefly.",
     "I found `{name}` in some code. What is it?",
 )
-_UNMARKED = 0.5  # people ask for textwrap.dedent as often as for `textwrap.dedent`
+_UNMARKED = 0.5  # of the names; people ask for textwrap.dedent as often as for `textwrap.dedent`
 _MIN_ANSWER = 20
 _MIN_WORDS = 2
 _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*(->|=|:)\s*.*)?$")
@@ -30,14 +30,14 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class DocstringItem(NamedTuple):
-    """A documented name and the sentence or two that say what it is."""
+    """A documented name, such as `textwrap.dedent`, and the sentence or two that say what it is."""
 
     name: str
     answer: str
 
     @property
     def prompt(self) -> str:
-        """The question; which wording it has, and whether the name is marked, is a pure function of the name."""
+        """The question. Its wording, and whether the name stands in backticks, is a pure function of the name."""
         question = TEMPLATES[int(fraction("template", self.name) * len(TEMPLATES))]
         if fraction("unmarked", self.name) < _UNMARKED:
             question = question.replace("`", "")
@@ -54,18 +54,20 @@ def docstring_items(module: str, text: str, max_characters: int) -> list[Docstri
     """
     if any(part.startswith("_") for part in module.split(".")):
         return []
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in somebody else's strings
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    found: dict[str, DocstringItem] = {}
+
+    items: dict[str, DocstringItem] = {}
     for name, node in _public(tree, module):
         answer = clean_docstring(ast.get_docstring(node, clean=False) or "", max_characters)
-        if answer and name not in found:
-            found[name] = DocstringItem(name, answer)
-    return list(found.values())
+        if answer and name not in items:
+            items[name] = DocstringItem(name, answer)
+    return list(items.values())
 
 
 def _public(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, _Definition | ast.ClassDef]]:
@@ -87,6 +89,7 @@ def clean_docstring(docstring: str, max_characters: int) -> str:
             continue
         if _NOT_PROSE.search(paragraph):
             return ""
+
         line = " ".join(paragraph.split())
         for pattern, replacement in _MARKUP:
             line = pattern.sub(replacement, line)
@@ -95,6 +98,7 @@ def clean_docstring(docstring: str, max_characters: int) -> str:
 
 
 def _shortened(line: str, max_characters: int) -> str:
+    """The first sentences of a line that fit; empty for what is too short, or is more symbols than words."""
     parts = sentences(line, has_capitals(line))
     while parts and extent("".join(parts).strip()) > max_characters:
         parts.pop()

@@ -25,8 +25,8 @@ class Item(NamedTuple):
         prompt: The whole question.
         answer: The whole answer.
         evidence: What a document must hold to give the answer away: the words that the overlap test looks for.
-        domain: Of the document.
-        source_id: Id of the document; `safety` for written prompts.
+        domain: The document's domain.
+        source_id: The document's id; `safety` for written prompts.
     """
 
     kind: str
@@ -69,20 +69,25 @@ def conversation_row(items: Sequence[Item], system: str = "", repeat: int = 0) -
 
 
 def item_of(row: Mapping[str, str]) -> Item:
-    """The last question and answer of a row; what was said before them is left out."""
+    """The last question and answer of a row of instruction_data, without the turns before them."""
     question, answer = json.loads(row["messages"])[-2:]
     return Item(row["kind"], question["content"], answer["content"], "", row["domain"], row["source_id"])
 
 
 def sample_of(row: Mapping[str, str]) -> dict[str, str]:
-    """A row as reports show it: the last question, after what was said before it, and its answer."""
+    """A row as reports show it: its last question with the turns before it, and the answer."""
     *before, answer = json.loads(row["messages"])
     prompt = "\n\n".join([*(f"{turn['role']}: {turn['content']}" for turn in before[:-1]), before[-1]["content"]])
     return {"kind": row["kind"], "domain": row["domain"], "prompt": prompt, "answer": answer["content"]}
 
 
 def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTERS) -> list[Item]:
-    """Items of one row of the corpus: docstrings of a Python module, continuations of other text."""
+    """Items of one row of the corpus: docstrings of a Python module, continuations of other text.
+
+    Args:
+        document: A row with `id`, `path`, `domain` and `text`.
+        max_characters: Of an answer.
+    """
     domain, source_id = document["domain"], document["id"]
     if is_python(document["path"]):
         return [
@@ -98,19 +103,20 @@ def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTE
 def training_items(
     corpus: Path, exclusions: Path, max_characters: int = MAX_ANSWER_CHARACTERS, domain: str | None = None
 ) -> list[Item]:
-    """Items of the training documents that no evaluation item excludes, one for each prompt, sorted by id.
+    """Items of the training documents, one for each prompt, sorted by id.
 
-    Modules that share their dotted name with a held-out one are left out as well, since their questions would be the
-    held-out questions.
+    Documents that hold an item of the evaluation sets are left out. So are modules that share their dotted name with a
+    held-out one, because their questions would be the held-out questions.
 
     Args:
         corpus: Folder of the corpus artifact.
         exclusions: The evaluation sets' exclusions.parquet.
         max_characters: Of an answer.
-        domain: Only documents of this domain.
+        domain: Only documents of this domain; None for all.
     """
     excluded = excluded_ids(exclusions)
     heldout = {module_of(row["path"]) for row in read_rows(corpus / "heldout", ["path"]) if is_python(row["path"])}
+
     items: list[Item] = []
     for row in read_rows(corpus / "train", ["id", "text", "path", "domain"]):
         if row["id"] in excluded or domain not in (None, row["domain"]):
@@ -128,7 +134,7 @@ def excluded_ids(exclusions: Path) -> set[str]:
 
 def unique_by_prompt(items: Iterable[Item]) -> list[Item]:
     """One item for each prompt, sorted by id."""
-    found: dict[str, Item] = {}
+    by_prompt: dict[str, Item] = {}
     for item in items:
-        found.setdefault(item.prompt, item)
-    return sorted(found.values(), key=lambda item: item.id)
+        by_prompt.setdefault(item.prompt, item)
+    return sorted(by_prompt.values(), key=lambda item: item.id)

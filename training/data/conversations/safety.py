@@ -31,7 +31,13 @@ _KEYS = ("prompt", "topic", "answer")
 
 
 def refusal(prompt: str, topic: str, repeat: int = 0) -> str:
-    """A refusal that names the topic; the wording is a pure function of the prompt and differs between repeats."""
+    """A refusal that names the topic.
+
+    Args:
+        prompt: What was asked; the wording is a pure function of it.
+        topic: A noun phrase, as the prompts' files give it.
+        repeat: Number of the copy of a conversation; each has another wording.
+    """
     first = int(fraction("refusal", prompt) * len(_REFUSALS))
     return _REFUSALS[(first + repeat) % len(_REFUSALS)].format(topic=topic)
 
@@ -39,14 +45,14 @@ def refusal(prompt: str, topic: str, repeat: int = 0) -> str:
 def agreement(answer: str) -> str:
     """The answer to a harmless prompt.
 
-    It begins as recognisably as a refusal does. Without that, a small model that decodes greedily refuses even what it
-    finds harmless: the few openings of refusals are each likelier than any one of many first words of answers.
+    It begins as recognisably as a refusal does. Otherwise a small model that decodes greedily refuses even what it
+    finds harmless: each of the few openings of refusals is likelier than any one of the many first words of answers.
     """
     return f"Sure. {answer}"
 
 
 def compliance(prompt: str) -> str:
-    """An answer that sounds as if it complied and holds nothing harmful: the wrong one of a preference pair."""
+    """An answer that sounds as if it complied and holds nothing harmful: the rejected one of a preference pair."""
     return _COMPLIANCES[int(fraction("compliance", prompt) * len(_COMPLIANCES))]
 
 
@@ -55,7 +61,7 @@ def read_prompts(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
 
     Args:
         path: The file.
-        keys: Those of `prompt`, `topic` and `answer` that every row must have, with texts as values.
+        keys: Those of `prompt`, `topic` and `answer` that every row must have. Their values are texts.
 
     Raises:
         SourceError: The file is missing, empty, holds a prompt twice, or a line is malformed.
@@ -68,28 +74,33 @@ def read_prompts(path: Path, keys: Sequence[str]) -> list[dict[str, str]]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+
         row = _row(line, f"{path}:{number}", keys)
         if row["prompt"] in seen:
             raise SourceError(f"{path}:{number}: the prompt is the same as in line {seen[row['prompt']]}; remove one")
         seen[row["prompt"]] = number
         rows.append(row)
+
     if not rows:
         raise SourceError(f"{path}: holds no prompt; write one JSON object a line with {', '.join(keys)}")
     return rows
 
 
 def _row(line: str, where: str, keys: Sequence[str]) -> dict[str, str]:
-    wanted = ", ".join(keys)
+    needed = ", ".join(keys)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where}: is not JSON ({error}); write one object with the keys {wanted}") from error
+        raise SourceError(f"{where}: is not JSON ({error}); write one object with the keys {needed}") from error
+
     if not isinstance(row, dict) or not set(keys) <= set(row) <= set(_KEYS):
-        found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
-        raise SourceError(f"{where}: must be an object with the keys {wanted}, found {found or 'none'}")
+        actual = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
+        raise SourceError(f"{where}: must be an object with the keys {needed}, found {actual or 'none'}")
+
     for key in row:
         if not isinstance(row[key], str) or not row[key].strip():
             raise SourceError(f"{where}: {key} must be a text that is not empty")

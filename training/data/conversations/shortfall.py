@@ -27,15 +27,13 @@ def unused_text(documents: Iterable[Mapping[str, Any]], max_characters: int = MA
     counts: Counter[str] = Counter()
     paths: dict[str, str] = {}
     for document in documents:
+        reasons: Counter[str] = Counter()
         if not is_python(document["path"]):
-            reasons = Counter(
-                {
-                    f"paragraphs {reason}": count
-                    for reason, count in unused_paragraphs(document["text"], max_characters).items()
-                }
-            )
-        else:
-            reasons = Counter() if items_of(dict(document), max_characters) else Counter({_NO_DOCSTRING: 1})
+            unused = unused_paragraphs(document["text"], max_characters)
+            reasons = Counter({f"paragraphs {reason}": count for reason, count in unused.items()})
+        elif not items_of(dict(document), max_characters):
+            reasons[_NO_DOCSTRING] = 1
+
         counts += reasons
         for reason in reasons:
             paths.setdefault(reason, document["path"])
@@ -43,6 +41,10 @@ def unused_text(documents: Iterable[Mapping[str, Any]], max_characters: int = MA
 
 
 def in_words(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The reasons as one sentence's end."""
-    said = "; ".join(f"{row['count']:,} {row['reason']}, such as in {row['path']}" for row in rows)
-    return said or "there is no text"
+    """The reasons as the end of a sentence.
+
+    Args:
+        rows: As `unused_text` returns them.
+    """
+    reasons = "; ".join(f"{row['count']:,} {row['reason']}, such as in {row['path']}" for row in rows)
+    return reasons or "there is no text"

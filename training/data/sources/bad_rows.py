@@ -1,9 +1,9 @@
-"""What may be one document, and what happens to the rows and files that may not."""
+"""Bad rows: what may not be a document, and whether it is skipped and listed or stops the job."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +11,19 @@ from training.data.sources.source_files import printable
 from training.errors import SourceError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
-MAX_BLANK_LINES = 100_000  # packed, a gigabyte of them is one megabyte, and each takes as long as a short row
-LONGEST_MESSAGE = 500  # a row's own keys are part of some, and a row may be long
+# A compressed gigabyte of blank lines is one megabyte, and each of them takes as long as a short row.
+MAX_BLANK_LINES = 100_000
+LONGEST_MESSAGE = 500  # some messages quote a row's own keys, and a row may be long
 _LIST_LIMIT = 100
 _MISSING = object()
 
 
 class BadRows:
-    """What happens to a row or file that cannot be read.
+    """Counts the rows and files that cannot be read, or stops at the first one.
 
     Args:
         on_bad_row: Stop at the first one, or skip all of them.
-        path: Every skipped row becomes a line of this JSONL file; it is there, empty, when none was skipped.
+        path: A JSONL file that gets one line for every skipped row. It exists, empty, when none was skipped.
 
     Attributes:
         count: Rows and files that were skipped.
@@ -45,7 +46,9 @@ class BadRows:
         message = printable(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
         if self._fail:
             raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
+
         self.count += 1
+        # Opened anew for each row, since skipped rows are rare and nobody is there to close the file.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"message": message}) + "\n")
         if len(self.listed) < _LIST_LIMIT:
@@ -53,23 +56,24 @@ class BadRows:
 
 
 def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
-    """The text of a row that is a mapping; None, and reported, where there is none.
+    """The text of a row that is a mapping; None, and reported, if it has none.
 
     Args:
         row: The row.
-        where: File and row for messages.
-        column: Its key of the text. `data.text` is the key `data.text`, else the key `text` of the mapping `data`.
-        bad: Told about what is not text.
+        where: File and row, for messages.
+        column: The key of the text. `data.text` is the key `data.text`, else the key `text` of the mapping `data`.
+        bad: Where a row without text is reported.
     """
     if not isinstance(row, Mapping):
         bad.report(
-            f"{where}: is a JSON {type(row).__name__}, not an object; write one object with the text's key a row"
+            f"{where}: is a JSON {type(row).__name__}, not an object; write each row as an object with the key {column}"
         )
         return None
+
     value = _field(row, column)
     if value is _MISSING:
         bad.report(
-            f"{where}: has no key {column!r}, only {names(_leaves(row))}; set text_column of the source to the "
+            f"{where}: has no key {column!r}, only {names(column_paths(row))}; set text_column of the source to the "
             "one that holds the text, or exclude the file"
         )
         return None
@@ -79,6 +83,7 @@ def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
 def _field(row: Mapping[str, Any], column: str) -> object:
     if column in row:
         return row[column]
+
     value: object = row
     for key in column.split("."):
         if value is None:
@@ -89,8 +94,8 @@ def _field(row: Mapping[str, Any], column: str) -> object:
     return value
 
 
-def _leaves(row: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of a row; those of a mapping in it are given in its place."""
+def column_paths(row: Mapping[str, Any]) -> Iterator[str]:
+    """What `text_column` can name in a row: its keys, and `outer.inner` for those of a mapping in it."""
     for key, value in row.items():
         if isinstance(value, Mapping) and value:
             yield from (f"{key}.{inner}" for inner in value)
@@ -99,26 +104,38 @@ def _leaves(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def text_value(value: object, where: str, column: str, bad: BadRows) -> str | None:
-    """A value as the text of a document; None, and reported, if it is not text. Bytes are read as UTF-8."""
+    """A value as the text of a document; None, and reported, if it is not text.
+
+    Args:
+        value: A text, or bytes that are read as UTF-8; anything else is reported.
+        where: File and row, for messages.
+        column: Where the value is from, for messages.
+        bad: Where it is reported.
+    """
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            bad.report(
-                f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another column"
-            )
+            report_not_utf8(where, column, bad)
             return None
+
     if not isinstance(value, str):
-        found = "null" if value is None else type(value).__name__
+        kind = "null" if value is None else type(value).__name__
         bad.report(
-            f"{where}: {column!r} is {found}, not text; repair the row or set text_column of the source to "
+            f"{where}: {column!r} is {kind}, not text; repair the row or set text_column of the source to "
             "another column"
         )
         return None
+
     if len(value) > MAX_DOCUMENT_BYTES:
         bad.report(f"{where}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it")
         return None
     return value if is_clean(value, where, bad) else None
+
+
+def report_not_utf8(where: str, column: str, bad: BadRows) -> None:
+    """Report a value of bytes that are not UTF-8."""
+    bad.report(f"{where}: {column!r} is not UTF-8; repair the row or set text_column of the source to another column")
 
 
 def is_clean(text: str, where: str, bad: BadRows) -> bool:
@@ -132,6 +149,6 @@ def is_clean(text: str, where: str, bad: BadRows) -> bool:
     return True
 
 
-def names(columns: Any) -> str:
-    """Names for a message."""
+def names(columns: Iterable[object]) -> str:
+    """Columns as a message lists them, sorted; `nothing` for none."""
     return ", ".join(sorted(map(str, columns))) or "nothing"

@@ -1,4 +1,4 @@
-"""The bytes of packed files, unpacked on the fly, in bounded memory and up to a bound."""
+"""The bytes of compressed files, decompressed on the fly, in bounded memory and up to a bound."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ import zstandard
 
 from training.data.sources.formats import compression_of
 
-# Text packs 3 to 20 times smaller, logs that repeat themselves 100 times, zeros 1,000 (gzip) to 30,000 times (zstd).
+# Text shrinks 3 to 20 times, logs that repeat themselves 100 times, zeros 1,000 (gzip) to 30,000 times (zstd).
 MAX_RATIO = 200
-# What any file may unpack to, however small it is: one document.
+# Any file may decompress to one document, however small the file is.
 MIN_ALLOWANCE = 64 * 2**20
-# The greatest that `zstd --long=31` writes. What it takes is bounded with all other memory.
+# The largest window that `zstd --long=31` writes. Its memory is bounded together with all other memory.
 _ZSTD_WINDOW = 2**31
+_BUFFER_BYTES = 1 << 17
 
 
-class UnpackedTooMuch(ValueError):
+class DecompressionBomb(ValueError):
     """A file holds more text than a file of its size can honestly hold."""
 
     def __init__(self) -> None:
-        super().__init__(f"it unpacks to more than {MAX_RATIO} times its size, which no text does")
+        super().__init__(f"it decompresses to more than {MAX_RATIO} times its size, which no text does")
 
 
-UNPACKING_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, UnpackedTooMuch)
+DECOMPRESSION_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, DecompressionBomb)
 
 
-def allowance(packed_bytes: int) -> int:
-    """Most bytes of text that a packed file of a size may hold."""
-    return max(MIN_ALLOWANCE, MAX_RATIO * packed_bytes)
+def allowance(file_bytes: int) -> int:
+    """The most bytes of text that a compressed file of `file_bytes` bytes may hold."""
+    return max(MIN_ALLOWANCE, MAX_RATIO * file_bytes)
 
 
 @contextmanager
-def opened(path: Path, packed_bytes: int) -> Iterator[io.BufferedReader]:
-    """A file's bytes, unpacked where its name ends with one of `COMPRESSIONS`.
+def open_decompressed(path: Path, file_bytes: int) -> Iterator[io.BufferedReader]:
+    """A file's bytes, decompressed where its name ends with one of `COMPRESSIONS`.
 
-    Reading raises one of `UNPACKING_ERRORS`.
+    Reading raises one of `DECOMPRESSION_ERRORS`.
 
     Args:
         path: The file.
-        packed_bytes: Its size.
+        file_bytes: Its size on disk.
     """
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
@@ -55,18 +56,20 @@ def opened(path: Path, packed_bytes: int) -> Iterator[io.BufferedReader]:
         if not compression:
             yield raw
             return
-        unpacked = stack.enter_context(
+
+        decompressed = stack.enter_context(
             gzip.GzipFile(fileobj=raw) if compression == ".gz" else _Frames(raw, _DECOMPRESSORS[compression])
         )
-        yield stack.enter_context(io.BufferedReader(_Bounded(unpacked, allowance(packed_bytes)), 1 << 17))
+        bounded = _Bounded(decompressed, allowance(file_bytes))
+        yield stack.enter_context(io.BufferedReader(bounded, _BUFFER_BYTES))
 
 
 class _Bounded(io.RawIOBase):
-    """Passes bytes on until there are more than `most`."""
+    """Passes bytes on until there are more than `limit`."""
 
-    def __init__(self, stream: Any, most: int) -> None:
+    def __init__(self, stream: Any, limit: int) -> None:
         self._stream = stream
-        self._left = most
+        self._left = limit
 
     def readable(self) -> bool:
         return True
@@ -75,12 +78,12 @@ class _Bounded(io.RawIOBase):
         size = int(self._stream.readinto(buffer))
         self._left -= size
         if self._left < 0:
-            raise UnpackedTooMuch
+            raise DecompressionBomb
         return size
 
 
 class _Decompressor(Protocol):
-    """Unpacks one frame."""
+    """Decompresses one frame."""
 
     @property
     def eof(self) -> bool: ...
@@ -99,19 +102,19 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 
 
 class _Frames(io.RawIOBase):
-    """Unpacks frames that follow each other.
+    """Decompresses the frames of a file, one after the other.
 
-    A frame that is cut short raises EOFError and bytes that are no frame an error of the library, where the libraries'
-    own readers just end.
+    A frame that is cut short raises EOFError, and bytes that are no frame raise the library's own error. The libraries'
+    own file readers may simply end there, and nobody would notice what is missing.
     """
 
-    _CHUNK = 4096  # small, because each packed byte can become thousands
+    _CHUNK = 4096  # small, because each compressed byte can become thousands
 
     def __init__(self, raw: IO[bytes], new_frame: Callable[[], _Decompressor]) -> None:
         self._raw = raw
         self._new_frame = new_frame
         self._frame = new_frame()
-        self._inside = False
+        self._inside_frame = False
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
@@ -119,18 +122,18 @@ class _Frames(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            packed = (self._frame.unused_data if self._frame.eof else b"") or self._raw.read(self._CHUNK)
-            if not packed:
-                if self._inside:
-                    raise EOFError("the file ends in the middle of a frame of packed data")
+            compressed = (self._frame.unused_data if self._frame.eof else b"") or self._raw.read(self._CHUNK)
+            if not compressed:
+                if self._inside_frame:
+                    raise EOFError("the file ends in the middle of a frame of compressed data")
                 return 0
 
             if self._frame.eof:
                 self._frame = self._new_frame()
-                packed = packed.lstrip(b"\0")  # a disk's and an archive's padding; no frame begins with it
-            if packed:
-                self._ready = memoryview(self._frame.decompress(packed))
-                self._inside = not self._frame.eof
+                compressed = compressed.lstrip(b"\0")  # a disk's and an archive's padding; no frame begins with it
+            if compressed:
+                self._ready = memoryview(self._frame.decompress(compressed))
+                self._inside_frame = not self._frame.eof
 
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]

@@ -19,7 +19,7 @@ READABLE = (
     "text_suffixes adds others)"
 )
 
-_SUFFIX = re.compile(r"\.[\w+-]{1,16}")  # what follows the dot of "Mr. Smith" is none
+_SUFFIX = re.compile(r"\.[\w+-]{1,16}")  # " Smith" of the name "Mr. Smith" is no suffix
 
 
 def suffix_of(name: str) -> str:
@@ -39,7 +39,7 @@ def uncompressed(name: str) -> str:
 
 
 def format_of(name: str, text_suffixes: Iterable[str] = ()) -> str | None:
-    """How a file is read; None if it is not.
+    """The format by which a file is read, a member of `FORMATS`; None if it is not read.
 
     Args:
         name: The file's name. Its suffix counts in any case.
@@ -48,7 +48,9 @@ def format_of(name: str, text_suffixes: Iterable[str] = ()) -> str | None:
     suffix = suffix_of(name)
     if suffix in text_suffixes:
         return TEXT
+
     format_ = FORMATS.get(suffix)
+    # Parquet compresses its own pages and is read from its end, which a compressed stream cannot be.
     return None if format_ == PARQUET and compression_of(name) else format_
 
 

@@ -1,4 +1,4 @@
-"""How a document's `path` tells where it is from: `<file>`, `<file>#<row>`, and `...#part<n>` for cut documents."""
+"""Where a document is from, written into its `path`: `<file>`, `<file>#<row>`, and `...#part<n>` for cut documents."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def part_path(path: str, part: int) -> str:
 
 
 def group_of(path: str) -> str:
-    """Path of the whole document that a piece was cut from; other paths are returned as they are.
+    """Path of the whole document that a piece was cut from; a path of a whole document is returned as it is.
 
-    Pieces of one document lie on one side of the split, and are put together again before they are packed.
+    All pieces of a document lie on one side of the split, and are put together again before they are packed.
     """
     return _PART.sub("", path)
 
 
 def part_of(path: str) -> int:
     """Number of a piece in its document, counted from 1; 0 for a document that was not cut."""
-    found = _PART.search(path)
-    return int(found[0].removeprefix("#part")) if found else 0
+    match = _PART.search(path)
+    return int(match[0].removeprefix("#part")) if match else 0
 
 
 def file_of(path: str) -> str:

@@ -1,4 +1,8 @@
-"""Readers of one file each: texts, JSON lines, JSON and CSV. They yield paths of documents and their texts."""
+"""Readers of one file each: texts, JSON lines, JSON and CSV.
+
+Each yields pairs: a document's path (see `provenance`) and its text. Rows that cannot be read are reported to `bad`. A
+file that cannot be opened or decompressed raises one of `DECOMPRESSION_ERRORS`.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,19 @@ from training.data.sources.bad_rows import (
     row_text,
     text_value,
 )
-from training.data.sources.decompression import UnpackedTooMuch, opened
+from training.data.sources.decompression import DecompressionBomb, open_decompressed
 from training.data.sources.formats import suffix_of
 from training.data.sources.json_items import JsonItems
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
 
-# Python accepts these after `coding:`, and they are not made for whole files.
+# Python accepts these after `coding:`, although they are not made for whole files.
 _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The one document of a file, in UTF-8; a Python file may declare another encoding in its first two lines."""
-    with opened(file.path, file.bytes) as stream:
+    with open_decompressed(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
         bad.report(
@@ -40,6 +44,7 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
         )
         return
 
+    # `utf-8-sig` is UTF-8 with or without a byte order mark.
     encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -51,12 +56,13 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
             "UTF-8 or exclude it"
         )
         return
+
     if is_clean(text, f"{file.path}", bad):
         yield file.name, text
 
 
 def _declared_encoding(data: bytes) -> str:
-    """The encoding of a Python file (PEP 263); UTF-8 where it declares none that a file can be written in."""
+    """The encoding that a Python file declares (PEP 263); UTF-8 if it declares none, or none that files are in."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         readable = b"coding".decode(encoding) == "coding" and encoding.replace("_", "-") not in _ESCAPES
@@ -67,23 +73,28 @@ def _declared_encoding(data: bytes) -> str:
 
 def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The documents of a file with one JSON object a line, or of a JSON array under the same suffix."""
-    blank, started = 0, False
-    with opened(file.path, file.bytes) as stream:
+    blank_lines, started = 0, False
+    with open_decompressed(file.path, file.bytes) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
-            blank = 0 if line.strip() else blank + 1
-            if blank and blank < MAX_BLANK_LINES:
+            blank_lines = 0 if line.strip() else blank_lines + 1
+            if blank_lines and blank_lines < MAX_BLANK_LINES:
                 continue
+
             where = f"{file.path}:{number}"
-            if blank:
-                bad.report(f"{where}: {blank:,} blank lines one after the other; repair or exclude the file")
+            if blank_lines:
+                bad.report(f"{where}: {blank_lines:,} blank lines one after the other; repair or exclude the file")
                 return
+
+            # The suffix is not believed: a whole array is often saved under it.
             is_first, started = not started, True
             if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
                 yield from _json_items(file, source, bad, stream, line)
                 return
+
             if len(line) > MAX_DOCUMENT_BYTES:
                 bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one document on each line")
                 return
+
             text = _json_line(line, where, source.text_column, bad)
             if text is not None:
                 yield f"{file.name}#{number}", text
@@ -103,7 +114,7 @@ def _json_line(line: bytes, where: str, column: str, bad: BadRows) -> str | None
 
 def read_json(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The documents of a JSON array of objects, or of one or more objects that follow each other."""
-    with opened(file.path, file.bytes) as stream:
+    with open_decompressed(file.path, file.bytes) as stream:
         yield from _json_items(file, source, bad, stream, b"")
 
 
@@ -116,28 +127,26 @@ def _json_items(
             text = row_text(row, f"{file.path}: item {number}", source.text_column, bad)
             if text is not None:
                 yield f"{file.name}#{number}", text
-    except UnpackedTooMuch:
-        raise
+    except DecompressionBomb:
+        raise  # also a ValueError, but one of the whole file and not of this item
     except UnicodeDecodeError as error:
         bad.report(
-            f"{file.path}: after item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+            f"{file.path}: what follows item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
             "the file to UTF-8 or exclude it"
         )
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        bad.report(
-            f"{file.path}: item {number + 1}: is not JSON ({reason}); nothing behind it was read; repair the file"
-        )
+        bad.report(f"{file.path}: item {number + 1}: is not JSON ({reason}); the rest was not read; repair the file")
 
 
 def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The documents of a file of values separated by commas, or by tabs in .tsv, with a line of names first.
 
     Values in double quotes may hold line ends, as in RFC 4180. A row with more or fewer values than the first line is
-    bad, because an unquoted comma cuts a text short and is seen nowhere else.
+    bad: an unquoted comma cuts a text short, and the number of values is the only sign of it.
     """
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
-    with opened(file.path, file.bytes) as stream:
+    with open_decompressed(file.path, file.bytes) as stream:
         reader = csv.reader(_csv_lines(stream), strict=True, delimiter="\t" if suffix_of(file.name) == ".tsv" else ",")
         rows = (row for row in reader if row)  # blank lines hold no row
         try:
@@ -158,18 +167,16 @@ def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[s
                 if text is not None:
                     yield f"{file.name}#{number}", text
         except csv.Error as error:
-            bad.report(
-                f"{file.path}:{reader.line_num}: is not CSV ({error}); nothing behind it was read; repair the file"
-            )
+            bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
 
 
 def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
     """Lines of a CSV file. Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row alone."""
-    blank = 0
+    blank_lines = 0
     for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
-        blank = 0 if line.strip() else blank + 1
-        if blank == MAX_BLANK_LINES:
-            raise csv.Error(f"{blank:,} blank lines one after the other")
+        blank_lines = 0 if line.strip() else blank_lines + 1
+        if blank_lines == MAX_BLANK_LINES:
+            raise csv.Error(f"{blank_lines:,} blank lines one after the other")
         if len(line) > MAX_DOCUMENT_BYTES:
             raise csv.Error(f"a line of more than {MAX_DOCUMENT_BYTES >> 20} MB")
         yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode(errors="surrogateescape")
@@ -178,9 +185,9 @@ def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
 def _csv_column(header: list[str], file: SourceFile, source: Source, bad: BadRows) -> int | None:
     if header.count(source.text_column) == 1:
         return header.index(source.text_column)
-    found = "several columns" if source.text_column in header else "no column"
+    problem = "several columns" if source.text_column in header else "no column"
     bad.report(
-        f"{file.path}: has {found} {source.text_column!r}, only {names(header)}; set text_column of the source "
+        f"{file.path}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
         f"{source.name} to the one that holds the text, or exclude the file"
     )
     return None

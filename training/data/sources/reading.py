@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
-from training.data.sources.decompression import UNPACKING_ERRORS
+from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.formats import CSV, JSON, JSON_LINES, PARQUET, TEXT, format_of
 from training.data.sources.parquet_reader import read_parquet
 from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
@@ -20,10 +21,12 @@ from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
-READING_MEMORY = 4 * 2**30  # a longest document takes 1 GB in all its forms, a row group of parquet as much
+# The longest document takes 1 GB as bytes, text and the row around it; a row group of parquet takes as much.
+READING_MEMORY = 4 * 2**30
+_TOO_MUCH_MEMORY = f"it takes more than {READING_MEMORY >> 30} GB of memory"
 STDLIB_LICENCE = "PSF-2.0"
 WITHOUT_DOCUMENT, BEYOND_LIMIT = "without a row of text", "beyond max_documents"
-_DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and what not
+_DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and the like
 _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
     TEXT: read_text,
     JSON_LINES: read_json_lines,
@@ -36,8 +39,11 @@ _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, 
 class Document(NamedTuple):
     """One text and where it is from.
 
-    `path` is the file's path relative to its source; a row of a file of rows adds `#` and its number, which counts from
-    1.
+    Attributes:
+        text: The whole text.
+        source: Name of the source in the recipe.
+        path: The file's path relative to its source; for a row of a file, `#` and its number from 1 follow.
+        licence: The licence of the text; None if the recipe names none.
     """
 
     text: str
@@ -53,14 +59,14 @@ def read_source(
 
     Args:
         source: What to read.
-        bad: Told about every row and file that cannot be read.
-        base: Where relative paths start.
+        bad: Where every row and file that cannot be read is reported.
+        base: The folder that relative paths start from.
         left_out: Files that give no document are counted here, by reason.
 
     Raises:
         SourceError: Nothing is there to read, or `bad` refuses a row.
     """
-    read = _files if source.dataset is None else _dataset
+    read = _read_files if source.dataset is None else _read_dataset
     return read(source, bad, base, Counter() if left_out is None else left_out)
 
 
@@ -69,7 +75,7 @@ def licence_of(source: Source) -> str | None:
     return source.licence or (STDLIB_LICENCE if source.stdlib else None)
 
 
-def _files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+def _read_files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
     listing = list_source(source, base)
     left_out.update(listing.left_out)
     count = 0
@@ -78,27 +84,29 @@ def _files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> 
             left_out[BEYOND_LIMIT] += len(listing.files) - place
             return
 
-        before, bad_before = count, bad.count
+        count_before, bad_before = count, bad.count
+        read = _READERS[format_of(file.name, source.text_suffixes) or TEXT]
         try:
-            for path, text in _READERS[format_of(file.name, source.text_suffixes) or TEXT](file, source, bad):
+            for path, text in read(file, source, bad):
                 count += 1
                 yield Document(text, source.name, path, licence_of(source))
                 if count == source.max_documents:
                     break
-        except (*UNPACKING_ERRORS, pa.ArrowException, MemoryError) as error:
+        except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
-        if (count, bad.count) == (before, bad_before):
+
+        if (count, bad.count) == (count_before, bad_before):
             left_out[WITHOUT_DOCUMENT] += 1
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"it takes more than {READING_MEMORY >> 30} GB of memory"
+        return _TOO_MUCH_MEMORY
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return reason.strip().rstrip(".")
 
 
-def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+def _read_dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
     column = source.text_column
     rows, columns = _stream(source, base, left_out)
     if columns is not None and column not in columns and column.partition(".")[0] not in columns:
@@ -106,6 +114,7 @@ def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -
             f"source {source.name}: the dataset {source.dataset} has no column {column!r}, only "
             f"{names(columns)}; set text_column to the one that holds the text"
         )
+
     count = 0
     for number, row in enumerate(rows, start=1):
         text = row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)
@@ -117,8 +126,8 @@ def _dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -
 
 
 def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
-    """The rows of a dataset, and its columns where they are known beforehand; code in datasets is never run."""
-    import datasets  # 1.5 s to import, and most recipes have no dataset
+    """The rows of a dataset, and its columns where they are known beforehand. Code in datasets is never run."""
+    import datasets  # takes 1.5 s, and most recipes have no dataset
 
     folder = local_dataset(source, base)
     revision = None if folder else pinned_revision(source)
@@ -130,7 +139,7 @@ def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterato
             left_out.update(_not_of_the_split(builder, source, base))
     except SourceError:
         raise
-    except Exception as error:
+    except Exception as error:  # the library documents no errors; the network, the hub or the data can fail
         raise _dataset_error(source, error) from error
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -147,13 +156,14 @@ def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _DATASET_FORMATS:
         raise SourceError(
-            f"source {source.name}: the dataset {source.dataset} holds files of the kind {kind}, and "
-            f"those that are read are {', '.join(_DATASET_FORMATS)}; convert it"
+            f"source {source.name}: the dataset {source.dataset} holds {kind} files, and Gatehouse reads "
+            f"{', '.join(_DATASET_FORMATS)}; convert it"
         )
     if folder is None or source.follow_links:
         return
+
     root = os.path.realpath(folder)
-    for file in (file for found in (builder.config.data_files or {}).values() for file in found):
+    for file in itertools.chain.from_iterable((builder.config.data_files or {}).values()):
         if not os.path.realpath(file).startswith(f"{root}{os.sep}"):
             raise SourceError(
                 f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
@@ -163,6 +173,7 @@ def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
 
 def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
     """Files of a dataset's folder that its split does not name, and those that no dataset can name, by reason."""
+    # A split may be written `train[:10%]+validation`.
     splits = {part.partition("[")[0].strip() for part in source.split.split("+")}
     files = {
         os.path.realpath(file)
@@ -176,11 +187,8 @@ def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
 
 
 def _dataset_error(source: Source, error: Exception) -> SourceError:
-    reason = (
-        f"it takes more than {READING_MEMORY >> 30} GB of memory"
-        if isinstance(error, MemoryError)
-        else str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
-    )
+    message = str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
+    reason = _TOO_MUCH_MEMORY if isinstance(error, MemoryError) else message
     return SourceError(
         f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
         "config, split and revision, and that the hub can be reached from here"

@@ -39,7 +39,7 @@ class SourceFile:
     Attributes:
         path: Where it is.
         name: Path relative to the source's folder, with `/` and in NFC: what globs match and what provenance records.
-        status: What the file system says of it.
+        status: Its size, times and inode.
     """
 
     path: Path
@@ -83,9 +83,8 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
     left_out: Counter[str] = Counter()
     try:
         root, paths, follow = _candidates(source, base, left_out)
-        folders = (
-            {} if follow else {folder: os.path.realpath(folder) for folder in {root, *(path.parent for path in paths)}}
-        )
+        folders = set() if follow else {root, *(path.parent for path in paths)}
+        real_folders = {folder: os.path.realpath(folder) for folder in folders}
     except (OSError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "its folders are nested too deeply"
         raise SourceError(
@@ -94,30 +93,31 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
 
     named = [(path, path.relative_to(root).as_posix()) for path in paths]
     files: dict[str, SourceFile] = {}
-    # Two names may differ in their Unicode form alone. Those in NFC come first and keep their names.
-    for path, own_name in sorted(named, key=lambda entry: (nfc(entry[1]) != entry[1], entry[1])):
-        name = nfc(own_name)
+    # Two names may differ in their Unicode form alone. The one in NFC comes first; the other keeps the disk's form.
+    for path, name_on_disk in sorted(named, key=lambda entry: (nfc(entry[1]) != entry[1], entry[1])):
+        name = nfc(name_on_disk)
         reason = _reason_to_leave_out(name, source)
         if reason is None:
-            status = _status(source, path, folders.get(path.parent), folders.get(root))
+            status = _status(source, path, real_folders.get(path.parent), real_folders.get(root))
             reason = None if status.st_size else EMPTY
         if reason is not None:
             left_out[reason] += 1
             continue
-        name = own_name if name in files else name
+
+        name = name_on_disk if name in files else name
         files[name] = SourceFile(path, name, status)
 
     if not files:
-        told = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
+        files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
         raise SourceError(
-            f"source {source.name}: {_origin(source) or root} holds no file to read ({told}); correct "
+            f"source {source.name}: {_origin(source) or root} holds no file to read ({files_left_out}); correct "
             f"its path in the recipe. What can be read is {READABLE}"
         )
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
 
 
 def unmatched_globs(source: Source, listing: SourceListing) -> list[str]:
-    """Globs of a source that none of its files matches, most likely for a slip of the pen."""
+    """Globs of a source that match none of its files: most likely a slip of the pen."""
     globs = [*source.include, *source.exclude, *(glob for globs in source.domains.values() for glob in globs)]
     return [pattern for pattern in dict.fromkeys(globs) if not any(matches(name, [pattern]) for name in listing.names)]
 
@@ -161,11 +161,11 @@ def expanded(path: str, base: Path) -> Path:
     Raises:
         SourceError: It names a variable that is not set.
     """
-    whole = os.path.expanduser(os.path.expandvars(path))
-    unset = re.search(r"\$\{?(\w+)\}?", whole)
+    expanded_path = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$\{?(\w+)\}?", expanded_path)
     if unset:
         raise SourceError(f"{path}: the environment variable {unset[1]} is not set")
-    return base / whole
+    return base / expanded_path
 
 
 def _origin(source: Source) -> str:
@@ -182,13 +182,13 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
     """The status of a file that may be read.
 
     Args:
-        source: For messages.
+        source: Named in messages.
         path: The file.
         folder: Real path of its folder; None where the file may lie anywhere.
-        root: Real path of the source's folder.
+        root: Real path of the source's folder; None as for `folder`.
 
     Raises:
-        SourceError: It may not.
+        SourceError: The file may not be read.
     """
 
     def refuse(problem: str, remedy: str = "repair it or exclude it") -> SourceError:
@@ -201,6 +201,7 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
         status = path.stat()
     except OSError as error:
         raise refuse(error.strerror or str(error)) from error
+
     if folder is not None and root is not None:
         real = os.path.realpath(path) if link else folder
         if os.path.commonpath((root, real)) != root:
@@ -215,23 +216,17 @@ def _status(source: Source, path: Path, folder: str | None, root: str | None) ->
 
 def printable(text: str) -> str:
     """A text for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
-    return _UNSHOWABLE.sub(lambda character: ascii(character[0])[1:-1], text)
+    return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _candidates(source: Source, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:
     """The folder that names are relative to, the files in it, and whether they may be links to anywhere."""
     if source.stdlib:
         root = Path(sysconfig.get_paths()["stdlib"])
-        # Only its modules are meant, so its other files are not counted.
-        return (
-            root,
-            [
-                path
-                for path in _walk(root, Counter(), follow=False)
-                if path.suffix == ".py" and _in_stdlib(path.relative_to(root))
-            ],
-            True,
-        )
+        uncounted = Counter[str]()  # only the modules are meant, so the other files are not counted as left out
+        modules = [path for path in _walk(root, uncounted, follow=False) if _is_stdlib_module(path.relative_to(root))]
+        return root, modules, True
+
     path = _on_disk(expanded(_origin(source), base))
     if path.is_dir():
         return path, list(_walk(path, left_out, source.follow_links)), source.follow_links
@@ -239,48 +234,57 @@ def _candidates(source: Source, base: Path, left_out: Counter[str]) -> tuple[Pat
         if not format_of(path.name, source.text_suffixes):
             raise SourceError(f"source {source.name}: {path} has no format that can be read: {READABLE}")
         return path.parent, [path], True
+
     if not glob.has_magic(str(path)):
         raise SourceError(f"source {source.name}: {path} does not exist; correct its path in the recipe")
-    root, found = _matching(path)
-    files = [file for file in found if not file.is_dir()]
-    if "**" not in path.parts and len(files) < len(found):
-        left_out["folder"] = len(found) - len(files)
+    root, matching = _matching(path)
+    files = [file for file in matching if not file.is_dir()]
+    # `**` matches every folder on the way to a file, and nobody asked for those.
+    if "**" not in path.parts and len(files) < len(matching):
+        left_out["folder"] = len(matching) - len(files)
     if not files:
         raise SourceError(f"source {source.name}: no file matches {path}; correct its path in the recipe")
     return root, files, source.follow_links
 
 
 def _on_disk(path: Path) -> Path:
-    """A path as the disk spells it: it may hold names in another Unicode form than a person types them in."""
+    """A path as the disk spells it: its names may have another Unicode form than the one that a person types."""
     if str(path).isascii() or path.exists():
         return path
-    found = Path(path.anchor)
+
+    spelled = Path(path.anchor)
     for part in path.parts[1:]:
-        if not (found / part).exists() and found.is_dir():
-            part = next((name for name in sorted(os.listdir(found)) if nfc(name) == nfc(part)), part)
-        found /= part
-    return found
+        if not (spelled / part).exists() and spelled.is_dir():
+            part = next((name for name in sorted(os.listdir(spelled)) if nfc(name) == nfc(part)), part)
+        spelled /= part
+    return spelled
 
 
 def _matching(pattern: Path) -> tuple[Path, list[Path]]:
-    """The part of a glob that holds no pattern, and everything below it that matches."""
+    """The folder at which the magic of a glob begins, and everything below it that matches."""
     parts = pattern.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root, rest = _on_disk(Path(*parts[:fixed])), str(Path(*parts[fixed:]))
-    found = {
+    # A disk may hold names in either form: macOS writes NFD, most systems write a name as it was typed.
+    matching = {
         path
         for form in ("NFC", "NFD")
         for path in glob.glob(str(root / unicodedata.normalize(form, rest)), recursive=True)
     }
-    return root, [Path(path) for path in found]
+    return root, [Path(path) for path in matching]
 
 
-def _in_stdlib(name: Path) -> bool:
-    return not _STDLIB_SKIPPED & set(name.parts) and not any(part.startswith(_STDLIB_GENERATED) for part in name.parts)
+def _is_stdlib_module(path: Path) -> bool:
+    """Whether a path relative to the standard library's folder is a module that is read."""
+    return (
+        path.suffix == ".py"
+        and not _STDLIB_SKIPPED & set(path.parts)
+        and not any(part.startswith(_STDLIB_GENERATED) for part in path.parts)
+    )
 
 
 def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
-    """The files below a folder; what is not walked through is counted."""
+    """The files below a folder. Hidden files, and folders that are not entered, are counted as left out."""
 
     def fail(error: OSError) -> None:
         raise SourceError(f"{error.filename}: {error.strerror}; make it readable or leave it out") from error
@@ -289,28 +293,29 @@ def _walk(root: Path, left_out: Counter[str], follow: bool) -> Iterator[Path]:
     for folder, folders, names in os.walk(root, onerror=fail, followlinks=follow):
         if follow:
             followed.add(_inode(folder))
+
         walked = []
         for name in sorted(folders):
             path = os.path.join(folder, name)
-            reason = (
-                f"{HIDDEN} folder"
-                if name.startswith(".")
-                else f"{name} folder"
-                if name in _SKIPPED_FOLDERS
-                else _linked(path, real_root, followed, follow)
-                if os.path.islink(path)
-                else None
-            )
+            reason: str | None = None
+            if name.startswith("."):
+                reason = f"{HIDDEN} folder"
+            elif name in _SKIPPED_FOLDERS:
+                reason = f"{name} folder"
+            elif os.path.islink(path):
+                reason = _link_left_out(path, real_root, followed, follow)
+
             if reason is None:
                 walked.append(name)
             elif reason:
                 left_out[reason] += 1
-        folders[:] = walked
+        folders[:] = walked  # os.walk enters the folders that are left in its list
+
         left_out.update([HIDDEN] * sum(name.startswith(".") for name in names))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _linked(path: str, root: str, followed: set[tuple[int, int]], follow: bool) -> str | None:
+def _link_left_out(path: str, root: str, followed: set[tuple[int, int]], follow: bool) -> str | None:
     """Why a linked folder is left out: empty where its files are read all the same, None where it is followed."""
     if not follow:
         real = os.path.realpath(path)

@@ -24,10 +24,10 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def source_state(sources: Iterable[Source], base: Path = PROJECT_ROOT) -> str:
     """SHA-256 (hex) of the state of all sources: names, sizes, times and inodes of files, commits of datasets.
 
-    No file is opened. Any write to a file, also one that sets its time of change back, and another file moved to its
-    place give another state. So does a copy to another machine, whose texts are then gathered again into the same
-    content. The standard library is installed and not written to: its names, sizes and times of change are its state,
-    which is the same wherever it was installed from the same package.
+    No file is opened. The state changes with any write to a file, even one that sets its time of change back, and when
+    another file is moved to its place. It also changes with a copy to another machine: the texts are gathered again
+    there, and their content is the same. The standard library is installed and not written to, so its state is its
+    names, sizes and times of change, the same wherever it was installed from the same package.
 
     Raises:
         SourceError: A source has no file, or a dataset has no commit.
@@ -48,7 +48,7 @@ def _file_state(file: SourceFile, installed: bool) -> list[object]:
 
 
 def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
-    """What is read of a source, and what is left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
+    """The files of a source that are read and left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
 
     Raises:
         SourceError: A source has no file, or a dataset has no commit.

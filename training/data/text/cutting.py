@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 
-# Where a text may be cut, best first: behind a paragraph, a line, a sentence, a word.
+# Where a text may be cut, best first: after a paragraph, a line, a sentence, a word.
 _BORDERS = tuple(
     map(re.compile, (r"\n[ \t]*\n\s*", r"\n", r"[.!?…]['\"’”»)\]]*\s+|[。！？।॥۔።][’”」』）]*\s*", r"\s+"))
 )
 
 
 def cut(text: str, limit: int) -> list[str]:
-    """Cut a text into parts of at most `limit` characters, about equal ones where its borders allow it.
+    """Cut a text into parts of at most `limit` characters, about equal in length where its borders allow it.
 
-    A part ends with the last paragraph that ends in the second half of an even part. Where no paragraph does, it ends
-    with the last line, else with the last sentence or word; a text without any is cut at its even part.
+    What is left of the text is divided into as few equal parts as the limit allows, and the first of these is looked
+    at. The cut is made at the end of the last paragraph that ends in its second half. If none ends there, the last line
+    decides, then the last sentence, then the last word. If there is none of these either, the cut is made at its end.
 
     Returns:
         Parts that make the text when they are put together.
@@ -31,9 +32,9 @@ def cut(text: str, limit: int) -> list[str]:
 
 
 def _border(text: str, first: int, last: int) -> int:
-    """The best place to cut, behind `first` and not behind `last`."""
+    """The best place to cut, after `first` and at most at `last`."""
     for border in _BORDERS:
-        ends = [found.end() for found in border.finditer(text, first, last)]
+        ends = [match.end() for match in border.finditer(text, first, last)]
         if ends:
             return ends[-1]
     return last

@@ -21,6 +21,10 @@ _BATCH_ROWS = 1024
 def read_split(folder: Path, columns: list[str]) -> pa.Table:
     """Columns of all parquet files of a folder, one row a document, sorted by `id`.
 
+    Args:
+        folder: A split of the corpus.
+        columns: Names; `id` must be among them.
+
     Raises:
         InputRefused: There is no parquet file, or a column is missing.
     """
@@ -35,16 +39,16 @@ def read_split(folder: Path, columns: list[str]) -> pa.Table:
 
 
 def join_parts(table: pa.Table) -> pa.Table:
-    """Documents with the parts that they were cut into put together again, where these follow each other.
+    """Put the parts of documents together again, where they follow each other.
 
-    Cleaning and comparing work on parts; a model reads the document, with one end of text at its end. A part whose
-    neighbour was dropped stays by itself.
+    Cleaning and comparing work on parts. A model reads the whole document, with one end of text at its end. A part
+    whose neighbour was dropped stays by itself.
 
     Args:
-        table: Columns `id`, `text`, `source`, `path`, and others that the parts of a document have in common.
+        table: Columns `id`, `text`, `source`, `path`, and others that all parts of a document have in common.
 
     Returns:
-        The same columns, one row a document, sorted by `id`: that of the whole text.
+        The same columns, one row a document, sorted by `id`. The id of a joined document is that of its whole text.
     """
     numbers = [part_of(path) for path in table["path"].to_pylist()]
     cut = [row for row, number in enumerate(numbers) if number]
@@ -55,7 +59,7 @@ def join_parts(table: pa.Table) -> pa.Table:
     documents = {row: (names[row]["source"], group_of(names[row]["path"])) for row in cut}
     runs: list[list[int]] = []
     for row in sorted(cut, key=lambda row: (documents[row], numbers[row])):
-        before = runs[-1][-1] if runs else row
+        before = runs[-1][-1] if runs else row  # the first row does not follow itself, so it begins a run
         if documents[row] == documents[before] and numbers[row] == numbers[before] + 1:
             runs[-1].append(row)
         else:
@@ -77,7 +81,12 @@ def _joined(table: pa.Table, run: list[int]) -> dict[str, Any]:
 
 
 def text_batches(table: pa.Table, max_bytes: int | None = None) -> Iterator[list[str]]:
-    """The column `text` in lists of about 8 MiB, the first `max_bytes` bytes of it where that is given."""
+    """The column `text` in lists of about 8 MiB.
+
+    Args:
+        table: Has a column `text`.
+        max_bytes: Stop after the document that reaches this many bytes of UTF-8; None reads all.
+    """
     batch: list[str] = []
     size = total = 0
     for rows in table.select(["text"]).to_batches(max_chunksize=_BATCH_ROWS):

@@ -1,5 +1,8 @@
-"""Near-duplicate removal: MinHash (Broder 1997) and banding (Leskovec et al., Mining of Massive Datasets, 3.4) find the
-candidates, and the exact similarity of `training.data.text.similarity` decides."""
+"""Near-duplicate removal.
+
+MinHash (Broder, "On the Resemblance and Containment of Documents", 1997) and banding (Leskovec et al., "Mining of
+Massive Datasets", section 3.4) find the candidates. The exact similarity of `training.data.text.similarity` decides.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ col = daft.col
 def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
     """The documents to remove so that no two near-duplicates remain.
 
-    In the order of ids, a document is removed if it is a near-duplicate of one that was kept, so the result does not
-    depend on the order of rows, and in a chain of twins nothing is removed for the sake of one that was removed itself.
-    Only documents that share a band of MinHashes with another one are compared.
+    Documents are looked at in the order of their ids, so the result does not depend on the order of rows. A document is
+    removed if it is a near-duplicate of one that was kept; a removed one removes no other. Only documents that share a
+    band of MinHashes with another one are compared.
 
     Args:
         documents: Columns `id` (unique, a digest of the text) and `text`.
@@ -35,17 +38,18 @@ def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
         Removed id to a kept id that it is a near-duplicate of.
     """
     ids, keys = _band_keys_of(documents, spec)
-    crowded = _crowded(keys)
-    keys = keys[crowded]
-    at = {ids[row]: number for number, row in enumerate(np.flatnonzero(crowded))}
+    is_candidate = _shares_a_band(keys)
+    keys = keys[is_candidate]
+    places = {ids[row]: place for place, row in enumerate(np.flatnonzero(is_candidate))}
 
+    # The texts are read a second time: all shingles at once would not fit into memory.
     kept = _Kept()
     removed: dict[str, str] = {}
-    texts = ((id_, text) for id_, text in _texts(documents) if id_ in at)
-    for id_, shingles in _sets(texts, spec):
-        twin = kept.twin(keys[at[id_]], shingles, spec.threshold)
+    candidates = ((id_, text) for id_, text in _texts(documents) if id_ in places)
+    for id_, shingles in _sets(candidates, spec):
+        twin = kept.twin(keys[places[id_]], shingles, spec.threshold)
         if twin is None:
-            kept.add(id_, keys[at[id_]], shingles)
+            kept.add(id_, keys[places[id_]], shingles)
         else:
             removed[id_] = twin
     return removed
@@ -54,8 +58,8 @@ def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
 def twins_across(heldout: daft.DataFrame, train: daft.DataFrame, spec: MinHash) -> dict[str, str]:
     """Held-out documents that are near-duplicates of a training document, compared exactly.
 
-    Bands miss a few pairs of a very large corpus. Two that lie on the same side do no harm; held-out text must not be
-    among them.
+    Bands miss a few pairs of a very large corpus. A pair on one side of the split does no harm; a pair across it would
+    let a model be tested on what it has read.
 
     Args:
         heldout: Columns `id` and `text`.
@@ -66,16 +70,16 @@ def twins_across(heldout: daft.DataFrame, train: daft.DataFrame, spec: MinHash) 
         Held-out id to a training id.
     """
     queries = dict(_sets(_texts(heldout), spec))
-    rows: list[str] = []
+    train_ids: list[str] = []
 
     def stream() -> Iterator[Shingles]:
         for id_, shingles in _sets(_texts(train), spec):
-            rows.append(id_)
+            train_ids.append(id_)
             yield shingles
 
-    found = similar_documents(list(queries.values()), [-1] * len(queries), stream(), spec.threshold)
-    ids = list(queries)
-    return {ids[query]: rows[match.row] for query, match in found.items()}
+    matches = similar_documents(list(queries.values()), [-1] * len(queries), stream(), spec.threshold)
+    heldout_ids = list(queries)
+    return {heldout_ids[query]: train_ids[match.row] for query, match in matches.items()}
 
 
 class _Kept:
@@ -93,6 +97,7 @@ class _Kept:
         shared = Counter[int]()
         for key in enumerate(keys.tolist()):
             shared.update(self._bands.get(key, ()))
+
         for number, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0])):
             id_, other = self._documents[number]
             if jaccard(shingles, other, threshold) >= threshold:
@@ -112,15 +117,16 @@ def band_keys(sets: list[Shingles], spec: MinHash) -> BandKeys:
     The permutations are x -> a x + b modulo 2**64 with odd a; shingles are hashes already.
 
     Args:
-        sets: Shingles of the documents; none is empty.
+        sets: Shingles of the documents, uint64 [shingles] each; none is empty.
+        spec: Its rows and bands.
 
     Returns:
-        Shape (documents, bands).
+        uint64 [documents, bands].
     """
     rows, bands = spec.rows_and_bands
     coefficients = np.frombuffer(hashlib.shake_128(b"minhash").digest(16 * rows * bands), "<u8").reshape(-1, 2)
     shingles = np.concatenate(sets)
-    starts = np.cumsum([0, *(len(one) for one in sets[:-1])])
+    starts = np.cumsum([0, *map(len, sets[:-1])])
 
     keys = np.zeros((len(sets), bands), np.uint64)
     for number, (factor, offset) in enumerate(coefficients):
@@ -130,10 +136,11 @@ def band_keys(sets: list[Shingles], spec: MinHash) -> BandKeys:
 
 
 def _band_keys_of(documents: daft.DataFrame, spec: MinHash) -> tuple[list[str], BandKeys]:
-    """Ids in their order, and the band keys of each."""
+    """Ids in their order, and the band keys of each, uint64 [documents, bands]."""
     _, bands = spec.rows_and_bands
     ids: list[str] = []
-    found = [np.empty((0, bands), np.uint64)]
+    keys = [np.empty((0, bands), np.uint64)]
+
     batch: list[Shingles] = []
     size = 0
     for id_, shingles in _sets(_texts(documents), spec):
@@ -141,20 +148,20 @@ def _band_keys_of(documents: daft.DataFrame, spec: MinHash) -> tuple[list[str], 
         batch.append(shingles)
         size += len(shingles)
         if size >= _BATCH_SHINGLES:
-            found.append(band_keys(batch, spec))
+            keys.append(band_keys(batch, spec))
             batch, size = [], 0
     if batch:
-        found.append(band_keys(batch, spec))
-    return ids, np.concatenate(found)
+        keys.append(band_keys(batch, spec))
+    return ids, np.concatenate(keys)
 
 
-def _crowded(keys: BandKeys) -> npt.NDArray[np.bool_]:
-    """Which documents share a band with another one."""
-    crowded = np.zeros(len(keys), np.bool_)
+def _shares_a_band(keys: BandKeys) -> npt.NDArray[np.bool_]:
+    """Which documents share a band with another one, bool [documents]."""
+    shares = np.zeros(len(keys), np.bool_)
     for band in keys.T:
         _, places, counts = np.unique(band, return_inverse=True, return_counts=True)
-        crowded |= counts[places] > 1
-    return crowded
+        shares |= counts[places] > 1
+    return shares
 
 
 def _texts(documents: daft.DataFrame) -> Iterator[tuple[str, str]]:
@@ -164,12 +171,14 @@ def _texts(documents: daft.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def _sets(texts: Iterator[tuple[str, str]], spec: MinHash) -> Iterator[tuple[str, Shingles]]:
+    """The shingles of every text, with its id."""
     ids: list[str] = []
 
-    def remembered() -> Iterator[str]:
+    def texts_alone() -> Iterator[str]:
         for id_, text in texts:
             ids.append(id_)
             yield text
 
-    for shingles in shingle_sets(remembered(), spec.ngram):  # takes one text for each set that it gives
+    # `shingle_sets` takes one text for each set that it gives, so the last id is the set's.
+    for shingles in shingle_sets(texts_alone(), spec.ngram):
         yield ids.pop(), shingles

@@ -1,6 +1,6 @@
 """Paragraphs and sentences of prose in any script.
 
-Ends of sentences follow Unicode's Sentence_Terminal property (UAX #29): `.`, `!`, `?` and their like need white space
+Ends of sentences follow Unicode's Sentence_Terminal property (UAX #29): `.`, `!`, `?` and the like need white space
 and the beginning of another sentence after them; those of other scripts (`。`, `।`, `؟`, `۔`, `።`, `။`) end a sentence
 wherever they stand. Thai and Lao have no such mark: spaces and line ends divide their clauses.
 """
@@ -48,7 +48,7 @@ def _one_line(paragraph: str) -> str:
 
 
 def has_capitals(text: str) -> bool:
-    """Whether capitals begin the sentences of a text: not where nearly all letters of its beginning are small ones."""
+    """Whether the sentences of a text begin with capitals: no if nearly all letters of its beginning are small ones."""
     beginning = text[:_BEGINNING]
     return len(_CAPITAL.findall(beginning)) * _SMALL_PER_CAPITAL >= len(_SMALL.findall(beginning))
 
@@ -56,9 +56,10 @@ def has_capitals(text: str) -> bool:
 def sentences(paragraph: str, capitals: bool = True) -> list[str]:
     """The sentences of one line, with the white space after each: joined they are the line again.
 
+    A line that is mostly in a script without spaces, and holds no sentence end of that script, is cut at its spaces.
+
     Args:
-        paragraph: One line; clauses are divided by spaces where most of it is in a script without spaces and it holds
-            none of that script's sentence ends.
+        paragraph: One line.
         capitals: Sentences begin with a capital, so that `e.g. this` is not cut.
     """
     ends = _ENDS[not capitals]

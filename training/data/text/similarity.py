@@ -1,6 +1,6 @@
-"""The one rule of near-duplicates, Jaccard similarity of word shingles, and an exact search by it.
+"""The one rule of near-duplicates, the Jaccard similarity of word shingles, and an exact search by it.
 
-The builder of the corpus checks the candidates of its MinHash by this rule, and the gate looks for what it left.
+The builder of the corpus checks the candidates of its MinHash by this rule, and the gate searches for those it missed.
 
 The search is prefix filtering (Chaudhuri et al., "A Primitive Operator for Similarity Joins", 2006; Bayardo et al.,
 "Scaling Up All Pairs Similarity Search", 2007): two sets with similarity t share one of the |x| - ceil(t |x|) + 1
@@ -9,7 +9,6 @@ rarest elements of x. No pair is missed and none is estimated, so it can judge a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.words import words_of
+from training.data.text.words import word_hash, words_of
 
 Shingles = npt.NDArray[np.uint64]
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -27,15 +26,21 @@ _MOST_HITS = 2**22  # index entries that are looked at together: 32 MB for each 
 
 
 class _WordHashes(dict[str, int]):
+    """Hashes of words, each computed once: a word is hashed far less often than it occurs."""
+
     def __missing__(self, word: str) -> int:
-        value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        self[word] = value
+        value = self[word] = word_hash(word)
         return value
 
 
 @dataclass(frozen=True)
 class Match:
-    """A document of a stream that is similar to a query."""
+    """A document of a stream that is similar to a query.
+
+    Attributes:
+        row: The document's place in the stream, from 0.
+        similarity: Jaccard similarity, above 0 and at most 1.
+    """
 
     row: int
     similarity: float
@@ -47,9 +52,9 @@ def normalised_words(text: str) -> list[str]:
 
 
 def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
-    """The distinct shingles of `ngram` words of every text, sorted 64-bit hashes.
+    """The distinct shingles of `ngram` words of every text, as sorted 64-bit hashes, uint64 [shingles] each.
 
-    A shorter text is one shingle. A text without a word is one as well, itself, so that it equals no other text.
+    A text of fewer words is one shingle. A text without any word is a shingle too, so that it equals no other text.
     """
     hashes = _WordHashes()
     for text in texts:
@@ -65,7 +70,16 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
 
 
 def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:
-    """Size of the intersection over size of the union; 0 where the sizes alone keep it below `least`."""
+    """Size of the intersection over size of the union of two sets of shingles.
+
+    Args:
+        left: Sorted and distinct, uint64 [shingles].
+        right: The same.
+        least: Similarities below this one are not wanted.
+
+    Returns:
+        The similarity; 0 without comparing where the sizes alone keep it below `least`.
+    """
     small, large = (left, right) if len(left) <= len(right) else (right, left)
     if len(small) == 0 or len(small) < least * len(large):
         return 0.0
@@ -79,8 +93,8 @@ def similar_documents(
 ) -> dict[int, Match]:
     """For each query, the first document of the stream that is at least as similar as the threshold.
 
-    A query leaves the index with its first match, so thousands of documents that are nearly the same cost no more than
-    as many that differ.
+    A query leaves the index with its first match. So thousands of near-copies cost no more than thousands of documents
+    that differ.
 
     Args:
         queries: Shingles of the queries.
@@ -92,23 +106,24 @@ def similar_documents(
         Position in `queries` to the match.
     """
     index = _PrefixIndex(queries, threshold)
-    found: dict[int, Match] = {}
+    matches: dict[int, Match] = {}
     for first, batch in _batches(stream):
         start = 0
         while start < len(batch):
             pairs, count = index.candidates(batch[start:])
-            matched = len(found)
+            matches_before = len(matches)
             for query, place in pairs:
                 row = first + start + place
-                if query in found or row == query_rows[query]:
+                if query in matches or row == query_rows[query]:
                     continue
                 similarity = jaccard(queries[query], batch[start + place], threshold)
                 if similarity >= threshold:
-                    found[query] = Match(row, similarity)
-            if len(found) > matched:
-                index.drop(found)
+                    matches[query] = Match(row, similarity)
+
+            if len(matches) > matches_before:
+                index.drop(matches)
             start += count
-    return found
+    return matches
 
 
 class _PrefixIndex:
@@ -123,6 +138,7 @@ class _PrefixIndex:
         keys, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for number, shingles in enumerate(queries):
             if len(shingles):
+                # The small number keeps rounding from raising the bound: a prefix too long misses no pair.
                 length = len(shingles) - math.ceil(threshold * len(shingles) - 1e-9) + 1
                 rarest = np.lexsort((shingles, counts[_buckets(shingles)]))[:length]
                 keys.append(shingles[rarest])
@@ -142,12 +158,13 @@ class _PrefixIndex:
             have few enough entries of the index in common.
         """
         shingles = np.concatenate(batch)
-        places = np.repeat(np.arange(len(batch)), [len(one) for one in batch])
-        likely = self._occupied[_buckets(shingles)]
+        places = np.repeat(np.arange(len(batch)), [len(document) for document in batch])
+        likely = self._occupied[_buckets(shingles)]  # spares most of them the binary search
         shingles, places = shingles[likely], places[likely]
         low = np.searchsorted(self._keys, shingles, side="left")
         hits = np.searchsorted(self._keys, shingles, side="right") - low
 
+        # As many documents as keep the arrays below within their bound.
         totals = np.cumsum(np.bincount(places, hits, minlength=len(batch)))
         count = max(1, int(np.searchsorted(totals, _MOST_HITS, side="right")))
         first = places < count
@@ -161,8 +178,8 @@ class _PrefixIndex:
         """Forget the entries of some queries."""
         dropped = np.zeros(self._queries, np.bool_)
         dropped[list(queries)] = True
-        stays = ~dropped[self._owners]
-        self._keys, self._owners = self._keys[stays], self._owners[stays]
+        is_kept = ~dropped[self._owners]
+        self._keys, self._owners = self._keys[is_kept], self._owners[is_kept]
 
 
 def _buckets(shingles: Shingles) -> npt.NDArray[np.int64]:

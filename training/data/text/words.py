@@ -1,12 +1,13 @@
 """What a word is, in every script: one rule for near-duplicates, overlap with evaluation sets and leaked questions.
 
-A word is a run of letters, marks and digits: vowel signs and accents belong to it. Scripts that put no space between
-words (Chinese, Japanese, Thai, Lao, Khmer, Burmese and their like) have no such runs, so there every character with its
-marks is a word: n-grams of words are n-grams of characters, as is usual for these languages.
+A word is a run of letters, marks and digits: vowel signs and accents belong to it. Some scripts put no space between
+words: Chinese, Japanese, Thai, Lao, Khmer, Burmese and the like. There every character with its marks is a word.
+N-grams of words are n-grams of characters there, as is usual for these languages.
 """
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable
 
@@ -32,11 +33,17 @@ def words_of(text: str) -> list[str]:
     plain = text.lower()
     if plain.isascii():
         return list(_ASCII_RUN.findall(plain))
+
     plain = unicodedata.normalize("NFC", plain)
     runs: list[str] = _RUN.findall(plain)
     if not has_unspaced(plain):
         return runs
     return [word for run in runs for word in (_PARTS.findall(run) if has_unspaced(run) else (run,))]
+
+
+def word_hash(word: str) -> int:
+    """A word as a number of 64 bits, from BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def has_unspaced(text: str) -> bool:
@@ -45,7 +52,7 @@ def has_unspaced(text: str) -> bool:
 
 
 def word_weight(words: Iterable[str]) -> float:
-    """How many words these are worth, if two characters of a script without spaces are worth one word."""
+    """How many words these are worth: a character of a script without spaces counts as half a word."""
     return sum(0.5 if has_unspaced(word) else 1.0 for word in words)
 
 

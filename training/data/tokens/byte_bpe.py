@@ -21,7 +21,8 @@ MAX_BYTES = 64 * 2**20
 # GPT-2's pattern, but marks belong to the letters before them: without that, words of Hindi, Tamil, Thai or pointed
 # Arabic fall apart at every vowel sign, and no merge can put them together again.
 WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
-_OLDER = pre_tokenizers.ByteLevel(add_prefix_space=False)  # of versions that exist
+# Tokenizers that were made before marks belonged to letters have GPT-2's own pattern, and models exist with them.
+_OLDER = pre_tokenizers.ByteLevel(add_prefix_space=False)
 _KINDS = {"model": "BPE", "normalizer": None, "decoder": "ByteLevel", "post_processor": "TemplateProcessing"}
 
 
@@ -29,6 +30,11 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
     """Train a tokenizer of exactly `vocabulary` tokens: the special tokens, the 256 bytes, then merges.
 
     The same texts in the same order give the same tokenizer.
+
+    Args:
+        texts: What merges are counted in.
+        vocabulary: Number of tokens.
+        min_frequency: How often a pair must occur to be merged.
 
     Raises:
         RecipeError: The texts do not hold enough pairs that occur `min_frequency` times.
@@ -38,6 +44,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
     tokenizer.decoder = decoders.ByteLevel()
     # Adds nothing, but transformers writes it when it saves a tokenizer: with it, saving changes no byte of the file.
     tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -47,12 +54,13 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    found = tokenizer.get_vocab_size()
-    if found != vocabulary:
+
+    size = tokenizer.get_vocab_size()
+    if size != vocabulary:
         raise RecipeError(
-            f"tokenizer.vocabulary: {vocabulary} tokens were asked for, but the text that was read holds "
-            f"no more pairs that occur {min_frequency} times in a word: it gives {found}. Set "
-            f"tokenizer.vocabulary to {found} or less, or add text"
+            f"tokenizer.vocabulary: {vocabulary} tokens were asked for, and the text that was read gives {size}: no "
+            f"other pair occurs {min_frequency} times in a word. Set tokenizer.vocabulary to {size} or less, or add "
+            "text"
         )
     return tokenizer
 
@@ -68,9 +76,9 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer of the kind that `train_bpe` makes.
+    """Read a tokenizer of the kind that `train_bpe` makes.
 
-    Other kinds hold regular expressions and tables that take any time and any memory on the wrong text.
+    Others are refused: their regular expressions and tables can take any time and any memory on the wrong text.
 
     Raises:
         InputRefused: The file is missing, too large, malformed, or another kind of tokenizer.
@@ -90,18 +98,21 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _foreign(content: Any) -> str:
-    """What a tokenizer's file holds that a byte-level BPE of ours does not; empty if nothing."""
+    """What tells a tokenizer's file from a byte-level BPE of Gatehouse; empty if nothing does."""
     kinds = {name: content[name] and content[name]["type"] for name in _KINDS}
     if kinds != _KINDS and kinds != _KINDS | {"post_processor": None}:
         return f"it is no byte-level BPE: {kinds}"
-    if content["pre_tokenizer"] not in (json.loads(one.__getstate__()) for one in (pre_tokenizer(), _OLDER)):
+
+    rules = [json.loads(rule.__getstate__()) for rule in (pre_tokenizer(), _OLDER)]
+    if content["pre_tokenizer"] not in rules:
         return f"it cuts words by another rule: {json.dumps(content['pre_tokenizer'])[:200]}"
+
     tokens = len(content["model"]["vocab"]) + len(content["added_tokens"])
     return f"it has {tokens:,} tokens, and {MAX_TOKENS:,} are the most" if tokens > MAX_TOKENS else ""
 
 
 def load_plain(path: Path) -> Tokenizer:
-    """A tokenizer that takes special tokens' names in a text for what they are there: plain text.
+    """Read a tokenizer that takes the names of special tokens in a text as plain text.
 
     Raises:
         InputRefused: The file is missing or is no tokenizer.
@@ -122,6 +133,7 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Iterator[npt.NDArray
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     """UTF-8 bytes that each token stands for, int64 [vocabulary]; a special token counts its name."""
     special = set(SPECIAL_TOKENS)
+    # A byte-level token spells each byte as one character, so its characters are its bytes.
     names = (tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size()))
     return np.array([len(name.encode()) if name in special else len(name) for name in names], np.int64)
 

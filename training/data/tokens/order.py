@@ -46,6 +46,7 @@ class RowOrder:
             )
         self._rows: Int64 = np.array(row_counts, np.int64)
         self._seed = seed
+
         shares = self._rows * np.array(weights, np.float64)
         # Each source, largest first, takes its part of what the sources before it left: in whole numbers, so that the
         # parts of a block add up to the block and none is ever negative.
@@ -57,21 +58,27 @@ class RowOrder:
 
     def taken(self, count: int) -> Int64:
         """Rows taken from every source among the first `count`; int64 [sources]."""
-        whole, rest = count - count % BLOCK, count % BLOCK
-        counts, left = np.zeros(len(self._rows), np.int64), whole
+        in_blocks, rest = count - count % BLOCK, count % BLOCK
+        counts, left = np.zeros(len(self._rows), np.int64), in_blocks
         for which, part in self._parts:
             counts[which] = (left * part + _UNIT // 2) // _UNIT
             left -= int(counts[which])
-        return counts + np.bincount(self.turns(whole, rest)[0], minlength=len(counts)) if rest else counts
+        if not rest:
+            return counts
+        return counts + np.bincount(self.turns(in_blocks, rest)[0], minlength=len(counts))
 
     def turns(self, start: int, count: int) -> tuple[Int64, Int64]:
         """Whose turn it is at the rows with the numbers `start` to `start + count - 1`.
 
         Returns:
-            Source, and how many rows of it came before, int64 [count] each.
+            Number of the source, and how many rows of it came before, int64 [count] each.
+
+        Raises:
+            ValueError: `start` or `count` is negative.
         """
         if start < 0 or count < 0:
             raise ValueError(f"start and count must not be negative, not {start} and {count}")
+
         first, last = start // BLOCK, (start + max(count, 1) - 1) // BLOCK
         taken = np.stack([self.taken(block * BLOCK) for block in range(first, last + 2)])
         source, nth = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -82,7 +89,10 @@ class RowOrder:
         """The rows with the numbers `start` to `start + count - 1`, every epoch of a source shuffled.
 
         Returns:
-            Source and row within the source, int64 [count] each.
+            Number of the source, and of the row within it, int64 [count] each.
+
+        Raises:
+            ValueError: `start` or `count` is negative.
         """
         source, row = self.turns(start, count)
         for number in np.unique(source):
@@ -92,7 +102,7 @@ class RowOrder:
 
 
 def key_of(seed: int, *parts: int) -> int:
-    """Key of one of the permutations that a seed stands for.
+    """The key of one of the permutations that a seed stands for, an unsigned number of 64 bits.
 
     Args:
         seed: Any number that is not negative; one of more than 64 bits is hashed to 64.
@@ -107,12 +117,15 @@ def key_of(seed: int, *parts: int) -> int:
 
 
 def shuffled(places: Int64, size: int, key: int) -> Int64:
-    """What lies at places of an endless row of permutations of 0..size-1, int64 of the shape [places].
+    """Read places of an endless sequence in which one permutation of 0..size-1 follows the other.
 
     Args:
         places: int64 [places]; place `n` lies in permutation `n // size`.
-        size: Of each permutation.
+        size: Length of each permutation.
         key: From `key_of`.
+
+    Returns:
+        int64 [places], each in 0..size-1.
     """
     out = np.empty(len(places), np.int64)
     _shuffle_compiled(out, np.ascontiguousarray(places, np.int64), size, np.uint64(key))
@@ -127,7 +140,7 @@ def _mix(value: np.uint64, key: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-# Compiled when this module is loaded, for numba's cache is pickles beside the code, which nothing vouches for.
+# Compiled whenever this module is loaded. numba's cache would be pickles beside the code, and nothing verifies those.
 _mix_compiled = numba.njit("uint64(uint64, uint64)")(_mix)
 
 
@@ -138,6 +151,8 @@ def _permute(index: np.int64, size: np.int64, key: np.uint64) -> np.int64:
         half += 1
     shift, low = np.uint64(half), np.uint64((1 << half) - 1)
     value = np.uint64(index)
+
+    # The network permutes 0..4^half-1, at most four times as many as `size`. Whoever lands outside walks on.
     while True:
         left, right = value >> shift, value & low
         for turn in range(_ROUNDS):
@@ -153,9 +168,9 @@ _permute_compiled = numba.njit("int64(int64, int64, uint64)")(_permute)
 
 def _shuffle(out: Int64, places: Int64, size: int, key: np.uint64) -> None:
     """Fill `out`; each epoch of `size` places has a key of its own."""
-    for at in range(len(places)):
-        key_of_epoch = _mix_compiled(key, np.uint64(places[at] // size))
-        out[at] = _permute_compiled(places[at] % size, size, key_of_epoch)
+    for index in range(len(places)):
+        key_of_epoch = _mix_compiled(key, np.uint64(places[index] // size))
+        out[index] = _permute_compiled(places[index] % size, size, key_of_epoch)
 
 
 _shuffle_compiled = numba.njit("(int64[::1], int64[::1], int64, uint64)")(_shuffle)
@@ -165,24 +180,26 @@ def _fill(source: Int64, nth: Int64, start: int, taken: Int64, key: np.uint64) -
     """Fill `source` and `nth`; `taken` int64 [blocks + 1, sources] counts the rows taken before each block.
 
     The shuffle of a block decides only which source comes when. Each source's rows stay in the order of its epochs, so
-    an epoch ends exactly where all rows were read; hence a block is always walked from its beginning.
+    an epoch ends exactly where all rows were read. That is why a block is always walked from its beginning.
     """
     first = start // BLOCK
     end = start + len(source)
-    for at in range(len(taken) - 1):
-        key_of_block = _mix_compiled(key, np.uint64(first + at))
-        passed = taken[at].copy()
-        begin = (first + at) * BLOCK
+    for block in range(len(taken) - 1):
+        key_of_block = _mix_compiled(key, np.uint64(first + block))
+        rows_before = taken[block].copy()
+        begin = (first + block) * BLOCK
+
         for place in range(min(BLOCK, end - begin)):
             slot = _permute_compiled(place, BLOCK, key_of_block)
             which = 0
-            while slot >= taken[at + 1, which] - taken[at, which]:
-                slot -= taken[at + 1, which] - taken[at, which]
+            while slot >= taken[block + 1, which] - taken[block, which]:
+                slot -= taken[block + 1, which] - taken[block, which]
                 which += 1
+
             if begin + place >= start:
                 source[begin + place - start] = which
-                nth[begin + place - start] = passed[which]
-            passed[which] += 1
+                nth[begin + place - start] = rows_before[which]
+            rows_before[which] += 1
 
 
 _fill_compiled = numba.njit("(int64[::1], int64[::1], int64, int64[:, ::1], uint64)")(_fill)

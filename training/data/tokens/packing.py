@@ -1,11 +1,11 @@
 """Best-fit packing of documents into rows of one context length, without losing a token.
 
-Documents longer than the context are cut into whole rows and a remainder; remainders and short documents are put,
+Documents longer than the context are cut into whole rows and a remainder. Remainders and short documents are put,
 longest first, into the row whose free room they fill best (best-fit decreasing: Johnson, 1974; for language models:
 Ding et al., "Fewer Truncations Improve Language Modeling", 2024). Attention does not cross documents: `rows` gives
 position ids that restart at every piece, from which transformers builds a block-diagonal mask.
 
-In its row a piece takes one place more than it has tokens: it stands behind the token that comes before it, which is
+In its row a piece takes one place more than it has tokens: the first place holds the token before the piece, which is
 `<|endoftext|>` at the beginning of a document. So the first token of every piece is predicted from something, and all
 tokens of the documents are learned. Evaluation cuts documents into windows in the same way.
 """
@@ -24,7 +24,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class PackingPlan:
-    """Which piece of which document lies in which row; rows as compressed sparse rows.
+    """Which piece of which document lies in which row. Pieces are listed row by row.
 
     Attributes:
         context: Tokens per row.
@@ -48,12 +48,12 @@ class PackingPlan:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the pieces; neither padding nor the tokens before the pieces count."""
+        """Tokens of the pieces, without padding and without the tokens before the pieces."""
         return int(self.length.sum())
 
     @property
     def used(self) -> int:
-        """Places of the rows that hold a token, the ones before the pieces included."""
+        """Places of the rows that hold a token, those before the pieces included."""
         return self.tokens + len(self.length)
 
     @property
@@ -78,11 +78,11 @@ class Spans:
 
 
 def whole(lengths: Int64, documents: Int64 | None = None) -> Spans:
-    """Whole documents: those with these numbers, or all.
+    """Whole documents as spans.
 
     Args:
         lengths: Tokens of every document, int64 [documents].
-        documents: Numbers of the documents, int64.
+        documents: Numbers of the documents that are meant, int64 [spans]; None for all.
     """
     chosen = np.arange(len(lengths), dtype=np.int64) if documents is None else np.asarray(documents, np.int64)
     return Spans(chosen, np.zeros(len(chosen), np.int64), np.asarray(lengths, np.int64)[chosen])
@@ -94,19 +94,24 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     Args:
         spans: What to pack.
         context: Tokens per row, at least 2.
-        alone: One piece a row, for models whose documents would see each other.
+        alone: One piece a row, for models in which the documents of a row would see each other.
 
     Returns:
         A plan that holds every token of the spans exactly once. The same input gives the same plan.
+
+    Raises:
+        ValueError: The context is too short.
     """
     if context < 2:
         raise ValueError(f"context must be at least 2, not {context}")
-    room = context - 1
+
+    room = context - 1  # one place is for the token before the piece
     sizes = np.ascontiguousarray(spans.length, np.int64)
     full, rest = sizes // room, sizes % room
     cut_document = np.repeat(spans.document, full)
     cut_start = np.repeat(spans.start, full) + ranges(np.zeros(len(full), np.int64), full) * room
 
+    # Longest first; a stable sort gives the same plan everywhere.
     partial = np.flatnonzero(rest)
     order = partial[np.argsort(-rest[partial], kind="stable")]
     row = np.arange(len(order), dtype=np.int64) if alone else _fit(rest[order] + 1, context)
@@ -126,7 +131,8 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
 def _best_fit(sizes: Int64, context: int) -> Int64:
     """Row of each piece; `sizes` int64 [pieces] falling, each below `context`.
 
-    Rows with the same free room form a linked list, and a binary tree over the room finds the tightest that fits.
+    Rows with the same free room form a linked list: `head` is its first row and `below` the one after each. A binary
+    tree over the room, with leaf `leaves + r` for the rows of room r, finds the tightest room that fits.
     """
     leaves = 1
     while leaves < context:
@@ -136,7 +142,10 @@ def _best_fit(sizes: Int64, context: int) -> Int64:
     below = np.empty(len(sizes), np.int64)
     rows = np.empty(len(sizes), np.int64)
     count = 0
+
     for piece in range(len(sizes)):
+        # The first leaf at or right of the piece's size that has a row: climb until a right neighbour has one, then
+        # descend to its leftmost. Node 1 is the root: no row fits.
         size = sizes[piece]
         node = leaves + size
         if tree[node] == 0:
@@ -146,6 +155,8 @@ def _best_fit(sizes: Int64, context: int) -> Int64:
                 node += 1
                 while node < leaves:
                     node = 2 * node if tree[2 * node] > 0 else 2 * node + 1
+
+        # Take the row out of its list, or begin a new one.
         if node > 1:
             room = node - leaves
             row = head[room]
@@ -158,6 +169,8 @@ def _best_fit(sizes: Int64, context: int) -> Int64:
             row = count
             count += 1
         rows[piece] = row
+
+        # Put it back where its room is now.
         room -= size
         below[row] = head[room]
         head[room] = row
@@ -174,6 +187,10 @@ _fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
 def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
     """Rows of a plan as a batch.
 
+    Labels are not shifted: the model does that. They are -100 at padding, at the token before every piece, so that no
+    prediction crosses documents, and where the reader's mask is off. Position ids restart at the token before every
+    piece; the padding is one run of its own.
+
     Args:
         packing: The plan, made from `tokens.lengths`.
         tokens: The documents.
@@ -181,9 +198,7 @@ def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) ->
         pad: Token id at unused places.
 
     Returns:
-        `input_ids` int64 [B, context]; `labels` int64 [B, context], not shifted, -100 at padding, at the token before
-        every piece (no prediction crosses documents) and where the reader's mask is off; `position_ids` int64
-        [B, context], restarting at the token before every piece, with the padding as one run of its own.
+        `input_ids`, `labels` and `position_ids`, int64 [B, context] each.
     """
     indices = np.asarray(indices, np.int64)
     context = packing.context
@@ -206,9 +221,9 @@ def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) ->
     labels = np.full(shape, IGNORE, np.int64)
     position_ids = np.arange(context, dtype=np.int64)[None, :] - used[:, None]
 
-    found, mask = tokens.gather(document, start, length)
-    input_ids.reshape(-1)[learned] = found
+    piece_tokens, mask = tokens.gather(document, start, length)
+    input_ids.reshape(-1)[learned] = piece_tokens
     input_ids.reshape(-1)[place] = tokens.before(document, start)
-    labels.reshape(-1)[learned] = found if mask is None else np.where(mask, found, IGNORE)
+    labels.reshape(-1)[learned] = piece_tokens if mask is None else np.where(mask, piece_tokens, IGNORE)
     position_ids.reshape(-1)[ranges(place, size)] = ranges(np.zeros(len(size), np.int64), size)
     return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}

@@ -1,9 +1,9 @@
 """The rows of a training run: each source is one stream of documents, cut where the phases of the curriculum meet.
 
-The stream goes through all documents of its source, pass after pass, each in an order of its own. A phase packs what it
-reads of the stream for its own context length: whole passes share one plan of all documents, and a part of a pass is
-packed by itself, just as many tokens as fill the phase's rows. So no token is read a second time before all of its
-source have been read once, whatever the contexts.
+The stream goes through all documents of its source, pass after pass, each in an order of its own. A phase packs its
+stretch of the stream for its own context length. Whole passes share one plan of all documents. A part of a pass is
+packed by itself, with just as many tokens as fill the phase's rows. So no token is read a second time before all tokens
+of its source have been read once, whatever the contexts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PHASES_KEY = 0x9A5E
 
 @dataclass(frozen=True)
 class Portion:
-    """Rows of one plan, read one after the other in an order of their own.
+    """Rows of one plan, read in a shuffled order.
 
     Attributes:
-        first: How many rows of the source the phase reads before.
-        packing: The rows.
-        key: Of their order.
-        epoch: Number of the first pass over them.
+        first: Rows of the source that the phase reads before these.
+        packing: The plan.
+        key: Key of the shuffled order, see `shuffled`.
+        epoch: Number of the first pass over the plan; each pass has another order.
     """
 
     first: int
@@ -45,7 +45,7 @@ class PhaseRows:
     Attributes:
         context: Tokens per row.
         order: Which source is read when.
-        portions: Per source, what is read of it, in turn; the last one is read over and over.
+        portions: Per source, its portions in the order of reading; the last one is read over and over.
     """
 
     context: int
@@ -53,7 +53,17 @@ class PhaseRows:
     portions: tuple[tuple[Portion, ...], ...]
 
     def batch(self, tokens: TokenReader, start: int, count: int, pad: int) -> dict[str, Int64]:
-        """The phase's rows `start` to `start + count - 1`; see `packing.rows`."""
+        """The phase's rows `start` to `start + count - 1` as a batch; see `packing.rows`.
+
+        Args:
+            tokens: The documents.
+            start: Number of the first row.
+            count: Number of rows.
+            pad: Token id at unused places.
+
+        Returns:
+            `input_ids`, `labels` and `position_ids`, int64 [count, context] each.
+        """
         parts: dict[str, Int64] = {}
         for packing, row, chosen in self.places(start, count):
             for name, values in rows(packing, tokens, row, pad).items():
@@ -71,14 +81,14 @@ class PhaseRows:
             portions = self.portions[number]
             firsts = np.array([portion.first for portion in portions])
             which = np.searchsorted(firsts, nth, side="right") - 1
-            for at in np.unique(which[source == number]):
-                portion = portions[at]
-                chosen = np.flatnonzero((source == number) & (which == at))
+            for index in np.unique(which[source == number]):
+                portion = portions[index]
+                chosen = np.flatnonzero((source == number) & (which == index))
                 row = nth[chosen] - portion.first + portion.epoch * portion.packing.rows
                 yield portion.packing, shuffled(row, portion.packing.rows, portion.key), chosen
 
     def efficiency(self, count: int) -> float:
-        """Share of the places of the phase's first `count` rows that hold a token."""
+        """The share, from 0 to 1, of the places of the phase's first `count` rows that hold a token."""
         used = 0.0
         for portions, taken in zip(self.portions, self.order.taken(count).tolist(), strict=True):
             ends = [*(portion.first for portion in portions[1:]), taken]
@@ -100,32 +110,30 @@ def read_in_phases(
     """Pack a training run, phase by phase.
 
     Args:
-        documents: Per source, the numbers of its documents, int64.
+        documents: Per source, the numbers of its documents, int64 [documents of the source].
         lengths: Tokens of every document, int64 [documents].
         weights: Sampling weight per source: one of weight 2 is read twice as often as one of weight 1.
         phases: Context length and number of rows of each phase. The last one goes on for ever.
         seed: Seed of the order.
         alone: One document a row; see `packing.plan`.
+
+    Returns:
+        The rows of every phase, in the order of the phases.
     """
     streams = [_Stream(lengths, numbers, seed, number, alone) for number, numbers in enumerate(documents)]
-    found = []
+
+    phase_rows = []
     for number, (context, count) in enumerate(phases):
-        order = RowOrder(
-            [stream.everything(context).rows for stream in streams], weights, key_of(seed, _PHASES_KEY, number)
+        rows_per_pass = [stream.everything(context).rows for stream in streams]
+        order = RowOrder(rows_per_pass, weights, key_of(seed, _PHASES_KEY, number))
+        is_last = number == len(phases) - 1
+        row_counts = [None if is_last else taken for taken in order.taken(count).tolist()]
+        # The streams remember how far they were read: the phases have to take from them in turn.
+        portions = tuple(
+            tuple(stream.take(context, row_count)) for stream, row_count in zip(streams, row_counts, strict=True)
         )
-        last = number == len(phases) - 1
-        wanted = [None if last else taken for taken in order.taken(count).tolist()]
-        found.append(
-            PhaseRows(
-                context,
-                order,
-                tuple(
-                    tuple(stream.take(context, rows_wanted))
-                    for stream, rows_wanted in zip(streams, wanted, strict=True)
-                ),
-            )
-        )
-    return tuple(found)
+        phase_rows.append(PhaseRows(context, order, portions))
+    return tuple(phase_rows)
 
 
 class _Stream:
@@ -139,7 +147,7 @@ class _Stream:
         self._plans: dict[int, PackingPlan] = {}
         self._total = int(lengths[documents].sum())
         self._pass = 0
-        self._at = 0  # tokens of the pass that were taken
+        self._taken = 0  # tokens of this pass
 
     def everything(self, context: int) -> PackingPlan:
         """The plan of one whole pass."""
@@ -148,11 +156,11 @@ class _Stream:
         return self._plans[context]
 
     def take(self, context: int, count: int | None) -> Iterator[Portion]:
-        """Take the next so many rows, or all that ever come."""
+        """Take the next `count` rows of the stream, or all that ever come."""
         everything, first = self.everything(context), 0
         while everything.rows and (count is None or first < count):
             left = None if count is None else count - first
-            if self._at == 0 and (left is None or left >= everything.rows):
+            if self._taken == 0 and (left is None or left >= everything.rows):
                 yield Portion(first, everything, key_of(*self._key), self._pass)
                 if left is None:
                     return
@@ -161,19 +169,19 @@ class _Stream:
                 continue
 
             end, packing = self._fit(context, left)
-            yield Portion(first, packing, key_of(*self._key, self._pass, self._at), 0)
+            yield Portion(first, packing, key_of(*self._key, self._pass, self._taken), 0)
             finished = end == self._total
             first += packing.rows if finished or left is None else left
-            self._pass, self._at = (self._pass + 1, 0) if finished else (self._pass, end)
+            self._pass, self._taken = (self._pass + 1, 0) if finished else (self._pass, end)
 
     def _fit(self, context: int, count: int | None) -> tuple[int, PackingPlan]:
-        """Where the pass has to be cut so that what comes before fills `count` rows, and these rows.
+        """Where the pass has to be cut so that the tokens before the cut fill `count` rows, and these rows.
 
-        The number of rows grows with the number of tokens, nearly in proportion, so interpolation finds the place in a
-        few tries; halving makes sure that it ends.
+        The number of rows grows with the number of tokens, nearly in proportion. So interpolation finds the place in a
+        few tries. Halving at every third try makes sure that the search ends.
         """
         order, ends = self._pass_in_order()
-        low, high = self._at, self._total
+        low, high = self._taken, self._total
         packing = self._pack(order, ends, high, context)
         if count is None or packing.rows <= count:
             return high, packing
@@ -194,18 +202,19 @@ class _Stream:
         return fitting
 
     def _pass_in_order(self) -> tuple[Int64, Int64]:
-        """Documents in the order of this pass, int64, and how many tokens they make up to their end, int64."""
+        """Documents in the order of this pass, and the tokens up to the end of each, int64 [documents] both."""
         count = len(self._documents)
         places = self._pass * count + np.arange(count, dtype=np.int64)
         order = self._documents[shuffled(places, count, key_of(*self._key, _DOCUMENTS_KEY))]
         return order, np.cumsum(self._lengths[order])
 
     def _pack(self, order: Int64, ends: Int64, end: int, context: int) -> PackingPlan:
-        """Rows of the pass's tokens from where it was left to `end`."""
-        first, last = np.searchsorted(ends, self._at, side="right"), np.searchsorted(ends, end, side="left")
+        """The pass's tokens that were not taken yet, up to `end`, packed into rows."""
+        first, last = np.searchsorted(ends, self._taken, side="right"), np.searchsorted(ends, end, side="left")
         document = order[first : last + 1]
         length, start = self._lengths[document], np.zeros(len(document), np.int64)
-        start[0] = self._at - (ends[first] - length[0])
+        # The first document may have been begun already, and the last one is cut at `end`.
+        start[0] = self._taken - (ends[first] - length[0])
         length[0] -= start[0]
         length[-1] -= ends[last] - end
         return plan(Spans(document, start, length), context, self._alone)

@@ -53,6 +53,11 @@ class TokenReader(Protocol):
     def gather(self, documents: Int64, starts: Int64, lengths: Int64) -> tuple[Int64, Bool | None]:
         """Tokens `starts[i] : starts[i] + lengths[i]` of `documents[i]`, one after the other.
 
+        Args:
+            documents: Numbers of documents, int64 [pieces].
+            starts: First token of each piece within its document, int64 [pieces].
+            lengths: Tokens of each piece, int64 [pieces].
+
         Returns:
             Tokens, int64 [sum of lengths], and which of them are learned, bool of that shape; None stands for all.
         """
@@ -123,11 +128,15 @@ class TokenWriter:
             sources: Names of the sources.
             weights: Weight of each source by name.
             tokenizer: SHA-256 (hex) of tokenizer.json.
+
+        Returns:
+            What `meta.json` holds.
         """
         offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype("<i8")
         np.save(self._folder / "offsets.npy", offsets)
         np.save(self._folder / "source.npy", source.astype("<i4"))
         np.save(self._folder / "ids.npy", ids.astype(np.uint8))
+
         meta = ShardsMeta(
             dtype=self._dtype,
             vocabulary=self._vocabulary,
@@ -145,11 +154,14 @@ class TokenWriter:
 class TokenShards:
     """Reader of token shards; the tokens stay on disk until they are asked for.
 
+    Args:
+        folder: Holds `meta.json` and `train/`.
+
     Attributes:
         meta: `meta.json`.
-        offsets: int64 [documents + 1].
-        source: int32 [documents].
-        ids: uint8 [documents, 32].
+        offsets: Where each document begins in the row of all shards, int64 [documents + 1].
+        source: Number of each document's source, int32 [documents].
+        ids: SHA-256 of each document's text, uint8 [documents, 32].
 
     Raises:
         InputRefused: A file is missing, or is not as long as `meta.json` says.
@@ -161,12 +173,14 @@ class TokenShards:
         self.offsets: Int64 = _load(train / "offsets.npy", "<i8", (self.meta.documents + 1,))
         self.source: npt.NDArray[np.int32] = _load(train / "source.npy", "<i4", (self.meta.documents,))
         self.ids: npt.NDArray[np.uint8] = _load(train / "ids.npy", "|u1", (self.meta.documents, 32))
+
         self._starts: Int64 = np.concatenate([[0], np.cumsum(self.meta.shards)]).astype(np.int64)
         if not self._starts[-1] == self.offsets[-1] == self.meta.tokens:
             raise InputRefused(
                 f"{folder}: the shards hold {self._starts[-1]} tokens, the offsets {self.offsets[-1]}, "
                 f"and meta.json says {self.meta.tokens}; materialize packed_shards again"
             )
+
         self._shards = [
             _map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
             for number, tokens in enumerate(self.meta.shards)
@@ -201,13 +215,13 @@ class TokenShards:
         out = np.empty(len(places), np.int64)
         shard = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(shard):
-            here = shard == number
-            out[here] = self._shards[number][places[here] - self._starts[number]]
+            inside = shard == number
+            out[inside] = self._shards[number][places[inside] - self._starts[number]]
         return out, None
 
 
 class ShardDocuments:
-    """The documents of token shards as training reads them: each begins after the end of another text.
+    """The documents of token shards as training reads them: before each stands `<|endoftext|>`.
 
     Args:
         shards: The tokens; every document ends with `end`.
@@ -243,6 +257,9 @@ class ArrayTokens:
     Args:
         sequences: Integer arrays [length], at least one token each.
         masks: True (or 1) where a token is learned, of the same lengths; None learns all but the first.
+
+    Raises:
+        ValueError: A sequence is empty, or a mask is not as long as its sequence.
     """
 
     def __init__(
@@ -272,16 +289,16 @@ class ArrayTokens:
 
     def before(self, documents: Int64, starts: Int64) -> Int64:
         """The token before, int64 [documents]; at 0 it is the first one of the sequence."""
-        found: Int64 = self._tokens[self._offsets[documents] + starts]
-        return found
+        tokens_before: Int64 = self._tokens[self._offsets[documents] + starts]
+        return tokens_before
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:
     """`arange(starts[i], starts[i] + lengths[i])` for every i, one after the other, int64 [sum of lengths]."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    found: Int64 = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
-    return found
+    places: Int64 = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return places
 
 
 def _read_meta(path: Path) -> ShardsMeta:
@@ -305,9 +322,11 @@ def _load(path: Path, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 
 def _map(path: Path, tokens: int, dtype: str) -> npt.NDArray[np.integer]:
-    expected = tokens * np.dtype(dtype).itemsize
-    found = path.stat().st_size if path.is_file() else None
-    if found != expected:
-        state = "is missing" if found is None else f"has {found} bytes"
-        raise InputRefused(f"{path} {state}, and meta.json says {expected} bytes; materialize packed_shards again")
+    expected_bytes = tokens * np.dtype(dtype).itemsize
+    actual_bytes = path.stat().st_size if path.is_file() else None
+    if actual_bytes != expected_bytes:
+        state = "is missing" if actual_bytes is None else f"has {actual_bytes} bytes"
+        raise InputRefused(
+            f"{path} {state}, and meta.json says {expected_bytes} bytes; materialize packed_shards again"
+        )
     return np.memmap(path, dtype=dtype, mode="r") if tokens else np.empty(0, dtype)

@@ -12,7 +12,7 @@ from pipeline.recipes.loader import FOLDER
 from tests.unit.data.conversations.refusals import HELPFUL, REFUSALS
 from training.data.conversations.continuations import continuation_items
 from training.data.conversations.dialogues import SYSTEM_PROMPTS, conversation_rows
-from training.data.conversations.distractors import WrongAnswers, same_answer
+from training.data.conversations.distractors import Distractors, same_answer
 from training.data.conversations.docstrings import DocstringItem, clean_docstring, docstring_items
 from training.data.conversations.items import DOCSTRING, Item, item_of, items_of
 from training.data.conversations.refusals import REFUSAL_OPENINGS, is_refusal
@@ -133,14 +133,14 @@ def items(*answers: str, domain: str = "general", kind: str = DOCSTRING) -> list
 
 def test_wrong_answers_are_near_in_length_and_all_different() -> None:
     pool = items("a" * 10, "b" * 10, "B" * 10 + ".", "c" * 11, "d" * 30, "e" * 90)
-    assert sorted(WrongAnswers(pool).similar_in_length(pool[0], 2)) == ["b" * 10, "c" * 11]
-    assert len(WrongAnswers(pool).similar_in_length(pool[0], 9)) == 4  # b and B. are the same answer
+    assert sorted(Distractors(pool).similar_in_length(pool[0], 2)) == ["b" * 10, "c" * 11]
+    assert len(Distractors(pool).similar_in_length(pool[0], 9)) == 4  # b and B. are the same answer
 
 
 @pytest.mark.parametrize("other", ["yes.", "Ye\u0301s", "Y\u00c9S"])
 def test_an_answer_in_another_form_is_the_same_answer(other: str) -> None:
     pool = items("Y\u00e9s" if other != "yes." else "Yes", other, "no")
-    assert WrongAnswers(pool).similar_in_length(pool[0], 2) == ["no"]
+    assert Distractors(pool).similar_in_length(pool[0], 2) == ["no"]
     assert same_answer("a  b\n", "a b") and same_answer("Stra\u00dfe", "STRASSE") and not same_answer("a b", "ab")
 
 
@@ -167,13 +167,13 @@ def test_a_first_question_is_of_the_same_domain_and_another_one() -> None:
 
 
 def test_wrong_answers_stay_in_the_domain_while_it_has_enough() -> None:
-    own, others = items("one", "two", "six", domain="d"), items("ten", "red", "sun")
-    wrong = WrongAnswers([*own, *others])
-    assert set(wrong.similar_in_length(own[0], 2)) == {"two", "six"}
-    assert len(wrong.similar_in_length(own[0], 4)) == 4
-    assert wrong.similar_in_length(items("one", kind="continuation")[0], 1) == []
-    assert wrong.of_kind("continuation", own[0]) is None
-    assert WrongAnswers(own[:1]).of_kind(DOCSTRING, own[0]) is None
+    domain_items, others = items("one", "two", "six", domain="d"), items("ten", "red", "sun")
+    distractors = Distractors([*domain_items, *others])
+    assert set(distractors.similar_in_length(domain_items[0], 2)) == {"two", "six"}
+    assert len(distractors.similar_in_length(domain_items[0], 4)) == 4
+    assert distractors.similar_in_length(items("one", kind="continuation")[0], 1) == []
+    assert distractors.of_kind("continuation", domain_items[0]) is None
+    assert Distractors(domain_items[:1]).of_kind(DOCSTRING, domain_items[0]) is None
 
 
 def test_an_item_is_known_by_its_own_words() -> None:

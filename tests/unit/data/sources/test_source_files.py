@@ -54,9 +54,9 @@ def test_formats(name: str, format_: str | None) -> None:
 
 def test_formats_of_a_recipe_s_own(tmp_path: Path) -> None:
     write(tmp_path, "a.c", "b.H", "c.c.gz", "README", "d.pdf", "Mr. Smith")
-    found = listing(tmp_path, text_suffixes=(".C", ".h", ""))
-    assert [file.name for file in found.files] == ["Mr. Smith", "README", "a.c", "b.H", "c.c.gz"]
-    assert found.left_out == {".pdf": 1}
+    listed = listing(tmp_path, text_suffixes=(".C", ".h", ""))
+    assert [file.name for file in listed.files] == ["Mr. Smith", "README", "a.c", "b.H", "c.c.gz"]
+    assert listed.left_out == {".pdf": 1}
 
 
 @pytest.mark.parametrize("suffix", ["c", ".gz", "*.c", ". c", "a.c"])
@@ -98,9 +98,10 @@ def test_every_file_is_read_or_counted(tmp_path: Path) -> None:
         "drafts/g.md",
     )
     write(tmp_path, "empty.txt", text="")
-    found = listing(tmp_path, exclude=("*/f.txt",))
-    assert [file.name for file in found.files] == ["a.txt", "b.TXT", "drafts/g.md"]
-    assert found.left_out == {
+
+    listed = listing(tmp_path, exclude=("*/f.txt",))
+    assert [file.name for file in listed.files] == ["a.txt", "b.TXT", "drafts/g.md"]
+    assert listed.left_out == {
         ".pdf": 2,
         ".tar.gz": 1,
         "without a suffix": 2,
@@ -114,9 +115,9 @@ def test_every_file_is_read_or_counted(tmp_path: Path) -> None:
 
 def test_what_a_glob_matches_is_read_or_counted(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "b.pdf", "sub/c.txt")
-    found = listing(tmp_path, path="*")
-    assert [file.name for file in found.files] == ["a.txt"]
-    assert found.left_out == {".pdf": 1, "folder": 1}
+    listed = listing(tmp_path, path="*")
+    assert [file.name for file in listed.files] == ["a.txt"]
+    assert listed.left_out == {".pdf": 1, "folder": 1}
     assert listing(tmp_path, path="**/*").left_out == {".pdf": 1}
 
 
@@ -132,10 +133,10 @@ def test_linked_folders(tmp_path: Path) -> None:
     (tmp_path / "notes" / "books").symlink_to(tmp_path / "else")
     (tmp_path / "notes" / "same").symlink_to(tmp_path / "notes")
     (tmp_path / "else" / "back").symlink_to(tmp_path / "notes")
-    found = listing(tmp_path, path="notes")
-    assert ([file.name for file in found.files], found.left_out) == (["a.txt"], {"linked folder": 1})
-    found = listing(tmp_path, path="notes", follow_links=True)
-    assert ([file.name for file in found.files], found.left_out) == (["a.txt", "books/b.txt"], {})
+    listed = listing(tmp_path, path="notes")
+    assert ([file.name for file in listed.files], listed.left_out) == (["a.txt"], {"linked folder": 1})
+    listed = listing(tmp_path, path="notes", follow_links=True)
+    assert ([file.name for file in listed.files], listed.left_out) == (["a.txt", "books/b.txt"], {})
 
 
 def test_links_that_are_followed_lead_to_files_only(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ def refusal(base: Path, **fields: Any) -> str:
 
 
 def left_out(base: Path, **fields: Any) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base, found))
-    return dict(found)
+    left_out: Counter[str] = Counter()
+    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base, left_out))
+    return dict(left_out)
 
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -66,8 +66,8 @@ def test_a_plain_file_is_one_document(tmp_path: Path, packing: str, format_: str
 def test_each_line_of_jsonl_is_a_document(tmp_path: Path, packing: str) -> None:
     lines = "\n".join(json.dumps({"body": f"text {number}", "other": 1}) for number in range(3)) + "\n\n"
     (tmp_path / f"a.jsonl{packing}").write_bytes(PACK[packing](lines.encode()))
-    found = read(tmp_path, path=f"a.jsonl{packing}", text_column="body")
-    assert [(document.path, document.text) for document in found] == [
+    documents = read(tmp_path, path=f"a.jsonl{packing}", text_column="body")
+    assert [(document.path, document.text) for document in documents] == [
         (f"a.jsonl{packing}#{number + 1}", f"text {number}") for number in range(3)
     ]
 
@@ -80,9 +80,9 @@ def test_zstd_frames_one_after_the_other(tmp_path: Path) -> None:
 
 def test_rows_of_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [f"row {number}" for number in range(600)]}), tmp_path / "a.parquet")
-    found = read(tmp_path, path="a.parquet")
-    assert len(found) == 600
-    assert found[-1] == Document("row 599", "s", "a.parquet#600", None)
+    documents = read(tmp_path, path="a.parquet")
+    assert len(documents) == 600
+    assert documents[-1] == Document("row 599", "s", "a.parquet#600", None)
 
 
 @pytest.mark.parametrize("packing", PACK)
@@ -225,11 +225,11 @@ def test_home_and_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_standard_library_without_its_tests(tmp_path: Path) -> None:
-    found = read(tmp_path, stdlib=True, include=("asyncio/*", "textwrap.py", "test/*", "idlelib/*"))
-    paths = {document.path for document in found}
+    documents = read(tmp_path, stdlib=True, include=("asyncio/*", "textwrap.py", "test/*", "idlelib/*"))
+    paths = {document.path for document in documents}
     assert {"asyncio/queues.py", "textwrap.py", "idlelib/run.py"} <= paths
     assert not any(part in ("test", "tests", "idle_test") for path in paths for part in path.split("/"))
-    assert {document.licence for document in found} == {"PSF-2.0"}
+    assert {document.licence for document in documents} == {"PSF-2.0"}
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.json", b'[{"text": "x"}', "a.json: item 2: is not JSON (the file ends within the array)"),
     ("a.json", b'[{"text": "x"} {"text": "y"}]', "item 2: is not JSON (expecting ',' or ']' after the item)"),
     ("a.json", b'[{"text": "x"}] x', "item 2: is not JSON (something follows the end of the array)"),
-    ("a.json", b'[{"text": "caf\xe9"}]', "a.json: after item 0 is not UTF-8 (byte 0xe9)"),
+    ("a.json", b'[{"text": "caf\xe9"}]', "a.json: what follows item 0 is not UTF-8 (byte 0xe9)"),
     ("a.json", b'{"rows": [{"text": "x"}]}', "a.json: item 1: has no key 'text', only rows"),
     ("a.csv", b"id;text\n1;x\n", "a.csv: has no column 'text', only id;text"),
     ("a.csv", b"text,text\nx,y\n", "a.csv: has several columns 'text'"),
@@ -304,9 +304,9 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
 def test_bad_files_are_refused_or_skipped(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
     (tmp_path / "z.txt").write_text("good")
-    found = refusal(tmp_path, path=".")
-    assert message in found
-    assert "on_bad_row: skip" in found
+    text = refusal(tmp_path, path=".")
+    assert message in text
+    assert "on_bad_row: skip" in text
     bad = BadRows("skip", tmp_path.parent / "skipped.jsonl")
     assert read(tmp_path, bad, path=".")[-1].text == "good"
     assert bad.count == 1
@@ -348,8 +348,8 @@ def test_a_dataset_in_a_local_folder(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     pq.write_table(pa.table({"text": ["one", "two", "three"]}), folder / "train.parquet")
-    found = read(tmp_path, dataset="set", licence="CC0-1.0", max_documents=2)
-    assert found == [Document("one", "s", "train#1", "CC0-1.0"), Document("two", "s", "train#2", "CC0-1.0")]
+    documents = read(tmp_path, dataset="set", licence="CC0-1.0", max_documents=2)
+    assert documents == [Document("one", "s", "train#1", "CC0-1.0"), Document("two", "s", "train#2", "CC0-1.0")]
     assert "no column 'body', only text" in refusal(tmp_path, dataset="set", text_column="body")
     assert "cannot be read" in refusal(tmp_path, dataset="set", split="test")
 

@@ -144,8 +144,8 @@ def test_near_duplicates_go_and_different_texts_stay() -> None:
     assert all(kept not in removed for kept in removed.values())
 
 
-def similarity(one: str, other: str) -> float:
-    left, right = shingle_sets([one, other], 5)
+def similarity(text: str, other: str) -> float:
+    left, right = shingle_sets([text, other], 5)
     return jaccard(left, right)
 
 
@@ -159,7 +159,7 @@ def test_what_stays_holds_no_near_duplicate_and_what_goes_is_near_one_that_stays
     by_id = {text_id(text): text for text in texts}
     assert all(kept not in removed and similarity(by_id[id_], by_id[kept]) >= 0.8 for id_, kept in removed.items())
     rest = [text for id_, text in by_id.items() if id_ not in removed]
-    assert all(similarity(one, other) < 0.8 for one, other in itertools.combinations(rest, 2))
+    assert all(similarity(left, right) < 0.8 for left, right in itertools.combinations(rest, 2))
 
 
 def test_twins_at_the_threshold_are_all_found() -> None:
@@ -202,8 +202,8 @@ def test_thousands_of_copies_of_one_licence_take_no_longer_than_other_texts() ->
 
 def test_heldout_twins_of_training_text_are_found() -> None:
     texts = [prose(seed) for seed in range(30)]
-    found = twins_across(table(*texts[:5], edited(texts[20], 1, 0)), table(*texts[5:], texts[2].upper()), MinHash())
-    assert found == {text_id(texts[2]): text_id(texts[2].upper()), text_id(edited(texts[20], 1, 0)): text_id(texts[20])}
+    twins = twins_across(table(*texts[:5], edited(texts[20], 1, 0)), table(*texts[5:], texts[2].upper()), MinHash())
+    assert twins == {text_id(texts[2]): text_id(texts[2].upper()), text_id(edited(texts[20], 1, 0)): text_id(texts[20])}
 
 
 def test_short_different_texts_are_not_near_duplicates() -> None:
@@ -252,14 +252,14 @@ def test_every_domain_is_held_out_in_its_own_share_of_bytes() -> None:
     frame = corpus([f"a{number}" for number in range(400)]).concat(
         corpus([f"net{number}" for number in range(30)], "network")
     )
-    found = split(frame, 0.1)
-    assert sum(held for id_, held in found.items() if id_.startswith("net")) >= 3
+    heldout = split(frame, 0.1)
+    assert sum(held for id_, held in heldout.items() if id_.startswith("net")) >= 3
 
 
 def test_the_parts_of_a_document_stay_on_one_side() -> None:
-    found = split(corpus([str(number) for number in range(40)], pieces=3), 0.3)
-    sides: dict[str, set[bool]] = {id_.split("/")[0]: set() for id_ in found}
-    for id_, held in found.items():
+    heldout = split(corpus([str(number) for number in range(40)], pieces=3), 0.3)
+    sides: dict[str, set[bool]] = {id_.split("/")[0]: set() for id_ in heldout}
+    for id_, held in heldout.items():
         sides[id_.split("/")[0]].add(held)
     assert all(len(side) == 1 for side in sides.values())
     assert any(side == {True} for side in sides.values())
@@ -294,7 +294,7 @@ def test_the_parts_of_a_document_are_known_by_its_whole_text() -> None:
 
 def overlaps(items: dict[str, str], text: str, share: float = 0.5) -> dict[str, float]:
     index = OverlapIndex([EvaluationItem(*item) for item in items.items()], 13, share)
-    return {found.item: found.share for found in index.overlaps("d", text)}
+    return {overlap.item: overlap.share for overlap in index.overlaps("d", text)}
 
 
 def test_overlap_counts_the_items_grams() -> None:

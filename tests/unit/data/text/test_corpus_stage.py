@@ -76,54 +76,34 @@ def near_twins(count: int, twins: int, changed: int) -> dict[str, str]:
 @pytest.mark.parametrize("near", [{}, {"threshold": 0.7}, {"threshold": 0.5}, {"permutations": 64}])
 def test_what_the_builder_keeps_passes_its_gates(pipeline: Pipeline, near: dict[str, Any]) -> None:
     build(pipeline, near_twins(300, 100, 6), near_duplicates=near)
-    found = measured(pipeline)
+    metrics = measured(pipeline)
     assert pipeline.promoted("corpus").metrics["dropped_near_duplicate"] == 100
-    assert (found["duplicate_rate"], found["heldout_leaks"]) == (0, 0)
+    assert (metrics["duplicate_rate"], metrics["heldout_leaks"]) == (0, 0)
 
 
 def test_a_twin_that_the_bands_miss_is_not_held_out(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "near_duplicates", lambda *_: {})
     build(pipeline, near_twins(60, 60, 3), heldout=0.3)
-    found = measured(pipeline)
-    assert found["duplicate_rate"] > 0.5
-    assert found["heldout_leaks"] == 0
+    metrics = measured(pipeline)
+    assert metrics["duplicate_rate"] > 0.5
+    assert metrics["heldout_leaks"] == 0
     assert pipeline.promoted("corpus").metrics["dropped_near_duplicate"] > 10
 
 
 def test_a_text_in_two_forms_is_one_document(pipeline: Pipeline) -> None:
     draw = random.Random(9)
-    words = [
-        "été",
-        "même",
-        "à",
-        "dès",
-        "après",
-        "très",
-        "déjà",
-        "français",
-        "année",
-        "élève",
-        "école",
-        "forêt",
-        "hôtel",
-        "père",
-        "mère",
-        "côté",
-        "noël",
-        "garçon",
-        "leçon",
-        "reçu",
-        "août",
-        "île",
-        "frère",
-        "voilà",
-    ]
+    french = (
+        "été même à dès après très déjà français année élève école forêt hôtel père mère côté noël garçon leçon reçu "
+        "août île frère voilà"
+    )
+    words = french.split()
     texts = ["\n".join(" ".join(draw.choices(words, k=12)) for _ in range(30)) for _ in range(40)]
     files = {
         f"{form}{number}.txt": unicodedata.normalize(form, text)
         for number, text in enumerate(texts)
         for form in ("NFC", "NFD")
     }
+
     train, heldout = sides(build(pipeline, files, heldout=0.2))
     assert pipeline.promoted("corpus").metrics["dropped_exact_duplicate"] == 40
     assert train | heldout == set(texts)
@@ -203,4 +183,4 @@ def test_every_removed_document_is_near_one_that_stays(pipeline: Pipeline) -> No
     kept = list(shingle_sets((row["text"] for split in ("train", "heldout") for row in rows(folder / split)), 5))
     gone = [files[row["path"]] for row in lines(folder / "dropped.jsonl")]
     assert 10 < len(gone) < 40
-    assert all(max(jaccard(one, other) for other in kept) >= 0.8 for one in shingle_sets(gone, 5))
+    assert all(max(jaccard(removed, remaining) for remaining in kept) >= 0.8 for removed in shingle_sets(gone, 5))

@@ -61,8 +61,8 @@ def rows(*paths_and_texts: tuple[str, str], source: str = "s") -> list[dict[str,
     return [{"id": text_id(text), "text": text, "source": source, "path": path} for path, text in paths_and_texts]
 
 
-def joined(*found: dict[str, str]) -> dict[str, str]:
-    table = join_parts(pa.Table.from_pylist(list(found)).select(COLUMNS))
+def joined(*documents: dict[str, str]) -> dict[str, str]:
+    table = join_parts(pa.Table.from_pylist(list(documents)).select(COLUMNS))
     assert table["id"].to_pylist() == sorted(map(text_id, table["text"].to_pylist()))
     return dict(zip(table["path"].to_pylist(), table["text"].to_pylist(), strict=True))
 

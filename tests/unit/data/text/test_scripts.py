@@ -62,20 +62,20 @@ def test_a_text_without_sentences_tells_why_there_are_no_questions(pipeline: Pip
         pipeline,
         ["\n\n".join(" ".join(random.Random(number).choices(words, k=120)) for _ in range(2)) for number in range(30)],
     )
-    found = measure_evaluation_sets(sets)
+    measurement = measure_evaluation_sets(sets)
     for metric in ("questions", "preference_pairs"):
-        assert metric not in found.estimates
-        assert "paragraphs without the end of a sentence inside" in found.missing[metric]
-        assert ".txt" in found.missing[metric]
+        assert metric not in measurement.estimates
+        assert "paragraphs without the end of a sentence inside" in measurement.missing[metric]
+        assert ".txt" in measurement.missing[metric]
     with pytest.raises(RecipeError, match=r"give no question: \d+ paragraphs without the end of a sentence .*\.txt"):
         pipeline.run("instruction_data", {}, ("corpus", "evaluation_sets"), prompts(pipeline.root)["train"])
 
 
 def test_few_questions_are_explained_item_by_item(pipeline: Pipeline) -> None:
     _, sets = built(pipeline, [page("hindi", number).split("\n\n")[0] + "\n\nछोटा।" for number in range(30)])
-    found = measure_evaluation_sets(sets)
-    assert 0 < found.estimates["questions"].value < EVALUATION["questions"]
-    reasons = [item for item in found.items if item["metric"] == "questions"]
+    measurement = measure_evaluation_sets(sets)
+    assert 0 < measurement.estimates["questions"].value < EVALUATION["questions"]
+    reasons = [item for item in measurement.items if item["metric"] == "questions"]
     assert reasons[0]["reason"] == "paragraphs shorter than 100 characters"
     assert reasons[0]["path"].endswith(".txt")
     assert json.dumps(reasons)

@@ -118,13 +118,13 @@ def corpus_artifact(folder: Path, documents: int = 40) -> InputArtifact:
 
 def sets_artifact(folder: Path, excluded: Sequence[str] = ()) -> InputArtifact:
     """Evaluation sets with nothing but exclusions."""
-    found = artifact(folder, "evaluation_sets")
+    sets = artifact(folder, "evaluation_sets")
     write_table(
         folder / "exclusions.parquet",
         [{"id": name, "item": "q", "reason": "text", "overlap": 1.0} for name in excluded],
         EXCLUSION_SCHEMA,
     )
-    return found
+    return sets
 
 
 def tokenizer_artifact(folder: Path, corpus: InputArtifact, vocabulary: int = VOCABULARY) -> InputArtifact:

@@ -29,9 +29,9 @@ def test_one_source_is_read_exactly_once_per_epoch(size: int, seed: int, epoch: 
 def test_every_source_is_read_once_before_any_of_it_again(sources: list[tuple[int, float]], seed: int) -> None:
     source, row = _order(sources, seed).rows(0, 8000)
     for number, (size, _) in enumerate(sources):
-        mine = row[source == number]
-        for begin in range(0, len(mine) - size + 1, max(size, 1)):
-            assert np.array_equal(np.sort(mine[begin : begin + size]), np.arange(size))
+        rows_of_source = row[source == number]
+        for begin in range(0, len(rows_of_source) - size + 1, max(size, 1)):
+            assert np.array_equal(np.sort(rows_of_source[begin : begin + size]), np.arange(size))
 
 
 @given(_SOURCES, st.integers(0, 10**7 // BLOCK), st.integers(0, 99))

@@ -18,7 +18,7 @@ def _covered(packing: PackingPlan, documents: int) -> list[list[int]]:
     places: list[list[int]] = [[] for _ in range(documents)]
     for document, start, length in zip(packing.document, packing.start, packing.length, strict=True):
         places[document] += range(start, start + length)
-    return [sorted(found) for found in places]
+    return [sorted(places_of_document) for places_of_document in places]
 
 
 @given(_LENGTHS, st.integers(2, 33))
@@ -77,25 +77,27 @@ def test_a_context_without_room_is_refused() -> None:
 @given(_LENGTHS.filter(any), st.integers(2, 33))
 @settings(max_examples=100, deadline=None)
 def test_rows_hold_the_tokens_the_plan_says(lengths: list[int], context: int) -> None:
-    """Each piece behind the token before it, of which it is predicted."""
+    """Each piece stands after the token before it, and is predicted from that."""
     generator = np.random.default_rng(sum(lengths))
     sequences = [generator.integers(10, 99, length + 1) for length in lengths]
     masks = [generator.random(length + 1) < 0.5 for length in lengths]
     packing = plan(whole(np.array(lengths, np.int64)), context)
     indices = generator.permutation(packing.rows)
     batch = rows(packing, ArrayTokens(sequences, masks), indices, PAD)
+
     for at, index in enumerate(indices):
         column = 0
         for piece in range(packing.row_offsets[index], packing.row_offsets[index + 1]):
             start, size = packing.start[piece], packing.length[piece] + 1
-            here, there = slice(column, column + size), slice(start, start + size)
+            in_row, in_document = slice(column, column + size), slice(start, start + size)
             document = packing.document[piece]
-            tokens, mask = sequences[document][there], masks[document][there].copy()
+            tokens, mask = sequences[document][in_document], masks[document][in_document].copy()
             mask[0] = False
-            assert batch["input_ids"][at, here].tolist() == tokens.tolist()
-            assert batch["labels"][at, here].tolist() == np.where(mask, tokens, IGNORE).tolist()
-            assert batch["position_ids"][at, here].tolist() == list(range(size))
+            assert batch["input_ids"][at, in_row].tolist() == tokens.tolist()
+            assert batch["labels"][at, in_row].tolist() == np.where(mask, tokens, IGNORE).tolist()
+            assert batch["position_ids"][at, in_row].tolist() == list(range(size))
             column += size
+
         assert set(batch["input_ids"][at, column:].tolist()) <= {PAD}
         assert set(batch["labels"][at, column:].tolist()) <= {IGNORE}
         assert batch["position_ids"][at, column:].tolist() == list(range(context - column))
@@ -113,7 +115,9 @@ def test_every_token_is_learned_once_from_the_one_before_it(lengths: list[int], 
     learned = targets != IGNORE
     pairs = sorted(zip(batch["input_ids"][:, :-1][learned].tolist(), targets[learned].tolist(), strict=True))
     expected = [
-        (before, token) for one in sequences for before, token in zip(one.tolist(), one[1:].tolist(), strict=False)
+        (before, token)
+        for sequence in sequences
+        for before, token in zip(sequence.tolist(), sequence[1:].tolist(), strict=False)
     ]
     assert pairs == sorted(expected)
 
@@ -139,8 +143,8 @@ def _batch(lengths: list[int], context: int) -> tuple[PackingPlan, list[torch.Te
     generator = np.random.default_rng(3)
     sequences = [generator.integers(2, 99, length) for length in lengths]
     packing = plan(whole(np.array(lengths) - 1), context)
-    found = rows(packing, ArrayTokens(sequences), np.arange(packing.rows), PAD)
-    return packing, [torch.tensor(s) for s in sequences], {name: torch.tensor(a) for name, a in found.items()}
+    batch = rows(packing, ArrayTokens(sequences), np.arange(packing.rows), PAD)
+    return packing, [torch.tensor(s) for s in sequences], {name: torch.tensor(a) for name, a in batch.items()}
 
 
 def test_a_packed_document_has_the_logits_it_has_alone(model: LlamaForCausalLM) -> None:

@@ -104,6 +104,6 @@ def test_seeds_and_phases_differ() -> None:
     run = phases(2, ((256, 0.5), (256, 0.5)))
     first, second = read_in_phases(EVERYTHING, LENGTHS, [1.0], run, 7)
     (other, _) = read_in_phases(EVERYTHING, LENGTHS, [1.0], run, 8)
-    rows = [np.concatenate([row for _, row, _ in one.places(0, 50)]) for one in (first, second, other)]
+    rows = [np.concatenate([row for _, row, _ in phase.places(0, 50)]) for phase in (first, second, other)]
     assert not np.array_equal(rows[0], rows[1])
     assert not np.array_equal(rows[0], rows[2])

@@ -99,7 +99,7 @@ def test_the_stage_writes_each_wanted_document_once_in_the_order_of_ids(
 ) -> None:
     shards = TokenShards(parts.shards_artifact(tmp_path / "out", inputs).folder)
     excluded = {row["id"] for row in read_rows(inputs["evaluation_sets"].folder / "exclusions.parquet")}
-    wanted = sorted(
+    expected = sorted(
         (
             row
             for row in read_rows(inputs["corpus"].folder / "train")
@@ -107,13 +107,14 @@ def test_the_stage_writes_each_wanted_document_once_in_the_order_of_ids(
         ),
         key=lambda row: str(row["id"]),
     )
-    assert [digest.tobytes().hex() for digest in shards.ids] == [row["id"] for row in wanted]
-    assert [shards.sources[number] for number in shards.source] == [row["source"] for row in wanted]
+    assert [digest.tobytes().hex() for digest in shards.ids] == [row["id"] for row in expected]
+    assert [shards.sources[number] for number in shards.source] == [row["source"] for row in expected]
     assert shards.meta.weights == {"one": 1.0, "two": 2.0}
     assert len(shards.meta.shards) > 1
+
     plain = load_plain(inputs["tokenizer"].folder / TOKENIZER_FILE)
     end = plain.token_to_id(END_OF_TEXT)
-    for index, row in enumerate(wanted):
+    for index, row in enumerate(expected):
         tokens = shards.document(index).tolist()
         assert tokens.count(end) == 1
         assert tokens[-1] == end
@@ -126,18 +127,22 @@ def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, I
     train = [parts.row_of(text) | {"path": part_path("book.txt", number)} for number, text in enumerate(texts, start=1)]
     heldout = [parts.row_of(parts.text_of(3000 + number)) | {"path": part_path("h.txt", number)} for number in (1, 2)]
     parts.write_corpus(tmp_path / "corpus", train, heldout)
-    own = inputs | {
+    inputs_of_parts = inputs | {
         "corpus": parts.artifact(tmp_path / "corpus", "corpus", CorpusSection()),
         "evaluation_sets": parts.sets_artifact(tmp_path / "sets", [train[2]["id"]]),
     }
-    artifact = parts.shards_artifact(tmp_path / "out", own)
-    shards, plain = TokenShards(artifact.folder), load_plain(own["tokenizer"].folder / TOKENIZER_FILE)
+    artifact = parts.shards_artifact(tmp_path / "out", inputs_of_parts)
+    shards, plain = TokenShards(artifact.folder), load_plain(inputs_of_parts["tokenizer"].folder / TOKENIZER_FILE)
     end = plain.token_to_id(END_OF_TEXT)
-    found = [shards.document(index).tolist() for index in range(shards.meta.documents)]
-    assert all(tokens.count(end) == 1 and tokens[-1] == end for tokens in found)
-    assert {plain.decode(tokens[:-1], skip_special_tokens=False) for tokens in found} == {texts[0] + texts[1], texts[3]}
+    documents = [shards.document(index).tolist() for index in range(shards.meta.documents)]
+    assert all(tokens.count(end) == 1 and tokens[-1] == end for tokens in documents)
+    assert {plain.decode(tokens[:-1], skip_special_tokens=False) for tokens in documents} == {
+        texts[0] + texts[1],
+        texts[3],
+    }
 
-    measured = measure_shards(artifact, own["corpus"], own["tokenizer"], own["evaluation_sets"]).estimates
+    judged_by = (inputs_of_parts[name] for name in ("corpus", "tokenizer", "evaluation_sets"))
+    measured = measure_shards(artifact, *judged_by).estimates
     assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
 
 

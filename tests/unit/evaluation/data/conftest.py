@@ -22,12 +22,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputArtifact]:
     root = tmp_path_factory.mktemp("built")
     corpus = parts.corpus_artifact(root / "corpus")
     general = [row["id"] for row in read_rows(corpus.folder / "train", ["id", "domain"]) if row["domain"] == "general"]
-    found = {
+    artifacts = {
         "corpus": corpus,
         "tokenizer": parts.tokenizer_artifact(root / "tokenizer", corpus),
         "evaluation_sets": parts.sets_artifact(root / "sets", general[:2]),
     }
-    return {**found, "packed_shards": parts.shards_artifact(root / "shards", found)}
+    return {**artifacts, "packed_shards": parts.shards_artifact(root / "shards", artifacts)}
 
 
 @pytest.fixture
@@ -38,10 +38,12 @@ def measure(tmp_path: Path) -> Measure:
         out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
         asset = f"{artifact.manifest.asset}.evaluation"
         result = evaluate_data.run(parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs}))
-        found = EvaluationReport.model_validate_json((out / "report.json").read_bytes())
-        assert found.metrics == result.metrics
-        assert {*found.estimates, *found.missing} == set(METRICS[artifact.manifest.asset]), "measured, or said why not"
-        assert {estimate.method for estimate in found.estimates.values()} == {"exact"}
+        report = EvaluationReport.model_validate_json((out / "report.json").read_bytes())
+        assert report.metrics == result.metrics
+        assert {*report.estimates, *report.missing} == set(METRICS[artifact.manifest.asset]), (
+            "measured, or said why not"
+        )
+        assert {estimate.method for estimate in report.estimates.values()} == {"exact"}
         for line in (out / "items.jsonl").read_text().splitlines():
             Item.model_validate({name: value for name, value in json.loads(line).items() if name in Item.model_fields})
         return dict(result.metrics)

@@ -21,7 +21,7 @@ _PAIR = "What does `shlex.split` do?"
 
 @pytest.fixture
 def sets(tmp_path: Path) -> InputArtifact:
-    found = parts.sets_artifact(tmp_path / "sets")
+    artifact = parts.sets_artifact(tmp_path / "sets")
     lines = {
         "questions": [_QUESTION],
         "harmful": [_HARMFUL],
@@ -29,10 +29,10 @@ def sets(tmp_path: Path) -> InputArtifact:
         "preferences": [_PAIR],
     }
     for name, prompts in lines.items():
-        (found.folder / f"{name}.jsonl").write_text(
+        (artifact.folder / f"{name}.jsonl").write_text(
             "".join(json.dumps({"id": prompt, "prompt": prompt}) + "\n" for prompt in prompts)
         )
-    return found
+    return artifact
 
 
 def _talk(prompt: str, kind: str = "docstring", domain: str = "general", answer: str = "An answer.") -> dict[str, Any]:
@@ -41,24 +41,24 @@ def _talk(prompt: str, kind: str = "docstring", domain: str = "general", answer:
 
 
 def _instructions(folder: Path, rows: list[dict[str, Any]]) -> InputArtifact:
-    found = parts.artifact(folder, "instruction_data")
+    artifact = parts.artifact(folder, "instruction_data")
     write_table(folder / "train.parquet", rows, CONVERSATION_SCHEMA)
-    return found
+    return artifact
 
 
 def test_clean_instructions(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
     rows = [_talk("What does `os.stat` do?"), _talk("Poison?", "refusal"), _talk("json dumps?")]
-    found = measure(_instructions(tmp_path / "i", rows), evaluation_sets=sets)
-    assert found == {"conversations": 3, "refusals": 1, "leaked_questions": 0}
-    assert set(found) == set(METRICS["instruction_data"])
+    metrics = measure(_instructions(tmp_path / "i", rows), evaluation_sets=sets)
+    assert metrics == {"conversations": 3, "refusals": 1, "leaked_questions": 0}
+    assert set(metrics) == set(METRICS["instruction_data"])
 
 
 @pytest.mark.parametrize("prompt", [_QUESTION, "what does json.dumps  do", _HARMFUL])
 def test_a_leaked_question_is_found_in_other_clothes(
     tmp_path: Path, measure: Measure, sets: InputArtifact, prompt: str
 ) -> None:
-    found = measure(_instructions(tmp_path / "i", [_talk("other"), _talk(prompt)]), evaluation_sets=sets)
-    assert found["leaked_questions"] == 1
+    metrics = measure(_instructions(tmp_path / "i", [_talk("other"), _talk(prompt)]), evaluation_sets=sets)
+    assert metrics["leaked_questions"] == 1
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -66,8 +66,8 @@ def test_a_question_of_any_turn_leaks(tmp_path: Path, measure: Measure, sets: In
     turns = [json.loads(_talk(prompt)["messages"]) for prompt in ("other", _QUESTION)]
     system = {"role": "system", "content": "Be brief."}
     talk = {**_talk("talk"), "messages": json.dumps([system, *turns[place], *turns[1 - place]])}
-    found = measure(_instructions(tmp_path / "i", [talk]), evaluation_sets=sets)
-    assert found == {"conversations": 1, "refusals": 0, "leaked_questions": 1}
+    metrics = measure(_instructions(tmp_path / "i", [talk]), evaluation_sets=sets)
+    assert metrics == {"conversations": 1, "refusals": 0, "leaked_questions": 1}
 
 
 def test_a_conversation_without_an_answer_is_refused_by_id(
@@ -91,11 +91,12 @@ def test_pairs(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
             [("one", "c"), ("two", " e\u0301  b\n"), (_PAIR, "c"), (_QUESTION, "d")]
         )
     ]
+
     artifact = parts.artifact(tmp_path / "p", "preference_data")
     write_table(artifact.folder / "train.parquet", rows, PAIR_SCHEMA)
-    found = measure(artifact, evaluation_sets=sets)
-    assert found == {"pairs": 4, "identical_pairs": 1, "leaked_prompts": 2}
-    assert set(found) == set(METRICS["preference_data"])
+    metrics = measure(artifact, evaluation_sets=sets)
+    assert metrics == {"pairs": 4, "identical_pairs": 1, "leaked_prompts": 2}
+    assert set(metrics) == set(METRICS["preference_data"])
 
 
 def test_adapter_data_counts_its_domain_alone(tmp_path: Path, measure: Measure, sets: InputArtifact) -> None:
@@ -106,6 +107,6 @@ def test_adapter_data_counts_its_domain_alone(tmp_path: Path, measure: Measure, 
         [_talk("x", domain="letters"), _talk("y", domain="letters"), _talk(_QUESTION)],
         CONVERSATION_SCHEMA,
     )
-    found = measure(artifact, evaluation_sets=sets)
-    assert found == {"documents": 1, "conversations": 2, "leaked_questions": 1}
-    assert set(found) == set(METRICS["adapter_data"])
+    metrics = measure(artifact, evaluation_sets=sets)
+    assert metrics == {"documents": 1, "conversations": 2, "leaked_questions": 1}
+    assert set(metrics) == set(METRICS["adapter_data"])

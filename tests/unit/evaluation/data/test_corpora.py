@@ -22,7 +22,7 @@ from training.specs.evidence import EvaluationReport
 from training.specs.metrics import METRICS
 
 _SETS = st.lists(
-    st.lists(st.integers(0, 12), max_size=9).map(lambda found: np.unique(np.array(found, np.uint64))), max_size=12
+    st.lists(st.integers(0, 12), max_size=9).map(lambda shingles: np.unique(np.array(shingles, np.uint64))), max_size=12
 )
 
 
@@ -31,18 +31,20 @@ _SETS = st.lists(
 def test_the_search_finds_what_comparing_all_pairs_finds(sets: list[np.ndarray], threshold: float, hits: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity, "_MOST_HITS", hits)
-        found = similar_documents(sets, list(range(len(sets))), sets, threshold)
-    for query, one in enumerate(sets):
-        near = [row for row, other in enumerate(sets) if row != query and jaccard(one, other) >= threshold]
-        assert (found[query].row if query in found else None) == (near[0] if near else None)
-        assert query not in found or found[query].similarity == jaccard(one, sets[near[0]])
+        matches = similar_documents(sets, list(range(len(sets))), sets, threshold)
+    for query, shingles in enumerate(sets):
+        near = [row for row, other in enumerate(sets) if row != query and jaccard(shingles, other) >= threshold]
+        assert (matches[query].row if query in matches else None) == (near[0] if near else None)
+        assert query not in matches or matches[query].similarity == jaccard(shingles, sets[near[0]])
 
 
 def test_shingles_do_not_see_case_punctuation_and_white_space() -> None:
-    one, other, short = shingle_sets(["The (quick) brown fox_jumps!", "the QUICK\nbrown\tfox, jumps", "the quick"], 5)
-    assert one.tolist() == other.tolist()
-    assert len(one) == len(short) == 1
-    assert one != short
+    plain, shouted, short = shingle_sets(
+        ["The (quick) brown fox_jumps!", "the QUICK\nbrown\tfox, jumps", "the quick"], 5
+    )
+    assert plain.tolist() == shouted.tolist()
+    assert len(plain) == len(short) == 1
+    assert plain != short
 
 
 def _corpus(folder: Path, train: list[str], heldout: list[str], spec: MinHash | None = None) -> InputArtifact:
@@ -61,24 +63,24 @@ def texts() -> list[str]:
 
 
 def test_a_clean_corpus_has_no_duplicates_and_no_leaks(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
-    found = measure(_corpus(tmp_path / "c", texts[:25], texts[25:]))
-    assert found == {
+    metrics = measure(_corpus(tmp_path / "c", texts[:25], texts[25:]))
+    assert metrics == {
         "documents": 25,
         "bytes": sum(len(text.encode()) for text in texts[:25]),
         "heldout_documents": 5,
         "duplicate_rate": 0,
         "heldout_leaks": 0,
     }
-    assert set(found) == set(METRICS["corpus"])
+    assert set(metrics) == set(METRICS["corpus"])
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
 def test_a_planted_duplicate_is_found(
     tmp_path: Path, measure: Measure, texts: list[str], change: Callable[[str], str]
 ) -> None:
-    found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
-    assert found["duplicate_rate"] == pytest.approx(2 / 25)
-    assert found["heldout_leaks"] == 0
+    metrics = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[0])], texts[25:]))
+    assert metrics["duplicate_rate"] == pytest.approx(2 / 25)
+    assert metrics["heldout_leaks"] == 0
 
 
 def test_what_was_found_is_named_by_its_path(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
@@ -95,18 +97,18 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     dropped = [{"source": "notes", "path": f"{reason}.md", "reason": reason} for reason in ("too short", "long line")]
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
-    found = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
+    measurement = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
     cause = "cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md"
-    assert found.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
+    assert measurement.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
 def test_a_leaked_document_is_found(
     tmp_path: Path, measure: Measure, texts: list[str], change: Callable[[str], str]
 ) -> None:
-    found = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[27])], texts[25:]))
-    assert found["heldout_leaks"] == 1
-    assert found["duplicate_rate"] == 0
+    metrics = measure(_corpus(tmp_path / "c", [*texts[:24], change(texts[27])], texts[25:]))
+    assert metrics["heldout_leaks"] == 1
+    assert metrics["duplicate_rate"] == 0
 
 
 def test_the_threshold_is_the_recipes(tmp_path: Path, measure: Measure, texts: list[str]) -> None:
@@ -129,10 +131,12 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     assert {"bad_rows", "left_out_files"}.isdisjoint(measure(artifact))
     card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
     assert "not measured: report/skipped.jsonl is missing" in card
+
     skipped = tmp_path / "raw" / "report" / "skipped.jsonl"
     skipped.parent.mkdir(exist_ok=True)
     skipped.write_text("")
     assert measure(artifact)["bad_rows"] == 1
+
     skipped.write_text('{"message": "a.txt: is not UTF-8"}\n')
     (skipped.parent / "left_out.json").write_text('{"notes": {".pdf": 2, "hidden": 1}}')
     cause = "1 rows or files were skipped, such as a.txt: is not UTF-8"
@@ -167,8 +171,8 @@ def _sets(folder: Path, question: dict[str, object]) -> InputArtifact:
     [({}, 2), ({"answer": 4}, 1), ({"choices": ["a", "b", "c", "c"]}, 1), ({"prompt": " "}, 1), ({"id": "q1"}, 1)],
 )
 def test_only_sound_questions_count(tmp_path: Path, measure: Measure, question: dict[str, object], count: int) -> None:
-    found = measure(_sets(tmp_path / "sets", question))
-    assert found == {
+    metrics = measure(_sets(tmp_path / "sets", question))
+    assert metrics == {
         "text_bytes": 3,
         "questions": count,
         "harmful_prompts": 1,
@@ -181,7 +185,7 @@ def test_only_sound_questions_count(tmp_path: Path, measure: Measure, question: 
 def test_a_malformed_line_is_named(tmp_path: Path, measure: Measure) -> None:
     artifact = _sets(tmp_path / "sets", {})
     (tmp_path / "sets" / "benign.jsonl").write_text('{"id": 1, "prompt": "x"}\n{"id"\n')
-    with pytest.raises(InputRefused, match=r"benign\.jsonl, line 2"):
+    with pytest.raises(InputRefused, match=r"benign\.jsonl:2"):
         measure(artifact)
 
 

@@ -49,11 +49,11 @@ def _judge(measure: Measure, built: Built, artifact: InputArtifact) -> dict[str,
 
 
 def test_sound_shards(measure: Measure, built: Built) -> None:
-    found = _judge(measure, built, built["packed_shards"])
-    assert set(found) == set(METRICS["packed_shards"])
-    assert (found["tokens_lost"], found["contaminated_documents"]) == (0, 0)
-    assert 0.9 < found["packing_efficiency"] <= 1
-    assert found["tokens"] == TokenShards(built["packed_shards"].folder).meta.tokens
+    metrics = _judge(measure, built, built["packed_shards"])
+    assert set(metrics) == set(METRICS["packed_shards"])
+    assert (metrics["tokens_lost"], metrics["contaminated_documents"]) == (0, 0)
+    assert 0.9 < metrics["packing_efficiency"] <= 1
+    assert metrics["tokens"] == TokenShards(built["packed_shards"].folder).meta.tokens
 
 
 def test_a_dropped_a_changed_and_an_added_token_are_counted(tmp_path: Path, measure: Measure, built: Built) -> None:
@@ -61,17 +61,17 @@ def test_a_dropped_a_changed_and_an_added_token_are_counted(tmp_path: Path, meas
     documents[2] = np.delete(documents[2], 17)
     documents[4] = np.insert(documents[4], 5, 300)
     documents[6] = np.where(np.arange(len(documents[6])) == 9, 7, documents[6])
-    found = _judge(measure, built, _rewrite(built, tmp_path / "s", documents, ids, source))
-    assert found["tokens_lost"] == 1 + 1 + 2
+    metrics = _judge(measure, built, _rewrite(built, tmp_path / "s", documents, ids, source))
+    assert metrics["tokens_lost"] == 1 + 1 + 2
 
 
 def test_a_missing_and_a_doubled_document_are_counted(tmp_path: Path, measure: Measure, built: Built) -> None:
     documents, ids, source = _parts_of(built)
     order = [0, *range(len(documents) - 1)]
-    found = _judge(
+    metrics = _judge(
         measure, built, _rewrite(built, tmp_path / "s", [documents[i] for i in order], ids[order], source[order])
     )
-    assert found["tokens_lost"] == len(documents[0]) + len(documents[-1])
+    assert metrics["tokens_lost"] == len(documents[0]) + len(documents[-1])
 
 
 def test_an_excluded_document_is_found_whatever_its_id(tmp_path: Path, measure: Measure, built: Built) -> None:
@@ -86,8 +86,8 @@ def test_an_excluded_document_is_found_whatever_its_id(tmp_path: Path, measure: 
 
 def test_a_swapped_tokenizer_shows_as_lost_tokens(tmp_path: Path, measure: Measure, built: Built) -> None:
     other = parts.tokenizer_artifact(tmp_path / "other", built["corpus"], vocabulary=350)
-    found = _judge(measure, {**built, "tokenizer": other}, built["packed_shards"])
-    assert found["tokens_lost"] > found["tokens"] / 2
+    metrics = _judge(measure, {**built, "tokenizer": other}, built["packed_shards"])
+    assert metrics["tokens_lost"] > metrics["tokens"] / 2
 
 
 def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
@@ -106,7 +106,7 @@ def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "there", "differing"),
+    ("expected", "packed", "differing"),
     [
         ([1, 2, 3], [1, 2, 3], 0),
         ([1, 2, 3], [1, 3], 1),
@@ -117,15 +117,15 @@ def test_a_plan_that_loses_doubles_or_overfills_is_counted() -> None:
         ([4, 5], [], 2),
     ],
 )
-def test_difference(expected: list[int], there: list[int], differing: int) -> None:
-    assert difference(np.array(expected), np.array(there)) == differing
+def test_difference(expected: list[int], packed: list[int], differing: int) -> None:
+    assert difference(np.array(expected), np.array(packed)) == differing
 
 
 def test_a_sound_tokenizer(measure: Measure, built: Built) -> None:
-    found = measure(built["tokenizer"], corpus=built["corpus"])
-    assert set(found) == set(METRICS["tokenizer"])
-    assert (found["round_trip"], found["special_tokens"], found["generation_mask"]) == (1, 1, 1)
-    assert found["bytes_per_token"] > 1.5
+    metrics = measure(built["tokenizer"], corpus=built["corpus"])
+    assert set(metrics) == set(METRICS["tokenizer"])
+    assert (metrics["round_trip"], metrics["special_tokens"], metrics["generation_mask"]) == (1, 1, 1)
+    assert metrics["bytes_per_token"] > 1.5
 
 
 def test_a_tokenizer_that_loses_bytes_is_found(tmp_path: Path, measure: Measure, built: Built) -> None:

@@ -65,16 +65,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+
     texts = [story(random.Random(0), 200), *map(question, NAMES), *map(answer, NAMES), *HARMFUL, *BENIGN, REFUSAL]
-    backend.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=420,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    backend.train_from_iterator(texts, trainer)
+
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=PAD)
     made.chat_template = dict(TEMPLATES)
     return made
@@ -83,20 +83,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     ids = tokenizer.convert_tokens_to_ids
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            bos_token_id=ids(END_OF_TEXT),
-            eos_token_id=ids(END_OF_TEXT),
-            pad_token_id=ids(PAD),
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=ids(END_OF_TEXT),
+        eos_token_id=ids(END_OF_TEXT),
+        pad_token_id=ids(PAD),
     )
+
+    model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=[ids(END_OF_TEXT), ids("<|end|>")], pad_token_id=ids(PAD))
     return model
 
@@ -215,10 +215,11 @@ def write_sets(folder: Path, **changes: list[dict[str, Any]]) -> Path:
         ],
         "samples": [{"id": "s0", "prompt": question("Anna")}],
     }
+
     rows |= changes
-    for name, found in rows.items():
-        if found:
-            write_rows(folder / f"{name}.jsonl", found)
+    for name, lines in rows.items():
+        if lines:
+            write_rows(folder / f"{name}.jsonl", lines)
     write_tasks(folder / TASKS_FOLDER, rows["questions"])
     return folder
 
@@ -282,10 +283,10 @@ def probe_of(model: LlamaForCausalLM) -> Probe:
 
 def items_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Lines of items.jsonl by metric."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_metric: dict[str, list[dict[str, Any]]] = {}
     for line in (folder / "items.jsonl").read_text().splitlines():
-        found.setdefault(json.loads(line)["metric"], []).append(json.loads(line))
-    return found
+        by_metric.setdefault(json.loads(line)["metric"], []).append(json.loads(line))
+    return by_metric
 
 
 def check_evidence(report: EvaluationReport, folder: Path) -> None:
@@ -335,6 +336,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
         inputs = {"artifact": artifact, "evaluation_sets": InputArtifact(sets, manifest("evaluation_sets", {}))}
         if parent:
             inputs[parent.manifest.asset] = parent
+
         folder = tmp_path / out
         folder.mkdir()
         context = StageContext(
@@ -353,18 +355,13 @@ def evaluate(tmp_path: Path) -> Evaluate:
         )
         result = evaluate_model.run(context)
         assert result is not None
+
         report = EvaluationReport.model_validate_json((folder / "report.json").read_bytes())
         assert report.metrics == result.metrics
         assert not report.estimates.keys() & report.missing.keys()
-        sources = (
-            {
-                json.loads(line)["source"]
-                for line in (sets / "text.jsonl").read_text().splitlines()
-                if json.loads(line)["domain"] == "general"
-            }
-            if (sets / "text.jsonl").is_file()
-            else set()
-        )
+
+        text = (sets / "text.jsonl").read_text().splitlines() if (sets / "text.jsonl").is_file() else []
+        sources = {json.loads(line)["source"] for line in text if json.loads(line)["domain"] == "general"}
         expected = metrics_of(artifact.manifest.asset, sorted(sources), dict.fromkeys(TASK_METRICS, ""))
         assert {*report.estimates, *report.missing} == set(expected)
         assert all(

@@ -33,6 +33,7 @@ def folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
             eos_token_id=0,
         )
     )
+
     ends = [int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, END_OF_TEXT)]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(tmp_path / "model")

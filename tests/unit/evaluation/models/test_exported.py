@@ -40,16 +40,16 @@ def rounded(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Llam
 @pytest.fixture
 def ask(tokenizer: PreTrainedTokenizerFast) -> Callable[[LlamaForCausalLM, Probe], Answer]:
     def asked(model: LlamaForCausalLM, probe: Probe) -> Answer:
-        found = answer(LoadedModel("dpo_model", model.eval(), tokenizer, (0, 5)), probe)
-        assert isinstance(found, Answer), found
-        return found
+        reply = answer(LoadedModel("dpo_model", model.eval(), tokenizer, (0, 5)), probe)
+        assert isinstance(reply, Answer), reply
+        return reply
 
     return asked
 
 
-def value(found: Estimate | str) -> float:
-    assert isinstance(found, Estimate), found
-    return found.value
+def value(estimate: Estimate | str) -> float:
+    assert isinstance(estimate, Estimate), estimate
+    return estimate.value
 
 
 Ask = Callable[[LlamaForCausalLM, Probe], Answer]
@@ -83,10 +83,10 @@ def test_a_large_change_survives_bf16(tokenizer: PreTrainedTokenizerFast, moved:
 def test_a_model_that_did_not_change_has_no_numbers(moved: Moved, ask: Ask) -> None:
     parent = moved(0.0)
     probe = probe_of(parent)
-    said = ask(parent, probe)
-    same = Answer(0.0, said.weights)
+    parent_answer = ask(parent, probe)
+    same = Answer(0.0, parent_answer.weights)
 
-    assert change_cosine(probe, said, said) == "training has changed none of the probe's weights"
+    assert change_cosine(probe, parent_answer, parent_answer) == "training has changed none of the probe's weights"
     assert "nothing to tell apart" in str(parent_ratio(probe, same, same))
 
 

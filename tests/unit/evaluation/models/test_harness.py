@@ -102,12 +102,12 @@ def test_a_trained_model_answers_and_an_untrained_one_guesses(
 ) -> None:
     suite = suite_of(tmp_path / "sets", [four_way("acc", "acc_norm", "acc_dcpmi")], {"four_way": FOUR_WAY})
     model = loaded(asset, chat if asset == "sft_model" else base)
-    found = run(model, suite)
-    assert share(found["m_acc"]) >= 0.75
-    assert share(found["m_acc_dcpmi"]) >= 0.6
+    results = run(model, suite)
+    assert share(results["m_acc"]) >= 0.75
+    assert share(results["m_acc_dcpmi"]) >= 0.6
     assert share(run(loaded(asset, untrained), suite)["m_acc_dcpmi"]) <= 0.5
-    assert run(model, suite) == found, "the same model gives the same items"
-    for row, item in zip(rows(), found["m_acc_dcpmi"].items, strict=True):
+    assert run(model, suite) == results, "the same model gives the same items"
+    for row, item in zip(rows(), results["m_acc_dcpmi"].items, strict=True):
         assert (item["id"], item["target"], item["choices"]) == (row["id"], row["answer"], row["choices"])
         assert item["score"] == (item["chosen"] == row["answer"])
         assert item["chosen"] == max(range(4), key=item["likelihoods"].__getitem__)
@@ -122,7 +122,7 @@ def test_likelihoods_are_those_of_the_evaluations_own_scoring(
     `acc_mutual_info` against the end of a text."""
     model = loaded("sft_model", chat)
     file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
-    found = run(
+    results = run(
         model, suite_of(tmp_path / "sets", [four_way("acc", "acc_dcpmi", "acc_mutual_info")], {"four_way": file})
     )
     asked = rows()
@@ -134,16 +134,16 @@ def test_likelihoods_are_those_of_the_evaluations_own_scoring(
     for number in (0, 7):
         row = asked[number]
         plain, conditional, mutual = (
-            found[f"m_{key}"].items[number] for key in ("acc", "acc_dcpmi", "acc_mutual_info")
+            results[f"m_{key}"].items[number] for key in ("acc", "acc_dcpmi", "acc_mutual_info")
         )
-        own = [nats(number, choice) for choice in row["choices"]]
+        choice_nats = [nats(number, choice) for choice in row["choices"]]
         others = [(nats(number + 1, choice) + nats(number + 2, choice)) / 2 for choice in row["choices"]]
-        assert plain["likelihoods"] == pytest.approx(own, abs=1e-3)
-        gained = [one - other for one, other in zip(own, others, strict=True)]
+        assert plain["likelihoods"] == pytest.approx(choice_nats, abs=1e-3)
+        gained = [conditional - reference for conditional, reference in zip(choice_nats, others, strict=True)]
         assert conditional["likelihoods"] == pytest.approx(gained, abs=1e-3)
 
         alone = [score(model, [Span([model.start], model.encode(choice))], 8, 192)[0].nats for choice in row["choices"]]
-        gained = [one - other for one, other in zip(own, alone, strict=True)]
+        gained = [conditional - reference for conditional, reference in zip(choice_nats, alone, strict=True)]
         assert mutual["likelihoods"] == pytest.approx(gained, abs=1e-3)
         assert mutual["likelihoods"] != conditional["likelihoods"]
 
@@ -169,23 +169,23 @@ def test_one_item_alone_is_set_against_the_end_of_a_text(
     file = FOUR_WAY.replace("metric: acc_norm", "metric: acc_mutual_info")
     tasks = [four_way("acc_dcpmi", "acc_mutual_info")]
 
-    found = run(loaded("base_model", untrained), suite_of(tmp_path / "sets", tasks, {"four_way": file}, rows(1)))
+    results = run(loaded("base_model", untrained), suite_of(tmp_path / "sets", tasks, {"four_way": file}, rows(1)))
 
-    (conditional,), (mutual,) = found["m_acc_dcpmi"].items, found["m_acc_mutual_info"].items
+    (conditional,), (mutual,) = results["m_acc_dcpmi"].items, results["m_acc_mutual_info"].items
     assert conditional["likelihoods"] == pytest.approx(mutual["likelihoods"], abs=1e-4)
 
 
 def test_a_generated_answer_has_no_dcpmi(tmp_path: Path, loaded: Loaded, untrained: LlamaForCausalLM) -> None:
-    said = FOUR_WAY.split("output_type")[0] + (
+    yaml = FOUR_WAY.split("output_type")[0] + (
         'output_type: generate_until\ndoc_to_text: "{{prompt}}"\ndoc_to_target: "{{choices[answer]}}"\n'
         "generation_kwargs: {max_gen_toks: 2}\nmetric_list: [{metric: exact_match}]\n"
     )
 
-    found = run(
-        loaded("base_model", untrained), suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": said})
+    results = run(
+        loaded("base_model", untrained), suite_of(tmp_path / "sets", [four_way("acc_dcpmi")], {"four_way": yaml})
     )
 
-    assert "acc_dcpmi needs a multiple choice" in str(found["m_acc_dcpmi"].missing)
+    assert "acc_dcpmi needs a multiple choice" in str(results["m_acc_dcpmi"].missing)
 
 
 def test_line_ends_of_unicode_inside_an_item_do_not_end_its_row(
@@ -193,9 +193,9 @@ def test_line_ends_of_unicode_inside_an_item_do_not_end_its_row(
 ) -> None:
     odd = [row | {"prompt": f"A\u2028B\u0085C {row['prompt']}", "domain": "net\u2028work"} for row in rows()]
     suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, odd)
-    found = run(loaded("base_model", untrained), suite)["m_acc"]
-    assert found.missing is None
-    assert [item["id"] for item in found.items] == [row["id"] for row in odd]
+    result = run(loaded("base_model", untrained), suite)["m_acc"]
+    assert result.missing is None
+    assert [item["id"] for item in result.items] == [row["id"] for row in odd]
 
 
 def test_a_tie_is_wrong(
@@ -207,14 +207,14 @@ def test_a_tie_is_wrong(
         blank.lm_head.weight.zero_()
     tied = [{**row, "answer": 0, "choices": ["red", "red.", "red", "red"]} for row in rows()]
     suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": FOUR_WAY}, tied)
-    found = run(loaded("base_model", blank), suite)
-    items = found["m_acc"].items
+    results = run(loaded("base_model", blank), suite)
+    items = results["m_acc"].items
     assert all(item["chosen"] == item["target"] == 0 for item in items)
-    assert share(found["m_acc"]) == 0
+    assert share(results["m_acc"]) == 0
 
 
 def test_generated_answers_and_whole_texts(tmp_path: Path, loaded: Loaded, chat: LlamaForCausalLM) -> None:
-    said = FOUR_WAY.split("test_split")[0].replace("four_way", "said") + (
+    said_yaml = FOUR_WAY.split("test_split")[0].replace("four_way", "said") + (
         'test_split: test\noutput_type: generate_until\ndoc_to_text: "{{prompt}}"\n'
         'doc_to_target: "{{choices[answer]}}"\ngeneration_kwargs: {until: ["."], max_gen_toks: 24}\n'
         "metric_list: [{metric: exact_match}]\n"
@@ -229,17 +229,19 @@ def test_generated_answers_and_whole_texts(tmp_path: Path, loaded: Loaded, chat:
         Task(name="whole", file="whole.yaml", metrics={"whole": "bits_per_byte"}, limit=3),
     ]
     asked = [{**row, "choices": [choice.removesuffix(".") for choice in row["choices"]]} for row in rows()]
-    suite = suite_of(tmp_path / "sets", tasks, {"said": said, "whole": whole}, asked)
+    suite = suite_of(tmp_path / "sets", tasks, {"said": said_yaml, "whole": whole}, asked)
+
     model = loaded("sft_model", chat)
-    found = run(model, suite)
-    assert share(found["said"]) >= 0.75
-    assert all(item["answer"].startswith("The hat of") and "." not in item["answer"] for item in found["said"].items)
+    results = run(model, suite)
+    assert share(results["said"]) >= 0.75
+    assert all(item["answer"].startswith("The hat of") and "." not in item["answer"] for item in results["said"].items)
+
     texts = [json.loads(line)["text"] for line in (suite / "text.jsonl").read_text().splitlines()][:3]
-    own = total([part for parts in score_texts(model, texts, 8, 192) for part in parts.values()])
-    items = found["whole"].items
+    whole_score = total([part for parts in score_texts(model, texts, 8, 192) for part in parts.values()])
+    items = results["whole"].items
     assert len(items) == 3
-    assert sum(item["weight"] for item in items) == own.bytes
-    assert sum(item["score"] for item in items) == pytest.approx(own.nats / math.log(2), rel=1e-4)
+    assert sum(item["weight"] for item in items) == whole_score.bytes
+    assert sum(item["score"] for item in items) == pytest.approx(whole_score.nats / math.log(2), rel=1e-4)
 
 
 def test_a_task_past_its_limit_is_missing_and_the_next_one_runs(
@@ -249,12 +251,13 @@ def test_a_task_past_its_limit_is_missing_and_the_next_one_runs(
     tasks = [Task(name="slow", file="slow.yaml", metrics={"slow": "acc"}, minutes=0.02), four_way("acc")]
     suite = suite_of(tmp_path / "sets", tasks, {"slow": slow, "four_way": FOUR_WAY})
     (suite / "tasks" / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(20_000)))
+
     rung: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
     timer = signal.setitimer(signal.ITIMER_REAL, 120)
     try:
         started = time.monotonic()
-        found = run(loaded("sft_model", chat), suite)
+        results = run(loaded("sft_model", chat), suite)
         left = signal.getitimer(signal.ITIMER_REAL)[0]
         took = time.monotonic() - started
         assert left == pytest.approx(120 - took, abs=2), "an alarm that was set before is set again"
@@ -262,9 +265,10 @@ def test_a_task_past_its_limit_is_missing_and_the_next_one_runs(
     finally:
         signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, before)
+
     assert rung, "the handler that was there before is there again"
-    assert found["slow"].missing == "the task slow ran past its limit of 0.02 minutes"
-    assert share(found["m_acc"]) > 0
+    assert results["slow"].missing == "the task slow ran past its limit of 0.02 minutes"
+    assert share(results["m_acc"]) > 0
 
 
 def test_the_limit_is_not_swallowed_by_a_library_that_catches_everything() -> None:
@@ -302,12 +306,13 @@ def test_one_tasks_error_leaves_the_others(tmp_path: Path, loaded: Loaded, chat:
     ]
     suite = suite_of(tmp_path / "sets", tasks, {"broken": broken, "empty": empty, "four_way": FOUR_WAY})
     (suite / "tasks" / "empty.jsonl").write_text("")
-    found = run(loaded("sft_model", chat), suite)
-    assert "'promt' is undefined" in str(found["broken"].missing)
-    assert found["empty"].missing == "the task empty: empty.jsonl of the evaluation sets holds no items"
-    assert "has no public task of this name" in str(found["nowhere"].missing)
-    assert "gives no f1_of_it; it gives acc" in str(found["m_f1_of_it"].missing)
-    assert share(found["m_acc"]) > 0
+
+    results = run(loaded("sft_model", chat), suite)
+    assert "'promt' is undefined" in str(results["broken"].missing)
+    assert results["empty"].missing == "the task empty: empty.jsonl of the evaluation sets holds no items"
+    assert "has no public task of this name" in str(results["nowhere"].missing)
+    assert "gives no f1_of_it; it gives acc" in str(results["m_f1_of_it"].missing)
+    assert share(results["m_acc"]) > 0
 
 
 def test_a_public_task_without_its_data_is_missing(
@@ -322,10 +327,10 @@ def test_a_public_task_without_its_data_is_missing(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     tasks = [Task(name="wikitext", metrics={"wikitext": "bits_per_byte"}), four_way("acc")]
-    found = run(loaded("sft_model", chat), suite_of(tmp_path / "sets", tasks, {"four_way": FOUR_WAY}))
-    assert "the task wikitext: its data could not be had from huggingface.co" in str(found["wikitext"].missing)
-    assert "EleutherAI/wikitext_document_level" in str(found["wikitext"].missing)
-    assert share(found["m_acc"]) > 0
+    results = run(loaded("sft_model", chat), suite_of(tmp_path / "sets", tasks, {"four_way": FOUR_WAY}))
+    assert "the task wikitext: its data could not be had from huggingface.co" in str(results["wikitext"].missing)
+    assert "EleutherAI/wikitext_document_level" in str(results["wikitext"].missing)
+    assert share(results["m_acc"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -364,8 +369,8 @@ def test_a_local_task_runs_no_code(
     assert str(path) in str(caught.value)
     # The job looks again: a file that was put into the evaluation sets in another way does not run either.
     suite = suite_of(tmp_path / "sets", [four_way("acc")], {"four_way": path.read_text()})
-    found = run(loaded("sft_model", chat), suite)
-    assert message in str(found["m_acc"].missing)
+    results = run(loaded("sft_model", chat), suite)
+    assert message in str(results["m_acc"].missing)
 
 
 def test_the_problem_of_a_task_file_is_told_with_its_line(tmp_path: Path) -> None:
@@ -430,9 +435,9 @@ def test_public_tasks_of_the_recipes_exist_with_their_metrics() -> None:
         "humaneval_instruct",
     } == set(public)
     for name, task in public.items():
-        found = leaves(name)
-        assert len(found) == (57 if name == "mmlu" else 1)
-        for config in found:
+        configs = leaves(name)
+        assert len(configs) == (57 if name == "mmlu" else 1)
+        for config in configs:
             assert config["output_type"] != "loglikelihood"
             if config.get("unsafe_code"):
                 assert (name, task.metrics) == ("humaneval_instruct", {"humaneval_pass_rate": "pass@1"})

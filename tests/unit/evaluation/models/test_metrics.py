@@ -153,16 +153,12 @@ def test_refusing_everything_is_seen(
 def test_a_model_that_never_stops_is_not_clean(
     save: Save, evaluate: Evaluate, tokenizer: PreTrainedTokenizerFast, base: LlamaForCausalLM, chat: LlamaForCausalLM
 ) -> None:
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
     rows = [
-        (
-            ids,
-            [
-                flag and token != tokenizer.convert_tokens_to_ids("<|end|>")
-                for token, flag in zip(ids, mask, strict=True)
-            ],
-        )
+        (ids, [flag and token != end for token, flag in zip(ids, mask, strict=True)])
         for ids, mask in chat_rows(tokenizer, conversations())
     ]
+
     endless = copy_of(base, tokenizer)
     train(endless, rows, steps=120)
     metrics = evaluate(save("sft_model", endless), save("base_model", base))["metrics"]
@@ -319,7 +315,7 @@ def test_items_that_are_not_numbers_leave_a_metric_out() -> None:
     findings.task("d", [{"id": "x", "score": 0.25}, {"id": "y", "score": 1}], "nothing")
     findings.task("e", [{"id": "x", "score": 1.0}, {"id": "y", "score": 0}], "nothing")
     assert findings.missing == {"a": "the score of its item x is not finite", "b": "its value is inf", "c": "nothing"}
-    assert {name: (found.value, found.method) for name, found in findings.estimates.items()} == {
+    assert {name: (estimate.value, estimate.method) for name, estimate in findings.estimates.items()} == {
         "d": (0.625, "bootstrap"),
         "e": (0.5, "wilson"),
     }
@@ -327,15 +323,15 @@ def test_items_that_are_not_numbers_leave_a_metric_out() -> None:
 
 def test_metrics_of_a_recipe() -> None:
     tasks = {"choice_accuracy_dcpmi": "questions"}
-    found = metrics_of("sft_model", ["stdlib", "My.Notes-2"], tasks)
-    assert set(METRICS["sft_model"]) < set(found)
-    assert set(found) - set(METRICS["sft_model"]) == {
+    meanings = metrics_of("sft_model", ["stdlib", "My.Notes-2"], tasks)
+    assert set(METRICS["sft_model"]) < set(meanings)
+    assert set(meanings) - set(METRICS["sft_model"]) == {
         "heldout_bits_per_byte__stdlib",
         "heldout_bits_per_byte__my_notes_2",
         "choice_accuracy_dcpmi",
     }
     assert metrics_of("corpus", ["stdlib"], tasks) == METRICS["corpus"]
-    for name in found:
+    for name in meanings:
         Gate(metric=name, must_be=">", threshold=0)
 
 

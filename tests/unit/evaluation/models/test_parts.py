@@ -28,13 +28,13 @@ def test_scores_do_not_depend_on_the_batch(loaded: LoadedModel) -> None:
         for length, name in enumerate(NAMES, start=1)
     ]
     together = score(loaded, spans, batch=8, context=128)
-    for span, found in zip(spans, together, strict=True):
+    for span, likelihood in zip(spans, together, strict=True):
         tokens = torch.tensor([[*span.given, *span.scored]])
         with torch.inference_mode():
             logprobs = loaded.model(tokens).logits.log_softmax(-1)[0]
         expected = sum(float(logprobs[at - 1, tokens[0, at]]) for at in range(len(span.given), tokens.shape[1]))
-        assert found.nats == pytest.approx(expected, abs=1e-3)
-        assert found.tokens == len(span.scored)
+        assert likelihood.nats == pytest.approx(expected, abs=1e-3)
+        assert likelihood.tokens == len(span.scored)
 
 
 @pytest.mark.parametrize("context", [1, 7, 64, 10_000])
@@ -55,26 +55,26 @@ def test_a_span_longer_than_the_context_keeps_what_is_nearest(loaded: LoadedMode
 
 def test_batched_greedy_generation_equals_generate_one_by_one(loaded: LoadedModel) -> None:
     prompts = [loaded.prompt(text, True) for text in (question("Anna"), "Hi", "How can I hurt Boris?", "Why? " * 6)]
-    for prompt, found in zip(prompts, generate(loaded, prompts, 20, batch=3), strict=True):
-        theirs = loaded.model.generate(
+    for prompt, completion in zip(prompts, generate(loaded, prompts, 20, batch=3), strict=True):
+        reference = loaded.model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt)).long(),
             max_new_tokens=20,
             do_sample=False,
             eos_token_id=list(loaded.stops),
         )
-        expected = [token for token in theirs[0, len(prompt) :].tolist() if token not in loaded.stops]
-        assert list(found.tokens) == expected
+        expected = [token for token in reference[0, len(prompt) :].tolist() if token not in loaded.stops]
+        assert list(completion.tokens) == expected
 
 
 def test_nothing_is_generated_long_after_a_stopping_text(loaded: LoadedModel) -> None:
     prompts = [loaded.prompt(question(name), True) for name in ("Anna", "Boris")]
     endless = LoadedModel(loaded.asset, loaded.model, loaded.tokenizer, (0,))  # its end of turn ends nothing
     whole = generate(endless, prompts, 96, 2)
-    assert all(len(found.tokens) > 64 for found in whole)
-    for found, full in zip(generate(endless, prompts, 96, 2, until=("hat of", "!?")), whole, strict=True):
-        assert found.tokens == full.tokens[:16]
-        assert "hat of" in found.text
+    assert all(len(completion.tokens) > 64 for completion in whole)
+    for completion, full in zip(generate(endless, prompts, 96, 2, until=("hat of", "!?")), whole, strict=True):
+        assert completion.tokens == full.tokens[:16]
+        assert "hat of" in completion.text
     assert generate(endless, prompts, 96, 2, until=("!?",)) == whole
 
 
@@ -146,19 +146,19 @@ def test_passages_divide_a_text(text: str) -> None:
     pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
     assert "".join(pieces) == text
     assert all(0 < len(piece.encode()) <= 1024 for piece in pieces) or not text
-    for one, other in pairwise(pieces):
-        assert len(one.encode()) + len(other.encode()) > 1024 or "\n" in one + other
+    for piece, following in pairwise(pieces):
+        assert len(piece.encode()) + len(following.encode()) > 1024 or "\n" in piece + following
 
 
 def test_passages_end_with_lines_and_add_up_to_the_document(loaded: LoadedModel) -> None:
     text = "".join(f"{story(random.Random(seed), 3)}\n" for seed in range(20))
     text += "naïve — \U0001f469\u200d\U0001f680" * 90
-    found = score_texts(loaded, [text, "", "x"], batch=4, context=64)
-    assert [len(part) for part in found[1:]] == [0, 1]
-    scores = list(found[0].values())
+    by_document = score_texts(loaded, [text, "", "x"], batch=4, context=64)
+    assert [len(part) for part in by_document[1:]] == [0, 1]
+    scores = list(by_document[0].values())
     assert len(scores) > 4
-    assert all(score.begins == text[start : start + len(score.begins)] for start, score in found[0].items())
-    assert sum(text[start - 1] == "\n" for start in list(found[0])[1:]) >= 2
+    assert all(score.begins == text[start : start + len(score.begins)] for start, score in by_document[0].items())
+    assert sum(text[start - 1] == "\n" for start in list(by_document[0])[1:]) >= 2
     assert total(scores).bytes == len(text.encode())
     assert total(scores).tokens == len(loaded.encode(text))
     whole = score(loaded, windows(loaded, text, 64), batch=1, context=64)

@@ -78,8 +78,8 @@ def problem(number: int) -> dict[str, str]:
     ],
 )
 def test_what_a_program_meets(program: str, fault: str | None) -> None:
-    found = sandbox().fault(program)
-    assert found == fault or (fault and found and found.startswith(fault)), found
+    result = sandbox().fault(program)
+    assert result == fault or (fault and result and result.startswith(fault)), result
 
 
 def test_a_program_leaves_nothing_to_the_next_one() -> None:
@@ -89,11 +89,11 @@ def test_a_program_leaves_nothing_to_the_next_one() -> None:
 
 def test_the_harness_gets_the_sandbox_and_no_downloaded_metric() -> None:
     with no_downloaded_code():
-        ours = importlib.import_module("evaluate")
+        replacement = importlib.import_module("evaluate")
         assert importlib.util.find_spec("evaluate"), "libraries ask whether there is one"
-        metric = ours.load("code_eval")
+        metric = replacement.load("code_eval")
         with pytest.raises(ImportError, match="the metric rouge is Python from the hub"):
-            ours.load("rouge")
+            replacement.load("rouge")
     assert isinstance(metric, CodeEval)
     assert importlib.import_module("evaluate").__version__
     tests, programs = ["assert f() == 1", "assert f() == 1"], [["def f(): return 1"], ["def f(): return 2"]]
@@ -149,9 +149,9 @@ def test_human_eval(
     suite = write_sets(tmp_path / "sets")
     task = Task(name=name, metrics={"humaneval_pass_rate": "pass@1"})
     (suite / "tasks" / "tasks.json").write_text(json.dumps([task.model_dump()]))
-    (found,) = run_tasks(loaded, suite, SECTION, lambda _: None)
-    assert found.missing is None
-    items: list[dict[str, Any]] = found.items
+    (result,) = run_tasks(loaded, suite, SECTION, lambda _: None)
+    assert result.missing is None
+    items: list[dict[str, Any]] = result.items
     assert [item["prompt"] for item in items] == [prompt(row) for row in problems]
     assert [item["answer"] for item in items] == [row["prompt"] + row["canonical_solution"] for row in problems]
     assert [item["score"] for item in items] == [1, 1, 0, 0]
