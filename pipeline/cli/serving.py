@@ -1,7 +1,8 @@
-"""`gatehouse up`: Dagster's webserver and daemon and an MLflow server, until Ctrl-C.
+"""Dagster's webserver and daemon and an MLflow server, until Ctrl-C.
 
-If the webserver or the daemon dies, all ends, with a message: the runs get the time to save a checkpoint. An MLflow
-server or a code server that dies is started again, and runs go on. Where MLflow is a server already, none is started.
+If the webserver or the daemon dies, all of them are ended with a message, and the runs get the time to save a
+checkpoint. An MLflow server or a code server that dies is started again, and runs go on. Where MLflow is a server
+already, none is started.
 """
 
 from __future__ import annotations
@@ -21,18 +22,17 @@ from rich.markup import escape
 
 from pipeline.addresses import experiment_url, graph_url
 from pipeline.cli.console import make_console
-from pipeline.cli.promote import repair
+from pipeline.cli.repair import repair
 from pipeline.cli.server import Server, Standby
 from pipeline.defs.dead_runs import clean_up, note_code_servers
 from pipeline.defs.instance import open_instance
 from pipeline.graph import DEFAULT_RECIPE
 from pipeline.jobs import orphans
 from pipeline.jobs.locks import held
-from pipeline.paths import ROOT, home, runs, store_root, tracking_server, tracking_uri
-from pipeline.recipes.loader import LoadedRecipe, load_recipe
+from pipeline.paths import ROOT, home, mlflow_url, runs, tracking_server, tracking_uri
 from pipeline.tracking.database import prepare
+from pipeline.workspace import Workspace
 from training.errors import Busy
-from training.store.store import Store
 
 LOCK_FILE = "up.lock"
 
@@ -45,43 +45,47 @@ def serve(recipes: list[str], dagster_port: int, mlflow_port: int) -> None:
         Busy: A port is in use, or the state's folder is served already.
         GatehouseError: Dagster's webserver or daemon ended by itself; the message holds the end of its log.
     """
-    loaded = [load_recipe(recipe) for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes])]
+    workspaces = {recipe: Workspace(recipe) for recipe in (DEFAULT_RECIPE, *recipes)}
+    # A wrong recipe is found here, before anything is touched.
+    names = {recipe: workspace.name for recipe, workspace in workspaces.items()}
+
     lock = home() / LOCK_FILE
     with held(lock, "gatehouse up", f"%s serves {home()} already; use that one, or end it and start again"):
-        _serve(recipes, loaded, dagster_port, mlflow_port, lock)
+        console = make_console()
+        _clean_up(lock, console)
+        _require_free(dagster_port, "--port")
+        if not tracking_server():
+            _require_free(mlflow_port, "--mlflow-port")
+        instance = open_instance()
+        for workspace in workspaces.values():
+            repair(workspace, instance, console)
+
+        mlflow = None if tracking_server() else _mlflow_server(mlflow_port, lock)
+        command = _dagster_command(names, dagster_port)
+        dagster = Server("dagster", command, f"http://127.0.0.1:{dagster_port}", "/server_info", lock)
+        os.environ["GATEHOUSE_DAGSTER_URL"] = dagster.url
+        _serve(dagster, mlflow, list(names.values()), lock, console)
 
 
-def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, mlflow_port: int, lock: Path) -> None:
-    console = make_console()
-    _clean_up(lock, console)
-    _require_free(dagster_port, "--port")
-    if not tracking_server():
-        _require_free(mlflow_port, "--mlflow-port")
-    for one in loaded:
-        repair(one, Store(store_root(), one.recipe.name, cache=home() / "cache"), console)
-    mlflow = (
-        None
-        if tracking_server()
-        else Server("mlflow", _mlflow(mlflow_port), f"http://127.0.0.1:{mlflow_port}", "/health", lock)
-    )
-    dagster = Server(
-        "dagster", _dagster(recipes, dagster_port), f"http://127.0.0.1:{dagster_port}", "/server_info", lock
-    )
+def _serve(dagster: Server, mlflow: Server | None, names: list[str], lock: Path, console: Console) -> None:
+    """Start the servers, print where they are, and look after them until a signal comes.
+
+    Args:
+        mlflow: None where MLflow is a server already.
+        names: The recipes that are shown.
+    """
     servers = [mlflow, dagster] if mlflow else [dagster]
-    os.environ["GATEHOUSE_DAGSTER_URL"] = dagster.url
-    if mlflow:
-        prepare(tracking_uri())
-        os.environ["GATEHOUSE_MLFLOW_URL"] = mlflow.url
-        os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # a password on the command line is seen by every user
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: it may be inherited as ignored
         signal.signal(number, _stop)
+
     try:
         for server in servers:
             server.start()
         with console.status("starting the servers ..."):
             for server in servers:
                 server.await_answer()
-        for line in _addresses(recipes, dagster.url, os.environ["GATEHOUSE_MLFLOW_URL"]):
+
+        for line in _addresses(names, dagster.url, mlflow_url()):
             console.print(line, highlight=False, soft_wrap=True)
         console.print(
             f"logs     {home() / 'logs'}\nCtrl-C ends {'both' if mlflow else 'Dagster'}.",
@@ -98,9 +102,16 @@ def _serve(recipes: list[str], loaded: list[LoadedRecipe], dagster_port: int, ml
     console.print("Nothing is left running.")
 
 
-def _addresses(recipes: list[str], dagster: str, mlflow: str) -> list[str]:
+def _mlflow_server(port: int, lock: Path) -> Server:
+    server = Server("mlflow", _mlflow_command(port), f"http://127.0.0.1:{port}", "/health", lock)
+    prepare(tracking_uri())
+    os.environ["GATEHOUSE_MLFLOW_URL"] = server.url
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # every user could read a password on the command line
+    return server
+
+
+def _addresses(names: list[str], dagster: str, mlflow: str) -> list[str]:
     """Addresses that open on the graph and on each recipe's runs."""
-    names = [load_recipe(recipe).recipe.name for recipe in dict.fromkeys([DEFAULT_RECIPE, *recipes])]
     return [
         f"Dagster  [link]{dagster}[/]   runs, gates, schedules",
         f"graph    [link]{graph_url(dagster)}[/]",
@@ -118,11 +129,13 @@ def _watch(dagster: Server, mlflow: Server | None, console: Console) -> None:
         GatehouseError: Dagster's webserver or daemon has ended: without them no run can be seen, stopped or started.
     """
     standby = mlflow and Standby(mlflow, "MLflow's server", partial(console.print, markup=False, highlight=False))
+
     while True:
         note_code_servers(home(), dagster.code_server_sockets())
         for _ in range(10):
             time.sleep(0.5)
             dagster.require_alive()
+
         if standby:
             standby.look()
         for location in dagster.revive_code_servers():
@@ -139,7 +152,7 @@ def _clean_up(lock: Path, console: Console) -> None:
             console.print(line, highlight=False)
 
 
-def _mlflow(port: int) -> list[str]:
+def _mlflow_command(port: int) -> list[str]:
     artifacts = home() / "mlflow" / "artifacts"
     return [
         sys.executable,
@@ -157,23 +170,22 @@ def _mlflow(port: int) -> list[str]:
     ]
 
 
-def _dagster(recipes: list[str], port: int) -> list[str]:
+def _dagster_command(names: dict[str, str], port: int) -> list[str]:
+    """What starts Dagster with a code location for each recipe.
+
+    Args:
+        names: Recipe, by name or path, to its own name.
+    """
     workspace = ROOT / "workspace.yaml"
-    extra = [recipe for recipe in recipes if recipe != DEFAULT_RECIPE]
-    if extra:
-        known = yaml.safe_load(workspace.read_text(encoding="utf-8"))
-        known["load_from"] += [
-            {
-                "python_module": {
-                    "module_name": "pipeline.definitions",
-                    "attribute": recipe,
-                    "location_name": load_recipe(recipe).recipe.name,
-                }
-            }
-            for recipe in extra
-        ]
+    more = {recipe: name for recipe, name in names.items() if recipe != DEFAULT_RECIPE}
+    if more:
+        locations = yaml.safe_load(workspace.read_text(encoding="utf-8"))
+        for recipe, name in more.items():
+            module = {"module_name": "pipeline.definitions", "attribute": recipe, "location_name": name}
+            locations["load_from"].append({"python_module": module})
         workspace = home() / "workspace.yaml"
-        workspace.write_text(yaml.safe_dump(known), encoding="utf-8")
+        workspace.write_text(yaml.safe_dump(locations), encoding="utf-8")
+
     return [
         sys.executable,
         "-m",

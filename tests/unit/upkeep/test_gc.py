@@ -79,7 +79,7 @@ def superseded(world: World) -> tuple[str, str]:
     """A version of corpus that nothing needs any more, and the one of raw_corpus that it was made from."""
     for _ in range(2):
         made = world.publish("corpus", world.passing("corpus"), current=False)
-        assert world.builder.examine(made, silent, past=False).promoted
+        assert world.builder.examine(made, silent, is_past_version=False).promoted
     return world.store.versions("corpus")[0], world.store.versions("raw_corpus")[0]
 
 
@@ -119,7 +119,7 @@ def test_what_nothing_needs_goes_and_the_rest_still_works(world: World, template
 def test_an_ancestor_goes_when_its_descendants_are_promoted_no_longer(world: World, template: World) -> None:
     for _ in range(2):
         made = world.publish("corpus", world.passing("corpus"), current=False)
-        assert world.builder.examine(made, silent, past=False).promoted
+        assert world.builder.examine(made, silent, is_past_version=False).promoted
     collected(world)
     assert numbers(world, template) == [1, 2, 4]
 
