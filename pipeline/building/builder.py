@@ -95,7 +95,7 @@ class Builder:
             progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
             check_recipe(self.loaded, self.launcher)
 
-            self.tracker.warm()
+            self.tracker.warm()  # importing MLflow takes two seconds, which the start of the job hides
             tracked = _Tracked(self, plan.attempt(self.work))
             try:
                 manifest = self._run(plan, on_events, tracked.live_curve)

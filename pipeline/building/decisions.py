@@ -172,6 +172,7 @@ def _eligible(builder: Builder, manifest: Manifest, on_events: Listener) -> Cert
             f"certificate can be promoted: materialize {manifest.asset} so that its gates run"
         )
 
+    # A past version whatever it is: a person may choose one that was made from parents that are promoted no longer.
     certificate = builder.examine(manifest, on_events, is_past_version=True, promote=False).certificate
     if not certificate.passed or certificate.expired(utc_today()):
         raise InputRefused(store.explain_unpromoted(manifest.asset, wanted=manifest.version))

@@ -30,7 +30,7 @@ class Decision:
 
     Attributes:
         builder: Judges again what was judged on other terms.
-        left: The version that was promoted before; empty where there was none.
+        promoted_before: The version that was promoted before; empty where there was none.
 
     Raises:
         RecipeError: There is no such asset, the recipe is wrong, or the login name is not known.
@@ -50,7 +50,7 @@ class Decision:
         repair(self._workspace, self._instance, self.console)
 
         pointer = self.builder.store.promotion(asset)
-        self.left = pointer.version if pointer else ""
+        self.promoted_before = pointer.version if pointer else ""
 
     def publish(self) -> None:
         """Make MLflow and Dagster show what is promoted now."""
@@ -60,15 +60,15 @@ class Decision:
         """Publish the decision, and say what is promoted in place of what."""
         self.publish()
         asset, version = certificate.asset, certificate.version
-        moved = bool(self.left) and self.left != version
-        instead = f", in place of {self.left}" if moved else ""
+        left = self.promoted_before if self.promoted_before != version else ""
+        instead = f", in place of {left}" if left else ""
         self.console.print(f"{asset} {version} is promoted{instead}.", highlight=False)
 
         store = self.builder.store
-        if moved and store.hold(asset, self.left):
+        if left and store.hold(asset, left):
             self.console.print(
-                f"{self.left} is held back: no run promotes it again until `gatehouse promote "
-                f"-r {store.recipe} {asset} {self.left}`.",
+                f"{left} is held back: no run promotes it again until `gatehouse promote "
+                f"-r {store.recipe} {asset} {left}`.",
                 highlight=False,
             )
 

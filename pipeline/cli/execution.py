@@ -76,6 +76,7 @@ def materialize(request: Request, select: Sequence[str]) -> int:
             return INTERRUPTED
 
     code = _show_failures(result, console, key_prefix(loaded))
+    # Another run that was refused meanwhile may have planned the same checks, which hide this run's verdicts.
     agree_with_dagster(workspace.store, instance, key_prefix(loaded), workspace.work)
     took = f"{time.monotonic() - started:.1f} s in all; run {result.run_id}"
     show_summary(request.recipe, workspace, display, took, code != EXIT_OK, console)
@@ -92,6 +93,7 @@ def _execute(
         prefix: Key prefix of the recipe's assets.
     """
     job = build_definitions(request.recipe).resolve_implicit_global_asset_job_def()
+    # Dagster's own log would tear the progress bars apart; what went wrong is shown at the end.
     config: dict[str, Any] = {
         "resources": {
             "recipe": {"config": {"name": request.recipe, "overrides": list(request.overrides)}},

@@ -222,14 +222,17 @@ def _unjudged(asset: str, gate: Gate, latest: Manifest | None) -> GateRow:
 def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]:
     """The champion's values: as compared, else as it was judged itself by the same suite and evaluator."""
     compared = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
-    own = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
-    if own is None:
+    judged = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
+    if judged is None:
         return compared
 
     # By another suite or another evaluator its values would say nothing beside these.
-    if (own.suite_digest, own.evaluator_fingerprint) != (certificate.suite_digest, certificate.evaluator_fingerprint):
+    if (judged.suite_digest, judged.evaluator_fingerprint) != (
+        certificate.suite_digest,
+        certificate.evaluator_fingerprint,
+    ):
         return compared
-    return {verdict.name: verdict.value for verdict in own.verdicts if verdict.value is not None} | compared
+    return {verdict.name: verdict.value for verdict in judged.verdicts if verdict.value is not None} | compared
 
 
 def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: LoadedRecipe, store: Store) -> str:

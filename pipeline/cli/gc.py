@@ -47,6 +47,7 @@ def collect(recipe: str, dry_run: bool, hours: float) -> None:
     workspace = Workspace(recipe)
     console = make_console()
     garbage = survey(workspace.loaded, workspace.store, workspace.work, hours * 3600)
+    # What is left alone and why, such as an asset that a run is working at.
     for note in garbage.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 

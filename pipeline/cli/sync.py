@@ -86,6 +86,7 @@ def _sync(recipe: str, console: Console) -> bool:
 def _record_versions(store: Store, tracker: Tracker) -> Settlement:
     """Record the judgements, and the versions whose attempts are gone, oldest first."""
     recorded = Settlement()
+    # A version's name begins with its time. The oldest come first, because a model's page links to its parent's.
     versions = [(version, place, asset) for place, asset in enumerate(GRAPH) for version in store.versions(asset)]
     for version, _, asset in sorted(versions):
         manifest, links_before = store.manifest(asset, version), store.links(asset, version)
