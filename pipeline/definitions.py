@@ -12,12 +12,12 @@ import dagster as dg
 
 from pipeline.defs.assets import stage_asset
 from pipeline.defs.checks import gate_checks
-from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource
+from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.defs.schedules import everything_job, nightly_schedule
 from pipeline.defs.sensors import alert_sensors, dead_runs_sensor, source_sensor
 from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.paths import dagster_url, mlflow_url
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
-from pipeline.tracking.tracker import TrackerResource
 
 
 def build_definitions(recipe: str = "") -> dg.Definitions:
@@ -34,6 +34,7 @@ def build_definitions(recipe: str = "") -> dg.Definitions:
     loaded = load_recipe(name)
     prefix = key_prefix(loaded)
     job = everything_job(prefix)
+
     return dg.Definitions(
         assets=[stage_asset(asset, loaded, prefix) for asset in GRAPH],
         asset_checks=[gate_checks(asset, loaded, prefix) for asset in GRAPH],
@@ -45,7 +46,7 @@ def build_definitions(recipe: str = "") -> dg.Definitions:
             "recipe": RecipeResource(name=name),
             "store": StoreResource(),
             "launcher": LauncherResource(),
-            "tracker": tracker_resource(),
+            "tracker": TrackerResource(dagster_url=dagster_url(), mlflow_url=mlflow_url()),
         },
     )
 
@@ -53,14 +54,6 @@ def build_definitions(recipe: str = "") -> dg.Definitions:
 def key_prefix(loaded: LoadedRecipe) -> list[str]:
     """Key prefix of a recipe's assets."""
     return [] if loaded.recipe.name == DEFAULT_RECIPE else [loaded.recipe.name]
-
-
-def tracker_resource() -> TrackerResource:
-    """The MLflow tracker, with the addresses that `gatehouse up` serves."""
-    return TrackerResource(
-        dagster_url=os.environ.get("GATEHOUSE_DAGSTER_URL", "http://127.0.0.1:3000"),
-        mlflow_url=os.environ.get("GATEHOUSE_MLFLOW_URL", "http://127.0.0.1:5000"),
-    )
 
 
 def __getattr__(recipe: str) -> dg.Definitions:

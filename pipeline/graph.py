@@ -1,7 +1,16 @@
 """The graph: every asset, what it is made from, what judges it, and what people read about it.
 
-No Dagster here: the planner reads it. Inputs and evaluators are those of `training.specs.contracts`, which jobs hold
-to.
+No Dagster here: the planner reads it. Inputs and evaluators come from `training.specs.contracts`, because jobs hold
+themselves to them.
+
+An asset is added in four places. `tests/arch/test_assets.py` names what is missing in any of them.
+
+1. `training/specs`: its inputs and its evaluator in `contracts.py`, its metrics in `metrics.py`, and its section of the
+   recipe as a field in `recipe.py`.
+2. `training/stages`: the module of its name, which makes it. Data are measured by a function in `evaluate_data.py`, and
+   a model by `evaluate_model.py` on the parts of the suite that `training/evaluation/behaviour.py` gives it.
+3. `pipeline/graph.py`: its row below, with what people read.
+4. `assets_config`: its gates in the recipes that extend no other one, which is `tiny.yaml` and `125m.yaml`.
 """
 
 from __future__ import annotations
@@ -21,16 +30,16 @@ class Node:
     """One asset.
 
     Attributes:
-        stage: Module under `training.stages` that computes it.
-        inputs: Upstream asset to the part of it that decides the result; None means all of it.
+        stage: The asset's name, which is that of the module under `training.stages` that makes it.
+        inputs: Upstream asset to the part of it that decides the result; None stands for all of it.
         evaluator: Module under `training.stages` that measures it.
         judged_with: Upstream assets that the evaluator reads beside the artifact.
         headline: The measured metric that sums it up.
         description: What a person reads about it on the graph page.
-        kinds: Libraries and formats that the graph page shows as badges.
+        kinds: Libraries and formats, which the graph page shows as badges.
         group: Group on the graph page.
         files: Fields of the recipe section that name files beside the recipe.
-        owner: Whom the graph page names.
+        owner: Who answers for it, as the graph page says.
     """
 
     stage: str
@@ -60,25 +69,29 @@ def _node(
     files: tuple[str, ...] = (),
     group: str = "data",
 ) -> Node:
+    """A row of the graph.
+
+    Args:
+        parts: Input to the part of it that decides the result, for inputs that do not decide as a whole.
+    """
     contract = CONTRACTS[asset]
-    inputs = {name: (parts or {}).get(name) for name in contract.inputs}
     return Node(
-        asset,
-        inputs,
-        contract.evaluator,
-        contract.judged_with,
-        headline,
-        " ".join(description.split()),
-        frozenset(kinds),
-        group,
-        files,
+        stage=asset,
+        inputs={name: (parts or {}).get(name) for name in contract.inputs},
+        evaluator=contract.evaluator,
+        judged_with=contract.judged_with,
+        headline=headline,
+        description=description,
+        kinds=frozenset(kinds),
+        group=group,
+        files=files,
     )
 
 
 _WRITTEN = ("harmful", "benign")
 _EXCLUDED: dict[str, str] = {"evaluation_sets": EXCLUSIONS}
-GRAPH: dict[str, Node] = {
-    "raw_corpus": _node(
+_NODES = (
+    _node(
         "raw_corpus",
         "The recipe's sources, gathered into parquet shards with provenance: source, path, licence and digest "
         "of every document. Nothing is changed or judged here yet. A file that cannot be read stops the job "
@@ -86,7 +99,7 @@ GRAPH: dict[str, Node] = {
         headline="documents",
         kinds={"parquet"},
     ),
-    "corpus": _node(
+    _node(
         "corpus",
         "The text that may be trained on, and the text that never will be. Cleaned, exact and near duplicates "
         "(MinHash) removed, split into training and held-out documents by the digest of their text. The data "
@@ -94,7 +107,7 @@ GRAPH: dict[str, Node] = {
         headline="documents",
         kinds={"daft", "parquet"},
     ),
-    "evaluation_sets": _node(
+    _node(
         "evaluation_sets",
         "What every model is measured on: held-out text, four-way questions, preference pairs, prompts to "
         "refuse and look-alikes to answer. Training documents that contain its items are listed in "
@@ -104,14 +117,14 @@ GRAPH: dict[str, Node] = {
         files=_WRITTEN,
         group="evaluation",
     ),
-    "tokenizer": _node(
+    _node(
         "tokenizer",
         "A byte-level BPE trained on the corpus, with special tokens and a chat template, frozen. Its digest "
         "is part of everything made with it; a job whose inputs disagree about it stops.",
         headline="bytes_per_token",
         kinds={"huggingface"},
     ),
-    "packed_shards": _node(
+    _node(
         "packed_shards",
         "The training text as token shards with a document index, memory-mapped. One set of shards serves "
         "every context length: rows are packed best-fit when they are read, no token is lost, and no "
@@ -120,7 +133,7 @@ GRAPH: dict[str, Node] = {
         kinds={"numpy"},
         parts=_EXCLUDED,
     ),
-    "instruction_data": _node(
+    _node(
         "instruction_data",
         "Conversations to fine-tune on: questions about functions with their docstrings (or passages with "
         "their continuations), and written prompts with refusals or answers.",
@@ -130,14 +143,14 @@ GRAPH: dict[str, Node] = {
         files=_WRITTEN,
         group="post_training_data",
     ),
-    "preference_data": _node(
+    _node(
         "preference_data",
         "Pairs of a right and a wrong answer to one prompt, made from the conversations.",
         headline="pairs",
         kinds={"parquet"},
         group="post_training_data",
     ),
-    "adapter_data": _node(
+    _node(
         "adapter_data",
         "Documents and conversations of the one domain that the adapter learns.",
         headline="documents",
@@ -145,7 +158,7 @@ GRAPH: dict[str, Node] = {
         parts=_EXCLUDED,
         group="post_training_data",
     ),
-    "base_model": _node(
+    _node(
         "base_model",
         "A causal language model built from the recipe's architecture and pretrained on the packed shards, "
         "with a context-length curriculum at a constant number of tokens per step.",
@@ -153,14 +166,14 @@ GRAPH: dict[str, Node] = {
         kinds={"deepspeed", "pytorch", "huggingface"},
         group="models",
     ),
-    "sft_model": _node(
+    _node(
         "sft_model",
         "The base model fine-tuned on conversations. The loss covers the assistant's tokens only.",
         headline="choice_accuracy_dcpmi",
         kinds={"deepspeed", "trl", "huggingface"},
         group="models",
     ),
-    "dpo_model": _node(
+    _node(
         "dpo_model",
         "The SFT model optimized on preference pairs (DPO). The reference log-probabilities are computed once "
         "and kept in the artifact.",
@@ -168,7 +181,7 @@ GRAPH: dict[str, Node] = {
         kinds={"deepspeed", "trl", "huggingface"},
         group="models",
     ),
-    "lora_model": _node(
+    _node(
         "lora_model",
         "A LoRA adapter on the DPO model for one domain. The artifact holds the adapter and, merged, a plain "
         "transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
@@ -176,7 +189,9 @@ GRAPH: dict[str, Node] = {
         kinds={"deepspeed", "peft", "huggingface"},
         group="models",
     ),
-}
+)
+GRAPH: dict[str, Node] = {node.stage: node for node in _NODES}
+"""Asset to its row, in an order in which everything comes after what it is made from."""
 
 
 def stage_module(stage: str) -> str:
@@ -185,14 +200,14 @@ def stage_module(stage: str) -> str:
 
 
 def require_asset(name: str, option: str = "") -> None:
-    """Raise RecipeError where there is no such asset, with the nearest one.
+    """Raise RecipeError with the nearest name where there is no such asset.
 
     Args:
         option: Where it was written, such as `--why`.
     """
     if name not in GRAPH:
-        where = f"{option} {name}: there is no such asset" if option else f"there is no asset {name!r}"
-        raise RecipeError(f"{where}{nearest(name, GRAPH)}; the assets are {', '.join(GRAPH)}")
+        problem = f"{option} {name}: there is no such asset" if option else f"there is no asset {name!r}"
+        raise RecipeError(f"{problem}{nearest(name, GRAPH)}; the assets are {', '.join(GRAPH)}")
 
 
 def require_model(name: str, option: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What people read and write: durations, sizes and versions in short, and the word that they may have meant."""
+"""Words for people: durations, sizes and versions in short, and the word that somebody may have meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def short(version: str) -> str:
-    """The last part of a version's name, which tells it from the others."""
+    """The last part of a version's name, which no other version has."""
     return version.rpartition("-")[2]
 
 
@@ -28,10 +28,12 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` for the closest known word, or the only one that begins so; nothing where none is close."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """`; did you mean ...?` with the closest candidate, or the only one that begins so; empty where none is close."""
+    candidates = list(candidates)
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+
+    # `sft` is no near miss of `sft_model`, and yet nobody means anything else by it.
     if not close and word:
-        close = [name for name in known if name.startswith(word)]
+        close = [name for name in candidates if name.startswith(word)]
     return f"; did you mean {close[0]}?" if len(close) == 1 else ""

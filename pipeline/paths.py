@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _SERVER = re.compile(r"(https?://)(?:[^/]*@)?([^?#]*)")
 _ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
 _DATABASE_USER = re.compile(r"^[^:]+://(?:[^:/]*(?::[^@]*)?@)?")
-# Else a connection whose other end is gone, without a word, waits for a quarter of an hour, or for two hours.
+# Without these a connection waits up to two hours for a server that went away without closing it.
 _GIVE_UP = "keepalives_idle=60&keepalives_interval=20&keepalives_count=3&tcp_user_timeout=120000"
 
 
@@ -51,24 +51,37 @@ def tracking_uri() -> str:
 
 def tracking_server() -> str:
     """Address of the MLflow server that `$MLFLOW_TRACKING_URI` names, without credentials; empty for a database."""
-    found = _SERVER.match(tracking_uri())
-    return (found[1] + found[2]).rstrip("/") if found else ""
+    server = _SERVER.match(tracking_uri())
+    return (server[1] + server[2]).rstrip("/") if server else ""
+
+
+def dagster_url() -> str:
+    """Where links to Dagster lead: `$GATEHOUSE_DAGSTER_URL`, by default where `gatehouse up` serves it."""
+    return os.environ.get("GATEHOUSE_DAGSTER_URL", "http://127.0.0.1:3000")
+
+
+def mlflow_url() -> str:
+    """Where links to MLflow lead: `$GATEHOUSE_MLFLOW_URL`, by default where `gatehouse up` serves it."""
+    return os.environ.get("GATEHOUSE_MLFLOW_URL", "http://127.0.0.1:5000")
 
 
 def _with_driver(address: str) -> str:
     """A PostgreSQL address with the driver that Dagster works with; SQLAlchemy's own choice is another one.
 
-    A connection is given up two minutes after its other end has fallen silent, unless the address says otherwise.
+    A connection is given up after two minutes of silence, unless the address says otherwise.
     """
-    named = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", address)
-    if named == address or "keepalives" in address or "tcp_user_timeout" in address:
-        return named
-    return f"{named}{'&' if '?' in _DATABASE_USER.sub('', address) else '?'}{_GIVE_UP}"
+    with_driver = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", address)
+    if with_driver == address or "keepalives" in address or "tcp_user_timeout" in address:
+        return with_driver
+
+    # A ? in the password begins no options.
+    separator = "&" if "?" in _DATABASE_USER.sub("", address) else "?"
+    return f"{with_driver}{separator}{_GIVE_UP}"
 
 
 def variables() -> dict[str, str]:
     """The environment of every process of Gatehouse; what is set already wins."""
-    wanted = {
+    defaults = {
         "GATEHOUSE_HOME": str(home()),
         "GATEHOUSE_DAGSTER": str(home() / "dagster"),
         "DAGSTER_HOME": str(ROOT),
@@ -84,20 +97,23 @@ def variables() -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
     }
     if server := tracking_server():
-        wanted["GATEHOUSE_MLFLOW_URL"] = server
+        defaults["GATEHOUSE_MLFLOW_URL"] = server
+
+    # Dagster and MLflow read these two as they are, so the driver and the time limits go into them.
     databases = {name: _with_driver(os.environ[name]) for name in DATABASES if os.environ.get(name)}
-    return {name: os.environ.get(name, value) for name, value in wanted.items()} | databases
+    return {name: os.environ.get(name, value) for name, value in defaults.items()} | databases
 
 
 def prepare() -> None:
-    """Set the variables in this process and make the folders they name.
+    """Set the variables in this process and make the folders that they name.
 
     Raises:
-        UserError: A path holds what Dagster's databases cannot work with.
+        UserError: Dagster's databases cannot work with a path.
         StoreError: The home is not a folder that can be written.
     """
     _require_plain_paths()
     os.environ.update(variables())
+
     try:
         for folder in (home() / "dagster", home() / "mlflow", work()):
             folder.mkdir(parents=True, exist_ok=True)
@@ -109,10 +125,10 @@ def prepare() -> None:
 
 
 def _require_plain_paths() -> None:
-    """Refuse paths that would be read as something else, before anything is made under the wrong name.
+    """Refuse paths that a library would misread, before anything is made under the wrong name.
 
-    SQLAlchemy reads an address of SQLite as a URL, so that `?` begins options and `%41` is `A`. Alembic reads the path
-    of Dagster's migrations through a ConfigParser, for which `%` begins a reference.
+    SQLAlchemy reads an address of SQLite as a URL: `?` begins options and `%41` is `A`. Alembic reads the path of
+    Dagster's migrations through a ConfigParser: `%` begins a reference.
     """
     for name, folder in (("GATEHOUSE_HOME", home()), ("GATEHOUSE_DAGSTER", variables()["GATEHOUSE_DAGSTER"])):
         if "?" in str(folder) or _ESCAPE.search(str(folder)):
@@ -120,6 +136,7 @@ def _require_plain_paths() -> None:
                 f"{folder}: Dagster cannot work in a path with ? or with % before two digits; move it, or "
                 f"set {name} to another folder"
             )
+
     dagster = find_spec("dagster")
     for place in (str(ROOT), dagster.origin if dagster else None):
         if place and "%" in place:

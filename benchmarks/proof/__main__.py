@@ -23,11 +23,10 @@ from benchmarks.proof.controls import CONTROLS, MODELS, Caught, run
 from benchmarks.proof.table import as_markdown
 from benchmarks.proof.world import World
 from pipeline.graph import GRAPH
-from pipeline.paths import ROOT, home, prepare, store_root
-from pipeline.recipes.loader import LoadedRecipe, load_launchers, load_recipe
+from pipeline.paths import ROOT, home, prepare
+from pipeline.workspace import Workspace
 from training.errors import GatehouseError, InputRefused
 from training.specs.artifacts import Certificate
-from training.store.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,53 +38,63 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds, beginning with 0 (default 10)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     chosen = parser.parse_args(arguments)
+
     prepare()
     console = Console()
-    loaded = load_recipe(chosen.recipe)
-    caught = controls(loaded, console)
-    chains = {seed: chain(chosen.recipe, loaded, seed, console) for seed in range(chosen.seeds)}
+    workspace = Workspace(chosen.recipe)
+    caught = controls(workspace, console)
+    chains = {seed: chain(chosen.recipe, workspace, seed, console) for seed in range(chosen.seeds)}
+
     chosen.out.mkdir(parents=True, exist_ok=True)
-    target = chosen.out / f"proof-{loaded.recipe.name}"
+    target = chosen.out / f"proof-{workspace.name}"
     target.with_suffix(".json").write_text(json.dumps(as_json(caught, chains), indent=1, allow_nan=False) + "\n")
-    target.with_suffix(".md").write_text(as_markdown(loaded, caught, chains))
+    target.with_suffix(".md").write_text(as_markdown(workspace.loaded, caught, chains))
     console.print(f"written: {target}.md", highlight=False)
+
     passed = sum(passes(certificates) for certificates in chains.values())
-    return 0 if all(one.as_meant for one in caught) and passed >= 0.9 * len(chains) else 1
+    return 0 if all(judged.as_meant for judged in caught) and passed >= 0.9 * len(chains) else 1
 
 
-def controls(loaded: LoadedRecipe, console: Console) -> list[Caught]:
-    """Every control in a copy of the store.
+def controls(workspace: Workspace, console: Console) -> list[Caught]:
+    """What the gates say of every control, each in its own copy of the store.
 
     Raises:
         InputRefused: The chain is not promoted.
     """
-    store = Store(store_root(), loaded.recipe.name)
+    store = workspace.store
     if missing := [asset for asset in GRAPH if store.promotion(asset) is None]:
         raise InputRefused(
             f"{', '.join(missing)}: not promoted; the proof starts from a trained chain: `gatehouse run "
-            f"-r {loaded.recipe.name}`"
+            f"-r {workspace.name}`"
         )
-    launcher = load_launchers()[loaded.recipe.launcher]
-    found = []
+
+    caught = []
     for control in CONTROLS:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=home()) as folder:
-            caught = run(control, World.of(Path(store.root), loaded, launcher, Path(folder) / "world"))
-        verdict = "refused" if caught.as_meant else "NOT REFUSED AS MEANT"
+            judged = run(control, World.of(workspace, Path(folder) / "world"))
+        caught.append(judged)
+        verdict = "refused" if judged.as_meant else "NOT REFUSED AS MEANT"
         console.print(
-            f"{control.name}: {verdict} by {', '.join(caught.refused_by) or 'no gate'} "
+            f"{control.name}: {verdict} by {', '.join(judged.refused_by) or 'no gate'} "
             f"({time.monotonic() - started:.0f} s)",
             highlight=False,
             soft_wrap=True,
         )
-        found.append(caught)
-    return found
+    return caught
 
 
-def chain(recipe: str, loaded: LoadedRecipe, seed: int, console: Console) -> dict[str, Certificate]:
-    """The certificates of the whole chain under a seed; an asset that was never reached has none."""
-    folder = home() / "proof" / f"{loaded.recipe.name}-seed-{seed}"
+def chain(recipe: str, workspace: Workspace, seed: int, console: Console) -> dict[str, Certificate]:
+    """The certificates of the whole chain under a seed; an asset that was never reached has none.
+
+    Args:
+        recipe: As the person named it.
+        workspace: The recipe's own.
+    """
+    folder = home() / "proof" / f"{workspace.name}-seed-{seed}"
     started = time.monotonic()
+
+    # In a home of its own the chain shares neither store nor locks with the one that the person trained.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GATEHOUSE", "MLFLOW"))}
     environment |= {"GATEHOUSE_HOME": str(folder)}
     subprocess.run(
@@ -94,13 +103,15 @@ def chain(recipe: str, loaded: LoadedRecipe, seed: int, console: Console) -> dic
         cwd=ROOT,
         check=False,
     )
-    store = Store(str(folder / "store"), loaded.recipe.name)
+
+    store = workspace.moved_to(folder).store
     certificates = {}
     for asset in GRAPH:
         latest = store.latest(asset)
         certificate = store.certificate(asset, latest.version) if latest else None
         if certificate is not None:
             certificates[asset] = certificate
+
     refused = [
         f"{asset}.{verdict.name}"
         for asset, certificate in certificates.items()
@@ -126,12 +137,12 @@ def as_json(caught: Sequence[Caught], chains: dict[int, dict[str, Certificate]])
     return {
         "controls": [
             {
-                "name": one.control.name,
-                "asset": one.control.asset,
-                "as_meant": one.as_meant,
-                "verdicts": [verdict.model_dump(mode="json") for verdict in one.certificate.verdicts],
+                "name": judged.control.name,
+                "asset": judged.control.asset,
+                "as_meant": judged.as_meant,
+                "verdicts": [verdict.model_dump(mode="json") for verdict in judged.certificate.verdicts],
             }
-            for one in caught
+            for judged in caught
         ],
         "seeds": {
             str(seed): {

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.proof.world import World
+from pipeline.graph import GRAPH
 from training.data.tables import CONVERSATION_SCHEMA, PAIR_SCHEMA, read_rows, write_table
 from training.data.text.documents import read_split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain, train_bpe
@@ -23,7 +24,7 @@ from training.data.tokens.shards import FOLDER, TokenShards, TokenWriter
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.corpus import GENERAL
 
-MODELS = ("base_model", "sft_model", "dpo_model", "lora_model")
+MODELS = tuple(asset for asset, node in GRAPH.items() if node.group == "models")
 _DOMAIN_DOCUMENTS = 10  # the gate of adapter_data asks for so many
 _RANDOM_WEIGHTS = """
 import sys
@@ -37,7 +38,7 @@ model.save_pretrained(sys.argv[1])
 
 @dataclass(frozen=True)
 class Control:
-    """One way to be bad.
+    """One bad artifact, made on purpose.
 
     Attributes:
         asset: Whose gates must refuse it.
@@ -126,10 +127,13 @@ def other_domain(world: World) -> Manifest:
     for row in train:
         if row["domain"] == GENERAL and (name := str(Path(row["path"]).parent)) != ".":
             packages.setdefault(name, []).append(row)
+
+    # The largest packages first, until they hold as many documents as the domain's gate asks for.
     chosen: dict[str, str] = {}
     for rows in sorted(packages.values(), key=lambda rows: -sum(row["bytes"] for row in rows)):
         if len(chosen) < _DOMAIN_DOCUMENTS:
             chosen |= {row["id"]: row["text"] for row in rows}
+
     conversations = [
         row | {"domain": world.loaded.recipe.adapter_data.domain}
         for row in read_rows(world.files("instruction_data") / "train.parquet")
@@ -143,6 +147,7 @@ def other_domain(world: World) -> Manifest:
             for key, text in chosen.items()
         ]
         write_table(folder / "documents.parquet", rows, documents.schema)
+
         count = pq.read_metadata(folder / "train.parquet").num_rows
         write_table(folder / "train.parquet", conversations[:count], CONVERSATION_SCHEMA)
 
@@ -174,10 +179,14 @@ def leaked_heldout(world: World) -> Manifest:
         shards = TokenShards(folder)
         documents = [np.array(shards.document(index)) for index in range(len(shards.lengths))]
         ids, source, meta = shards.ids.copy(), shards.source.copy(), shards.meta
+
+        # Copied before: the arrays are views of the files that go now.
         shutil.rmtree(folder / FOLDER)
-        leaked = [(np.append(one, end), bytes.fromhex(row["id"])) for one, row in zip(tokens, rows, strict=True)] * 2
+        leaked = [
+            (np.append(document, end), bytes.fromhex(row["id"])) for document, row in zip(tokens, rows, strict=True)
+        ] * 2
         with TokenWriter(folder, meta.vocabulary, max(meta.shards)) as writer:
-            for document in [*documents, *(one for one, _ in leaked)]:
+            for document in [*documents, *(document for document, _ in leaked)]:
                 writer.add(document)
             more = np.stack([np.frombuffer(digest, np.uint8) for _, digest in leaked])
             writer.finish(
@@ -202,7 +211,7 @@ def _rows(schema: Any, change: Callable[[list[dict[str, Any]]], list[dict[str, A
 
 
 def _trained_on(world: World, model: str, data: str, edit: Callable[[Path], None]) -> Manifest:
-    """Train a model on altered data. They must get past their own gates first, or it would be caught there."""
+    """Train a model on altered data. The data must pass their own gates, or the model's gates would prove nothing."""
     altered = world.judge(world.impostor(data, edit))
     assert altered.passed, f"{data}: {[verdict.reason for verdict in altered.verdicts if not verdict.passed]}"
     return world.train(model)

@@ -20,9 +20,10 @@ def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[
         "| control | judged as | refused by |",
         "| --- | --- | --- |",
     ]
-    for one in caught:
-        names = [f"**{name}**" if name in one.control.meant else name for name in one.refused_by]
-        lines.append(f"| {one.control.name} | {one.control.asset} | {', '.join(names) or 'no gate: a defect'} |")
+    for judged in caught:
+        names = [f"**{name}**" if name in judged.control.meant else name for name in judged.refused_by]
+        lines.append(f"| {judged.control.name} | {judged.control.asset} | {', '.join(names) or 'no gate: a defect'} |")
+
     refused = {
         seed: [
             f"{asset}.{verdict.name}"
@@ -32,6 +33,7 @@ def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[
         ]
         for seed, certificates in chains.items()
     }
+    # A seed whose chain stopped early refused nothing after that, and has not passed either.
     passed = [seed for seed, gates in refused.items() if not gates and set(MODELS) <= set(chains[seed])]
     lines += [
         "",
@@ -51,9 +53,10 @@ def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[
         "| asset | gate | must be | real: values | real: worst bound | controls: best bound | seeds passed |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+
     for asset in MODELS:
         real = [certificates[asset] for certificates in chains.values() if asset in certificates]
-        bad = [one.certificate for one in caught if one.control.asset == asset]
+        bad = [judged.certificate for judged in caught if judged.control.asset == asset]
         lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate)) for gate in loaded.recipe.gates[asset]]
     return "\n".join(lines) + "\n"
 
@@ -71,12 +74,12 @@ def _row(asset: str, gate: Gate, real: Sequence[Verdict], bad: Sequence[Verdict]
 
 def _merits(gate: Gate, verdicts: Iterable[Verdict]) -> list[float]:
     """The bounds that are held against the threshold, negated where less is better."""
-    found = []
+    merits = []
     for verdict in verdicts:
         if verdict.value is not None:
             low, high = verdict.interval or (verdict.value, verdict.value)
-            found.append(-high if gate.better < 0 else low)
-    return found
+            merits.append(-high if gate.better < 0 else low)
+    return merits
 
 
 def _shown(merit: float | None, gate: Gate) -> str:

@@ -56,7 +56,7 @@ class Builder:
         work: Folder of the attempts.
         owner: Who builds, for locks and certificates: `run <id>`.
         labels: Recorded in manifests, never hashed.
-        still_wanted: Called while a job runs; raises when it is to end.
+        still_wanted: Called while a job runs. It raises when the job is to end.
     """
 
     loaded: LoadedRecipe
@@ -68,12 +68,12 @@ class Builder:
     labels: dict[str, str]
     still_wanted: Callable[[], None] = lambda: None
 
-    def build(self, asset: str, say: Listener, force: bool = False) -> tuple[Manifest, bool]:
+    def build(self, asset: str, on_events: Listener, force: bool = False) -> tuple[Manifest, bool]:
         """Materialize an asset: reuse the version with its identity, or run its job.
 
         Args:
-            say: Gets the job's events beside the registered displays.
-            force: Run the job even when a version with its identity is there.
+            on_events: Gets the job's events, as the registered displays do.
+            force: Run the job even when there is a version with its identity.
 
         Returns:
             The version, and whether it was reused.
@@ -83,23 +83,28 @@ class Builder:
             JobFailed: The job failed.
         """
         plan = plan_asset(asset, self.loaded, self.store)
-        # Without that link whoever built it has still to tell MLflow of it, or never could.
+        # Without that link its builder is still delivering its record to MLflow, or was killed before it could.
         if plan.existing and not force and LAST in self.store.links(asset, plan.existing.version):
-            return self._reused(plan.existing, say), True
+            return self._reuse(plan.existing, on_events), True
+
         with building(self.work, plan.recipe, asset, self.owner):
+            # Another process may have built it while this one waited for the lock.
             if not force and (finished := self.store.find(asset, plan.identity)):
-                return self._reused(finished, say), True
+                return self._reuse(finished, on_events), True
+
             progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
             check_recipe(self.loaded, self.launcher)
-            self.tracker.warm()
+
+            self.tracker.warm()  # importing MLflow takes two seconds, which the start of the job hides
             tracked = _Tracked(self, plan.attempt(self.work))
             try:
-                manifest = self._run(plan, say, tracked.live_curve)
+                manifest = self._run(plan, on_events, tracked.live_curve)
             except BaseException as error:
                 with suppress(OSError):  # on a full disk the job's own message is the one to show
                     tracked.failed(error)
                     pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
                 raise
+
             tracked.published(manifest)
             _clean(plan.attempt(self.work))
             links = {name: value for name, value in self.labels.items() if name != OVERRIDES}
@@ -108,11 +113,11 @@ class Builder:
             _announce(asset, "built", manifest.version)
             return manifest, False
 
-    def measure(self, manifest: Manifest, say: Listener) -> Judgement:
+    def measure(self, manifest: Manifest, on_events: Listener) -> Judgement:
         """What the gates say of a version that was just built or reused; nothing is promoted.
 
-        The page of a materialization cannot be changed afterwards, so it is measured before it is shown. The gates
-        find the evidence there. A version that was judged on today's terms is not judged again.
+        The page of a materialization cannot be changed afterwards, so the version is measured before the page is shown.
+        The gates then use the same evidence. A version that was judged on today's terms is not judged again.
 
         Raises:
             UserError: The evaluation refused, or its evidence was edited.
@@ -121,14 +126,15 @@ class Builder:
         asset, version = manifest.asset, manifest.version
         certificate, pointer = self.store.certificate(asset, version), self.store.promotion(asset)
         if certificate is None or self._changed_since(manifest, certificate):
-            current, past = self._current(asset)
-            return self.examine(manifest, say, past=past or current.version != manifest.version, promote=False)
+            current, is_past_version = self._current(asset)
+            is_past_version = is_past_version or current.version != manifest.version
+            return self.examine(manifest, on_events, is_past_version=is_past_version, promote=False)
 
         evaluation = self.store.manifest(asset + EVALUATION_SUFFIX, certificate.evaluation_version)
         promoted = pointer is not None and pointer.version == version
         return Judgement(manifest, evaluation, certificate, promoted)
 
-    def judge(self, asset: str, say: Listener) -> Judgement:
+    def judge(self, asset: str, on_events: Listener) -> Judgement:
         """Measure the asset's current version, once per version and suite, judge it, and promote or refuse it.
 
         Raises:
@@ -136,21 +142,25 @@ class Builder:
             UserError: The evaluation refused, or its evidence was edited.
             JobFailed: The evaluation failed.
         """
-        manifest, past = self._current(asset)
-        judged = self.examine(manifest, say, past=past)
-        self._renew_promoted(asset, manifest, say)
+        manifest, is_past_version = self._current(asset)
+        judged = self.examine(manifest, on_events, is_past_version=is_past_version)
+        self._renew_promoted(asset, manifest, on_events)
+
         if not record(manifest, self.store, self.tracker):
             owe_judgement(manifest, self.store)
         agree_with_mlflow(asset, self.store, self.tracker)
+
         _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
         return judged
 
-    def examine(self, manifest: Manifest, say: Listener, *, past: bool, promote: bool = True) -> Judgement:
-        """Judge one version on today's terms, from the evidence that is there or from an evaluation run now.
+    def examine(
+        self, manifest: Manifest, on_events: Listener, *, is_past_version: bool, promote: bool = True
+    ) -> Judgement:
+        """Judge one version on today's terms, from existing evidence or from an evaluation that runs now.
 
         Args:
-            past: It is not the version that the recipe asks for now: it is measured beside the versions it was made
-                from, and compared with the champion it once had to stand against.
+            is_past_version: The recipe asks for another version now. This one is measured beside the versions that it
+                was made from, and compared with the champion that it was compared with before.
             promote: Promote it if its gates let it pass. A promoted version is settled in any case.
 
         Raises:
@@ -158,59 +168,71 @@ class Builder:
             JobFailed: The evaluation failed.
         """
         asset = manifest.asset
-        evaluation = self._measured(plan_evaluation(manifest, self.loaded, self.store, past=past), say)
-        champion = self._champion(manifest, past, say)
+        plan = plan_evaluation(manifest, self.loaded, self.store, is_past_version=is_past_version)
+        evaluation = self._evaluate(plan, on_events)
+        champion = self._champion(manifest, is_past_version, on_events)
+
         waivers = [
             waiver
             for waiver in self.store.waivers(asset, manifest.version)
             if (waiver.asset, waiver.version) == (asset, manifest.version) and waiver.holds(utc_today())
         ]
-        on = terms(asset, self.loaded, self.store)
+        today = terms(asset, self.loaded, self.store)
         earlier = self.store.certificate(asset, manifest.version)
         certificate = certify(
             manifest,
             evaluation,
             self.loaded.recipe.gates[asset],
             self.store,
-            on,
+            today,
             self.owner,
             champion,
             waivers,
             self.store.inherited_waivers(manifest),
         )
+
         if certificate != earlier or not self.store.gate_report(asset, manifest.version):
-            self._report(certificate, manifest, evaluation, champion, on)
+            self._report(certificate, manifest, evaluation, champion, today)
+
         pointer = self.store.promotion(asset)
-        mine = pointer is not None and pointer.version == manifest.version
-        promoted = settle(certificate, self.store, self.owner) if promote or mine else False
+        is_promoted = pointer is not None and pointer.version == manifest.version
+        promoted = settle(certificate, self.store, self.owner) if promote or is_promoted else False
         return Judgement(manifest, evaluation, certificate, promoted)
 
-    def _measured(self, plan: Plan, say: Listener) -> Manifest:
+    def _evaluate(self, plan: Plan, on_events: Listener) -> Manifest:
+        """The evaluation of a plan: the existing one, or the one that its job makes now."""
         if plan.existing:
             return plan.existing
+
         with building(self.work, plan.recipe, plan.asset, self.owner):
             if finished := self.store.find(plan.asset, plan.identity):
                 return finished
-            manifest = self._run(plan, say)
+            manifest = self._run(plan, on_events)
             _clean(plan.attempt(self.work))
             return manifest
 
-    def _champion(self, manifest: Manifest, past: bool, say: Listener) -> tuple[Manifest, Manifest] | None:
-        """The version to compare with, and its evaluation: the promoted one, or the one it had to stand against before.
+    def _champion(
+        self, manifest: Manifest, is_past_version: bool, on_events: Listener
+    ) -> tuple[Manifest, Manifest] | None:
+        """The version to compare with, and its evaluation.
 
-        Without the latter a promoted version, once judged again, would be compared with nothing.
+        That is the promoted version. A promoted or a past version is compared with its champion of before: else,
+        judged again, it would be compared with itself or with nothing.
         """
         if all(gate.champion_margin is None for gate in self.loaded.recipe.gates[manifest.asset]):
             return None
+
         pointer = self.store.promotion(manifest.asset)
         earlier = self.store.certificate(manifest.asset, manifest.version)
         version = earlier.champion if earlier else None
-        if not past and pointer is not None and pointer.version != manifest.version:
+        if not is_past_version and pointer is not None and pointer.version != manifest.version:
             version = pointer.version
         if version is None or version not in self.store.versions(manifest.asset):
             return None
+
         champion = self.store.manifest(manifest.asset, version)
-        return champion, self._measured(plan_evaluation(champion, self.loaded, self.store, past=True), say)
+        plan = plan_evaluation(champion, self.loaded, self.store, is_past_version=True)
+        return champion, self._evaluate(plan, on_events)
 
     def _report(
         self,
@@ -218,31 +240,32 @@ class Builder:
         manifest: Manifest,
         evaluation: Manifest,
         champion: tuple[Manifest, Manifest] | None,
-        on: Terms,
+        terms_judged_on: Terms,
     ) -> None:
         page, card = write_report(
             certificate,
-            read_evidence(manifest, evaluation, on, self.store),
-            read_evidence(*champion, on, self.store) if champion else None,
+            read_evidence(manifest, evaluation, terms_judged_on, self.store),
+            read_evidence(*champion, terms_judged_on, self.store) if champion else None,
             self.loaded.recipe.gates[manifest.asset],
             self.loaded.recipe.metrics(manifest.asset),
             self.store,
         )
         self.store.write_gate_report(manifest.asset, manifest.version, page, card)
 
-    def _renew_promoted(self, asset: str, judged: Manifest, say: Listener) -> None:
-        """Judge the promoted version on today's terms too, when it is another one: downstream works on it."""
+    def _renew_promoted(self, asset: str, judged: Manifest, on_events: Listener) -> None:
+        """Judge the promoted version on today's terms too, where it is another one, because downstream reads it."""
         pointer = self.store.promotion(asset)
         if pointer is None or pointer.version == judged.version:
             return
         if pointer.version not in self.store.versions(asset):  # deleted by hand
             self.store.withdraw(asset)
             return
+
         certificate = self.store.certificate(asset, pointer.version)
         manifest = self.store.manifest(asset, pointer.version)
         followed = certificate is not None and certificate.digest == pointer.certificate_digest
         if certificate is None or not followed or self._changed_since(manifest, certificate):
-            self.examine(manifest, say, past=True)
+            self.examine(manifest, on_events, is_past_version=True)
 
     def _changed_since(self, manifest: Manifest, certificate: Certificate) -> str:
         """What changed since a version was judged (`training.store.validity`)."""
@@ -250,21 +273,23 @@ class Builder:
         return changed_since(self.store, manifest, certificate, utc_today(), on)
 
     def _stand_in(self, manifest: Manifest) -> tuple[Manifest, str]:
-        """The version itself, or the promoted one in its place and why, when a person holds it back."""
+        """The version itself; where a person holds it back, the promoted one in its place and why."""
         hold, pointer = self.store.hold(manifest.asset, manifest.version), self.store.promotion(manifest.asset)
         if hold is None or pointer is None or pointer.version == manifest.version:
             return manifest, ""
+
         return self.store.manifest(manifest.asset, pointer.version), (
             f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
             f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`"
         )
 
-    def _reused(self, found: Manifest, say: Listener) -> Manifest:
-        manifest, held_back = self._stand_in(found)
+    def _reuse(self, existing: Manifest, on_events: Listener) -> Manifest:
+        manifest, held_back = self._stand_in(existing)
         if held_back:
             events = [{"kind": "log", "level": "warning", "message": held_back}]
             progress.tell(manifest.asset, events)
-            say(events)
+            on_events(events)
+
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
         pay_debts(self.work, self.store, self.tracker)
@@ -277,21 +302,29 @@ class Builder:
         if plan.existing:
             current, held_back = self._stand_in(plan.existing)
             return current, bool(held_back)
+
         latest = self.store.latest(asset)
         if latest is None:
             raise StoreError(f"{asset} has no version to judge; materialize it first")
         return latest, False
 
-    def _run(self, plan: Plan, say: Listener, links: Callable[[], list[dict[str, Any]]] = list) -> Manifest:
+    def _run(self, plan: Plan, on_events: Listener, links: Callable[[], list[dict[str, Any]]] = list) -> Manifest:
+        """Run a plan's job to its end; return the version that it published.
+
+        Args:
+            links: Asked with every batch of events for more of them.
+        """
         job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
         before = set(self.store.versions(plan.asset))
 
         def listen(events: list[dict[str, Any]]) -> None:
             events = [*events, *links()]
             progress.tell(plan.asset, events)
-            say(events)
+            on_events(events)
 
         LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
+
+        # The result is what is in the store: a job that only says that it published is not believed.
         manifest = self.store.find(plan.asset, plan.identity)
         if manifest is None or manifest.version in before:
             raise StoreError(
@@ -301,7 +334,7 @@ class Builder:
 
 
 class _Tracked:
-    """One build's record of what MLflow is owed, and the thread that pays while the job works."""
+    """One build's record of what MLflow has still to be told, and the thread that tells it while the job works."""
 
     def __init__(self, builder: Builder, attempt: Path) -> None:
         self._store = builder.store

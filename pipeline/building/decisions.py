@@ -18,7 +18,7 @@ from training.store.validity import lets_pass
 LONGEST_WAIVER = timedelta(days=366)
 
 
-def promote(builder: Builder, asset: str, version: str, author: str, say: Listener) -> Certificate:
+def promote(builder: Builder, asset: str, version: str, author: str, on_events: Listener) -> Certificate:
     """Promote a version that its gates let pass, by today's terms; a newer one that was promoted is held back.
 
     Raises:
@@ -29,15 +29,17 @@ def promote(builder: Builder, asset: str, version: str, author: str, say: Listen
     require_asset(asset)
     store = builder.store
     manifest = store.manifest(asset, version)
-    certificate = _eligible(builder, manifest, say)
+    certificate = _eligible(builder, manifest, on_events)
+
     left = store.promotion(asset)
+    # Else the next run would take the newer version again, which its gates let pass too.
     if left is not None and left.version > version:
         _hold(store, asset, left.version, f"{version} was promoted in its place", author)
-    _put(store, certificate, author)
+    _point_to(store, certificate, author)
     return certificate
 
 
-def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listener) -> Certificate:
+def rollback(builder: Builder, asset: str, reason: str, author: str, on_events: Listener) -> Certificate:
     """Promote the newest earlier promotion that still passes; the version that is left is held back.
 
     Raises:
@@ -51,6 +53,7 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
         raise InputRefused(
             f"nothing of {asset} is promoted, so there is nothing to leave: {store.explain_unpromoted(asset)}"
         )
+
     earlier = dict.fromkeys(made.version for made in reversed(store.promotions(asset)) if made.version != left.version)
     problems = []
     for version in earlier:
@@ -60,20 +63,32 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, say: Listen
         if hold := store.hold(asset, version):
             problems.append(f"{version} is held back by {hold.author}: {hold.reason}")
             continue
+
         try:
-            certificate = _eligible(builder, store.manifest(asset, version), say)
+            certificate = _eligible(builder, store.manifest(asset, version), on_events)
         except InputRefused as error:
             problems.append(str(error))
             continue
+
         _hold(store, asset, left.version, reason, author)
-        _put(store, certificate, author)
+        _point_to(store, certificate, author)
         return certificate
-    found = "no other version was ever promoted" if not problems else "; ".join(problems)
-    raise InputRefused(f"there is no earlier version of {asset} to go back to: {found}; {left.version} stays promoted")
+
+    reasons = "; ".join(problems) or "no other version was ever promoted"
+    raise InputRefused(
+        f"there is no earlier version of {asset} to go back to: {reasons}; {left.version} stays promoted"
+    )
 
 
 def waive(
-    builder: Builder, asset: str, gate: str, reason: str, until: date, author: str, say: Listener, version: str = ""
+    builder: Builder,
+    asset: str,
+    gate: str,
+    reason: str,
+    until: date,
+    author: str,
+    on_events: Listener,
+    version: str = "",
 ) -> Judgement:
     """Let one version pass a gate that refused it, until a day, and judge it again at once.
 
@@ -93,7 +108,8 @@ def waive(
         )
     if not reason.strip() or not author.strip():
         raise RecipeError("a waiver needs a --reason, and an --author where the login name is not known")
-    verdicts = {verdict.name: verdict for verdict in _examine(builder, manifest, say).verdicts}
+
+    verdicts = {verdict.name: verdict for verdict in _examine(builder, manifest, on_events).verdicts}
     if gate not in verdicts:
         raise RecipeError(
             f"--gate {gate}: {asset} has no such gate{nearest(gate, verdicts)}; its gates are {', '.join(verdicts)}"
@@ -104,6 +120,7 @@ def waive(
             f"{asset} {manifest.version} passes {gate} ({verdicts[gate].reason}): there is nothing to "
             f"waive; what refused it: {', '.join(refused) or 'no gate did'}"
         )
+
     builder.store.write_waiver(
         Waiver(
             asset=asset,
@@ -115,10 +132,10 @@ def waive(
             created_at=time.time(),
         )
     )
-    return _judge_again(builder, manifest, say)
+    return _judge_again(builder, manifest, on_events)
 
 
-def withdraw_waiver(builder: Builder, asset: str, gate: str, say: Listener, version: str = "") -> Judgement:
+def withdraw_waiver(builder: Builder, asset: str, gate: str, on_events: Listener, version: str = "") -> Judgement:
     """Take a waiver back, and judge the version again at once.
 
     Raises:
@@ -132,21 +149,22 @@ def withdraw_waiver(builder: Builder, asset: str, gate: str, say: Listener, vers
             f"{gate} of {asset} {manifest.version} is not waived; waived is {', '.join(waived) or 'nothing'}"
         )
     builder.store.remove_waiver(asset, manifest.version, gate)
-    return _judge_again(builder, manifest, say)
+    return _judge_again(builder, manifest, on_events)
 
 
-def _judge_again(builder: Builder, manifest: Manifest, say: Listener) -> Judgement:
+def _judge_again(builder: Builder, manifest: Manifest, on_events: Listener) -> Judgement:
     pointer = builder.store.promotion(manifest.asset)
-    older = pointer is not None and pointer.version > manifest.version
-    return builder.examine(manifest, say, past=not _is_latest(builder.store, manifest), promote=not older)
+    is_older = pointer is not None and pointer.version > manifest.version
+    is_past_version = not _is_latest(builder.store, manifest)
+    return builder.examine(manifest, on_events, is_past_version=is_past_version, promote=not is_older)
 
 
-def _examine(builder: Builder, manifest: Manifest, say: Listener) -> Certificate:
-    past = not _is_latest(builder.store, manifest)
-    return builder.examine(manifest, say, past=past, promote=False).certificate
+def _examine(builder: Builder, manifest: Manifest, on_events: Listener) -> Certificate:
+    is_past_version = not _is_latest(builder.store, manifest)
+    return builder.examine(manifest, on_events, is_past_version=is_past_version, promote=False).certificate
 
 
-def _eligible(builder: Builder, manifest: Manifest, say: Listener) -> Certificate:
+def _eligible(builder: Builder, manifest: Manifest, on_events: Listener) -> Certificate:
     """The certificate of a version that may be promoted; one on other terms is replaced by a new one first."""
     store = builder.store
     if store.certificate(manifest.asset, manifest.version) is None:
@@ -154,15 +172,18 @@ def _eligible(builder: Builder, manifest: Manifest, say: Listener) -> Certificat
             f"{manifest.asset} {manifest.version} was never judged, and only a version with a "
             f"certificate can be promoted: materialize {manifest.asset} so that its gates run"
         )
-    certificate = builder.examine(manifest, say, past=True, promote=False).certificate
+
+    # A past version whatever it is: a person may choose one that was made from parents that are promoted no longer.
+    certificate = builder.examine(manifest, on_events, is_past_version=True, promote=False).certificate
     if not lets_pass(certificate, utc_today()):
         raise InputRefused(store.explain_unpromoted(manifest.asset, wanted=manifest.version))
+
     store.verified_folder(manifest.asset, manifest.version, certificate.artifact_digest)
     return certificate
 
 
-def _put(store: Store, certificate: Certificate, by: str) -> None:
-    """Point to a version. A hold of the version that is left is written before, or a nightly run could undo this."""
+def _point_to(store: Store, certificate: Certificate, by: str) -> None:
+    """Promote a version. The hold of the version that is left comes before, or a nightly run could undo this."""
     store.remove_hold(certificate.asset, certificate.version)
     store.promote(promotion_of(certificate, by))
 

@@ -77,13 +77,16 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
     Raises:
         InputRefused: An input is not promoted; the message names the gate that refused it.
         RecipeError: A file that the recipe names is missing.
+        SourceError: A source cannot be read.
     """
     node = GRAPH[asset]
     inputs = {name: promoted_input(name, loaded, store) for name in node.inputs}
+    # Only the part of an input that the stage reads decides: other evaluation sets must not retrain a model.
     parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
     files = {
         field: FileInput(path=str(path), sha256=file_entry(path).sha256) for field, path in loaded.files(asset).items()
     }
+
     code = fingerprint(stage_module(node.stage))
     section = loaded.recipe.section(asset)
     sources = source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None
@@ -98,6 +101,7 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
             "sources": sources,
         }
     )
+
     return Plan(
         asset,
         node.stage,
@@ -112,27 +116,28 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
     )
 
 
-def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, past: bool = False) -> Plan:
+def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, is_past_version: bool = False) -> Plan:
     """Plan the measurement of one version on today's evaluation sets, beside the versions that it was made from.
 
-    A model is compared with the parent that it was really made from: beside another one, what it learnt and what it
-    forgot would be figures about two strangers. For the version that the recipe asks for today this parent is the
-    promoted one. A past version, such as the champion, keeps its own, promoted or not: the evaluation job verifies its
-    bytes, and trains nothing on it.
+    A model is compared with the parent that it was really made from. Beside another one, what it learnt and what it
+    forgot would be figures about two strangers. The version that the recipe asks for today has the promoted version as
+    its parent. A past version, such as the champion, keeps its own parent, promoted or not: the evaluation job verifies
+    the parent's bytes, and trains nothing on it.
 
     Args:
-        past: The version need not be made from what is promoted now.
+        is_past_version: The version need not be made from what is promoted now.
 
     Raises:
         InputRefused: Something that it is judged with is not promoted.
     """
     node = GRAPH[manifest.asset]
-    inputs = {name: _reference(name, manifest, loaded, store, past) for name in node.judged_with}
+    inputs = {name: _reference(name, manifest, loaded, store, is_past_version) for name in node.judged_with}
     inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
+
     code = fingerprint(stage_module(node.evaluator))
     section = evaluation_section(loaded)
     asset = manifest.asset + EVALUATION_SUFFIX
-    # The evidence belongs to one version, not only to equal bytes: its curves and its gates' names are that version's.
+    # The evidence belongs to one version and not to equal bytes: its curves and its gates' names are that version's.
     identity = digest_of(
         {
             "asset": asset,
@@ -142,6 +147,7 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, p
             "inputs": {name: used.digest for name, used in inputs.items()},
         }
     )
+
     return Plan(
         asset,
         node.evaluator,
@@ -165,19 +171,21 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     pointer = store.promotion(asset)
     if pointer is None:
         raise InputRefused(store.explain_unpromoted(asset))
+
     certificate = store.require_promoted(
         asset, pointer.version, pointer.digest, terms=lambda: terms(asset, loaded, store)
     )
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 
-def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store, past: bool) -> Input:
+def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store, is_past_version: bool) -> Input:
     """What a version is judged with: the evaluation sets of today, else the version that it was made from."""
     made_from = manifest.inputs.get(name)
     if name == SUITE or made_from is None:
         return promoted_input(name, loaded, store)
-    if past:
+    if is_past_version:
         return Input(asset=made_from.asset, version=made_from.version, digest=made_from.digest, promoted=False)
+
     promoted = promoted_input(name, loaded, store)
     if promoted.digest != made_from.digest:
         raise InputRefused(

@@ -1,7 +1,7 @@
-"""Everything that can be told of a recipe before anything is spent on it, once a set of versions of the libraries.
+"""Everything that can be said of a recipe before anything is spent on it.
 
-What needs torch is asked of `python -m training.recipe_check`. A good answer is kept in the folder of all state, under
-a digest of all that it depends on, so that the next run asks nobody.
+`python -m training.recipe_check` answers what needs torch. A good answer is kept in the folder of all state, under a
+digest of everything that it depends on, versions of libraries included: the next run starts no process for it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CheckFailed(GatehouseError):
 
 
 def check_recipe(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer:
-    """Look at the whole recipe; the answer of an earlier look is taken where nothing has changed.
+    """Look at the whole recipe; where nothing has changed since an earlier look, its answer is taken.
 
     Raises:
         RecipeError: With every mistake found, one a line.
@@ -53,18 +53,19 @@ def check_recipe(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer:
     problems += [loaded.at(finding.key, finding.message) for finding in answer.findings]
     if problems:
         raise RecipeError(listed(list(dict.fromkeys(problems))))
+
     _keep(loaded, launcher, answer)
     return answer
 
 
 def plain_problems(loaded: LoadedRecipe, launcher: Launcher) -> list[str]:
-    """What is wrong with a recipe that needs no library to be told: files, batches, gates."""
-    found = [*_layout_problems(loaded, launcher), *impassable_gates(loaded)]
-    return [*_file_problems(loaded), *(loaded.at(key, message) for key, message in found)]
+    """What is wrong with a recipe's files, batches and gates, which no library is needed to see."""
+    findings = [*_layout_problems(loaded, launcher), *impassable_gates(loaded)]
+    return [*_file_problems(loaded), *(loaded.at(key, message) for key, message in findings)]
 
 
 def ask(requests: list[CheckRequest]) -> list[CheckAnswer]:
-    """What a process of its own says of recipes' models and tasks, in the order of the requests.
+    """Ask a process of its own about recipes' models and tasks; its answers are in the order of the requests.
 
     Raises:
         CheckFailed: It ended with a fault.
@@ -74,16 +75,17 @@ def ask(requests: list[CheckRequest]) -> list[CheckAnswer]:
         folder = Path(place)
         question = canonical_json([request.model_dump(mode="json") for request in requests])
         (folder / REQUEST_FILE).write_text(question, encoding="utf-8")
+
         code = _run([sys.executable, "-m", _MODULE, str(_folder()), place], folder / _OUTPUT)
         try:
             return _ANSWERS.validate_json((folder / ANSWER_FILE).read_bytes())
         except (OSError, ValidationError) as error:
-            said = (folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")[-_TAIL:]
-            raise CheckFailed(f"looking at the recipe's model ended with exit code {code}:\n{said}") from error
+            output = (folder / _OUTPUT).read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+            raise CheckFailed(f"looking at the recipe's model ended with exit code {code}:\n{output}") from error
 
 
 def _run(command: list[str], output: Path) -> int:
-    """Run a command that ends when this process does, however that ends; its exit code.
+    """Run a command that ends with this process, however this one ends; return its exit code.
 
     Raises:
         CheckFailed: It takes too long.
@@ -99,13 +101,14 @@ def _run(command: list[str], output: Path) -> int:
             stderr=log,
             start_new_session=True,
         )
+
     try:
         return process.wait(_MOST_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(f"looking at the recipe's model took more than {_MOST_SECONDS} seconds") from error
     finally:
         assert process.stdin is not None
-        process.stdin.close()  # tells the supervisor to end what is left
+        process.stdin.close()  # the supervisor then ends what is left
         process.wait()
 
 
@@ -120,22 +123,24 @@ def _file_problems(loaded: LoadedRecipe) -> Iterator[str]:
 def _layout_problems(loaded: LoadedRecipe, launcher: Launcher) -> Iterator[tuple[Key, str]]:
     """Batches that the launcher's processes cannot share."""
     recipe = loaded.recipe
-    rows = {
+    batches = {
         "base_model": (recipe.base_model.batch_tokens, [phase.context for phase in recipe.base_model.curriculum]),
         "sft_model": (recipe.sft_model.batch_tokens, [recipe.sft_model.context]),
         "lora_model": (recipe.lora_model.batch_tokens, [recipe.lora_model.context]),
     }
-    for asset, (tokens, contexts) in rows.items():
-        where = launcher.execution(asset)
+    for asset, (tokens, contexts) in batches.items():
+        execution = launcher.execution(asset)
         try:
-            micro_batch_tokens(tokens, where.micro_batch_tokens, where.processes, contexts)
+            micro_batch_tokens(tokens, execution.micro_batch_tokens, execution.processes, contexts)
         except RecipeError as error:
+            # The wrong key: the context, whole rows of which do not fill the batch, or the batch itself.
             rows_do_not_fit = "whole rows" in str(error)
             contexts_key = "curriculum" if asset == "base_model" else "context"
             yield (asset, contexts_key if rows_do_not_fit else "batch_tokens"), str(error)
-    where, pairs = launcher.execution("dpo_model"), recipe.dpo_model
+
+    execution, pairs = launcher.execution("dpo_model"), recipe.dpo_model
     try:
-        micro_batch_pairs(pairs.batch_pairs, pairs.context, where.micro_batch_tokens, where.processes)
+        micro_batch_pairs(pairs.batch_pairs, pairs.context, execution.micro_batch_tokens, execution.processes)
     except RecipeError as error:
         yield ("dpo_model", "batch_pairs"), str(error)
 
@@ -151,12 +156,9 @@ def _path(loaded: LoadedRecipe, launcher: Launcher) -> Path:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return _folder() / (
-        digest_of(
-            [loaded.recipe.model_dump(mode="json"), launcher.model_dump(mode="json"), versions, fingerprint(_MODULE)]
-        )
-        + ".json"
-    )
+
+    specs = loaded.recipe.model_dump(mode="json"), launcher.model_dump(mode="json")
+    return _folder() / f"{digest_of([*specs, versions, fingerprint(_MODULE)])}.json"
 
 
 def _kept(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
@@ -169,6 +171,8 @@ def _kept(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
 def _keep(loaded: LoadedRecipe, launcher: Launcher, answer: CheckAnswer) -> None:
     path = _path(loaded, launcher)
     path.parent.mkdir(parents=True, exist_ok=True)
+
+    # Replaced at once: another run may read it now.
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(answer.model_dump_json(), encoding="utf-8")
     temporary.replace(path)

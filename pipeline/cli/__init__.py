@@ -1,1 +1,1 @@
-"""The commands of `gatehouse`, one module each; `app.py` only parses."""
+"""The commands of `gatehouse`, one module each with its signature and its help; `app.py` lists them."""

@@ -5,13 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Annotated
+
+import typer
 
 from pipeline.building.planner import promoted_input
+from pipeline.cli.options import Recipe, new_app
 from pipeline.cli.terminal import legible_environment
 from pipeline.graph import require_model
-from pipeline.paths import ROOT, home, store_root, variables
-from pipeline.recipes.loader import load_recipe
-from training.store.store import Store
+from pipeline.paths import ROOT, variables
+from pipeline.workspace import Workspace
+
+app = new_app()
+
+
+@app.command()
+def chat(
+    question: Annotated[str, typer.Argument(help="One question; without it, a conversation on the terminal.")] = "",
+    recipe: Recipe = "tiny",
+    asset: Annotated[str, typer.Option(help="Which promoted model answers.")] = "lora_model",
+) -> None:
+    """Talk to a promoted model."""
+    raise typer.Exit(talk(recipe, asset, question))
 
 
 def talk(recipe: str, asset: str, question: str) -> int:
@@ -22,9 +37,9 @@ def talk(recipe: str, asset: str, question: str) -> int:
         InputRefused: The asset has no promoted version, or its bytes have changed.
     """
     require_model(asset, "--asset")
-    loaded = load_recipe(recipe)
-    store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
-    used = promoted_input(asset, loaded, store)
-    folder = store.verified_folder(used.asset, used.version, used.digest)
+    workspace = Workspace(recipe)
+    model = promoted_input(asset, workspace.loaded, workspace.store)
+    folder = workspace.store.verified_folder(model.asset, model.version, model.digest)
+
     command = [sys.executable, "-m", "training.chat", str(folder / "model"), *([question] if question else [])]
     return subprocess.call(command, cwd=ROOT, env={**os.environ, **variables(), **legible_environment()})

@@ -25,6 +25,7 @@ _MARKS = {
 def make_console() -> Console:
     """A console that does not squeeze tables to 80 columns when its output goes to a file."""
     console = Console()
+    # Rich knows no width for a file, and takes 80.
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
@@ -77,9 +78,12 @@ class RunDisplay:
     def __call__(self, asset: str, events: list[dict[str, Any]]) -> None:
         """Take the newest events of an asset's job."""
         name = asset.removesuffix(EVALUATION_SUFFIX)
+
+        # One asset is worked at after another, so the time since the last event belongs to this one.
         now = time.monotonic()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
+
         for event in events:
             if event["kind"] == "state":
                 self._state(name, event["state"], event["version"])
@@ -97,6 +101,7 @@ class RunDisplay:
             self.states[asset], self.versions[asset] = state, version
         elif state == "refused":
             self.refused.append(asset)
+
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

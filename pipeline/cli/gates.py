@@ -6,7 +6,9 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.console import make_console
+from pipeline.cli.options import Overrides, Recipe, new_app
 from pipeline.gates.evidence_reader import Evidence, read_evidence
 from pipeline.gates.report.explanation import advice, in_words
 from pipeline.gates.report.worst_items import ShownItem, worst_items
@@ -22,8 +25,8 @@ from pipeline.gates.terms import terms
 from pipeline.gates.wording import STATES, gate_state, number
 from pipeline.graph import GRAPH, require_asset
 from pipeline.humanize import age
-from pipeline.paths import home, store_root
-from pipeline.recipes.loader import LoadedRecipe, load_recipe
+from pipeline.recipes.loader import LoadedRecipe
+from pipeline.workspace import Workspace
 from training.errors import UserError
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.gates import Gate, Verdict
@@ -34,6 +37,32 @@ from training.store.validity import Terms, changed_since, why_invalid
 _COLOURS = {"passed": "green", "FAILED": "red", "waived": "yellow"}
 _WORST, _LINE = 5, 400
 _A_MONTH = timedelta(days=30)
+
+app = new_app()
+
+
+@app.command()
+def gates(
+    recipe: Recipe = "tiny",
+    overrides: Overrides = None,
+    why: Annotated[
+        str,
+        typer.Option(
+            metavar="ASSET", help="Explain in words why this asset's newest version was refused, with the worst items."
+        ),
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object a gate.")] = False,
+) -> None:
+    """Show every gate of every asset: value, interval, threshold, the champion's value, verdict, age.
+
+    A gate passes when its confidence bound passes, not merely its value. Nothing is judged again here.
+
+    Examples: `gatehouse gates`, `gatehouse gates --why sft_model`.
+    """
+    if why:
+        explain(recipe, why)
+    else:
+        show_gates(recipe, overrides or [], as_json)
 
 
 @dataclass(frozen=True)
@@ -67,24 +96,27 @@ class GateRow:
 
 def show_gates(recipe: str, overrides: list[str], as_json: bool) -> None:
     """Print every gate of every asset's newest version as a table, or as a JSON list. Nothing is judged."""
-    loaded, store = _open(recipe, overrides)
-    rows = {asset: _rows(asset, loaded, store) for asset in GRAPH}
+    workspace = Workspace(recipe, overrides)
+    store = workspace.store
+    rows = {asset: _rows(asset, workspace.loaded, store) for asset in GRAPH}
     if as_json:
-        print(json.dumps([asdict(row) for found in rows.values() for row in found], indent=1))
+        print(json.dumps([asdict(row) for asset_rows in rows.values() for row in asset_rows], indent=1))
         return
+
     console = make_console()
     table = Table(title=f"recipe {recipe}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("gate", "value", "interval", "must be", "champion", "verdict", "age"):
         table.add_column(name, overflow="fold", justify="right" if name in ("value", "champion", "age") else "left")
-    for asset, found in rows.items():
+    for asset, asset_rows in rows.items():
         table.add_row(f"[bold]{asset}[/]")
-        for row in found:
+        for row in asset_rows:
             table.add_row(*_cells(row))
     console.print(table)
-    for asset, found in rows.items():
-        if line := _standing(asset, found[0], store):
-            console.print(line, highlight=False)
-    if any(row.verdict == STATES["failed"] for found in rows.values() for row in found):
+
+    for asset, asset_rows in rows.items():
+        if note := _note(asset, asset_rows[0], store):
+            console.print(note, highlight=False)
+    if any(row.verdict == STATES["failed"] for asset_rows in rows.values() for row in asset_rows):
         console.print("`gatehouse gates --why ASSET` explains a refusal, with the worst items.", highlight=False)
 
 
@@ -94,43 +126,42 @@ def explain(recipe: str, asset: str) -> None:
     Raises:
         RecipeError: There is no such asset.
     """
-    loaded, store = _open(recipe, [])
     require_asset(asset, "--why")
+    workspace = Workspace(recipe)
+    loaded, store = workspace.loaded, workspace.store
     console = make_console()
     latest = store.latest(asset)
     certificate = store.certificate(asset, latest.version) if latest else None
     if latest is None or certificate is None:
         console.print(store.explain_unpromoted(asset), markup=False, highlight=False, soft_wrap=True)
         return
+
     refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) != "passed"]
     console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
     if stale := _stale(asset, certificate, latest, loaded, store):
         console.print(
-            f"The verdict is stale, for this changed since: {stale}. `{latest.run_command(recipe)}` judges "
-            "it again and trains nothing.",
+            f"The verdict is stale, because this changed since: {stale}. `{latest.run_command(recipe)}` judges it "
+            "again and trains nothing.",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+
     evidence = _evidence(certificate, latest, store, console) if refused else None
-    whys = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
+    reasons = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
     meanings = loaded.recipe.metrics(asset)
     for verdict in refused:
-        _explain_gate(
-            console, certificate, verdict, meanings.get(verdict.name, ""), whys.get(verdict.name, ""), evidence
-        )
+        meaning, reason = meanings.get(verdict.name, ""), reasons.get(verdict.name, "")
+        _explain_gate(console, certificate, verdict, meaning, reason, evidence)
+
     if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
         until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
         console.print("\n[bold]What can be done[/]")
         for line in advice(latest, failed, recipe, until):
             console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
+
     if page := store.gate_report(asset, latest.version):
         console.print(f"\nThe whole report: {page}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _open(recipe: str, overrides: list[str]) -> tuple[LoadedRecipe, Store]:
-    loaded = load_recipe(recipe, overrides)
-    return loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache")
 
 
 def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
@@ -138,10 +169,11 @@ def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
     certificate = store.certificate(asset, latest.version) if latest else None
     if latest is None or certificate is None:
         return [_unjudged(asset, gate, latest) for gate in loaded.recipe.gates[asset]]
+
     pointer = store.promotion(asset)
     promoted = pointer is not None and pointer.version == latest.version
     stale = _stale(asset, certificate, latest, loaded, store)
-    theirs = _champion_values(certificate, store)
+    champion_values = _champion_values(certificate, store)
     return [
         GateRow(
             asset=asset,
@@ -155,7 +187,7 @@ def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
             items=verdict.count,
             must_be=verdict.must_be,
             threshold=verdict.threshold,
-            champion=theirs.get(verdict.name),
+            champion=champion_values.get(verdict.name),
             verdict=_word(certificate, verdict),
             stale=stale,
             reason=verdict.reason,
@@ -189,15 +221,18 @@ def _unjudged(asset: str, gate: Gate, latest: Manifest | None) -> GateRow:
 
 def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]:
     """The champion's values: as compared, else as it was judged itself by the same suite and evaluator."""
-    values = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
-    theirs = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
-    same = theirs is not None and (theirs.suite_digest, theirs.evaluator_fingerprint) == (
+    compared = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
+    judged = store.certificate(certificate.asset, certificate.champion) if certificate.champion else None
+    if judged is None:
+        return compared
+
+    # By another suite or another evaluator its values would say nothing beside these.
+    if (judged.suite_digest, judged.evaluator_fingerprint) != (
         certificate.suite_digest,
         certificate.evaluator_fingerprint,
-    )
-    if theirs is None or not same:
-        return values
-    return {verdict.name: verdict.value for verdict in theirs.verdicts if verdict.value is not None} | values
+    ):
+        return compared
+    return {verdict.name: verdict.value for verdict in judged.verdicts if verdict.value is not None} | compared
 
 
 def _stale(asset: str, certificate: Certificate, manifest: Manifest, loaded: LoadedRecipe, store: Store) -> str:
@@ -222,7 +257,7 @@ def _is_waived(certificate: Certificate, verdict: Verdict) -> bool:
 
 def _cells(row: GateRow) -> tuple[str, ...]:
     colour = _COLOURS.get(row.verdict.split()[0], "yellow" if row.verdict == "not judged" else "red")
-    word = f"[{colour}]{row.verdict}[/]" + (" [yellow](stale)[/]" if row.stale else "")
+    verdict = f"[{colour}]{row.verdict}[/]" + (" [yellow](stale)[/]" if row.stale else "")
     interval = f"{row.interval[0]:.4g} to {row.interval[1]:.4g}" if row.interval else ""
     return (
         f"  {row.gate}",
@@ -230,19 +265,20 @@ def _cells(row: GateRow) -> tuple[str, ...]:
         interval,
         f"{row.must_be} {number(row.threshold)}",
         number(row.champion) or "-",
-        word,
+        verdict,
         "" if row.age_seconds is None else age(row.age_seconds),
     )
 
 
-def _standing(asset: str, row: GateRow, store: Store) -> str:
+def _note(asset: str, row: GateRow, store: Store) -> str:
     """What the table cannot say of an asset."""
     if row.stale:
-        again = store.manifest(asset, row.version).run_command() if row.version else ""
+        command = store.manifest(asset, row.version).run_command() if row.version else ""
         return (
-            f"[yellow]{asset} is stale[/], for this changed since it was judged: {escape(row.stale)}. "
-            f"`{escape(again)}` judges it again and trains nothing."
+            f"[yellow]{asset} is stale[/], because this changed since it was judged: {escape(row.stale)}. "
+            f"`{escape(command)}` judges it again and trains nothing."
         )
+
     pointer = store.promotion(asset)
     if row.version is not None and pointer is not None and not row.promoted:
         return f"{asset}: the table shows {row.version}; promoted is {pointer.version}."
@@ -265,11 +301,11 @@ def _opening(certificate: Certificate, refused: list[Verdict], store: Store) -> 
 
 
 def _evidence(certificate: Certificate, manifest: Manifest, store: Store, console: Console) -> Evidence | None:
-    """The evidence that was judged, on the terms of then."""
-    then = Terms(certificate.thresholds_digest, certificate.evaluator_fingerprint, certificate.suite_digest)
+    """The evidence that was judged, on the terms that held then."""
+    terms_then = Terms(certificate.thresholds_digest, certificate.evaluator_fingerprint, certificate.suite_digest)
     try:
         evaluation = store.manifest(manifest.asset + EVALUATION_SUFFIX, certificate.evaluation_version)
-        return read_evidence(manifest, evaluation, then, store)
+        return read_evidence(manifest, evaluation, terms_then, store)
     except UserError as error:
         console.print(f"Its items cannot be shown: {error}", markup=False, highlight=False, soft_wrap=True)
         return None
@@ -282,6 +318,7 @@ def _explain_gate(
     console.print(f"\n[bold]{verdict.name}[/] [{_COLOURS.get(word.split()[0], 'red')}]{word}[/]", highlight=False)
     for line in in_words(verdict, meaning, why):
         console.print(Padding(Text(line), (0, 0, 0, 2)))
+
     gate = Gate(metric=verdict.name, must_be=verdict.must_be, threshold=verdict.threshold)
     items = worst_items(evidence, gate, _WORST) if evidence else []
     if items:
@@ -291,9 +328,9 @@ def _explain_gate(
 
 
 def _item(item: ShownItem) -> Text:
-    shown = Text(f"{number(item.value) or item.value}  ", style="bold")
+    value = Text(f"{number(item.value) or item.value}  ", style="bold")
     texts = [f"{key}: {_plain(value)}" for key, value in item.details.items()]
-    return shown.append("\n      ".join(texts) or _plain(item.id), style="not bold")
+    return value.append("\n      ".join(texts) or _plain(item.id), style="not bold")
 
 
 def _plain(text: str) -> str:

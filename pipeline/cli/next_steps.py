@@ -16,7 +16,7 @@ _CHAT = "lora_model"
 
 
 def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) -> list[tuple[str, str]]:
-    """Commands and what each is for.
+    """Commands, each with what it does.
 
     Args:
         recipe: As the person named it.
@@ -24,22 +24,22 @@ def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) 
         failed: Something else went wrong.
         store: The recipe's store.
     """
-    of_recipe = "" if recipe == DEFAULT_RECIPE else f" -r {shlex.quote(recipe)}"
+    recipe_option = "" if recipe == DEFAULT_RECIPE else f" -r {shlex.quote(recipe)}"
     program = command_name()
     if refused:
         return [
-            (f"{program} gates --why {asset}{of_recipe}", "why it was refused, on which items, what can be done")
+            (f"{program} gates --why {asset}{recipe_option}", "why it was refused, on which items, what can be done")
             for asset in refused
         ]
     if failed:
         return []
 
-    steps = [(f"{program} up{of_recipe}", "the graph, the gates and the lineage in the browser")]
+    steps = [(f"{program} up{recipe_option}", "the graph, the gates and the lineage in the browser")]
     models = [asset for asset, node in GRAPH.items() if node.group == "models" and store.promotion(asset)]
     if models:
-        asked = "" if models[-1] == _CHAT else f" --asset {models[-1]}"
-        steps.append((f"{program} chat{asked}{of_recipe}", f"talk to {models[-1]}"))
-        steps.append((f"{program} status {models[-1]}{of_recipe}", "where its files are, and how to load them"))
+        asset_option = "" if models[-1] == _CHAT else f" --asset {models[-1]}"
+        steps.append((f"{program} chat{asset_option}{recipe_option}", f"talk to {models[-1]}"))
+        steps.append((f"{program} status {models[-1]}{recipe_option}", "where its files are, and how to load them"))
     return steps
 
 
@@ -47,8 +47,9 @@ def command_name() -> str:
     """How this program is called from the current folder."""
     if shutil.which("gatehouse"):
         return "gatehouse"
-    beside = Path(sys.executable).with_name("gatehouse")
+
+    script = Path(sys.executable).with_name("gatehouse")
     try:
-        return str(beside.relative_to(Path.cwd()))
+        return str(script.relative_to(Path.cwd()))
     except ValueError:
-        return str(beside)
+        return str(script)

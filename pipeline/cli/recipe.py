@@ -1,63 +1,90 @@
-"""`gatehouse recipe check`: everything that can be wrong before a night is spent on it."""
+"""`gatehouse recipe`: a recipe with everything filled in, its schema, and what is wrong with it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console
 
-from pipeline.building.planner import code_version
-from pipeline.building.recipe_check import check_recipe
+from pipeline.cli.options import Overrides, Recipe, new_app
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import chosen_launcher
 from pipeline.paths import ROOT
-from pipeline.recipes.loader import LoadedRecipe, load_recipe
-from training.data.sources.source_state import describe_source
+from pipeline.recipes.loader import LoadedRecipe, load_recipe, recipe_schema, render
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 from training.specs.recipe_check import CheckAnswer
 
+app = new_app("Look at recipes.")
 
-def check(recipe: str, overrides: list[str]) -> None:
-    """Check the recipe, the files it names, its model and the code of its stages.
 
-    Raises:
-        RecipeError: With every mistake found, one a line.
-        SourceError: With every source that cannot be read, one a line.
+@app.command()
+def show(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
+    """Print the recipe with every default and override filled in."""
+    typer.echo(render(load_recipe(recipe, overrides or []).recipe), nl=False)
+
+
+@app.command()
+def check(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
+    """Check a recipe before anything is spent: keys, values, files, model, batches, gates, tasks.
+
+    All mistakes are shown at once, each with file, line and key. Nothing is trained and no weights are made.
+
+    Exit codes: 0 good, 2 a mistake in the recipe.
     """
-    loaded = load_recipe(recipe, overrides)
-    answer = check_recipe(loaded, chosen_launcher(loaded))
+    from pipeline.building.planner import code_version
+    from pipeline.building.recipe_check import check_recipe
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace(recipe, overrides or [])
+    loaded = workspace.loaded
+    answer = check_recipe(loaded, workspace.launcher)
     for asset in GRAPH:
-        code_version(asset, loaded)
-    lines = _source_lines(loaded.recipe.sources)
-    for line in (f"{loaded.path}: {looked_at(loaded, answer)}: good", *lines):
+        code_version(asset, loaded)  # a stage whose code cannot be parsed would fail at night
+
+    lines = [f"{loaded.path}: {summary(loaded, answer)}: good", *_source_lines(loaded.recipe.sources)]
+    for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for an editor's completion."""
+    typer.echo(json.dumps(recipe_schema(), indent=1))
+
+
+def summary(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
+    """What was looked at, in one line."""
+    sources = len(loaded.recipe.sources)
+    gates = sum(len(gates) for gates in loaded.recipe.gates.values())
+    return (
+        f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
+        f"{answer.model_type}, {_in_short(answer.parameters)} parameters"
+    )
+
+
 def _source_lines(sources: Sequence[Source]) -> list[str]:
-    """What is read of each source, and what is left out."""
+    """What is read of each source, and what is left out.
+
+    Raises:
+        SourceError: With every source that cannot be read, one a line.
+    """
+    from training.data.sources.source_state import describe_source
+
     lines, problems = [], []
     for source in sources:
         try:
             lines.append(describe_source(source, ROOT))
         except SourceError as error:
             problems.append(str(error))
+
     if problems:
         raise SourceError("\n".join(problems))
     return lines
 
 
-def looked_at(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
-    """What was looked at, in one line."""
-    sources = len(loaded.recipe.sources)
-    gates = sum(len(gates) for gates in loaded.recipe.gates.values())
-    return (
-        f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
-        f"{answer.model_type}, {_counted(answer.parameters)} parameters"
-    )
-
-
-def _counted(number: int) -> str:
+def _in_short(number: int) -> str:
     for unit, name in ((1e9, " G"), (1e6, " M")):
         if number >= unit:
             return f"{number / unit:.3g}{name}"

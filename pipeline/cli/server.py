@@ -1,4 +1,4 @@
-"""One server of `gatehouse up`: started under a supervisor, watched, and ended with all that it has started."""
+"""One server of `gatehouse up`: started under a supervisor, watched, and ended with everything it has started."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _RELOAD = (
 
 
 class Server:
-    """A server and what it starts, among that the runs that are started in the browser.
+    """A server and what it starts, which includes the runs that are started in the browser.
 
     Args:
-        name: Names its log.
+        name: The name of its log.
         command: Starts it.
         url: Where it answers.
         probe: Path of the URL that answers once it is ready.
-        lock: What its processes are marked with.
+        lock: The lock of its owner; its processes are marked with it.
 
     Attributes:
         log: What it prints.
@@ -51,7 +51,8 @@ class Server:
         self._name = name
         self._probe = probe
         self.log = home() / "logs" / f"{name}.log"
-        # Runs wait for their jobs, which may take their launcher's grace period.
+
+        # Runs wait for their jobs, and a job may take its launcher's grace period to end.
         self._grace = _GRACE + max(launcher.grace_seconds for launcher in load_launchers().values())
         self._command = [sys.executable, "-m", "training.job.supervisor", str(self._grace), *command]
         self._marks = orphans.marks(lock, "", self._grace)
@@ -60,11 +61,13 @@ class Server:
     def start(self) -> None:
         """Start it; its log begins anew."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+
         # The workspace says which recipes there are; these variables would put another one in tiny's place.
         environment = {
             name: value for name, value in os.environ.items() if name not in ("DAGSTER_MODULE_NAME", "GATEHOUSE_RECIPE")
         }
         environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # its output is a log, whatever the terminal takes
+
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command,
@@ -107,6 +110,7 @@ class Server:
             if self.answers():
                 return
             time.sleep(0.3)
+
         raise GatehouseError(
             f"{self._name} did not answer at {self.url} within {_START_SECONDS} s; its log is {self.log}"
         )
@@ -120,11 +124,12 @@ class Server:
         return [name for name in self._locations_without_server() if self._reload(name)]
 
     def end(self) -> None:
-        """Ask it to end, and wait until nothing of it is left but what its supervisor could not end."""
+        """Ask it to end, and wait until it has ended with everything that its supervisor can end."""
         if self._process is None:
             return
+
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._process.stdin.close()  # the supervisor takes this for the request to end
         try:
             self._process.wait(self._grace + _GRACE)
         except subprocess.TimeoutExpired:
@@ -153,8 +158,9 @@ class Server:
 
     def _code_servers(self) -> list[tuple[psutil.Process, list[str]]]:
         assert self._process is not None
-        found = [(process, process.cmdline()) for process in psutil.Process(self._process.pid).children(recursive=True)]
-        return [(process, command) for process, command in found if "code-server" in command]
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        commands = [(process, process.cmdline()) for process in children]
+        return [(process, command) for process, command in commands if "code-server" in command]
 
     def _reload(self, location: str) -> bool:
         request = urllib.request.Request(
@@ -171,18 +177,18 @@ class Server:
 
 
 class Standby:
-    """Starts a server again when it has ended, and never waits for it; for one that no run needs.
+    """Starts a server again when it has ended, and never waits for it. No run needs that server.
 
     Args:
         server: Has been started.
         name: What messages call it.
-        say: Is told what happens, each thing once.
+        log_line: Called with what happens, once for each thing.
     """
 
-    def __init__(self, server: Server, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, server: Server, name: str, log_line: Callable[[str], None]) -> None:
         self._server = server
         self._name = name
-        self._say = say
+        self._log_line = log_line
         self._started = 0.0
         self._ended = 0  # times since it last answered
 
@@ -190,19 +196,20 @@ class Standby:
         """Start it again if it has ended, and not just now."""
         age = time.monotonic() - self._started
         if self._server.alive():
-            # What answers before may be another one, on the port for which this one has yet to find that it is taken.
+            # A young one may not have noticed yet that its port is taken: what answers there is another server.
             if self._ended and age > _YOUNG_SECONDS and self._server.answers():
                 self._ended = 0
-                self._say(f"{self._name} answers again.")
+                self._log_line(f"{self._name} answers again.")
         elif not self._started or age > _AGAIN_SECONDS:
             self._ended += 1
             if self._ended == 1:
-                self._say(f"{self._name} has ended; it is started again.")
+                self._log_line(f"{self._name} has ended; it is started again.")
             elif self._ended == 2:
-                self._say(
+                self._log_line(
                     f"{self._name} does not start; that is tried again every {_AGAIN_SECONDS} s, and runs go on "
                     f"without it. Its log is {self._server.log}."
                 )
+
             self._started = time.monotonic()
             with suppress(OSError):  # the disk is full: a later look tries again
                 self._server.start()

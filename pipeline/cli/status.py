@@ -1,21 +1,23 @@
-"""`gatehouse status` and `gatehouse plan`."""
+"""`gatehouse status`: what there is of every asset, or all that is known of one."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.console import make_console
+from pipeline.cli.options import Recipe, new_app
 from pipeline.graph import GRAPH, require_asset
 from pipeline.humanize import age, short, size
-from pipeline.paths import home, store_root
-from pipeline.recipes.loader import load_recipe
 from pipeline.upkeep.asset_status import AssetStatus, survey
+from pipeline.workspace import Workspace
 from training.store.store import Store
 
 _NARROW = ("asset", "version", "state", "gates", "headline", "age")
@@ -27,14 +29,38 @@ _LOAD = """  from transformers import pipeline
   print(model({prompt})[0]["generated_text"])"""
 _QUESTION, _BEGINNING = '[{"role": "user", "content": "What does `os.path.join` do?"}]', '"import os"'
 
+app = new_app()
 
-def show_status(recipe: str, overrides: list[str], as_json: bool, wide: bool = False) -> None:
+
+@app.command("status")
+def command(
+    asset: Annotated[
+        str, typer.Argument(help="One asset, with its files, its links and its lineage; all if left out.")
+    ] = "",
+    recipe: Recipe = "tiny",
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Whole version names, sizes, and the reasons in the table.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, one object an asset.")] = False,
+) -> None:
+    """Show every asset: version, fresh or stale and why, gates, headline metric, age.
+
+    Examples: `gatehouse status`, `gatehouse status --wide`, `gatehouse status sft_model`.
+    """
+    if asset:
+        show_asset(recipe, asset)
+    else:
+        show_status(recipe, as_json, wide)
+
+
+def show_status(recipe: str, as_json: bool, wide: bool = False) -> None:
     """Print the state of every asset as a table that fits 80 columns, or as a JSON list.
 
     Args:
         wide: Whole version names and the reasons in the table.
     """
-    statuses = _survey(recipe, overrides)
+    workspace = Workspace(recipe)
+    statuses = survey(workspace.loaded, workspace.store)
     if as_json:
         print(json.dumps([status.as_json() for status in statuses], indent=1))
         return
@@ -43,9 +69,11 @@ def show_status(recipe: str, overrides: list[str], as_json: bool, wide: bool = F
     table = Table(title=f"recipe {recipe}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name, overflow="fold")
+
     for status in statuses:
         cells = _cells(status)
         table.add_row(*(cells[name] for name in columns))
+
     console = make_console()
     console.print(table)
     if wide:
@@ -65,10 +93,11 @@ def show_asset(recipe: str, asset: str) -> None:
         RecipeError: There is no such asset.
     """
     require_asset(asset)
-    loaded = load_recipe(recipe)
-    store = Store(store_root(), loaded.recipe.name, cache=home() / "cache")
-    statuses = {status.asset: status for status in survey(loaded, store)}
+    workspace = Workspace(recipe)
+    store = workspace.store
+    statuses = {status.asset: status for status in survey(workspace.loaded, store)}
     status = statuses[asset]
+
     console = make_console()
     if status.shown is None:
         console.print(store.explain_unpromoted(asset), markup=False, highlight=False, soft_wrap=True)
@@ -84,25 +113,6 @@ def show_asset(recipe: str, asset: str) -> None:
         )
 
 
-def show_plan(recipe: str, overrides: list[str]) -> None:
-    """Print what materializing everything would reuse and build, and why."""
-    table = Table(title=f"recipe {recipe}", title_justify="left")
-    for name in ("asset", "would", "why"):
-        table.add_column(name, overflow="fold")
-    for status in _survey(recipe, overrides):
-        table.add_row(
-            status.asset,
-            "[green]reuse[/]" if status.fresh else "[yellow]build[/]",
-            status.shown.version if status.fresh and status.shown else status.why,
-        )
-    make_console().print(table)
-
-
-def _survey(recipe: str, overrides: list[str]) -> list[AssetStatus]:
-    loaded = load_recipe(recipe, overrides)
-    return survey(loaded, Store(store_root(), loaded.recipe.name, cache=home() / "cache"))
-
-
 def _cells(status: AssetStatus) -> dict[str, str]:
     """Column to cell."""
     shown = status.shown
@@ -114,6 +124,7 @@ def _cells(status: AssetStatus) -> dict[str, str]:
             "state": state,
             "why": escape(status.why),
         }
+
     verdicts = status.certificate.verdicts if status.certificate else ()
     passed = sum(verdict.passed for verdict in verdicts)
     colour = "green" if verdicts and passed == len(verdicts) else "red"
@@ -154,6 +165,7 @@ def _details(status: AssetStatus, statuses: Mapping[str, AssetStatus], store: St
     if _newer(status) and status.latest:
         yield "newest", status.latest.version
     yield "state", _state(status) + (f": {status.why}" if status.why else "")
+
     if status.certificate:
         verdicts = status.certificate.verdicts
         yield "gates", f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} passed"
@@ -162,8 +174,11 @@ def _details(status: AssetStatus, statuses: Mapping[str, AssetStatus], store: St
     for name, title in (("mlflow_url", "MLflow"), ("dagster_run_id", "Dagster run")):
         if status.links.get(name):
             yield title, status.links[name]
+
     for used in shown.inputs.values():
         yield "made from", f"{used.asset} {used.version}"
+
+    # By content: equal bytes that were built again carry another version's name.
     for child in statuses.values():
         if child.shown and any(used.digest == shown.digest for used in child.shown.inputs.values()):
             yield "went into", f"{child.asset} {child.shown.version}"

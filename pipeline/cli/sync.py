@@ -4,72 +4,98 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from pipeline.cli.console import make_console
-from pipeline.definitions import tracker_resource
+from pipeline.cli.options import new_app
 from pipeline.graph import GRAPH
-from pipeline.paths import home, store_root, work
+from pipeline.paths import work
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.delivery import Settlement, forget_missing, pay_debts
 from pipeline.tracking.promotions import agree_with_mlflow, publish_late, record
 from pipeline.tracking.tracker import Tracker
+from pipeline.workspace import open_store, open_tracker
 from training.errors import EXIT_FAULT, EXIT_OK
 from training.store.store import Store
 
 _PATIENCE = 600.0
 _BUDGET = 24 * 3600.0
 
+app = new_app()
 
-def sync(recipe: str) -> int:
-    """Tell MLflow what it missed of a recipe, or of all that were ever run here; return the exit code.
 
-    0 MLflow has everything; 1 something is still owed to it.
+@app.command()
+def sync(
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", envvar="GATEHOUSE_RECIPE", help="One recipe; all that were run here by default."
+        ),
+    ] = "",
+) -> None:
+    """Tell MLflow what it missed while it was down: metrics, runs, lineage, versions, judgements.
+
+    Runs do the same by themselves, as far as a slow server lets them. An MLflow whose database is new gets everything.
+    Nothing is recorded twice.
+
+    Exit codes: 0 MLflow has everything, 1 something is still owed to it.
     """
     console = make_console()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+
+    # The file of a recipe that was run here may be gone: its folder of attempts is enough.
     names = (
         [load_recipe(recipe).recipe.name] if recipe else sorted(path.name for path in work().iterdir() if path.is_dir())
     )
     complete = [_sync(name, console) for name in names]
     if not names:
         console.print("Nothing was ever built here.", highlight=False)
-    return EXIT_OK if all(complete) else EXIT_FAULT
+    raise typer.Exit(EXIT_OK if all(complete) else EXIT_FAULT)
 
 
 def _sync(recipe: str, console: Console) -> bool:
-    store = Store(store_root(), recipe, cache=home() / "cache")
-    tracker = tracker_resource().tracker(recipe, _PATIENCE)
+    """Deliver what MLflow lacks of one recipe, and say so; return whether it has everything now."""
+    store, tracker = open_store(recipe), open_tracker(recipe, patience=_PATIENCE)
     with console.status(f"{recipe}: asking MLflow what it has ..."):
         runs = tracker.runs()
     if runs is None:
         console.print(f"{recipe}: MLflow does not answer.", highlight=False)
         return False
+
     if missing := forget_missing(work(), store, tracker, runs):
         console.print(f"{recipe}: MLflow lacks {missing} builds that it once had.", highlight=False)
+
     with console.status(f"{recipe}: delivering ...") as status:
-        done = pay_debts(work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered"))
+        delivered = pay_debts(
+            work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered")
+        )
         late = _record_versions(store, tracker)
-    told, owed = len({*done.paid, *late.paid}), list(dict.fromkeys([*done.owed, *late.owed]))
-    said = [f"{told} builds and versions delivered"] if told else []
-    said += [f"still owed: {', '.join(owed)}"] if owed else []
-    console.print(f"{recipe}: {', '.join(said) or 'MLflow had everything'}.", highlight=False)
+
+    count = len({*delivered.paid, *late.paid})
+    owed = list(dict.fromkeys([*delivered.owed, *late.owed]))
+    parts = [f"{count} builds and versions delivered"] if count else []
+    parts += [f"still owed: {', '.join(owed)}"] if owed else []
+    console.print(f"{recipe}: {', '.join(parts) or 'MLflow had everything'}.", highlight=False)
     return not owed
 
 
 def _record_versions(store: Store, tracker: Tracker) -> Settlement:
-    """Record the versions that no attempt speaks for any more, and the judgements, oldest first."""
-    done = Settlement()
+    """Record the judgements, and the versions whose attempts are gone, oldest first."""
+    recorded = Settlement()
+    # A version's name begins with its time. The oldest come first, because a model's page links to its parent's.
     versions = [(version, place, asset) for place, asset in enumerate(GRAPH) for version in store.versions(asset)]
     for version, _, asset in sorted(versions):
-        manifest, before = store.manifest(asset, version), store.links(asset, version)
+        manifest, links_before = store.manifest(asset, version), store.links(asset, version)
         if not publish_late(manifest, store, tracker) or not record(manifest, store, tracker):
-            done.owed.append(f"{asset} {version}")
-        elif store.links(asset, version) != before:
-            done.paid.append(f"{asset} {version}")
+            recorded.owed.append(f"{asset} {version}")
+        elif store.links(asset, version) != links_before:
+            recorded.paid.append(f"{asset} {version}")
+
     for asset in GRAPH:
         if store.latest(asset) is not None and not agree_with_mlflow(asset, store, tracker):
-            done.owed.append(f"which {asset} is promoted")
-    return done
+            recorded.owed.append(f"which {asset} is promoted")
+    return recorded

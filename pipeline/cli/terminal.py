@@ -46,8 +46,9 @@ def legible_environment() -> dict[str, str]:
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:
-    """What is written in place of characters that cannot be encoded; others than marks are escaped, as `\\xfc` is."""
+    """What is written in place of characters that cannot be encoded: a substitute, or an escape such as `\\xfc`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_SUBSTITUTES.get(character) or ascii(character)[1:-1] for character in lacking), error.end
+
+    unencodable = error.object[error.start : error.end]
+    return "".join(_SUBSTITUTES.get(character) or ascii(character)[1:-1] for character in unencodable), error.end

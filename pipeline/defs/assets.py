@@ -14,15 +14,15 @@ from pydantic import Field
 from pipeline.building.builder import Builder
 from pipeline.building.planner import code_version
 from pipeline.defs.metadata import Standing, materialization_metadata, standing_of
-from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource
+from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.full_disk import explain_full_disk
 from pipeline.gates.promotion import describe_waivers
 from pipeline.graph import GRAPH
 from pipeline.jobs.local import JobFailed, Listener
 from pipeline.jobs.locks import mark_alive
-from pipeline.paths import runs, work
+from pipeline.paths import runs
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.tracker import TrackerResource
+from pipeline.workspace import Workspace
 from training.errors import EXIT_USER, UserError
 from training.specs.artifacts import OVERRIDES, Manifest
 
@@ -110,18 +110,9 @@ def make_builder(
 ) -> Builder:
     """The builder of one Dagster run."""
     mark_alive(runs(), run_id)
-    loaded = recipe.load()
+    workspace = Workspace(recipe.name, recipe.overrides, launcher=launcher.name, store=store.root, tracker=tracker.open)
     labels = {"dagster_run_id": run_id} | ({OVERRIDES: json.dumps(recipe.overrides)} if recipe.overrides else {})
-    return Builder(
-        loaded=loaded,
-        store=store.open(loaded.recipe.name),
-        launcher=launcher.choose(loaded),
-        tracker=tracker.tracker(loaded.recipe.name),
-        work=work(),
-        owner=f"run {run_id[:8]}",
-        labels=labels,
-        still_wanted=end_with_run(instance, run_id),
-    )
+    return workspace.builder(f"run {run_id[:8]}", labels, end_with_run(instance, run_id))
 
 
 def end_with_run(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:

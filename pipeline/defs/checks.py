@@ -6,11 +6,10 @@ import dagster as dg
 
 from pipeline.defs.assets import GPU_POOL, clear_errors, log_milestones, make_builder
 from pipeline.defs.metadata import check_description, check_metadata
-from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource
+from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.gates.wording import gate_state, number
 from pipeline.graph import GRAPH
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.tracker import TrackerResource
 from training.specs.gates import Gate
 from training.specs.metrics import sampled
 

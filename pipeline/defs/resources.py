@@ -1,47 +1,49 @@
-"""What a run can be configured with: the recipe and its overrides, the store, the launcher."""
+"""What a run can be configured with: the recipe and its overrides, the store, the launcher, the tracker.
+
+They hold the configuration alone; `pipeline.workspace` opens what it names.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from pipeline.jobs.local import chosen_launcher
-from pipeline.paths import home, store_root
-from pipeline.recipes.loader import LoadedRecipe, load_recipe
-from training.specs.execution import Launcher
-from training.store.store import Store
+from pipeline.tracking.tracker import Tracker
+from pipeline.workspace import open_tracker
 
 
-class RecipeResource(dg.ConfigurableResource[LoadedRecipe]):
+class RecipeResource(dg.ConfigurableResource[Any]):
     """The recipe of this run."""
 
     name: str = Field(description="Name or path of the recipe.")
     overrides: list[str] = Field(default=[], description="Values for this run only, such as base_model.steps=200.")
 
-    def load(self) -> LoadedRecipe:
-        """The recipe with the overrides applied; raises RecipeError."""
-        return load_recipe(self.name, self.overrides)
 
-
-class StoreResource(dg.ConfigurableResource[Store]):
+class StoreResource(dg.ConfigurableResource[Any]):
     """Where artifacts are kept."""
 
     root: str = Field(default="", description="A folder or an s3:// URL; empty takes $GATEHOUSE_STORE or its default.")
 
-    def open(self, recipe: str) -> Store:
-        """The store of one recipe's artifacts."""
-        return Store(self.root or store_root(), recipe, cache=home() / "cache")
 
-
-class LauncherResource(dg.ConfigurableResource[Launcher]):
+class LauncherResource(dg.ConfigurableResource[Any]):
     """Where jobs run."""
 
     name: str = Field(default="", description="Entry of launchers.yaml; empty takes the recipe's.")
 
-    def choose(self, loaded: LoadedRecipe) -> Launcher:
-        """The launcher of this run.
 
-        Raises:
-            RecipeError: launchers.yaml has no such entry.
-        """
-        return chosen_launcher(loaded, self.name)
+class TrackerResource(dg.ConfigurableResource[Any]):
+    """Where metrics and lineage are kept."""
+
+    uri: str = Field(
+        default="",
+        description="Empty takes $MLFLOW_TRACKING_URI or its default. A value that is written "
+        "here is shown on Dagster's pages, so a password belongs in the variable.",
+    )
+    dagster_url: str = ""
+    mlflow_url: str = ""
+
+    def open(self, recipe: str) -> Tracker:
+        """The tracker of one recipe's experiment; raises as `open_tracker` does."""
+        return open_tracker(recipe, self.uri, self.dagster_url, self.mlflow_url)

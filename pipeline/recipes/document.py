@@ -1,7 +1,7 @@
-"""YAML that knows where it stands: every value keeps its file and line, so that errors can point at it.
+"""YAML with positions: every value keeps its file and line, so that errors can point at it.
 
 Plain data only. A tag, a key given twice, an alias that grows without bounds and a document that is not UTF-8 are
-errors. Numbers and words are read as in YAML 1.2: `2e-3` is a number, `on`, `no` and `12:30` are text.
+errors. Numbers and words are read as in YAML 1.2: `2e-3` is a number; `on`, `no` and `12:30` are text.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _STR, _MAP, _SEQ = _CORE + "str", _CORE + "map", _CORE + "seq"
 
 @dataclass(frozen=True)
 class Tree:
-    """One YAML value with the place it was written at.
+    """One YAML value with the place where it was written.
 
     Attributes:
         value: A dict of trees, a list of trees, or a plain scalar.
-        file: Name of the file as it is shown to people, or `override` for a value of the command line.
+        file: Name of the file as people see it, or `override ...` for a value of the command line.
         line: Line of the key that holds the value, counted from 1; 0 for an override.
         text: A scalar as it was written; empty for a list or a mapping.
     """
@@ -71,6 +71,7 @@ def merge(base: Tree, top: Tree) -> Tree:
     """`top` over `base`: mappings are merged key by key, everything else is replaced."""
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
+
     merged = dict(base.value)
     for key, child in top.value.items():
         merged[key] = merge(merged[key], child) if key in merged else child
@@ -79,10 +80,10 @@ def merge(base: Tree, top: Tree) -> Tree:
 
 def lookup(document: Tree, path: KeyPath) -> Tree | None:
     """The tree at `path`, None where nothing was written."""
-    found: Tree | None = document
+    tree: Tree | None = document
     for key in path:
-        found = found.child(key) if found else None
-    return found
+        tree = tree.child(key) if tree else None
+    return tree
 
 
 def deepest(document: Tree, path: KeyPath) -> Tree:
@@ -101,9 +102,8 @@ def without(tree: Tree, path: KeyPath) -> Tree:
     value = tree.value
     if isinstance(value, list):
         assert isinstance(key, int)
-        return replace(
-            tree, value=[without(child, rest) if number == key else child for number, child in enumerate(value)]
-        )
+        items = [without(child, rest) if index == key else child for index, child in enumerate(value)]
+        return replace(tree, value=items)
     if not rest:
         return replace(tree, value={name: child for name, child in value.items() if name != key})
     return replace(tree, value=value | {str(key): without(value[str(key)], rest)})
@@ -133,6 +133,7 @@ def read_yaml(path: Path) -> Tree:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise RecipeError(f"{name}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
+
     tree = parse_yaml(text, name)
     if not isinstance(tree.value, dict):
         raise RecipeError(f"{name}:{tree.line}: a mapping of keys to values is expected here, such as `name: mine`")
@@ -146,8 +147,9 @@ def parse_yaml(text: str, name: str) -> Tree:
         RecipeError: As for `read_yaml`.
     """
     try:
-        # BaseLoader builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
+        # The events come first: they are limited, while composing a deep or a huge document is not.
         tags = [event for event in _events(text, name) if getattr(event, "tag", None)]
+        # BaseLoader builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
         node = yaml.compose(text, yaml.BaseLoader)
         reader = _Reader(name)
         reader.problems += [
@@ -162,6 +164,7 @@ def parse_yaml(text: str, name: str) -> Tree:
         raise RecipeError(f"{name}:{line}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: {str(error).splitlines()[0]}") from error
+
     if reader.problems:
         raise RecipeError(listed(reader.problems))
     return tree
@@ -175,10 +178,10 @@ def listed(problems: Sequence[str]) -> str:
 
 
 def _events(text: str, name: str) -> Iterator[yaml.Event]:
-    """The parser's events, which no nesting and no number of values can make expensive.
+    """The parser's events, whose number and depth are limited.
 
     Raises:
-        RecipeError: There is more of either than any recipe has.
+        RecipeError: The document is deeper or longer than any recipe.
     """
     depth = 0
     for count, event in enumerate(yaml.parse(text, yaml.BaseLoader)):
@@ -187,6 +190,7 @@ def _events(text: str, name: str) -> Iterator[yaml.Event]:
             raise RecipeError(
                 f"{name}:{event.start_mark.line + 1}: the values are nested too deeply (limit {_MAX_DEPTH})"
             )
+
         if count > 3 * _MAX_VALUES:  # a value in a mapping is two events, an end is one more
             raise RecipeError(f"{name}:{event.start_mark.line + 1}: the file has more than {_MAX_VALUES:,} values")
         yield event
@@ -246,8 +250,10 @@ class _Reader:
             raise RecipeError(
                 f"{self.name}:{line}: the file grows to more than {_MAX_VALUES:,} values; do its aliases multiply?"
             )
+        # A quoted scalar and a block scalar have a style: what they hold is text.
         if isinstance(node, yaml.ScalarNode):
             return Tree(node.value if node.style else _scalar(node.value), self.name, line, node.value)
+
         if id(node) in self._open:
             raise RecipeError(f"{self.name}:{node.start_mark.line + 1}: this anchor contains itself")
         self._open.add(id(node))
@@ -266,6 +272,7 @@ class _Reader:
             if not isinstance(key, yaml.ScalarNode):
                 self.problems.append(f"{self.name}:{line}: a key must be a word, not a list or a mapping")
                 continue
+
             text = key.value
             if text == "<<":
                 self.problems.append(
@@ -279,6 +286,7 @@ class _Reader:
 
 
 def _syntax(error: yaml.MarkedYAMLError, name: str) -> str:
+    """The parser's message, with the remedy for the mistakes that people make most."""
     mark = error.problem_mark or error.context_mark
     line = f":{mark.line + 1}" if mark else ""
     problem = error.problem or "this is not YAML"

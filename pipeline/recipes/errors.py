@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in words: which value, what is allowed, and the nearest known key."""
+"""pydantic's errors in words: which value is wrong, what is allowed, and the nearest known key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.humanize import nearest
 from pipeline.recipes.document import KeyPath, Tree, lookup, without
 
 _LONGEST = 60
-_MANY = 100  # so many wrong values are no slip; what they may hide can wait
+_MANY = 100  # so many wrong values are no slip, and what they may hide can wait
 
 _EXPECTED = {
     "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
@@ -31,28 +31,31 @@ _BOUNDS = {"greater_than": ("above", "gt"), "greater_than_equal": ("at least", "
 def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, str]]:
     """The path and the message of every mistake.
 
-    What is compared with a wrong value is looked at by nobody until that value is right: so it is left out, and the
-    rest is looked at again.
+    pydantic does not compare values while one of them is wrong. So the wrong ones are left out, and the rest is
+    validated again.
     """
-    told: set[KeyPath] = set()
-    said: set[tuple[KeyPath, str]] = set()
+    removed: set[KeyPath] = set()
+    reported: set[tuple[KeyPath, str]] = set()
     while True:
         try:
             model.model_validate(document.plain(), strict=True)
             return
         except ValidationError as error:
             details = error.errors()
-        fresh = [detail for detail in details if tuple(detail["loc"]) not in told]
+
+        # A value that was left out is called missing now.
+        fresh = [detail for detail in details if tuple(detail["loc"]) not in removed]
         for detail in fresh:
             tree = lookup(document, tuple(detail["loc"]))
             for path, message in explain(model, detail, tree.text if tree else ""):
-                if path not in told and (path, message) not in said:
+                if path not in removed and (path, message) not in reported:
                     yield path, message
-                said.add((path, message))
+                reported.add((path, message))
+
         single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
         if not single or len(single) > _MANY:
             return
-        told.update(single)
+        removed.update(single)
         for path in single:
             document = without(document, path)
 
@@ -68,13 +71,14 @@ def _is_about_one_value(detail: ErrorDetails, document: Tree) -> bool:
 def explain(model: type[BaseModel], detail: ErrorDetails, written: str = "") -> list[tuple[KeyPath, str]]:
     """The path and the message of each problem that one pydantic error stands for.
 
-    A validator of a whole model may report several problems, one a line, each with the dotted path it is about.
+    A validator of a whole model may report several problems, one a line, each with its dotted path.
 
     Args:
         written: The value as the file has it, where it is a scalar.
     """
     path = tuple(detail["loc"])
     kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
+
     if kind == "value_error":
         return [_split(path, line) for line in str(context["error"]).splitlines()]
     if kind == "extra_forbidden":
@@ -94,20 +98,22 @@ def explain(model: type[BaseModel], detail: ErrorDetails, written: str = "") -> 
     if kind == "string_pattern_mismatch":
         return [(path, f"{_shown(given)} is not allowed: it must match {context['pattern']}")]
     if kind == "too_short":
-        # pydantic counts the items that are right; a list that holds something has errors of its own already.
+        # pydantic counts the items that are right: in a list that is not empty they have errors of their own.
         return [] if given else [(path, f"the list needs at least {context['min_length']} item")]
     return [(path, f"{_shown(given)}: {detail['msg']}")]
 
 
 def unknown_key(model: type[BaseModel], path: KeyPath) -> str:
-    """Message for the key at the end of a path, which is not among the known ones."""
-    key, known = str(path[-1]), known_keys(model, path[:-1]) or []
+    """Message about the key at the end of a path, which there is not."""
+    key, existing = str(path[-1]), known_keys(model, path[:-1]) or []
+    # `{steps: 1,000}` is read as `steps: 1` and a key `000`.
     if re.fullmatch(r"[0-9]{3}", key):
         return f"there is no such key; between braces a comma ends a value: write 1{key} for 1,{key}"
+
     deeper = dict.fromkeys(".".join(map(str, below)) for below in _below(model, path[:-1]) if below[-1] == key)
     if deeper:
         return f"there is no such key here; did you mean {_listed(list(deeper))}?"
-    return "there is no such key" + (nearest(key, known) or f"; the keys here are {', '.join(known)}")
+    return "there is no such key" + (nearest(key, existing) or f"; the keys here are {', '.join(existing)}")
 
 
 def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] | None:
@@ -146,8 +152,8 @@ def _step(annotation: Any, key: str) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if _is_model(annotation):
-        found = annotation.model_fields.get(key)
-        return found.annotation if found else None
+        field = annotation.model_fields.get(key)
+        return field.annotation if field else None
     if get_origin(annotation) in (dict, Mapping):
         return get_args(annotation)[1]
     return get_args(annotation)[0] if get_origin(annotation) is tuple else None
@@ -162,6 +168,7 @@ def _split(path: KeyPath, line: str) -> tuple[KeyPath, str]:
     match = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*): (.*)", line)
     if not match:
         return path, line
+
     keys = tuple(int(key) if key.isdecimal() else key for key in match[1].split("."))
     return (*path, *keys), match[2]
 

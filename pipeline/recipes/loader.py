@@ -72,30 +72,34 @@ class LoadedRecipe:
             RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe.
         """
         section = self.recipe.section(asset)
-        named: dict[tuple[str | int, ...], str] = {(name,): getattr(section, name) for name in GRAPH[asset].files}
+        written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in GRAPH[asset].files}
         tasks = section.tasks if isinstance(section, EvaluationSetsSection) else ()
-        named |= {("tasks", index, "file"): task.file for index, task in enumerate(tasks) if task.file is not None}
-        found: dict[str, Path] = {}
+        written |= {("tasks", index, "file"): task.file for index, task in enumerate(tasks) if task.file is not None}
+
+        files: dict[str, Path] = {}
         problems = []
-        for keys, value in named.items():
+        for keys, value in written.items():
             path = self._find(value)
             if path is None:
                 folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
                 problems.append(self.at((asset, *keys), f"there is no file {value!r} in {folders}"))
             else:
-                found[".".join(map(str, keys))] = path
+                files[".".join(map(str, keys))] = path
+
         for index, task in enumerate(tasks):
-            if (path := found.get(f"tasks.{index}.file")) is not None:
+            if (path := files.get(f"tasks.{index}.file")) is not None:
                 problems += self._misfits((asset, "tasks", index), task, path)
+
         if problems:
             raise RecipeError("\n".join(problems))
-        return found
+        return files
 
-    def _misfits(self, keys: tuple[str | int, ...], task: Task, path: Path) -> list[str]:
+    def _misfits(self, keys: KeyPath, task: Task, path: Path) -> list[str]:
         try:
             file = read_task_file(Path(shown(path)))
         except RecipeError as error:
             return str(error).splitlines()
+
         return [self.at((*keys, *key.split(".")), message) for key, message in misfits(task, file)]
 
     def at(self, keys: KeyPath, message: str) -> str:
@@ -121,13 +125,15 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     path = _locate(name)
     problems: list[str] = []
     document = _extended(path, (), problems)
+
     for override in overrides:
         try:
             document = _override(document, override)
         except RecipeError as error:
             problems.append(str(error))
-    problems += _name_problems(path, document)
     document = anchored(document, Path.cwd())  # only an override's path can still be relative
+
+    problems += _name_problems(path, document)
     return LoadedRecipe(_validate(Recipe, document, problems=problems), path, document)
 
 
@@ -140,15 +146,18 @@ def load_launchers(path: Path | None = None) -> dict[str, Launcher]:
     document = read_yaml(path or FOLDER / _LAUNCHERS)
     launchers: dict[str, Launcher] = {}
     problems: list[str] = []
+
     for name, tree in document.value.items():
         stages = tree.child("stages")
         for asset, child in (stages.value if stages and isinstance(stages.value, dict) else {}).items():
             if asset not in GRAPH:
                 problems.append(f"{child.where}: {name}.stages.{asset}: there is no such asset{nearest(asset, GRAPH)}")
+
         try:
             launchers[name] = _validate(Launcher, tree, name)
         except RecipeError as error:
             problems.append(str(error))
+
     if problems or not launchers:
         raise RecipeError("\n".join(problems) or f"{document.where}: no launcher is described here")
     return launchers
@@ -170,14 +179,16 @@ def render(recipe: Recipe) -> str:
 def recipe_schema() -> dict[str, Any]:
     """JSON schema of a recipe file, for editors.
 
-    What a recipe extends may hold the required keys of a section, so those are only demanded of the items of lists,
-    which are replaced whole.
+    A section's required keys may stand in the recipe that this one extends. So they are demanded only of the items of
+    lists, which are replaced whole.
     """
     schema = Recipe.model_json_schema()
+
     items = {part["items"].get("$ref") for part in _parts(schema) if isinstance(part.get("items"), dict)}
     for name, definition in schema["$defs"].items():
         if f"#/$defs/{name}" not in items:
             definition.pop("required", None)
+
     schema["properties"]["extends"] = {
         "type": "string",
         "title": "Extends",
@@ -200,22 +211,29 @@ def _parts(value: Any) -> list[dict[str, Any]]:
 
 
 def _folders() -> list[Path]:
-    own = os.environ.get(FOLDER_VARIABLE)
-    return [Path(own).expanduser(), FOLDER] if own else [FOLDER]
+    more = os.environ.get(FOLDER_VARIABLE)
+    return [Path(more).expanduser(), FOLDER] if more else [FOLDER]
 
 
 def _locate(name: str, beside: Path | None = None) -> Path:
-    """The file of a recipe given by name or path; `beside` is the folder of the recipe that extends it."""
+    """The file of a recipe.
+
+    Args:
+        name: A name, or a path.
+        beside: Folder of the recipe that extends it, which is searched first.
+    """
     if name.endswith(_SUFFIXES) or os.sep in name:
         path = (beside or Path()) / Path(name).expanduser()
         if not path.is_file():
             raise RecipeError(f"{shown(path)}: {_no_file(path)}")
         return path
+
     folders = ([beside] if beside else []) + _folders()
     for folder in folders:
         path = folder / f"{name}.yaml"
         if path.is_file() and path.name != _LAUNCHERS:
             return path
+
     places = ", ".join(dict.fromkeys(shown(folder) for folder in folders))
     raise RecipeError(
         f"there is no recipe called {name!r} in {places}{nearest(name, available())}; the recipes are "
@@ -237,7 +255,7 @@ def _no_file(path: Path) -> str:
 
 
 def _name_problems(path: Path, document: Tree) -> Iterator[str]:
-    """A recipe of one's own under a shipped one's name would share its assets, its store and its experiment."""
+    """What is wrong with a recipe's name: under a shipped one it would share that recipe's store and experiment."""
     name = document.child("name")
     for shipped in sorted(FOLDER.glob("*.yaml")):
         written = _NAME.search(shipped.read_text(encoding="utf-8"))
@@ -249,12 +267,14 @@ def _extended(path: Path, chain: tuple[Path, ...], problems: list[str]) -> Tree:
     """The document of a recipe merged over the recipes it extends.
 
     Args:
-        problems: Gets what is wrong with how they extend each other and need not end the reading.
+        chain: The files on the way here, for circles.
+        problems: Gets what is wrong with how they extend each other, where reading can go on.
     """
     path = path.absolute()
     if path.resolve() in chain:
         circle = " -> ".join(step.name for step in (*chain, path))
         raise RecipeError(f"{shown(path)}: the recipes extend each other in a circle: {circle}")
+
     document = anchored(read_yaml(path), path.parent)
     extends = document.value.pop(_EXTENDS, None) or _misspelt_extends(document, problems)
     if extends is None:
@@ -265,13 +285,17 @@ def _extended(path: Path, chain: tuple[Path, ...], problems: list[str]) -> Tree:
         parent = _locate(extends.value, path.parent)
     except RecipeError as error:
         raise RecipeError(f"{extends.where}: extends: {error}") from error
+
     base = _extended(parent, (*chain, path.resolve()), problems)
     inherited = {key: child for key, child in base.value.items() if key not in _OWN_KEYS}
     return _inherit(Tree(inherited, base.file, base.line), document)
 
 
 def _misspelt_extends(document: Tree, problems: list[str]) -> Tree | None:
-    """What was meant for `extends`: read on with it, or every key that it stands for would be called missing."""
+    """The value of a key that was meant as `extends`.
+
+    Reading goes on with it: else every key that the other recipe gives would be called missing.
+    """
     unknown = [key for key in document.value if key not in Recipe.model_fields]
     for key in get_close_matches(_EXTENDS, unknown, n=1, cutoff=0.7):
         written: Tree = document.value.pop(key)
@@ -281,9 +305,10 @@ def _misspelt_extends(document: Tree, problems: list[str]) -> Tree | None:
 
 
 def _inherit(base: Tree, top: Tree) -> Tree:
-    """`top` over `base`. The architecture of another `model_type` takes over no field of the inherited one.
+    """`top` over `base`. The architecture of another `model_type` inherits no field.
 
-    Two kinds of model name one thing differently: where both names are given, one of them wins without a word.
+    Two kinds of model may name one thing differently. Where both names are given, transformers takes one of them
+    silently.
     """
     before, after = lookup(base, _MODEL_TYPE), lookup(top, _MODEL_TYPE)
     if before and after and before.value != after.value:
@@ -296,6 +321,7 @@ def _override(document: Tree, override: str) -> Tree:
     keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
         raise RecipeError(f"override {override!r}: write it as key=value, such as base_model.steps=200")
+
     name = f"override {override}"
     new = parse_yaml(text, name)
     before = lookup(document, keys)
@@ -316,9 +342,15 @@ def _only_overrides(document: Tree) -> Tree:
 
 
 def _replace(tree: Tree, keys: tuple[str, ...], done: tuple[str, ...], new: Tree, name: str) -> Tree:
-    """`tree` with the value under `keys` replaced; a mapping on the way that is not there is made."""
+    """`tree` with the value under `keys` replaced; mappings that are missing on the way are made.
+
+    Args:
+        done: The keys that led to `tree`.
+        name: What messages call the override.
+    """
     if not keys:
         return _without_lines(new, name)
+
     key, path = keys[0], ".".join((*done, keys[0]))
     if isinstance(tree.value, list):
         child = tree.child(int(key)) if key.isdecimal() else None
@@ -327,16 +359,19 @@ def _replace(tree: Tree, keys: tuple[str, ...], done: tuple[str, ...], new: Tree
         items = list(tree.value)
         items[int(key)] = _replace(child, keys[1:], (*done, key), new, name)
         return Tree(items, tree.file, tree.line)
-    known = known_keys(Recipe, done)
-    if known is not None and key not in known:
+
+    existing = known_keys(Recipe, done)
+    if existing is not None and key not in existing:
         raise RecipeError(f"{name}: {path}: {unknown_key(Recipe, (*done, key))}")
     if not isinstance(tree.value, dict):
         raise RecipeError(f"{name}: {path}: {'.'.join(done)} is a value, it has no keys")
+
     child = tree.value.get(key, Tree({}, name, 0))
     return Tree(tree.value | {key: _replace(child, keys[1:], (*done, key), new, name)}, tree.file, tree.line)
 
 
 def _without_lines(tree: Tree, name: str) -> Tree:
+    """An override's value: it has the override's name, and no line of a file."""
     value = tree.value
     if isinstance(value, dict):
         value = {key: _without_lines(child, name) for key, child in value.items()}
@@ -350,7 +385,7 @@ def _validate(model: type[Model], document: Tree, prefix: str = "", problems: Se
 
     Args:
         prefix: Dotted path of the document in its file.
-        problems: Lines about what is known to be wrong already.
+        problems: Lines about mistakes that were found before.
 
     Raises:
         RecipeError: One line for every problem, in the order of the file.

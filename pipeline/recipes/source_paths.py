@@ -38,9 +38,11 @@ def _anchored(source: Tree, folder: Path) -> Tree:
 
 
 def _absolute(key: str, path: str, folder: Path) -> str | None:
-    """The path from the root, or None where it is that already, or is the name of a dataset on the hub."""
+    """The path from the root; None where it is absolute already, or is the name of a dataset on the hub."""
     if not path or os.path.isabs(os.path.expanduser(os.path.expandvars(path))):
         return None
     if key == "dataset":
         return str(folder / path) if (folder / os.path.expandvars(path)).is_dir() else None
+
+    # A path with wildcards is matched later: those in the folder's own name must stand for themselves.
     return os.path.join(glob.escape(str(folder)) if glob.has_magic(path) else str(folder), path)

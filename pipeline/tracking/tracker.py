@@ -12,21 +12,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-import dagster as dg
-from pydantic import Field
-
 from pipeline.addresses import TRAINING_VIEW, run_url
-from pipeline.paths import tracking_uri
 from pipeline.tracking import records as records
 from pipeline.tracking import run_pages
 from pipeline.tracking.connection import PATIENCE, Connection
 from pipeline.tracking.metrics_follower import MetricsFollower, deliver
 from pipeline.tracking.outbox import Debt
-from training.errors import UserError
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.store.store import MANIFEST, Store
 
@@ -350,29 +344,3 @@ class Tracker:
             return True
 
         return self._connection.attempt(f"mark run {run_id} as {status.lower()}", call, False)
-
-
-class TrackerResource(dg.ConfigurableResource[Any]):
-    """Where metrics and lineage are kept."""
-
-    uri: str = Field(
-        default="",
-        description="Empty takes $MLFLOW_TRACKING_URI or its default. A value that is written "
-        "here is shown on Dagster's pages, so a password belongs in the variable.",
-    )
-    dagster_url: str = ""
-    mlflow_url: str = ""
-
-    def tracker(self, experiment: str, patience: float = PATIENCE) -> Tracker:
-        """The tracker of one recipe.
-
-        Raises:
-            UserError: MLflow is on PostgreSQL, and its driver is not installed.
-        """
-        uri = self.uri or tracking_uri()
-        if uri.startswith("postgresql") and find_spec("psycopg2") is None:
-            raise UserError(
-                "MLFLOW_TRACKING_URI names a PostgreSQL database, and its driver is not installed: "
-                "pip install -c constraints.txt -e '.[postgres]'"
-            )
-        return Tracker(uri, experiment, self.dagster_url or None, self.mlflow_url or None, patience)

@@ -9,19 +9,18 @@ import pytest
 
 from benchmarks.proof.controls import CONTROLS, Control, run
 from benchmarks.proof.world import World
-from pipeline.recipes.loader import load_launchers, load_recipe
+from pipeline.workspace import Workspace
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
 
 
 @pytest.mark.parametrize(
     "control",
-    [one for one in CONTROLS if not one.name.endswith("random weights")],
+    [control for control in CONTROLS if not control.name.endswith("random weights")],
     ids=lambda control: control.name.replace(" ", "_"),
 )
 def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
-    loaded = load_recipe("smoke")
-    world = World.of(chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")
+    world = World.of(Workspace("smoke", launcher="local", folder=chain.home), tmp_path / "world")
     promoted = world.real(control.asset)
     caught = run(control, world)
     assert caught.as_meant, (caught.refused_by, [verdict.reason for verdict in caught.certificate.verdicts])

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import plan_asset, plan_evaluation
-from pipeline.defs.resources import LauncherResource
+from pipeline.jobs.local import chosen_launcher
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.tracker import Tracker
 from tests.integration.workspaces import Workspace
@@ -34,7 +34,7 @@ def builder(space: Workspace) -> Builder:
     return Builder(
         loaded=loaded,
         store=store(space),
-        launcher=LauncherResource().choose(loaded),
+        launcher=chosen_launcher(loaded),
         tracker=tracker,
         work=space.home / "work",
         owner="test",
@@ -87,7 +87,7 @@ def judge_parent(space: Workspace, loss_drop: float) -> bool:
         {},
         {REPORT_FILE: report.model_dump_json(), ITEMS_FILE: ""},
     )
-    return builder(space).examine(made, lambda _events: None, past=False).promoted
+    return builder(space).examine(made, lambda _events: None, is_past_version=False).promoted
 
 
 def _publish(

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,9 +306,9 @@ def test_what_is_owed_is_named_once(
     tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish_version(store, tmp_path, "raw_corpus", "x", {})
-    monkeypatch.setattr(command, "Store", lambda *_, **__: store)
+    monkeypatch.setattr(command, "open_store", lambda *_: store)
     monkeypatch.setattr(command, "work", lambda: tmp_path / "work")
-    monkeypatch.setattr(command, "tracker_resource", lambda: SimpleNamespace(tracker=lambda *_: tracker))
+    monkeypatch.setattr(command, "open_tracker", lambda *_, **__: tracker)
     owed = Settlement(owed=[f"raw_corpus {store.versions('raw_corpus')[0]}"])
     monkeypatch.setattr(command, "pay_debts", lambda *_: owed)
     monkeypatch.setattr(command, "publish_late", lambda *_: False)
@@ -580,8 +579,8 @@ def test_no_message_shows_a_password(text: str, shown: str) -> None:
 
 def test_importing_the_tracker_leaves_mlflow_alone() -> None:
     code = (
-        "import sys, pipeline.tracking.tracker, pipeline.defs.metadata, pipeline.defs.webhook\n"
-        "pipeline.tracking.tracker.TrackerResource(uri='sqlite:///x.db').tracker('tiny').model_url('a', '1')\n"
+        "import sys, pipeline.workspace, pipeline.defs.metadata, pipeline.defs.webhook\n"
+        "pipeline.workspace.open_tracker('tiny', uri='sqlite:///x.db').model_url('a', '1')\n"
         "sys.exit(sorted(set(sys.modules) & {'mlflow', 'torch', 'matplotlib', 'pandas'}) or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.building import recipe_check
 from pipeline.building.recipe_check import CheckFailed, ask, check_recipe, plain_problems
-from pipeline.cli.recipe import check, looked_at
+from pipeline.cli.recipe import check, summary
 from pipeline.jobs.local import chosen_launcher
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
 from tests.conftest import share_checks
@@ -327,14 +327,14 @@ def test_a_good_answer_is_kept_and_a_bad_one_is_not(tmp_path: Path, monkeypatch:
     assert len(asked) == 5
 
 
-def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_what_it_summary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     kept = CheckAnswer(model_type="llama", parameters=1_049_728)
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [kept])
     check("tiny", [])
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("tiny.yaml: 12 assets, 74 gates, 1 source, model: llama, 1.05 M parameters: good")
     assert second.startswith("stdlib: ")
-    assert looked_at(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
+    assert summary(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
         "2 sources, model: llama, 6.69 G parameters"
     )
 

@@ -94,7 +94,7 @@ def test_the_parent_of_a_comparison_is_the_one_it_was_made_from(world: World) ->
         match=f"was made from corpus 20250101T000000-gone, and {corpus.version} is promoted now: materialize tokenizer",
     ):
         plan_evaluation(tokenizer, world.builder.loaded, world.store)
-    past = plan_evaluation(tokenizer, world.builder.loaded, world.store, past=True).inputs["corpus"]
+    past = plan_evaluation(tokenizer, world.builder.loaded, world.store, is_past_version=True).inputs["corpus"]
     assert (past.version, past.digest, past.promoted) == (made_from.version, made_from.digest, False)
     same = tokenizer.model_copy(update={"inputs": {"corpus": made_from.model_copy(update={"digest": corpus.digest})}})
     promoted = plan_evaluation(same, world.builder.loaded, world.store).inputs["corpus"]

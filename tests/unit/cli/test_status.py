@@ -13,6 +13,7 @@ from pipeline import addresses, graph
 from pipeline.cli import status
 from pipeline.cli.next_steps import next_steps
 from pipeline.humanize import nearest
+from pipeline.workspace import Workspace
 from tests.unit.worlds import World, world
 from training.errors import RecipeError
 
@@ -25,8 +26,9 @@ def shown(world: World, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the commands print of the world's store, on a terminal of 80 columns."""
     printed = io.StringIO()
     monkeypatch.setattr(status, "make_console", lambda: Console(file=printed, width=TERMINAL))
-    monkeypatch.setattr(status, "load_recipe", lambda *_: world.builder.loaded)
-    monkeypatch.setattr(status, "Store", lambda *_, **__: world.store)
+    monkeypatch.setattr(
+        status, "Workspace", lambda recipe: Workspace(str(world.folder / "unit.yaml"), folder=world.folder)
+    )
     return printed
 
 
@@ -34,7 +36,7 @@ def test_status_fits_a_terminal_and_breaks_no_name(world: World, shown: io.Strin
     world.publish_upstream()
     world.publish("base_model", {"loss_drop": -1.0})
     assert not world.judge("base_model").promoted
-    status.show_status("unit", [], as_json=False)
+    status.show_status("unit", as_json=False)
     lines = shown.getvalue().splitlines()
 
     table = [line for line in lines if re.match(r" \w+ +([0-9a-f]{8}|-)\*? ", line)]
@@ -49,7 +51,7 @@ def test_a_newer_version_is_marked(world: World, shown: io.StringIO) -> None:
     first = world.publish("base_model", world.passing("base_model"))
     assert world.judge("base_model").promoted
     world.publish("base_model", {}, current=False)
-    status.show_status("unit", [], as_json=False)
+    status.show_status("unit", as_json=False)
     assert f"{status.short(first.version)}*" in shown.getvalue()
     assert "* a newer version exists that is not promoted; --wide shows it" in shown.getvalue()
 
@@ -129,7 +131,7 @@ def test_a_command_is_named_as_it_can_be_called(tmp_path: Path, monkeypatch: pyt
 def test_what_cannot_be_read_is_not_called_never_built(world: World, shown: io.StringIO) -> None:
     world.publish_upstream()
     (world.path("tokenizer") / "promoted.json").write_text("{")
-    status.show_status("unit", [], as_json=False)
+    status.show_status("unit", as_json=False)
     lines = shown.getvalue().splitlines()
     assert next(line for line in lines if line.startswith(" tokenizer")).split()[2] == "unreadable"
     assert any(line.startswith("tokenizer: ") and "promoted.json is damaged" in line for line in lines)

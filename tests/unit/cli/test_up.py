@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import server, up
+from pipeline.cli import server, serving
 from pipeline.jobs.local import free_port
 from pipeline.paths import prepare
 from training.errors import GatehouseError
@@ -42,13 +42,13 @@ def test_an_mlflow_that_is_a_server_already_is_linked_to(
     if elsewhere:
         os.environ["MLFLOW_TRACKING_URI"] = "http://ann:canary@localhost:1"
     monkeypatch.setattr(Dummy, "instances", [])
-    monkeypatch.setattr(up, "Server", Dummy)
-    monkeypatch.setattr(up, "repair", lambda *_: None)
-    monkeypatch.setattr(up, "_watch", interrupted)
-    monkeypatch.setattr(up.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serving, "Server", Dummy)
+    monkeypatch.setattr(serving, "repair", lambda *_: None)
+    monkeypatch.setattr(serving, "_watch", interrupted)
+    monkeypatch.setattr(serving.signal, "signal", lambda *_: None)
     prepare()
     own = free_port()
-    up.serve([], free_port(), own)
+    serving.serve([], free_port(), own)
     assert [made.name for made in Dummy.instances] == (["dagster"] if elsewhere else ["mlflow", "dagster"])
     assert ("MLFLOW_BACKEND_STORE_URI" in os.environ) is not elsewhere
     said = capsys.readouterr().out

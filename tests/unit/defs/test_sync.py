@@ -37,7 +37,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> World:
     tracked = replace(world, tracking=f"sqlite:///{world.folder}/mlflow/mlflow.db", overrides=[GATES.format(1)])
     for value in (2.0, 3.0):
         made = tracked.publish("base_model", {"loss_drop": value}, current=value == 3.0)
-        assert tracked.builder.examine(made, silent, past=False).promoted
+        assert tracked.builder.examine(made, silent, is_past_version=False).promoted
         agree_with_mlflow("base_model", tracked.store, tracked.builder.tracker)
     return tracked
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli.recipe import check
-from pipeline.cli.run import show_sources
+from pipeline.cli.summary import show_sources
 from pipeline.recipes.loader import load_recipe
 from training.data.sources.source_files import list_source
 from training.errors import SourceError

@@ -80,7 +80,7 @@ def superseded(world: World) -> tuple[str, str]:
     """A version of corpus that nothing needs any more, and the one of raw_corpus that it was made from."""
     for _ in range(KEPT_PROMOTIONS):
         made = world.publish("corpus", world.passing("corpus"), current=False)
-        assert world.builder.examine(made, silent, past=False).promoted
+        assert world.builder.examine(made, silent, is_past_version=False).promoted
     return world.store.versions("corpus")[0], world.store.versions("raw_corpus")[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.verify import verify
+from pipeline.cli.verify import show_verification
 from tests.unit.worlds import World, new_world
 from training.errors import InputRefused, RecipeError
 from training.specs.artifacts import Manifest
@@ -38,7 +38,7 @@ def world(template: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 def told(world: World, capsys: pytest.CaptureFixture[str], asset: str = "") -> tuple[int, list[dict[str, Any]]]:
-    code = verify(str(world.folder / "unit.yaml"), asset, as_json=True)
+    code = show_verification(str(world.folder / "unit.yaml"), asset, as_json=True)
     return code, json.loads(capsys.readouterr().out)
 
 
@@ -65,7 +65,7 @@ def test_everything_holds(world: World, capsys: pytest.CaptureFixture[str]) -> N
         for name in (asset, f"{asset}.evaluation")
     }
     assert all(finding["files"] and finding["bytes"] and not finding["defects"] for finding in found)
-    assert verify(str(world.folder / "unit.yaml"), "", as_json=False) == 0
+    assert show_verification(str(world.folder / "unit.yaml"), "", as_json=False) == 0
     assert "12 versions" in (said := capsys.readouterr().out) and "everything holds" in said
 
 
@@ -125,7 +125,7 @@ def test_a_defect_is_named(
     assert message in " ".join(
         defect for finding in found if finding["asset"] == asset for defect in finding["defects"]
     )
-    verify(str(world.folder / "unit.yaml"), "", as_json=False)
+    show_verification(str(world.folder / "unit.yaml"), "", as_json=False)
     said = capsys.readouterr().out
     assert message in said and "not hold" in said
     assert "`gatehouse run -r unit --select" in said or "`gatehouse promote -r unit" in said or "materialize" in said
@@ -133,12 +133,12 @@ def test_a_defect_is_named(
 
 def test_what_cannot_be_verified(world: World) -> None:
     with pytest.raises(InputRefused, match="nothing of sft_model is promoted, so there is nothing to verify: sft_mode"):
-        verify(str(world.folder / "unit.yaml"), "sft_model", as_json=False)
+        show_verification(str(world.folder / "unit.yaml"), "sft_model", as_json=False)
     with pytest.raises(RecipeError, match="there is no asset 'sft_mode'.*did you mean"):
-        verify(str(world.folder / "unit.yaml"), "sft_mode", as_json=False)
+        show_verification(str(world.folder / "unit.yaml"), "sft_mode", as_json=False)
 
 
 def test_an_empty_store_holds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(world.folder / "store")
-    assert verify(str(world.folder / "unit.yaml"), "", as_json=False) == 0
+    assert show_verification(str(world.folder / "unit.yaml"), "", as_json=False) == 0
     assert "nothing is promoted" in capsys.readouterr().out

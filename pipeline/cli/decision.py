@@ -1,0 +1,89 @@
+"""What the commands by which a person decides share: who decides, what happens before, and what is shown after."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+
+from pipeline.building.builder import Builder
+from pipeline.cli.console import make_console
+from pipeline.cli.repair import repair, show_promotions
+from pipeline.defs.dead_runs import clean_up
+from pipeline.defs.instance import open_instance
+from pipeline.graph import require_asset
+from pipeline.paths import home, runs
+from pipeline.workspace import Workspace
+from training.errors import RecipeError
+from training.specs.artifacts import Certificate
+
+
+class Decision:
+    """A person's decision about the versions of an asset.
+
+    Args:
+        recipe: Name or path.
+        asset: Whose versions.
+        author: Who decides; empty takes the login name.
+
+    Attributes:
+        builder: Judges again what was judged on other terms.
+        promoted_before: The version that was promoted before; empty where there was none.
+
+    Raises:
+        RecipeError: There is no such asset, the recipe is wrong, or the login name is not known.
+    """
+
+    def __init__(self, recipe: str, asset: str, author: str) -> None:
+        require_asset(asset)
+        self.console: Console = make_console()
+        self.author = author or _login()
+        self._workspace = Workspace(recipe)
+        self.builder: Builder = self._workspace.builder(self.author)
+
+        # A run that was killed must not stand in the way, and what is shown afterwards builds on what is shown now.
+        self._instance: dg.DagsterInstance = open_instance()
+        for line in clean_up(self._instance, home(), runs()):
+            self.console.print(line, highlight=False)
+        repair(self._workspace, self._instance, self.console)
+
+        pointer = self.builder.store.promotion(asset)
+        self.promoted_before = pointer.version if pointer else ""
+
+    def publish(self) -> None:
+        """Make MLflow and Dagster show what is promoted now."""
+        show_promotions(self._workspace, self._instance)
+
+    def show_promoted(self, certificate: Certificate) -> None:
+        """Publish the decision, and say what is promoted in place of what."""
+        self.publish()
+        asset, version = certificate.asset, certificate.version
+        left = self.promoted_before if self.promoted_before != version else ""
+        instead = f", in place of {left}" if left else ""
+        self.console.print(f"{asset} {version} is promoted{instead}.", highlight=False)
+
+        store = self.builder.store
+        if left and store.hold(asset, left):
+            self.console.print(
+                f"{left} is held back: no run promotes it again until `gatehouse promote "
+                f"-r {store.recipe} {asset} {left}`.",
+                highlight=False,
+            )
+
+
+def show_events(events: list[dict[str, Any]]) -> None:
+    """Show the phases and warnings of an evaluation that has to run."""
+    for event in events:
+        if event["kind"] == "phase":
+            print(f"  {event['name']}", flush=True)
+        elif event["kind"] == "log" and event["level"] != "info":
+            print(f"  {event['message']}", flush=True)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise RecipeError("the login name is not known: give --author") from error

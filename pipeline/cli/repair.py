@@ -1,0 +1,27 @@
+"""MLflow and Dagster made to agree with the store, before a command works with them and after it has changed it."""
+
+from __future__ import annotations
+
+import dagster as dg
+from rich.console import Console
+
+from pipeline.definitions import key_prefix
+from pipeline.defs.sync import reconcile
+from pipeline.tracking.delivery import pay_debts
+from pipeline.workspace import Workspace
+
+
+def repair(workspace: Workspace, instance: dg.DagsterInstance, console: Console) -> None:
+    """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash or an outage."""
+    if paid := pay_debts(workspace.work, workspace.store, workspace.tracker).paid:
+        console.print(f"MLflow was told what it had missed: {', '.join(paid)}.", highlight=False)
+
+    if repaired := show_promotions(workspace, instance):
+        console.print(
+            f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.", highlight=False
+        )
+
+
+def show_promotions(workspace: Workspace, instance: dg.DagsterInstance) -> list[str]:
+    """Make MLflow and Dagster show what is promoted; return the assets of which they did not."""
+    return reconcile(workspace.store, workspace.tracker, instance, key_prefix(workspace.loaded), workspace.work)

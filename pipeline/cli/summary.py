@@ -1,0 +1,117 @@
+"""What is shown at the end of a run: the assets, the sources, the model's answers, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.console import RunDisplay
+from pipeline.cli.next_steps import next_steps
+from pipeline.graph import GRAPH
+from pipeline.paths import ROOT
+from pipeline.recipes.loader import LoadedRecipe
+from pipeline.upkeep.asset_status import headline
+from pipeline.workspace import Workspace
+from training.data.sources.source_state import describe_source
+from training.errors import SourceError
+from training.specs.job import EVALUATION_SUFFIX
+from training.store.store import Store
+
+_QUESTIONS = 3
+_CELL = 160
+
+
+def show_summary(
+    recipe: str, workspace: Workspace, display: RunDisplay, took: str, failed: bool, console: Console
+) -> None:
+    """Print what came of a run.
+
+    Args:
+        recipe: As the person named it.
+        display: What the run has shown so far.
+        took: How long it took, and its id.
+        failed: It did not end well.
+    """
+    store = workspace.store
+    if display.states:
+        console.print(_table(store, display))
+    if "raw_corpus" in display.states:
+        show_sources(workspace.loaded, console)
+    console.print(took, highlight=False)
+
+    if not failed:
+        _show_answers(store, console)
+    _show_next(next_steps(recipe, display.refused, failed, store), console)
+
+
+def show_sources(loaded: LoadedRecipe, console: Console) -> None:
+    """Print what was read of each source and what was left out, as `gatehouse recipe check` does."""
+    for source in loaded.recipe.sources:
+        try:
+            line = describe_source(source, ROOT)
+        except SourceError as error:  # it went, or changed, since it was read
+            line = str(error)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(store: Store, display: RunDisplay) -> Table:
+    table = Table()
+    for name in ("asset", "version", "", "time", "headline", "gates passed"):
+        table.add_column(name, justify="right" if name in ("time", "gates passed") else "left", no_wrap=True)
+
+    for asset in (asset for asset in GRAPH if asset in display.states):
+        version = display.versions[asset]
+        certificate = store.certificate(asset, version)
+        verdicts = certificate.verdicts if certificate else ()
+        table.add_row(
+            asset,
+            version,
+            display.states[asset],
+            f"{display.seconds.get(asset, 0.0):.1f} s",
+            headline(store.manifest(asset, version), certificate),
+            f"{sum(verdict.passed for verdict in verdicts)}/{len(verdicts)}",
+        )
+    return table
+
+
+def _show_answers(store: Store, console: Console) -> None:
+    """A few questions with the answers of the first model and of the last one."""
+    before, after = _samples(store, "base_model"), _samples(store, "lora_model")
+    if not before or not after:
+        return
+
+    table = Table(title="The same questions, before and after", title_justify="left", show_lines=True)
+    for name in ("question", "base model", "final model"):
+        table.add_column(name, overflow="fold", ratio=1)
+    for prompt in list(after)[:_QUESTIONS]:
+        table.add_row(*(_shortened(text) for text in (prompt, before.get(prompt, ""), after[prompt])))
+    console.print(table)
+
+
+def _show_next(steps: list[tuple[str, str]], console: Console) -> None:
+    if not steps:
+        return
+
+    width = max(len(command) for command, _ in steps)
+    console.print("\nNext:", highlight=False)
+    for command, purpose in steps:
+        console.print(f"  {command:<{width}}  {purpose}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, cut to what a table's cell can show."""
+    return textwrap.shorten(text, _CELL, placeholder=" …")
+
+
+def _samples(store: Store, asset: str) -> dict[str, str]:
+    """Prompt to answer, as the newest evaluation of a model sampled them."""
+    latest = store.latest(asset + EVALUATION_SUFFIX)
+    if latest is None:
+        return {}
+
+    path = store.folder(latest.asset, latest.version) / "report" / "samples.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return {row["prompt"]: row["answer"] for row in rows}
