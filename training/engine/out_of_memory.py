@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from training.engine.batches import Batches
 from training.errors import RecipeError
-from training.job.outcome import Ending, Interrupted, is_out_of_memory
+from training.job.outcome import JobOutcome, RestartRequested, is_out_of_memory
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def smaller_when_short(batches: Batches, model: PreTrainedModel) -> Iterator[Non
     The batch stays the same, so the model does up to rounding.
 
     Raises:
-        Interrupted: The job is to be started again with fewer tokens per forward pass.
+        RestartRequested: The job is to be started again with fewer tokens per forward pass.
         RecipeError: The micro-batch is a single row already.
     """
     try:
@@ -36,8 +36,8 @@ def smaller_when_short(batches: Batches, model: PreTrainedModel) -> Iterator[Non
                 "precision bf16, more processes with zero_stage 2 or 3 in launchers.yaml, or a machine with more "
                 "memory"
             ) from error
-        raise Interrupted(
-            Ending(
+        raise RestartRequested(
+            JobOutcome(
                 kind="out_of_memory",
                 micro_batch_tokens=smaller,
                 message=(

@@ -27,7 +27,7 @@ from training.engine.runtime import Runtime
 from training.engine.trainer import Plan, StepOrdered, arguments
 from training.errors import RecipeError
 from training.job.context import StageContext
-from training.job.outcome import Ending, Interrupted
+from training.job.outcome import JobOutcome, RestartRequested
 from training.model_folder import SAFELY, load_tokenizer, plain_model
 from training.specs.optimization import TrainingSection
 from training.store.store import file_entry
@@ -197,7 +197,7 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     """Train from the newest checkpoint on, or from the start.
 
     Raises:
-        Interrupted: The job was told to stop, diverged or was short of memory, and is to be started again.
+        RestartRequested: The job was told to stop, diverged or was short of memory, and is to be started again.
         RecipeError: The loss diverged for good, or a single row needs more memory than there is.
         StoreError: The disk has no room for the checkpoints.
     """
@@ -228,7 +228,7 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
             _checkpoint_bytes(trainer, session),
             4 * parameters,
             batches.steps,
-            cut=bool(found and reshard.needs_cutting(found, where)),
+            reshards=bool(found and reshard.needs_resharding(found, where)),
         )
     folder = _restore(trainer, found, session) if found else None
     reporter, checkpointer = Reporter(plan, context.events, {"converted_layers": float(converted)}), Checkpointer(plan)
@@ -244,8 +244,8 @@ def fit(session: Session, trainer: StepOrdered, batches: Batches, converted: int
     checkpoints.settle()
     if checkpointer.preempted:
         torch.distributed.barrier()  # torchrun ends the others some time after the first rank has gone
-        raise Interrupted(
-            Ending(
+        raise RestartRequested(
+            JobOutcome(
                 kind="preempted", message=f"told to stop: a checkpoint was written at step {trainer.state.global_step}"
             )
         )
@@ -260,12 +260,12 @@ def _restore(trainer: StepOrdered, found: Checkpoint, session: Session) -> Path:
     told = f"resumed from the checkpoint of step {found.step}"
     if found.processes != where.world_size:
         told += f", which {found.processes} processes wrote and {where.world_size} go on from"
-    if reshard.needs_cutting(found, where):
-        folder = trainer.plan.checkpoints.recut(found.step)
+    if reshard.needs_resharding(found, where):
+        folder = trainer.plan.checkpoints.resharded(found.step)
         if where.rank == 0:
-            reshard.cut(found, folder)
+            reshard.reshard_to(found, folder)
         torch.distributed.barrier()
-        reshard.expect_cut_states(trainer)
+        reshard.expect_resharded_states(trainer)
     context.events.log(told)
     return folder
 

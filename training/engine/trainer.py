@@ -23,7 +23,7 @@ from training.engine.divergence import Rollbacks, what_is_wrong
 from training.engine.runtime import Runtime
 from training.engine.schedule import rate_factor
 from training.errors import RecipeError
-from training.job.outcome import Ending, Interrupted
+from training.job.outcome import JobOutcome, RestartRequested
 from training.specs.execution import Execution
 from training.specs.optimization import TrainingSection
 
@@ -174,7 +174,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
 
         Raises:
             RecipeError: The loss or its gradient diverged, and the recipe says to stop.
-            Interrupted: One of them diverged; the next start of the job goes on from before.
+            RestartRequested: One of them diverged; the next start of the job goes on from before.
         """
         if not self._pending:
             return []
@@ -206,8 +206,8 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             plan.checkpoints.remove_after(first)
             plan.rollbacks.skip(batches)
         torch.distributed.barrier()
-        raise Interrupted(
-            Ending(
+        raise RestartRequested(
+            JobOutcome(
                 kind="rolled_back",
                 message=(
                     f"{wrong} at step {step}: going back to a checkpoint of step {first} or before, and skipping the "
@@ -237,7 +237,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if resume_from_checkpoint:
-            reshard.mend_loaded(self.deepspeed, Path(resume_from_checkpoint))
+            reshard.fix_loaded_optimizer(self.deepspeed, Path(resume_from_checkpoint))
         if self.deepspeed.zero_optimization_stage() == 0:
             _keep_gradient_norm(self.deepspeed)
         return model, train_dataloader

@@ -31,7 +31,7 @@ from training.job import outcome
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
 from training.job.fingerprint import fingerprint
-from training.job.outcome import Ending, Interrupted
+from training.job.outcome import JobOutcome, RestartRequested
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import Spec
 from training.specs.contracts import ARTIFACT, breaches
@@ -109,17 +109,17 @@ def run_job(job: Job) -> int:
     except UserError as error:
         _refuse(attempt, events, error)
         raise
-    except Interrupted as interruption:
-        outcome.write(attempt, interruption.ending)
-        events.log(str(interruption), level="warning")
-        return interruption.exit_code
+    except RestartRequested as request:
+        outcome.write(attempt, request.outcome)
+        events.log(str(request), level="warning")
+        return request.exit_code
     except Exception as error:
         refusal = _explained(job, error)
         if refusal is not None:
             _refuse(attempt, events, refusal)
             raise refusal from error
         # Said before this rank ends: then torchrun tells the others to stop, and the first word counts.
-        outcome.write(attempt, Ending(kind="failed", message=traceback.format_exc()))
+        outcome.write(attempt, JobOutcome(kind="failed", message=traceback.format_exc()))
         events.log(traceback.format_exc(), level="error")
         traceback.print_exc()
         return EXIT_FAULT
@@ -130,14 +130,14 @@ def run_job(job: Job) -> int:
 
 
 def _refuse(attempt: Path, events: EventWriter, error: UserError) -> None:
-    outcome.write(attempt, Ending(kind="refused", message=str(error)))
+    outcome.write(attempt, JobOutcome(kind="refused", message=str(error)))
     with suppress(OSError):
         events.log(str(error), level="error")
 
 
 def _stop(attempt: Path, _number: int, _frame: FrameType | None) -> None:
     """Told to stop where nothing is lost: training, once it has begun, listens for itself."""
-    outcome.write(attempt, Ending(kind="preempted", message="told to stop"))
+    outcome.write(attempt, JobOutcome(kind="preempted", message="told to stop"))
     raise SystemExit(EXIT_PREEMPTED)
 
 
