@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.engine.session import Fit, Session
+from training.engine.fit import Fit
+from training.engine.session import Session
 
 _ABOUT = {
     "base_model": "A language model trained from random weights on packed documents.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from training.data.conversations.chat_template import encode_conversation
 from training.engine import card, export_probe
+from training.engine.fit import Fit
 from training.engine.plots import loss_curve
 from training.engine.saved_weights import choose_dtype, sample_weights
-from training.engine.session import Fit, Session, load_parent
+from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
 from training.model_folder import SAFELY, plain_model
@@ -153,13 +154,6 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
             {"prompt": text, "answer": session.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)}
         )
     return rows
-
-
-def on_first_rank(session: Session, work: Callable[[], None]) -> None:
-    """Run on rank 0 while the other ranks wait."""
-    if session.runtime.rank == 0:
-        work()
-    torch.distributed.barrier()
 
 
 def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:

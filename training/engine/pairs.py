@@ -85,7 +85,7 @@ def encode_pairs(
             f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
             "dpo_model.context"
         )
-    dropped = Dropped(len(pairs) - len(kept), len(pairs))
+    dropped = Dropped("pairs", len(pairs) - len(kept), len(pairs))
     if dropped.count:
         log(f"{dropped.count} of {dropped.of} pairs are longer than the context of {context} tokens and are left out")
     return kept, dropped
