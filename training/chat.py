@@ -8,7 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import training.engine  # noqa: F401  # it must be loaded before torch: it quiets what torchao and torch warn of
+import training.engine  # noqa: F401  # before torch: it silences warnings of torchao and torch at their import
 from training.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _ENDS = ("quit", "exit")
 def main(arguments: list[str]) -> int:
     """Load a plain transformers folder and answer greedily."""
     for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):  # not when a test took its place
+        if isinstance(stream, TextIOWrapper):  # a test may have put something else there
             stream.reconfigure(errors="replace")
     try:
         return _talk(Path(arguments[0]), [_readable(argument) for argument in arguments[1:]])
@@ -40,11 +40,13 @@ def _talk(folder: Path, words: list[str]) -> int:
     question = " ".join(words).strip()
     if words and not question:
         raise UserError("the question is empty")
+
     logging.disable_progress_bar()
     conversation = Conversation(load_model(folder), load_tokenizer(folder))
     if question:
         print(conversation.ask(question))
         return 0
+
     print(f"Ask something; {' or '.join(_ENDS)} or Ctrl-D ends.")
     for line in iter(_read, None):
         try:
@@ -56,7 +58,7 @@ def _talk(folder: Path, words: list[str]) -> int:
 
 @dataclass
 class Conversation:
-    """A model and what was said to it and by it.
+    """A model and the turns of a conversation with it.
 
     Attributes:
         messages: Turns that the model still sees; the oldest are left out where its positions end.
@@ -77,10 +79,10 @@ class Conversation:
         return self.positions and self.positions - min(_MAX_NEW_TOKENS, self.positions // _ANSWER_SHARE)
 
     def ask(self, question: str) -> str:
-        """The answer to a question after what was said before.
+        """The answer to a question that continues the conversation.
 
         Raises:
-            UserError: The question alone is longer than what the model can read.
+            UserError: The question alone is longer than the model can read.
         """
         import torch
 
@@ -88,6 +90,7 @@ class Conversation:
         room = _MAX_NEW_TOKENS if self.positions is None else min(_MAX_NEW_TOKENS, self.positions - ids.shape[1])
         with torch.inference_mode():
             output = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False)
+
         answer = str(self.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
         self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return answer
@@ -110,6 +113,7 @@ class Conversation:
                     "them: shorten it"
                 )
             kept = kept[2:]
+
         if left_out := (len(self.messages) - len(kept)) // 2:
             print(
                 f"(the model reads at most {self.limit} tokens: the oldest {left_out} of {len(self.messages) // 2} "
@@ -122,7 +126,7 @@ class Conversation:
 
 
 def _read() -> str | None:
-    """The next line that says something; None at the end."""
+    """The next line that is not blank; None at the end of the input or at `quit`."""
     while True:
         try:
             line = _readable(input("> ")).strip()

@@ -1,4 +1,4 @@
-"""Every error Gatehouse raises on purpose.
+"""The errors that Gatehouse raises on purpose.
 
 ::
 
@@ -8,7 +8,7 @@
         ├── SourceError           a source file or folder is missing, unreadable or malformed
         ├── InputRefused          an input is not promoted, not certified, or not the bytes it claims to be
         ├── StoreError            the store is unreachable, read-only, full or damaged
-        └── Busy                  somebody else holds what is needed (an asset being built, a port)
+        └── Busy                  another process holds what is needed (an asset being built, a port)
 
 A message names the file and the key or row, and says what to do next.
 """
@@ -28,7 +28,7 @@ class GatehouseError(Exception):
 
 
 class UserError(GatehouseError):
-    """A person's mistake; the message is all that is shown."""
+    """A person's mistake; the message alone is shown, without a traceback."""
 
     exit_code = EXIT_USER
 
@@ -50,4 +50,4 @@ class StoreError(UserError):
 
 
 class Busy(UserError):
-    """Somebody else holds what is needed."""
+    """Another process holds what is needed."""

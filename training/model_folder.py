@@ -1,8 +1,8 @@
-"""Model and tokenizer folders: what may be in one, looked at before any library reads it.
+"""Model and tokenizer folders: their content is checked before any library reads it.
 
 transformers lets a folder decide what is loaded: pickles beside the weights, an adapter that names another folder,
 Python files, a kernel or a quantizer to fetch, a class of tokenizer. A folder that Gatehouse wrote holds none of these,
-so a folder that does is not read at all.
+so a folder that holds one is not read at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-# Read once, when huggingface_hub is imported: a folder must not make a library ask the network for what it lacks.
+# huggingface_hub reads it once, at its import. A folder must not make a library ask the network for a missing file.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
@@ -25,7 +25,7 @@ from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
 
-# What every call that loads a model passes on.
+# Arguments of every call that loads a model.
 SAFELY: dict[str, Any] = {
     "local_files_only": True,
     "trust_remote_code": False,
@@ -35,7 +35,7 @@ SAFELY: dict[str, Any] = {
 MAX_JSON_BYTES = 16 * 2**20  # the index of a model of 100,000 tensors has 10 MB
 # A model of more layers than it has tensors does not exist, but some configurations name layers they never build.
 _SPARE_LAYERS = 1000
-# Loading takes a file in its own precision and again in fp32; what a configuration asks for beyond that is not there.
+# Loading takes a file in its own precision and again in fp32. A configuration that needs more describes other weights.
 _MEMORY_PER_BYTE = 4
 _MEMORY = 2**30
 
@@ -82,12 +82,13 @@ _TOKENIZER_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def plain_model(folder: Path) -> Path:
-    """The same folder, after a look at all that is in it.
+    """The same folder, after everything in it was checked.
 
     Raises:
         InputRefused: It holds something that Gatehouse does not write, or a file is damaged or absurd.
     """
-    _only(folder, (*_TOKENIZER_FILES, _CONFIG, _GENERATION, _INDEX), _WEIGHTS)
+    _only_files(folder, (*_TOKENIZER_FILES, _CONFIG, _GENERATION, _INDEX), _WEIGHTS)
+
     config, generation = _read(folder / _CONFIG), _read(folder / _GENERATION)
     for key in REFUSED_KEYS:
         if key in config:
@@ -95,7 +96,9 @@ def plain_model(folder: Path) -> Path:
                 f"{folder / _CONFIG}: {key} is refused: a model is read from its safetensors alone, and "
                 "no code of it is run"
             )
-    _known(folder / _GENERATION, generation, _GENERATION_KEYS)
+    _only_keys(folder / _GENERATION, generation, _GENERATION_KEYS)
+
+    # A configuration of a billion layers would be built layer by layer before anything noticed.
     tensors = _count_tensors(folder)
     for key, value in config.items():
         if "layer" in key and isinstance(value, int) and value > tensors + _SPARE_LAYERS:
@@ -115,10 +118,12 @@ def load_model(folder: Path) -> PreTrainedModel:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, **SAFELY, dtype=torch.float32, output_loading_info=True
             )
-    except Exception as error:  # whatever a configuration that makes no sense leads to
+    except Exception as error:  # a configuration that makes no sense leads to errors of every kind
         raise InputRefused(
             f"transformers cannot load {folder} (config.json, or weights that do not fit it): {_brief(error)}"
         ) from error
+
+    # transformers would draw missing weights at random and ignore the others.
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise InputRefused(
@@ -137,20 +142,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     read_tokenizer(folder / _TOKENIZER)
     config = _read(folder / _TOKENIZER_CONFIG)
-    _known(folder / _TOKENIZER_CONFIG, config, _TOKENIZER_KEYS)
+    _only_keys(folder / _TOKENIZER_CONFIG, config, _TOKENIZER_KEYS)
     if config.get("tokenizer_class") not in _TOKENIZER_CLASSES:
         raise InputRefused(f"{folder / _TOKENIZER_CONFIG}: tokenizer_class must be {_TOKENIZER_CLASSES[1]}")
     for other in ("special_tokens_map.json", "added_tokens.json"):
         if (folder / other).exists():
             raise InputRefused(f"{folder / other} is no part of a tokenizer; tokenizer.json holds all of it")
     _only_second_template(folder)
+
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the library raises whatever it trips over
+    except Exception as error:  # the library raises errors of every kind
         raise InputRefused(f"{folder}: transformers cannot load this tokenizer: {_brief(error)}") from error
 
 
-def _only(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:
+def _only_files(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:
     if not folder.is_dir():
         raise InputRefused(f"{folder} is not a folder")
     _only_second_template(folder)
@@ -165,7 +171,7 @@ def _only(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> Non
 
 
 def _only_second_template(folder: Path) -> None:
-    """Gatehouse writes one template beside the usual one; it is never run unless it is that one."""
+    """Refuse templates beside the usual one, but for the one that Gatehouse writes."""
     more = folder / MORE_TEMPLATES
     if more.exists():
         for path in more.iterdir() if more.is_dir() else [more]:
@@ -187,7 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
-def _known(path: Path, value: dict[str, Any], keys: set[str]) -> None:
+def _only_keys(path: Path, value: dict[str, Any], keys: set[str]) -> None:
     if unknown := sorted(set(value) - keys):
         raise InputRefused(
             f"{path}: {', '.join(unknown)[:100]} is refused; the keys here are {', '.join(sorted(keys))}"
@@ -195,13 +201,14 @@ def _known(path: Path, value: dict[str, Any], keys: set[str]) -> None:
 
 
 def _count_tensors(folder: Path) -> int:
-    """How many tensors the weights are, by their files' own headers, which the library checks against their sizes."""
+    """Number of tensors by the headers of the weights' files, which the library checks against the files' sizes."""
     if (folder / _INDEX).exists():
         named = _read(folder / _INDEX).get("weight_map")
         files = {str(file) for file in named.values()} if isinstance(named, dict) else {""}
         for name in sorted(files):
             if not (_WEIGHTS.fullmatch(name) and (folder / name).is_file()):
                 raise InputRefused(f"{folder / _INDEX}: there is no weight file {name[:100]!r}")
+
     count = 0
     for path in sorted(folder.iterdir()):
         if _WEIGHTS.fullmatch(path.name):
@@ -216,5 +223,5 @@ def _count_tensors(folder: Path) -> int:
 
 
 def _brief(error: Exception) -> str:
-    """An error's message; a library may put a whole file into it."""
+    """The beginning of an error's message; a library may put a whole file into one."""
     return str(error).strip()[:300] or type(error).__name__

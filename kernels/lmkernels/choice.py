@@ -13,7 +13,7 @@ from lmkernels.errors import LmkernelsError
 
 Precision = Literal["fp32", "bf16", "fp8"]
 Kernels = Literal["torch", "liger"]
-_BF16_CAPABILITY = (8, 0)
+_BF16_CAPABILITY = (8, 0)  # Ampere
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Choice:
     The order is `before_model`, build the model, `convert`, train, `revert`, save.
 
     Attributes:
-        precision: Of the matrix products; norms, softmax and master weights are the engine's matter.
+        precision: Of the matrix products. The training engine decides that of norms, softmax and master weights.
         kernels: Whose kernels the model's layers run.
         attention: transformers' `attn_implementation`.
-        fp8_emulated: FP8 rounding with products in high precision: right numbers, no speed.
+        fp8_emulated: Whether operands are rounded to FP8 and multiplied in high precision: FP8's numbers without its
+            speed.
         reasons: One sentence per decision, for people.
         architecture: transformers' `model_type`.
     """
@@ -57,13 +58,14 @@ class Choice:
         return fp8.convert(model, self.fp8_emulated) if self.precision == "fp8" else 0
 
     def expected_conversions(self, model: nn.Module) -> int:
-        """Number of layers that `convert` must reach, by rule and without looking at what it did."""
+        """Number of layers that `convert` must reach, by the rule alone; hold it against what `convert` returns."""
         return fp8.count_eligible(model) if self.precision == "fp8" else 0
 
     def revert(self, model: nn.Module) -> int:
-        """Put plain layers back before saving; returns how many.
+        """Put plain layers back in place; saved tensors are plain without it.
 
-        The saved tensors are plain either way; after this the model in memory is plain too.
+        Returns:
+            Number of layers that were put back.
         """
         return fp8.revert(model) if self.precision == "fp8" else 0
 
@@ -73,13 +75,13 @@ def choose(precision: str, kernels: str, device: torch.device, architecture: str
 
     Args:
         precision: `fp32`, `bf16` or `fp8`, as asked for by the recipe.
-        kernels: `torch`, `liger`, or `auto`, which takes Liger where it runs.
+        kernels: `torch`, `liger`, or `auto`, which takes Liger on GPUs where it has kernels for the architecture.
         device: Where the job trains.
         architecture: transformers' `model_type`.
         sdpa: Whether transformers implements this architecture with torch's scaled dot product attention.
 
     Raises:
-        LmkernelsError: What was asked for does not exist or cannot run here.
+        LmkernelsError: A precision or kernel does not exist, or cannot run on this device.
     """
     emulated, why_precision = _precision(precision, device)
     chosen, why_kernels = _kernels(kernels, device, architecture)
@@ -99,6 +101,7 @@ def choose(precision: str, kernels: str, device: torch.device, architecture: str
 
 
 def _precision(precision: str, device: torch.device) -> tuple[bool, str]:
+    """Whether FP8 is emulated, and why the precision was chosen."""
     if precision == "fp32":
         return False, "precision fp32: asked for"
     if precision == "bf16":
@@ -120,6 +123,7 @@ def _kernels(kernels: str, device: torch.device, architecture: str) -> tuple[Ker
         return "torch", "kernels torch: asked for"
     if kernels not in ("auto", "liger"):
         raise LmkernelsError(f"kernels {kernels!r} is not one of auto, torch, liger")
+
     obstacle = liger.unavailable(architecture, device.type)
     if kernels == "liger" and obstacle:
         raise LmkernelsError(

@@ -1,7 +1,7 @@
-"""What this package raises on purpose."""
+"""The error that this package raises on purpose."""
 
 from __future__ import annotations
 
 
 class LmkernelsError(Exception):
-    """A choice that this machine or this model cannot honour; the message says what to do."""
+    """The choice cannot run on this machine or with this model; the message says what to do."""

@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import nn
 
-MULTIPLE = 16
-MIN_CAPABILITY = (8, 9)
+MULTIPLE = 16  # the granule of FP8 tensor cores, in elements
+MIN_CAPABILITY = (8, 9)  # Ada
+# Last parts of the names of output heads and routers.
 _HIGH_PRECISION = ("lm_head", "embed_out", "gate", "router", "score")
 
 
@@ -27,9 +28,9 @@ def hardware_fp8(device: torch.device) -> bool:
 def eligible(name: str, module: nn.Module) -> bool:
     """Whether a layer is one that FP8 training converts.
 
-    It is a linear layer whose two sizes are multiples of 16 (the tensor cores' granule) and that is not the output
-    head, a router of a mixture of experts or part of a LoRA adapter: these are small or sensitive and stay in high
-    precision. Embeddings are no linear layers.
+    It is a linear layer whose two sizes are multiples of 16, the tensor cores' granule. Output heads, routers of a
+    mixture of experts and parts of a LoRA adapter are small or sensitive, and stay in high precision. Embeddings are
+    not linear layers.
 
     Args:
         name: The module's dotted name in the model.
@@ -74,43 +75,44 @@ def count_converted(model: nn.Module) -> int:
 
 
 class Overflows:
-    """Counts FP8 products that left the range of numbers: a layer's result, or the gradient it is given, is not finite.
+    """Counts FP8 products that are not finite: a layer's result, or the gradient that it is given.
 
-    With one scale per tensor that is what an overflowing scale comes to: a finite tensor always fits its own scale.
+    With one scale per tensor a finite tensor always fits its own scale. So an overflow shows only as a product that is
+    not finite.
 
     Attributes:
-        active: Whether products are looked at; a look reads each layer's result once more.
+        active: Whether products are looked at. Looking reads each layer's result once more.
     """
 
     def __init__(self, model: nn.Module) -> None:
         from torchao.float8.float8_linear import Float8Linear
 
         self.active = False
-        self._found: list[torch.Tensor] = []
+        self._flags: list[torch.Tensor] = []  # bool [] each, on the device: reading one would wait for it
         self._count = 0
         for module in model.modules():
             if isinstance(module, Float8Linear):
                 module.register_forward_hook(self._look)
 
     def count(self) -> int:
-        """How many there were so far; waits for the device."""
-        self._count += sum(int(found.item()) for found in self._found)
-        self._found = []
+        """Number of products that were not finite so far; waits for the device."""
+        self._count += sum(int(flag.item()) for flag in self._flags)
+        self._flags = []
         return self._count
 
     def _look(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
         if self.active and torch.is_grad_enabled():
-            self._found.append(~torch.isfinite(result.detach()).all())
+            self._flags.append(~torch.isfinite(result.detach()).all())
             if result.requires_grad:
                 result.register_hook(self._look_at_gradient)  # type: ignore[no-untyped-call]  # torch lacks it
 
     def _look_at_gradient(self, gradient: torch.Tensor) -> None:
-        self._found.append(~torch.isfinite(gradient).all())
+        self._flags.append(~torch.isfinite(gradient).all())
 
 
 @contextmanager
 def high_precision(model: nn.Module) -> Iterator[None]:
-    """Let FP8 layers multiply as plain linear ones do; nothing else of the model changes."""
+    """Let FP8 layers multiply as plain linear ones do; the rest of the model stays as it is."""
     from torchao.float8.float8_linear import Float8Linear
 
     layers = [module for module in model.modules() if isinstance(module, Float8Linear)]
@@ -120,7 +122,7 @@ def high_precision(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            del layer.forward  # the method of its class is there again
+            del layer.forward  # the instance's own one hid the method of its class
 
 
 def revert(model: nn.Module) -> int:
@@ -131,12 +133,12 @@ def revert(model: nn.Module) -> int:
     """
     from torchao.float8.float8_linear import Float8Linear
 
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Float8Linear)]
-    for name, module in found:
+    converted = [(name, module) for name, module in model.named_modules() if isinstance(module, Float8Linear)]
+    for name, module in converted:
         parent, _, child = name.rpartition(".")
         with torch.device("meta"):
             plain = nn.Linear(module.in_features, module.out_features, bias=False)
         plain.weight, plain.bias = module.weight, module.bias
         plain.train(module.training)
         setattr(model.get_submodule(parent), child, plain)
-    return len(found)
+    return len(converted)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lmkernels.errors import LmkernelsError
 
-# Python floats reach an interpreted kernel as floats, and these two kernels call `.to()` on them.
+# Triton's interpreter passes Python floats on as floats, and these two kernels call `.to()` on them.
 _NOT_INTERPRETED = ("rms_norm", "swiglu")
 
 
@@ -22,7 +22,7 @@ def interpreted() -> bool:
 
 
 def unavailable(architecture: str, device_type: str) -> str | None:
-    """Why Liger cannot be used, as a clause, or None when it can.
+    """Why Liger cannot be used, as a part of a sentence, or None when it can.
 
     Args:
         architecture: transformers' `model_type`.
@@ -50,7 +50,8 @@ def apply(architecture: str) -> tuple[str, ...]:
     if architecture not in appliers:
         raise LmkernelsError(f"Liger has no kernels for {architecture}; set kernels: torch in the recipe")
     parameters = inspect.signature(appliers[architecture]).parameters
-    kernels = {name: found.default for name, found in parameters.items() if isinstance(found.default, bool)}
+    # Each kernel is a switch of the function; its default says whether Liger recommends it.
+    kernels = {name: parameter.default for name, parameter in parameters.items() if isinstance(parameter.default, bool)}
     if interpreted():
         kernels |= dict.fromkeys(set(kernels) & set(_NOT_INTERPRETED), False)
     appliers[architecture](**kernels)

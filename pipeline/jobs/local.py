@@ -22,7 +22,7 @@ from pipeline.recipes.loader import LoadedRecipe, load_launchers
 from training.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER, GatehouseError, RecipeError, UserError
 from training.job import outcome
 from training.job.events import EVENTS_FILE, EventReader
-from training.job.outcome import Ending
+from training.job.outcome import JobOutcome
 from training.specs.execution import Launcher
 from training.specs.job import Job
 
@@ -31,7 +31,7 @@ OUTPUT_FILE = "output.log"
 _POLL_SECONDS = 0.2
 _MAX_STARTS = 100
 _MAX_IDLE_STARTS = 3
-_STOPPED = Ending(kind="preempted", message="told to stop, with no room to say so")
+_STOPPED = JobOutcome(kind="preempted", message="told to stop, with no room to say so")
 _ROOM_TO_SPEAK = 65_536  # bytes; with less the job could not say why it ended
 # Addresses and passwords of the control plane: what a job does not hold it cannot write down.
 _NOT_FOR_JOBS = {
@@ -149,7 +149,7 @@ class _Start:
         self.output.forward()
 
 
-def _failure(job: Job, code: int, ending: Ending | None, start: _Start) -> GatehouseError:
+def _failure(job: Job, code: int, ending: JobOutcome | None, start: _Start) -> GatehouseError:
     """The error of a job that is not to be started again."""
     if ending is None and shutil.disk_usage(job.attempt).free < _ROOM_TO_SPEAK:
         return JobRefused(

@@ -99,7 +99,7 @@ def test_elastic(promise: Promise, trainings: Trainings) -> None:
             done = jobs.run(job, 4)
             assert done.code == 0, done.output
             told = [event["message"] for event in done.events("log")]
-            assert sum("go on from" in message for message in told) == 3, told
+            assert sum("continued by" in message for message in told) == 3, told
             rows = trainings.rows(job, "base_model")
             assert [row["tokens"] for row in rows] == [row["tokens"] for row in expected]
             for row, one in zip(rows, expected, strict=True):

@@ -71,9 +71,9 @@ def lora_config(section: LoraModelSection, model: PreTrainedModel) -> LoraConfig
 
 
 def adaptable(model: PreTrainedModel) -> dict[str, type[torch.nn.Module]]:
-    """The last part of the names of all matrices that LoRA can adapt, but for the head, with the class of each.
+    """The matrices that LoRA can adapt, without the head: the last part of each name, with the class of the module.
 
-    GPT-2 and its kin have their matrices in `Conv1D`, transposed.
+    GPT-2 and its relatives have their matrices in `Conv1D`, transposed.
     """
     head = model.get_output_embeddings()
     return {
@@ -87,26 +87,27 @@ def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], pa
     """Write the adapter in PEFT's layout, in fp32, with the name of the model that it was trained on.
 
     PEFT's own writer puts the parent's path and a set in hash order into the configuration, so that two runs would not
-    give the same bytes. The parent is named by its digests: a path or a version's name would differ as well. They
-    stand where PEFT looks for a path or a repository, in words that are neither, so that no library asks a network.
+    give the same bytes. Here the parent is named by its digests, because a path or a version's name would differ too.
 
     Args:
         folder: Created here.
         model: The trained model, for its configuration.
-        weights: Its whole state dict.
-        parent: Of the model that the adapter belongs to.
+        weights: Its whole state dict, fp32.
+        parent: Manifest of the model that the adapter belongs to.
     """
     folder.mkdir(parents=True)
     adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
     digests = _weight_digests(parent)
-    named = {
+    metadata = {
         "format": "pt",
         "parent": parent.asset,
         "parent_content": parent.digest,
         "parent_weights": json.dumps(digests, sort_keys=True),
     }
-    save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, named)
+    save_file({name: value.contiguous() for name, value in adapter.items()}, folder / _WEIGHTS, metadata)
     _sort_metadata(folder / _WEIGHTS)
+
+    # PEFT takes `base_model_name_or_path` for a path or a repository. A sentence is neither, so nothing is downloaded.
     fields = model.peft_config["default"].to_dict()
     fields |= {
         "base_model_name_or_path": f"the folder model/ of {parent.asset} with the content {parent.digest}: see "
@@ -119,7 +120,7 @@ def save(folder: Path, model: PeftModel, weights: Mapping[str, torch.Tensor], pa
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put the metadata of a safetensors file into one order: its writer keeps them in that of a hash map.
+    """Sort the metadata of a safetensors file in place: its writer keeps them in the order of a hash map.
 
     The header is JSON behind its length (uint64, little-endian), filled up with spaces.
     """
@@ -139,7 +140,7 @@ def merge(base: PreTrainedModel, parent: Manifest, folder: Path) -> PreTrainedMo
 
     Args:
         base: The model of `parent`.
-        parent: Of the version that the model was loaded from.
+        parent: Manifest of the version that the model was loaded from.
         folder: The adapter's.
 
     Raises:
@@ -153,11 +154,11 @@ def merge(base: PreTrainedModel, parent: Manifest, folder: Path) -> PreTrainedMo
 
 def _require_parent(folder: Path, parent: Manifest) -> None:
     with safe_open(folder / _WEIGHTS, framework="pt") as file:
-        named: dict[str, str] = file.metadata() or {}
-    if json.loads(named.get("parent_weights", "{}")) != _weight_digests(parent):
+        metadata: dict[str, str] = file.metadata() or {}
+    if json.loads(metadata.get("parent_weights", "{}")) != _weight_digests(parent):
         raise InputRefused(
-            f"{folder} was trained on {named.get('parent', 'a model that it does not name')} with the "
-            f"content {named.get('parent_content', '')[:12] or 'unknown'}, not on {parent.asset} "
+            f"{folder} was trained on {metadata.get('parent', 'a model that it does not name')} with the "
+            f"content {metadata.get('parent_content', '')[:12] or 'unknown'}, not on {parent.asset} "
             f"{parent.version} with {parent.digest[:12]}: its README.md says how to load it"
         )
 

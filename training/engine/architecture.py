@@ -24,9 +24,11 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
         architecture: `model_type` and fields of its configuration.
 
     Raises:
-        RecipeError: transformers cannot build it, or builds another one than it says, or one that is not causal.
+        RecipeError: transformers cannot build it, or would build another model than the fields say, or one that is not
+            causal.
     """
     _refuse_another_model(architecture)
+    # Fields that the tokenizer decides. Each default of transformers belongs to some other tokenizer.
     fields: dict[str, Any] = {
         "bos_token_id": None,
         "eos_token_id": session.tokenizer.eos_token_id,
@@ -36,11 +38,11 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
     }
     try:
         config = AutoConfig.for_model(**fields)
-        runtime.seed_everything(session.context.seed)
+        runtime.seed_everything(session.context.seed)  # without the rank: all ranks must have the same weights
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=session.choice.attention
         )
-    except Exception as error:  # whatever fields that make no sense lead to
+    except Exception as error:  # fields that make no sense lead to errors of every kind
         if is_out_of_memory(error):
             raise
         raise RecipeError(f"base_model.architecture: transformers cannot build this model: {error}") from error
@@ -49,7 +51,7 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
 
 
 def _refuse_another_model(architecture: Mapping[str, Any]) -> None:
-    """The recipe check says the same before a run; a job that was written by hand has seen no check."""
+    """Refuse what the recipe check refuses before a run: a job that was written by hand has seen no check."""
     for field, message in architecture_problems(architecture):
         raise RecipeError(f"base_model.architecture.{field}: {message}")
     if is_causal(architecture) is False:

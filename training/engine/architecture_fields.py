@@ -1,4 +1,4 @@
-"""What an architecture of a recipe says, held against what transformers knows: names, values and who decides them."""
+"""A recipe's architecture, checked against transformers: names, values, and which fields Gatehouse decides."""
 
 from __future__ import annotations
 
@@ -37,28 +37,30 @@ _LONGEST = 200
 
 
 def architecture_problems(architecture: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the fields of an architecture, before anything is built of it.
+    """What is wrong with the fields of an architecture, before a model is built.
 
-    transformers keeps a field that it does not know, and builds a model without it.
+    transformers would keep a field that it does not know, and build a model without it.
     """
     kind = str(architecture["model_type"])
     if problem := _kind_problem(kind):
         yield "model_type", problem
         return
+
     ours = set(_ELSEWHERE) | set(REFUSED_KEYS) | {"model_type"}
     for field in architecture:
         if field in REFUSED_KEYS or field.startswith("_"):
             yield field, "it is refused: a model is built from its configuration alone, and no code of it is run"
         elif field in _ELSEWHERE:
             yield field, f"Gatehouse decides this one; {_ELSEWHERE[field]}"
+
     default = AutoConfig.for_model(kind)
-    known = _known_fields(default)
+    valid = _field_names(default)
     synonyms = dict(type(default).attribute_map)
     for field in (field for field in architecture if field not in ours and not field.startswith("_")):
         if field in synonyms and synonyms[field] in architecture:
             yield field, f"for {kind} it is another name of {synonyms[field]}, which is given too; write one of them"
-        elif field not in known | set(synonyms) and _is_merely_kept(kind, field, architecture[field]):
-            close = difflib.get_close_matches(field, sorted(known - ours), n=1)
+        elif field not in valid | set(synonyms) and _is_merely_kept(kind, field, architecture[field]):
+            close = difflib.get_close_matches(field, sorted(valid - ours), n=1)
             yield field, f"{kind} has no such field" + (f"; did you mean {close[0]}?" if close else "")
     yield from _size_problems(architecture, synonyms)
 
@@ -67,7 +69,7 @@ def configure(fields_: Mapping[str, Any]) -> tuple[PretrainedConfig | None, Prob
     """The configuration of `model_type` and its fields, or the field that transformers refuses and why."""
     try:
         return AutoConfig.for_model(**fields_), None
-    except Exception as error:  # whatever fields that make no sense lead to
+    except Exception as error:  # fields that make no sense lead to errors of every kind
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         named = re.search(r"field '(\w+)'", lines[0])
         field = named[1] if named and named[1] in fields_ else ""
@@ -92,7 +94,7 @@ def _kind_problem(kind: str) -> str:
     return f"transformers knows no model of the kind {kind}" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _known_fields(default: PretrainedConfig) -> set[str]:
+def _field_names(default: PretrainedConfig) -> set[str]:
     return set(default.to_dict()) | {field.name for field in fields(default)}
 
 
@@ -105,7 +107,7 @@ def _is_merely_kept(kind: str, field: str, value: Any) -> bool:
 def _size_problems(architecture: Mapping[str, Any], synonyms: Mapping[str, str]) -> Iterator[Problem]:
     sizes = {}
     for name in _SIZES:
-        field = next((one for one in (name, synonyms.get(name, name)) if one in architecture), None)
+        field = next((key for key in (name, synonyms.get(name, name)) if key in architecture), None)
         if field is None or architecture[field] is None or isinstance(architecture[field], list | tuple):
             continue  # some kinds take one size a layer
         value = architecture[field]
@@ -115,6 +117,7 @@ def _size_problems(architecture: Mapping[str, Any], synonyms: Mapping[str, str])
             yield field, f"{value} is not allowed: it must be above 0"
         else:
             sizes[name] = (field, value)
+
     heads, shared = sizes.get("num_attention_heads"), sizes.get("num_key_value_heads")
     width = sizes.get("hidden_size")
     if heads and shared and heads[1] % shared[1]:

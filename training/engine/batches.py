@@ -76,13 +76,16 @@ def read_documents(
     """The rows of a whole run; see `passes.read_in_phases`.
 
     Args:
-        documents: Per source, the numbers of its documents (int64).
+        documents: Per source, the numbers of its documents, int64 [documents].
         tokens: The documents.
         weights: Sampling weight per source.
         phases: First step, the step after the last one, and the context length of each phase.
         batch_tokens: Tokens per step.
         seed: Seed of the order.
         alone: One document a row.
+
+    Returns:
+        One segment per phase that has steps.
     """
     phases = [phase for phase in phases if phase[1] > phase[0]]
     counts = [(context, (end - first) * batch_tokens // context) for first, end, context in phases]
@@ -114,9 +117,9 @@ class PackedBatches:
 
     Attributes:
         segments: The curriculum.
-        tokens: Where the tokens are.
-        batch_tokens: Tokens per optimizer step.
-        micro_tokens: Tokens per rank and forward pass.
+        tokens: Reads the documents' tokens.
+        batch_tokens: Tokens per optimizer step of all ranks together, padding included.
+        micro_tokens: Tokens per rank and forward pass, padding included.
         pad: Id of the padding token.
         alone: One document a row.
     """
@@ -156,6 +159,9 @@ class PackedBatches:
         segment = next((part for part in self.segments if step < part.end), self.segments[-1])
         context = segment.rows.context
         count = self.micro_tokens // context
+
+        # In tokens from the segment's first step on. Ranks take turns within a step, so that the rows of a step are the
+        # same under every number of ranks.
         first = (step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens
         return self._batch(segment.rows, first // context, count)
 
@@ -171,17 +177,18 @@ class PackedBatches:
 
     def longest(self) -> Batch:
         """A micro-batch of the longest context."""
-        rows = max((segment.rows for segment in self.segments), key=lambda one: one.context)
+        rows = max((segment.rows for segment in self.segments), key=lambda rows: rows.context)
         return self._batch(rows, 0, self.micro_tokens // rows.context)
 
     def _batch(self, rows: PhaseRows, start: int, count: int) -> Batch:
-        found = {
-            name: torch.from_numpy(values) for name, values in rows.batch(self.tokens, start, count, self.pad).items()
-        }
+        arrays = rows.batch(self.tokens, start, count, self.pad)
+        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
         if self.alone:
-            positions = found.pop("position_ids")  # from 0 again at the padding; as every model counts by itself
-            found["attention_mask"] = (positions == torch.arange(rows.context)).long()
-        return found
+            # Every model counts positions by itself, so they need not be given. They begin at 0 again where the padding
+            # begins, and so tell where that is.
+            positions = batch.pop("position_ids")
+            batch["attention_mask"] = (positions == torch.arange(rows.context)).long()
+        return batch
 
 
 class _MicroSteps(IterableDataset[Batch]):
@@ -197,33 +204,55 @@ class _MicroSteps(IterableDataset[Batch]):
 
 
 def loader(batches: Batches, first_step: int, rank: int) -> DataLoader[Batch]:
-    """A loader of one rank's micro-batches that begins at a step.
-
-    Its own generator: an iterator otherwise draws its seed from torch's global one, and a resumed job would then see
-    other random numbers (LoRA's dropout) than one that was never stopped.
-    """
+    """A loader of one rank's micro-batches that begins at a step."""
+    # A generator of its own: an iterator otherwise draws a seed from torch's global one, and a resumed job would see
+    # other random numbers (LoRA's dropout) than one that was never stopped.
     return DataLoader(_MicroSteps(batches, first_step, rank), batch_size=None, generator=torch.Generator())
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """What was left out because it is longer than the context."""
+    """What was left out because it is longer than the context.
 
+    Attributes:
+        kind: What is counted, `conversations` or `pairs`.
+        count: How many were left out.
+        of: How many there were.
+    """
+
+    kind: str
     count: int
     of: int
 
     @property
     def share(self) -> float:
-        """Share of all."""
+        """Share of all that was left out."""
         return self.count / self.of
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The two metrics of a stage, such as `dropped_pairs` and `dropped_pairs_share`."""
+        return {f"dropped_{self.kind}": float(self.count), f"dropped_{self.kind}_share": self.share}
 
 
 def conversations_that_fit(
     encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int, log: Callable[[str], None]
 ) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
-    """Token ids and loss masks of the conversations that a row can hold, and how many it cannot."""
+    """The conversations that a row can hold, and how many it cannot.
+
+    Args:
+        encoded: Token ids (int64 [length]) and loss mask (bool [length]) of each conversation.
+        context: Tokens per row.
+        log: Called with a line when some are left out.
+
+    Returns:
+        Token ids and loss masks of those that are kept, and what was left out.
+
+    Raises:
+        RecipeError: None fits.
+    """
     kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
-    dropped = Dropped(len(encoded) - len(kept), len(encoded))
+    dropped = Dropped("conversations", len(encoded) - len(kept), len(encoded))
     if dropped.count:
         log(
             f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "

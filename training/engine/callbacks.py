@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from training.engine.trainer import Plan
 
 _PROGRESS_SECONDS = 1.0
+# TRL's names of metrics to those in events and reports.
 _RENAMED = {
     "rewards/chosen": "reward_chosen",
     "rewards/rejected": "reward_rejected",
@@ -35,6 +36,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     """Turns logs into events, and keeps the rows of report/training.jsonl in the trainer's state.
 
     Args:
+        plan: The trainer's.
+        events: Where they are written.
         extra: Constant metrics recorded with the first log, such as the number of FP8 layers.
     """
 
@@ -57,7 +60,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._progress(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show progress at least every second."""
+        """Show progress, at most once a second: a small model takes hundreds of steps in one."""
         if time.monotonic() - self._last_progress >= _PROGRESS_SECONDS:
             self._progress(state.global_step)
 
@@ -73,14 +76,18 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         if logs is None or "loss" not in logs:
             state.log_history.pop()
             return
+
         step, now = state.global_step, time.monotonic()
         tokens = self._plan.batches.tokens_before(step)
         speed = (tokens - self._window_tokens) / max(now - self._window_started, 1e-9)
         self._window_tokens, self._window_started = tokens, now
+
         values = {name: float(logs[name]) for name in _KEPT if name in logs}
         values |= {name: float(logs[key]) for key, name in _RENAMED.items() if key in logs}
         values |= {"tokens": float(tokens), "tokens_per_second": speed, "flops": float(state.total_flos)}
+        # The state is saved in checkpoints, so the report of a resumed run holds the rows from before.
         state.log_history[-1] = {"step": step, **values}
+
         self._note = f"loss {values['loss']:.2f} · {_thousands(speed)} tok/s"
         self._events.metrics(step, values | system_metrics(self._plan.runtime) | self._extra)
         self._extra = {}
@@ -116,7 +123,7 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide about a checkpoint; its step is logged too, so that a resumed run logs the same rows.
 
-        After the last step one is written only to be kept.
+        After the last step one is written only where it is kept for good.
         """
         if state.global_step >= self._steps:
             if self._rule.for_good(self._steps):
@@ -132,14 +139,14 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """From here on the job ends sooner than it could be told to stop, unless it stops for that very reason."""
+        """Ignore SIGTERM from here on: the job ends sooner than a restart would."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         self._told_to_stop = True
 
     def _anyone_told_to_stop(self) -> bool:
-        """True on every rank as soon as one rank was told: they must stop at the same step."""
+        """Whether any rank was told to stop; the same on every rank, because all must stop at the same step."""
         if self._runtime.world_size == 1:
             return self._told_to_stop
         flag = torch.tensor([int(self._told_to_stop)], device=self._runtime.device)
@@ -148,7 +155,12 @@ class Checkpointer(TrainerCallback):  # type: ignore[misc]  # transformers is un
 
 
 def system_metrics(runtime: Runtime) -> dict[str, float]:
-    """Use of this machine: bytes of memory of this process (of its GPU where there is one), CPU percent, megabytes."""
+    """Use of this machine.
+
+    Returns:
+        `memory_bytes`: the peak of this process on its GPU, or its resident memory on a CPU. `system/...`: percent of
+        all cores, and megabytes of the machine's memory, under the names that MLflow shows as system metrics.
+    """
     if runtime.device.type == "cuda":
         memory = float(torch.cuda.max_memory_allocated(runtime.device))
     else:

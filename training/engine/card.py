@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.engine.session import Fit, Session
+from training.engine.fit import Fit
+from training.engine.session import Session
 
 _ABOUT = {
     "base_model": "A language model trained from random weights on packed documents.",
@@ -20,6 +21,7 @@ _CHAT = (
     'talk = [{"role": "user", "content": "What does `os.path.join` do?"}]',
     'print(model(talk, max_new_tokens=64)[0]["generated_text"][-1]["content"])',
 )
+# The metrics that do not depend on how long the training took.
 _CLOCKLESS = (
     "train_loss_first",
     "train_loss",
@@ -41,7 +43,7 @@ _CLOCKLESS = (
 
 
 def write(session: Session, result: Fit, saved: str) -> str:
-    """The card in Markdown, with the hub's front matter.
+    """The card in Markdown, with the hub's front matter. It is part of the artifact's content.
 
     Args:
         session: The job.
@@ -49,6 +51,7 @@ def write(session: Session, result: Fit, saved: str) -> str:
         saved: The weights' precision, and why.
     """
     context, facts = session.context, session.facts()
+
     about = _ABOUT.get(context.asset, "A causal language model.")
     lines = [
         "---",
@@ -70,8 +73,10 @@ def write(session: Session, result: Fit, saved: str) -> str:
         "| input | version's content |",
         "|---|---|",
     ]
+
     lines += [f"| {name} | `{used.manifest.digest}` |" for name, used in sorted(context.inputs.items())]
     lines += ["", "## Use", "", "```python", *(_CONTINUE if context.asset == "base_model" else _CHAT), "```"]
+
     lines += ["", "## Training", "", "| | |", "|---|---|"]
     lines += [
         f"| {name.replace('_', ' ')} | {_number(result.metrics[name])} |"

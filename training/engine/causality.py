@@ -19,7 +19,7 @@ _TOKENS = 12
 _VOCABULARY = 64
 _MOVED = 1e-4
 _SHARPER = 3.0
-_LARGEST = 60_000_000
+_LARGEST = 60_000_000  # parameters
 # The same architecture, narrow and shallow; each name is used where a configuration has it as a number.
 _SMALL = {
     "vocab_size": _VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -42,12 +42,12 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def looks_ahead(model: PreTrainedModel) -> bool:
-    """Whether another last token changes what the model says of the tokens before it.
+    """Whether another last token changes the logits of the tokens before it.
 
     The model is left in evaluation mode. No random numbers are drawn.
 
     Raises:
-        ValueError: The last token does not change what is said of itself, so that nothing was tried.
+        ValueError: The last token does not even change its own logits, so that the trial shows nothing.
     """
     device = model.get_input_embeddings().weight.device
     tokens = torch.arange(6, 6 + _TOKENS, device=device)[None]
@@ -55,11 +55,10 @@ def looks_ahead(model: PreTrainedModel) -> bool:
     other[0, -1] += _TOKENS
     model.eval()
     with torch.no_grad():
-        moved = (
-            (model(input_ids=tokens, use_cache=False).logits - model(input_ids=other, use_cache=False).logits)
-            .abs()
-            .amax(-1)[0]
-        )
+        logits = model(input_ids=tokens, use_cache=False).logits
+        changed = model(input_ids=other, use_cache=False).logits
+    moved = (logits - changed).abs().amax(-1)[0]
+
     if not bool(moved[-1] > 0):
         raise ValueError("another last token changes nothing")
     return bool(moved[:-1].max() > _MOVED)
@@ -68,13 +67,13 @@ def looks_ahead(model: PreTrainedModel) -> bool:
 def is_causal(architecture: Mapping[str, Any]) -> bool | None:
     """Whether a small model of an architecture is causal; None where no small one can be made.
 
-    Its switches and its kind decide that, and not its size.
+    The architecture's kind and switches decide that, and not its size.
     """
     for sizes in (_SMALL, _SHALLOW, _OWN):
         try:
             model = _small(architecture, sizes)
             return None if model is None else not looks_ahead(model)
-        except Exception:  # a size that this kind cannot have; the next attempt keeps more of the recipe's own
+        except Exception:  # this kind cannot have one of the sizes; the next attempt keeps more of the recipe's own
             continue
     return None
 
@@ -93,7 +92,7 @@ def _small(architecture: Mapping[str, Any], sizes: Mapping[str, int]) -> PreTrai
         model = build(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # else attention is nearly even, and hides what it looks at
+            if parameter.dim() > 1:  # small random weights make attention nearly even, which hides where it looks
                 parameter.mul_(_SHARPER)
     return model
 

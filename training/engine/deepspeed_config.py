@@ -1,4 +1,4 @@
-"""The one DeepSpeed configuration, for all four trainers."""
+"""The one DeepSpeed configuration of all four trainers, and DeepSpeed's start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from training.specs.optimization import TrainingSection
 def build(section: TrainingSection, execution: Execution, accumulation: int, world_size: int) -> dict[str, Any]:
     """The configuration DeepSpeed starts from.
 
-    Weights stay in fp32 and the forward pass runs under bf16 autocast (for bf16 and fp8): unlike DeepSpeed's own bf16
-    mode, which sums gradients in bf16 at ZeRO 0, the sum over micro-batches is fp32 at every ZeRO stage.
+    Weights stay in fp32, and for bf16 and fp8 the forward pass runs under bf16 autocast. So the sum of the gradients
+    over micro-batches is fp32 at every ZeRO stage; DeepSpeed's own bf16 mode sums them in bf16 at ZeRO 0.
 
     Args:
         section: Precision and clipping.
@@ -45,7 +45,7 @@ def build(section: TrainingSection, execution: Execution, accumulation: int, wor
             "dtype": "bfloat16",
             "lower_precision_safe_modules": [],
         },
-        "steps_per_print": 2**31 - 1,
+        "steps_per_print": 2**31 - 1,  # never: events show the progress
         "wall_clock_breakdown": False,
     }
 
@@ -53,10 +53,10 @@ def build(section: TrainingSection, execution: Execution, accumulation: int, wor
 def initialize(device: torch.device) -> None:
     """Join DeepSpeed to torch's process group; on a CPU without its shared-memory collectives.
 
-    DeepSpeed compiles these with g++ at their first use (45 to 75 s) and needs a compiler for it. They serve tensor
+    DeepSpeed compiles these with g++ at their first use, which takes 45 to 75 s and a compiler. They serve tensor
     parallel inference; gloo does everything that training asks for. `TorchBackend` builds an operator only if
-    `deepspeed.ops.__compatible_ops__` calls it compatible, and that table is a module attribute which is filled when it
-    is first read (it runs the compiler to fill it): an empty table, set before that, means "none".
+    `deepspeed.ops.__compatible_ops__` lists it. That table is filled when it is first read, by running the compiler; an
+    empty table, set before that, means "none".
     """
     with _without_mlflow():
         import deepspeed
@@ -69,9 +69,9 @@ def initialize(device: torch.device) -> None:
 
 @contextmanager
 def undivided(configuration: Any) -> Iterator[None]:
-    """Use a model before DeepSpeed has it.
+    """Use a model before DeepSpeed has divided it.
 
-    TRL and transformers take every weight for a fragment as soon as a ZeRO 3 configuration exists; before training
+    As soon as a ZeRO 3 configuration exists, TRL and transformers take every weight for a fragment. Before training
     starts, all of them are whole.
 
     Args:
@@ -86,7 +86,7 @@ def undivided(configuration: Any) -> Iterator[None]:
 
 @contextmanager
 def _without_mlflow() -> Iterator[None]:
-    """Let DeepSpeed's import of its autotuner find no MLflow: 1.7 s of each job's start, and no job needs a tracker."""
+    """Hide MLflow from DeepSpeed's autotuner. Importing it takes 1.7 s of each job's start, and no job needs it."""
     if "mlflow" in sys.modules:
         yield
         return

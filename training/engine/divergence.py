@@ -21,14 +21,20 @@ _FILE = "rollbacks.json"
 def what_is_wrong(losses: Sequence[float], gradient_norm: float, rule: Divergence) -> str | None:
     """Why the last step of a run is a divergence, or None.
 
-    A gradient that is not finite is one too: at ZeRO 0 it spoils the weights, and at the other stages DeepSpeed would
-    leave the step out without a word.
+    A gradient that is not finite is one too. At ZeRO 0 it spoils the weights; at the other stages DeepSpeed leaves the
+    step out and says nothing.
+
+    Args:
+        losses: Mean loss of every step, the last one included.
+        gradient_norm: Norm of the last step's gradient, before clipping.
+        rule: The recipe's.
     """
     last = losses[-1]
     if not math.isfinite(last):
         return f"the loss became {last}"
     if not math.isfinite(gradient_norm):
         return f"the gradient's norm became {gradient_norm}"
+
     before = losses[-1 - rule.window : -1]
     if rule.spike is None or len(before) < rule.window:
         return None
@@ -62,8 +68,8 @@ class Rollbacks:
         if not path.exists():
             return cls(folder)
         try:
-            found = json.loads(path.read_text())
-            return cls(folder, tuple(int(number) for number in found["skipped"]), int(found["count"]))
+            record = json.loads(path.read_text())
+            return cls(folder, tuple(int(number) for number in record["skipped"]), int(record["count"]))
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({error}); delete {folder} to train from the start") from error
 
@@ -76,11 +82,10 @@ class Rollbacks:
         return batch
 
     def skip(self, batches: Sequence[int]) -> None:
-        """Keep on disk, for the next start of the job, that it went back once more and skips these batches."""
+        """Write down, for the next start of the job, that it went back once more and skips these batches."""
+        record = {"count": self.count + 1, "skipped": sorted({*self.skipped, *batches})}
         partial = self.folder / f".{_FILE}"
-        write_durably(
-            partial, json.dumps({"count": self.count + 1, "skipped": sorted({*self.skipped, *batches})}).encode()
-        )
+        write_durably(partial, json.dumps(record).encode())
         os.replace(partial, self.folder / _FILE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from training.data.conversations.chat_template import encode_conversation
 from training.engine import card, export_probe
+from training.engine.fit import Fit
 from training.engine.plots import loss_curve
 from training.engine.saved_weights import choose_dtype, sample_weights
-from training.engine.session import Fit, Session, load_parent
+from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
 from training.model_folder import SAFELY, plain_model
@@ -31,20 +32,22 @@ Prompt = tuple[str, bool]  # text, and whether it is asked in chat
 def gather_weights(trainer: StepOrdered) -> dict[str, torch.Tensor]:
     """The fp32 weights as a state dict on every rank that holds them whole; every rank must call it.
 
-    Training is over then: models that are built afterwards are not divided among the ranks by ZeRO 3 any more, for
-    which rank 0 would wait for the others in vain.
+    Training is over afterwards: no model that is built later is divided among the ranks.
 
     Raises:
         RecipeError: A weight is not a finite number: the very last step diverged.
     """
     state: Mapping[str, torch.Tensor] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # As long as a ZeRO 3 configuration exists, transformers divides every model that it builds. Rank 0, which builds
+    # one alone, would wait for the other ranks for ever.
     unset_hf_deepspeed_config()
+
     weights = {name: value.detach().cpu() for name, value in (state or {}).items()}
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise RecipeError(
-            f"{len(broken)} weights are not finite after the last step ({broken[0]} for one), so no "
-            "model is saved: lower optimizer.learning_rate, or use precision bf16 or fp32"
+            f"{len(broken)} weights are not finite after the last step ({broken[0]} for one), so no model is saved: "
+            "lower optimizer.learning_rate, or use precision bf16 or fp32"
         )
     return weights
 
@@ -76,6 +79,7 @@ def save_weights(
     dtype, why = choose_dtype(weights, before, sample, session.choice.dtype)
     session.context.events.log(f"weights are saved in {why}")
 
+    # Built without memory of its own; the trained tensors are assigned to it.
     folder = out / "model"
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(_clean(config), dtype=dtype)
@@ -86,6 +90,7 @@ def save_weights(
     )
     model.tie_weights()
     model.generation_config = generation_config(session)
+
     model.save_pretrained(folder)
     save_tokenizer(session, folder, config)
     export_probe.save(out, taken.model_copy(update={"weights": sample}))
@@ -93,12 +98,13 @@ def save_weights(
 
 
 def save_tokenizer(session: Session, folder: Path, config: PreTrainedConfig) -> None:
-    """Put the tokenizer beside weights, and tell it how many tokens the model takes.
+    """Put the tokenizer beside weights, with the model's number of positions in its configuration.
 
-    `tokenizer.json` and the templates are copied as they are: a tokenizer's digest survives.
+    `tokenizer.json` and the templates are copied byte by byte, so that a tokenizer's digest stays the same.
     """
     source = session.context.input("tokenizer").folder / "tokenizer"
     shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
     settings: dict[str, Any] = json.loads((source / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
@@ -127,39 +133,45 @@ def report(
     phases: Sequence[tuple[int, str]] = (),
     unit: str = "nats per token",
 ) -> None:
-    """Fill `report/` and write the model card; the model folder is already there, `saved` as `save_weights` says."""
+    """Fill `report/` and write the model card. Call it after `save_weights`.
+
+    Args:
+        session: The job.
+        result: The training.
+        prompts: What the saved model is asked for its samples.
+        saved: The weights' precision and why, as `save_weights` returns it.
+        phases: First step and name of each phase of the curriculum.
+        unit: Unit of the loss.
+    """
     context = session.context
     title = f"{context.asset}: loss"
     loss_curve(context.report / "loss.png", result.losses, result.history, title, phases, unit)
     rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in result.history)
     (context.report / "training.jsonl").write_text(rows, encoding="utf-8")
+
     context.events.phase("samples")
     samples = generate(session, context.out / "model", prompts)
     (context.report / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
+
     text = card.write(session, result, saved)
     (context.out / "model" / "README.md").write_text(text, encoding="utf-8")
     (context.report / "card.md").write_text(card.without_front_matter(text), encoding="utf-8")
 
 
 def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
-    """Greedy continuations of at most 32 tokens by a saved model."""
+    """Greedy continuations of at most 32 tokens by a saved model, as `prompt` and `answer`.
+
+    The folder is loaded as others will load it, so the samples show what was saved and not what was trained.
+    """
     model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **SAFELY).to(session.runtime.device).eval()
     rows = []
     for text, chat in prompts:
         ids = _prompt_ids(session, text, chat).to(session.runtime.device)
         with torch.inference_mode():
-            answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_SAMPLE_TOKENS)
-        rows.append(
-            {"prompt": text, "answer": session.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)}
-        )
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=_SAMPLE_TOKENS)
+        answer = session.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        rows.append({"prompt": text, "answer": answer})
     return rows
-
-
-def on_first_rank(session: Session, work: Callable[[], None]) -> None:
-    """Run on rank 0 while the other ranks wait."""
-    if session.runtime.rank == 0:
-        work()
-    torch.distributed.barrier()
 
 
 def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:

@@ -13,17 +13,17 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 _LENGTH = 8
-# What the second document's logits may move by, over what they move by where it is meant to see the first one. Rounding
-# is about 1e-6 of that. A whole document's logits may also differ by the rounding of another shape.
+# How far the second document's logits may move, relative to how far they move where it is meant to see the first one.
+# Rounding is about 1e-6 of that. A whole document's logits may also differ by the rounding of another shape.
 _MOVED, _DIFFERENT = 1e-4, 1e-3
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What came of it.
+    """Whether documents in one row are kept apart.
 
     Attributes:
-        reason: In words.
+        reason: What was measured, in words.
     """
 
     isolated: bool
@@ -35,10 +35,10 @@ def examine(model: PreTrainedModel) -> Isolation:
     """Exchange the tokens of the first of two documents in a row, and look at the logits of the second.
 
     They must not move, and must be those of the document alone. For comparison the same two rows are read as one
-    document, in which the second half does depend on the first: that shows how far a leak would move them, whatever the
-    scale of the weights. Where nothing moves in this either, nothing can be told, and the answer is no.
+    document, in which the second half does depend on the first. That shows how far a leak would move them, whatever the
+    scale of the weights. Where nothing moves there either, nothing is known, and the answer is no.
 
-    The model, its mode and all random numbers are as before afterwards.
+    Afterwards the model, its mode and all random numbers are as before.
 
     Args:
         model: On the device, and with the kernels and the attention, that it will be trained with.
@@ -75,7 +75,7 @@ def _examine(model: PreTrainedModel) -> Isolation:
         return Isolation(
             False, "whether documents see each other cannot be told: no token's logits depend on the tokens before it"
         )
-    if not moved <= _MOVED * seen:
+    if not moved <= _MOVED * seen:  # written so that NaN counts as a leak
         return Isolation(
             False, f"documents in one row see each other: exchanging one moves the next one's logits by {moved:.2g}"
         )
@@ -89,13 +89,13 @@ def _examine(model: PreTrainedModel) -> Isolation:
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits of rows [B, length], float32 [B, length, vocabulary]."""
-    found: torch.Tensor = model(input_ids=ids, position_ids=positions.expand(len(ids), -1), use_cache=False).logits
-    return found.float()
+    """Logits, float32 [rows, length, vocabulary], of token ids [rows, length] at positions [length]."""
+    logits: torch.Tensor = model(input_ids=ids, position_ids=positions.expand(len(ids), -1), use_cache=False).logits
+    return logits.float()
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
+def _distance(left: torch.Tensor, right: torch.Tensor) -> float:
+    return float((left - right).abs().max())
 
 
 def shrunken(config: PreTrainedConfig) -> PreTrainedConfig:

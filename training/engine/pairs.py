@@ -28,9 +28,10 @@ CHOSEN_SHARE = "chosen_share"
 
 @dataclass(frozen=True)
 class Pair:
-    """One encoded pair.
+    """One encoded pair; prompt and answer together are a conversation.
 
     Attributes:
+        id: The row's.
         prompt: Token ids up to the opening of the assistant's turn.
         chosen: Token ids of the better answer and its end of turn.
         rejected: The same of the worse one.
@@ -57,35 +58,36 @@ def encode_pairs(
 ) -> tuple[list[Pair], Dropped]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
+    Args:
+        tokenizer: With the chat template.
+        rows: `id`, `prompt`, `chosen` and `rejected` of each pair.
+        context: Most tokens of a prompt with one answer.
+        log: Called with a line when some are left out.
+
     Raises:
         RecipeError: No pair fits.
     """
-    answers = []
+    sides = []
     for side in ("chosen", "rejected"):
-        answers.append(
-            encode_conversations(
-                tokenizer,
-                [
-                    [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
-                    for row in rows
-                ],
-            )
-        )
+        conversations = [
+            [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}] for row in rows
+        ]
+        sides.append(encode_conversations(tokenizer, conversations))
+
     pairs = []
-    for row, (chosen, chosen_mask), (rejected, rejected_mask) in zip(rows, *answers, strict=True):
-        start = int(np.argmax(chosen_mask))
-        pairs.append(
-            Pair(
-                str(row["id"]), chosen[:start].tolist(), chosen[chosen_mask].tolist(), rejected[rejected_mask].tolist()
-            )
-        )
+    for row, (chosen, chosen_mask), (rejected, rejected_mask) in zip(rows, *sides, strict=True):
+        answer_start = int(np.argmax(chosen_mask))  # the first token that the assistant says
+        prompt = chosen[:answer_start].tolist()
+        pairs.append(Pair(str(row["id"]), prompt, chosen[chosen_mask].tolist(), rejected[rejected_mask].tolist()))
+
     kept = [pair for pair in pairs if pair.longest <= context]
     if not kept:
         raise RecipeError(
             f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
             "dpo_model.context"
         )
-    dropped = Dropped(len(pairs) - len(kept), len(pairs))
+
+    dropped = Dropped("pairs", len(pairs) - len(kept), len(pairs))
     if dropped.count:
         log(f"{dropped.count} of {dropped.of} pairs are longer than the context of {context} tokens and are left out")
     return kept, dropped
@@ -97,7 +99,11 @@ class PairBatches:
 
     Attributes:
         steps: Optimizer steps.
+        batch_pairs: Pairs per optimizer step, of all ranks together.
+        micro_pairs: Pairs per rank and forward pass.
         context: Most tokens of a prompt with one answer.
+        order: Which pairs a step reads.
+        pad: Id of the padding token.
         reference: float32 [pairs, 2], log-probabilities of chosen and rejected under the reference model.
     """
 
@@ -127,22 +133,27 @@ class PairBatches:
         return pairs and pairs * 2 * self.context
 
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
-        """TRL's columns: `input_ids`, `attention_mask`, `completion_mask` [2 x pairs, length], reference [pairs].
+        """TRL's columns, and `CHOSEN_SHARE`.
 
-        With them the number of chosen tokens over its mean among the step's micro-batches, float64 [].
+        Returns:
+            `input_ids`, `attention_mask` and `completion_mask`, int64 [2 x pairs, length], the chosen answers first;
+            `ref_chosen_logps` and `ref_rejected_logps`, float32 [pairs]. `CHOSEN_SHARE` is the number of chosen tokens
+            over its mean among the step's micro-batches, float64 [].
         """
-        whole = self.order.rows(step * self.batch_pairs, self.batch_pairs)[1]
+        step_pairs = self.order.rows(step * self.batch_pairs, self.batch_pairs)[1]
         first = (micro * self.world_size + rank) * self.micro_pairs
-        own = whole[first : first + self.micro_pairs]
-        chosen, mean = self._chosen(own), self._chosen(whole) * self.micro_pairs / self.batch_pairs
-        return self.collate(own) | {CHOSEN_SHARE: torch.tensor(chosen / mean, dtype=torch.float64)}
+        micro_pairs = step_pairs[first : first + self.micro_pairs]
+
+        chosen = self._chosen_tokens(micro_pairs)
+        mean = self._chosen_tokens(step_pairs) * self.micro_pairs / self.batch_pairs
+        return self.collate(micro_pairs) | {CHOSEN_SHARE: torch.tensor(chosen / mean, dtype=torch.float64)}
 
     def tokens_before(self, step: int) -> int:
         """Tokens of all ranks before a step, padding left out."""
         lengths = np.array([pair.tokens for pair in self.pairs], np.int64)
         return int(lengths[self.order.rows(0, step * self.batch_pairs)[1]].sum()) if step else 0
 
-    def _chosen(self, numbers: np.ndarray) -> int:
+    def _chosen_tokens(self, numbers: np.ndarray) -> int:
         return sum(len(self.pairs[number].chosen) for number in numbers)
 
     def longest(self) -> Batch:
@@ -151,7 +162,7 @@ class PairBatches:
         return self.collate(np.resize(np.array(by_length), self.micro_pairs))
 
     def collate(self, numbers: np.ndarray) -> Batch:
-        """The batch of the pairs with these numbers."""
+        """The batch of the pairs with these numbers, int64 [pairs], padded to the longest of them."""
         examples = [
             {
                 "prompt_ids": self.pairs[number].prompt,
@@ -167,35 +178,47 @@ class PairBatches:
 
 
 def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> np.ndarray:
-    """Log-probabilities of all pairs under the model as it is now, computed in float32, float32 [pairs, 2].
+    """Log-probabilities of all pairs under the model as it is now, computed in float32.
 
     In bf16 they depend on a batch's padding, by up to 0.27 nats an answer, and training pads other batches.
-    Pairs are taken in the order of their ids, in batches that do not depend on the training order. What is done is
-    kept in the attempt's folder, so that a job that was stopped goes on from there.
+    Pairs are taken in the order of their ids, in batches that do not depend on the training order. Finished batches are
+    kept in the attempt's folder, so that a job that was stopped continues after them.
+
+    Returns:
+        Natural log-probabilities of the chosen and the rejected answer, float32 [pairs, 2].
     """
-    context, where = session.context, session.runtime
+    context, job_runtime = session.context, session.runtime
     size, count = batches.micro_pairs, len(batches.pairs)
+    # A restart with a smaller micro-batch has other batches, so the size is part of the path.
     folder = context.work / "reference" / str(size)
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, size)
+
     context.events.phase("reference log-probabilities")
-    model = trainer.model.to(where.device).eval()
+    model = trainer.model.to(job_runtime.device).eval()
     for number, start in enumerate(starts):
         target = folder / f"{start:08d}.npy"
-        if number % where.world_size == where.rank and not target.exists():
+        if number % job_runtime.world_size == job_runtime.rank and not target.exists():
             with torch.no_grad(), high_precision(model), undivided(trainer.args.hf_deepspeed_config):
                 inputs = trainer._prepare_inputs(batches.collate(np.arange(start, min(start + size, count))))
-                found = trainer.compute_ref_log_probs(model, inputs)
-            _write(target, torch.stack(found, dim=1).float().cpu().numpy())
+                logprobs = trainer.compute_ref_log_probs(model, inputs)
+            _write(target, torch.stack(logprobs, dim=1).float().cpu().numpy())
         if number % 16 == 0:
             context.events.progress(start, count, "pairs")
     context.events.progress(count, count, "pairs")
+
     torch.distributed.barrier()
     return np.concatenate([np.load(folder / f"{start:08d}.npy", allow_pickle=False) for start in starts])
 
 
 def save_reference(path: Path, pairs: Sequence[Pair], reference: np.ndarray) -> None:
-    """Write reference_logprobs.parquet: id, chosen, rejected."""
+    """Write reference_logprobs.parquet: id, chosen, rejected.
+
+    Args:
+        path: The file.
+        pairs: In the order of `reference`.
+        reference: float32 [pairs, 2].
+    """
     table = pa.table(
         {
             "id": [pair.id for pair in pairs],
@@ -207,6 +230,7 @@ def save_reference(path: Path, pairs: Sequence[Pair], reference: np.ndarray) -> 
 
 
 def _write(target: Path, values: np.ndarray) -> None:
+    """Write an array whole or not at all: a job that is killed in between must not find half of it."""
     partial = target.with_suffix(".partial")
     with partial.open("wb") as file:
         np.save(file, values, allow_pickle=False)

@@ -31,6 +31,7 @@ def loss_curve(
     """
     figure = Figure(figsize=(7.5, 4.6), dpi=80, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+
     steps = range(1, len(losses) + 1)
     top.plot(steps, losses, color=_LOSS, linewidth=1, label="each step")
     window = max(1, len(losses) // 25)
@@ -39,10 +40,12 @@ def loss_curve(
     top.set_ylabel(f"training loss, {unit}")
     top.set_title(title)
     top.legend(frameon=False, loc="upper right")
+
     bottom.plot([row["step"] for row in history], [row["learning_rate"] for row in history], color=_RATE)
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("optimizer step")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
     for first, name in phases:
         for axes in (top, bottom):
             axes.axvline(first + 1, color="#888888", linewidth=0.8, linestyle=":")

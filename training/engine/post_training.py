@@ -37,13 +37,16 @@ class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # TRL i
     sft_weight = 0.0
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        return dataset
+        return dataset  # TRL would tokenize the placeholder
 
     def _precompute_ref_logps(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        return dataset
+        return dataset  # the batches hold them already
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL takes the mean over a micro-batch's chosen tokens; weighted by their share it is one over the batch."""
+        """TRL's loss, with the chosen answers' part weighted by the micro-batch's share of the chosen tokens.
+
+        TRL takes the mean over a micro-batch's chosen tokens. Weighted so, it becomes the mean over the whole batch.
+        """
         share = inputs.pop(CHOSEN_SHARE, None)
         if self.sft_weight:
             self.loss_weights = [1.0, self.sft_weight * (1.0 if share is None else float(share))]
@@ -53,13 +56,20 @@ class PreferenceTrainer(StepOrdered, DPOTrainer):  # type: ignore[misc]  # TRL i
 def conversation_trainer(
     model: PreTrainedModel, session: Session, settings: dict[str, Any], adapter: LoraConfig | None = None
 ) -> ConversationTrainer:
-    """An SFT trainer, with a LoRA adapter where one is given."""
+    """An SFT trainer, with a LoRA adapter where one is given.
+
+    Args:
+        model: In fp32, with its FP8 layers where there are any.
+        session: The job.
+        settings: As `Session.arguments` gives them.
+        adapter: PEFT's configuration.
+    """
     # TRL insists on a dataset of its own kind; the batches come from the mixin's loader.
     placeholder = Dataset.from_dict({"input_ids": [[session.pad]], "labels": [[session.pad]]})
     arguments = SFTConfig(
         **settings,
         dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
+        max_length=None,  # the batches are cut to length and packed already
         packing=False,
         completion_only_loss=False,
         gradient_checkpointing=False,
@@ -72,11 +82,20 @@ def conversation_trainer(
 def preference_trainer(
     model: PreTrainedModel, session: Session, settings: dict[str, Any], beta: float, sft_weight: float
 ) -> PreferenceTrainer:
-    """A DPO trainer without a second model in memory."""
+    """A DPO trainer without a second model in memory.
+
+    Args:
+        model: In fp32, with its FP8 layers where there are any.
+        session: The job.
+        settings: As `Session.arguments` gives them.
+        beta: How strongly the model is held to the reference.
+        sft_weight: Weight of the chosen answers' mean negative log-likelihood; at 0 it is left out.
+    """
     losses: dict[str, Any] = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, sft_weight]} if sft_weight else {}
     placeholder = Dataset.from_dict(
         {"prompt_ids": [[session.pad]], "chosen_ids": [[session.pad]], "rejected_ids": [[session.pad]]}
     )
+
     arguments = DPOConfig(
         **settings, beta=beta, precompute_ref_log_probs=True, max_length=None, gradient_checkpointing=False, **losses
     )
@@ -99,14 +118,16 @@ def packed_batches(
 
     Args:
         session: The job.
-        sequences: Token ids, int64 [length] each; the first one is given.
-        masks: Which tokens are learned, bool [length] each; the first one never is.
+        sequences: Token ids, int64 [length] each. The first token has nothing before it, so it is never learned.
+        masks: Which tokens are learned, bool [length] each.
         steps: Optimizer steps.
         context: Tokens per row.
         batch_tokens: Tokens per step.
     """
-    where, tokens = session.runtime, ArrayTokens(list(sequences), list(masks))
-    micro = micro_batch_tokens(batch_tokens, session.context.execution.micro_batch_tokens, where.world_size, [context])
+    world_size, wish = session.runtime.world_size, session.context.execution.micro_batch_tokens
+    micro = micro_batch_tokens(batch_tokens, wish, world_size, [context])
+    tokens = ArrayTokens(list(sequences), list(masks))
+
     segments = read_documents(
         [np.arange(len(sequences))],
         tokens,
@@ -116,11 +137,13 @@ def packed_batches(
         session.context.seed,
         session.alone,
     )
-    return PackedBatches(segments, tokens, batch_tokens, micro, where.world_size, session.pad, session.alone)
+    return PackedBatches(segments, tokens, batch_tokens, micro, world_size, session.pad, session.alone)
 
 
 def pieces_of(document: np.ndarray, end: int, context: int) -> list[np.ndarray]:
-    """A document as sequences that fit into a row, each after the token before it.
+    """A document as sequences that fit into a row; each begins with the last token of the one before.
+
+    That token is given and not learned, so every token of the document is learned once.
 
     Args:
         document: Token ids, int64 [length].
@@ -140,10 +163,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         SourceError: There are none.
     """
-    found = pq.read_table(path).to_pylist()
-    if not found:
+    rows = pq.read_table(path).to_pylist()
+    if not rows:
         raise SourceError(f"{path} has no rows to train on; materialize the asset it belongs to again")
-    return sorted(found, key=lambda row: str(row["id"]))
+    return sorted(rows, key=lambda row: str(row["id"]))
 
 
 def read_conversations(path: Path) -> list[list[dict[str, str]]]:

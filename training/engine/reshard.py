@@ -1,6 +1,6 @@
-"""Going on under another number of processes: ZeRO's shards are cut anew.
+"""Resuming under another number of processes: ZeRO's shards are written anew for it.
 
-Through DeepSpeed's universal checkpoints (Lian et al., 2024, "Universal Checkpointing: Efficient and Flexible
+By way of DeepSpeed's universal checkpoints (Lian et al., 2024, "Universal Checkpointing: Efficient and Flexible
 Checkpointing for Large Scale Distributed Training").
 """
 
@@ -22,24 +22,26 @@ from training.engine.runtime import Runtime
 _STEP_FOLDERS = "global_step*"
 
 
-def needs_cutting(found: Checkpoint, where: Runtime) -> bool:
-    """Whether a checkpoint's shards are for another number of processes; without ZeRO there are none."""
-    return found.processes != where.world_size and where.zero_stage > 0
+def needs_resharding(checkpoint: Checkpoint, runtime: Runtime) -> bool:
+    """Whether a checkpoint's shards are for another number of processes; without ZeRO there are no shards."""
+    return checkpoint.processes != runtime.world_size and runtime.zero_stage > 0
 
 
-def cut(found: Checkpoint, target: Path) -> None:
+def reshard_to(checkpoint: Checkpoint, target: Path) -> None:
     """Write a checkpoint's states in a form that any number of processes can load; one process must call it.
 
     Args:
-        found: A verified checkpoint.
+        checkpoint: A verified checkpoint.
         target: Folder to resume from, made anew.
     """
     from deepspeed.checkpoint import ds_to_universal
 
+    # Everything but the shards stays as it is; the shards' folder keeps its name, which DeepSpeed looks for.
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(found.folder, target, ignore=shutil.ignore_patterns(_STEP_FOLDERS))
-    (shards,) = found.folder.glob(_STEP_FOLDERS)
-    with redirect_stdout(io.StringIO()):  # it tells its steps
+    shutil.copytree(checkpoint.folder, target, ignore=shutil.ignore_patterns(_STEP_FOLDERS))
+    (shards,) = checkpoint.folder.glob(_STEP_FOLDERS)
+
+    with redirect_stdout(io.StringIO()):  # the converter prints its progress
         ds_to_universal.main(
             Namespace(
                 input_folder=str(shards),
@@ -53,16 +55,16 @@ def cut(found: Checkpoint, target: Path) -> None:
         )
 
 
-def expect_cut_states(trainer: Trainer) -> None:
+def expect_resharded_states(trainer: Trainer) -> None:
     """Have DeepSpeed load such states when training begins."""
     trainer.args.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
 
 
-def mend_loaded(engine: Any, folder: Path) -> None:
-    """Set right what DeepSpeed 0.19.8 gets wrong when it loads such states at ZeRO 3.
+def fix_loaded_optimizer(engine: Any, folder: Path) -> None:
+    """Undo two mistakes of DeepSpeed 0.19.8 in loading resharded states at ZeRO 3.
 
-    It gives every parameter group the settings of the first one, and so a weight decay to the norms, and all parameters
-    one and the same step counter, which each of them then counts up.
+    It gives every parameter group the settings of the first one, so that the norms get a weight decay. And it gives all
+    parameters one and the same step counter, which each of them then counts up. Does nothing for other states.
 
     Args:
         engine: DeepSpeed's, after it has loaded.
@@ -71,8 +73,9 @@ def mend_loaded(engine: Any, folder: Path) -> None:
     if not engine.load_universal_checkpoint() or not engine.zero_optimization_partition_weights():
         return
     (states,) = folder.glob(f"{_STEP_FOLDERS}/zero/optimizer_state.pt")
-    saved = torch.load(states, weights_only=False)["param_groups"]  # written by `cut` from verified files
+    saved = torch.load(states, weights_only=False)["param_groups"]  # `reshard_to` wrote it, from verified files
     optimizer = engine.optimizer.optimizer
+
     for group, settings in zip(optimizer.param_groups, saved, strict=True):
         group |= {name: value for name, value in settings.items() if name != "params"}
     for state in optimizer.state.values():

@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import HashStore
 from training.errors import RecipeError
 from training.specs.execution import Execution
 
-# Keeps training's random numbers apart from the data order's, which are seeded with the recipe's seed itself.
+# Keeps training's random numbers apart from those of the data's order, which are seeded with the recipe's seed itself.
 _TRAINING_SEED = 0x6A7E
 
 
@@ -26,6 +26,7 @@ class Runtime:
     Attributes:
         device: `cpu` or this rank's own GPU.
         threads: CPU threads of this rank.
+        zero_stage: DeepSpeed's ZeRO stage, 0 to 3.
     """
 
     device: torch.device
@@ -45,17 +46,20 @@ class Runtime:
 def start(execution: Execution, rank: int, world_size: int, seed: int) -> Runtime:
     """Set this process up for training; call it before anything imports DeepSpeed.
 
+    Args:
+        execution: The launcher's layout.
+        rank: This process's.
+        world_size: Number of ranks.
+        seed: The job's.
+
     Raises:
-        RecipeError: The launcher asks for a GPU that is not there.
+        RecipeError: The launcher asks for a GPU that this machine does not have.
     """
     device = _device(execution)
-    threads = execution.threads or max(
-        1,
-        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        // max(1, execution.processes),
-    )
+    threads = execution.threads or max(1, _cores() // max(1, execution.processes))
     torch.set_num_threads(threads)
-    os.environ["DS_ACCELERATOR"] = device.type
+
+    os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed reads it once, when it is imported
     _default_environment(rank, world_size)
     _deterministic(device)
     seed_everything(seed, rank)
@@ -77,12 +81,18 @@ def stop() -> None:
         torch.distributed.destroy_process_group()
 
 
+def _cores() -> int:
+    """CPU cores that this process may use; a container is often given fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _device(execution: Execution) -> torch.device:
-    wanted = execution.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
+    kind = execution.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
         return torch.device("cpu")
+
     if not torch.cuda.is_available():
         raise RecipeError(
             "launchers.yaml asks for device cuda, and torch sees no GPU on this machine; use device cpu or auto"
@@ -98,7 +108,7 @@ def _device(execution: Execution) -> torch.device:
 
 
 def _default_environment(rank: int, world_size: int) -> None:
-    """What torchrun would have set: DeepSpeed searches for MPI when one of these is missing."""
+    """Set the variables that torchrun would have set; DeepSpeed looks for MPI when one of them is missing."""
     os.environ.setdefault("RANK", str(rank))
     os.environ.setdefault("LOCAL_RANK", str(rank))
     os.environ.setdefault("WORLD_SIZE", str(world_size))
@@ -113,7 +123,7 @@ def _default_environment(rank: int, world_size: int) -> None:
 
 
 def _deterministic(device: torch.device) -> None:
-    """Choose deterministic kernels; the few that have none only warn, as stopping would cost a whole model."""
+    """Choose deterministic kernels. An operation without one only warns: an error would make its models impossible."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -29,22 +29,26 @@ def choose_dtype(
     the sample by which evaluation will judge.
 
     Args:
-        weights: What was trained, float32.
-        parent: What it was trained from, by the same names; None for a base model.
+        weights: The trained weights, float32.
+        parent: The weights that training began from, by the same names; None for a base model.
         sample: Elements of `weights`.
         training: The precision that was trained in.
+
+    Returns:
+        The type, and a sentence for the log and the model card.
     """
     name = str(training).removeprefix("torch.")
     if training == torch.float32 or parent is None:
         return training, f"{name}: what it was trained in"
+
     cosines = [
         change_cosine((weights[name], weights[name].to(training), parent[name]) for name in parent),
         change_cosine(_sampled(sample, parent, training)),
     ]
-    known = [cosine for cosine in cosines if cosine is not None]
-    if not known:
+    measured = [cosine for cosine in cosines if cosine is not None]
+    if not measured:
         return training, f"{name}: no weight has changed"
-    if (least := min(known)) >= LEAST_COSINE:
+    if (least := min(measured)) >= LEAST_COSINE:
         return training, f"{name}: the cosine of the saved and the trained change is {least:.4f}"
     return torch.float32, (
         f"float32: in {name} the cosine of the saved and the trained change would be {least:.4f}, below {LEAST_COSINE}"
@@ -55,14 +59,15 @@ def change_cosine(tensors: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tens
     """Cosine of (saved - parent) and (trained - parent) over tensors (trained, saved, parent).
 
     Returns:
-        None where nothing was trained, 0.0 where nothing of it is saved.
+        None where no weight was trained, 0.0 where nothing of the change is saved.
     """
     product = trained_norm = saved_norm = 0.0
     for trained, saved, parent in tensors:
-        change, kept = trained.double() - parent.double(), saved.double() - parent.double()
-        product += float((change * kept).sum())
-        trained_norm += float(change.square().sum())
-        saved_norm += float(kept.square().sum())
+        trained_change, saved_change = trained.double() - parent.double(), saved.double() - parent.double()
+        product += float((trained_change * saved_change).sum())
+        trained_norm += float(trained_change.square().sum())
+        saved_norm += float(saved_change.square().sum())
+
     if not trained_norm:
         return None
     return product / math.sqrt(trained_norm * saved_norm) if saved_norm else 0.0
@@ -76,10 +81,12 @@ def sample_weights(weights: Weights, names: Sequence[str], seed: int) -> tuple[W
         names: Parameters to draw from, each tied one once.
         seed: Decides the places.
     """
+    # Places in all tensors laid end to end; then each place's tensor, and the place within it.
     sizes = np.array([weights[name].numel() for name in names], np.int64)
     ends = np.cumsum(sizes)
     places = np.unique(np.random.default_rng(seed).integers(ends[-1], size=_SAMPLED))
     owners = np.searchsorted(ends, places, side="right")
+
     samples = []
     for number in np.unique(owners):
         indices = places[owners == number] - (ends[number] - sizes[number])

@@ -1,4 +1,8 @@
-"""What the four trainers share: arguments, ordered data, schedule, exact losses, checkpoints."""
+"""What the four trainers share: arguments, ordered data, schedule, exact losses, checkpoints.
+
+transformers' Trainer runs the loop and DeepSpeed the optimizer. This module decides what they read, what they keep and
+what they write.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lmkernels import Overflows
@@ -23,14 +27,14 @@ from training.engine.divergence import Rollbacks, what_is_wrong
 from training.engine.runtime import Runtime
 from training.engine.schedule import rate_factor
 from training.errors import RecipeError
-from training.job.outcome import Ending, Interrupted
+from training.job.outcome import JobOutcome, RestartRequested
 from training.specs.execution import Execution
 from training.specs.optimization import TrainingSection
 
 PROGRESS_FILE = "progress.json"
 _STATE_FILE = "trainer_state.json"
 _RATES = ("A_log", "A", "D")
-_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos")  # what torch.save says of a full disk
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "unexpected pos")  # of torch.save's error on a full disk
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Plan:
     """What a trainer needs beside its model.
 
     Attributes:
-        rollbacks: Those of earlier starts of the job; `batches` skip what they skip.
+        batches: The data of the whole run, without the batches that `rollbacks` skip.
+        rollbacks: The rollbacks of earlier starts of the job.
         first_step: Step at which this process begins; above 0 after a resume.
         flops_per_token: Training FLOPs per token at a context length.
     """
@@ -55,14 +60,24 @@ class Plan:
 def arguments(
     section: TrainingSection, execution: Execution, runtime: Runtime, batches: Batches, seed: int, work: Path
 ) -> dict[str, Any]:
-    """Arguments for `TrainingArguments` and TRL's descendants of it."""
+    """Arguments for `TrainingArguments` and TRL's descendants of it.
+
+    Args:
+        section: The recipe's.
+        execution: ZeRO stage.
+        runtime: Where this rank computes.
+        batches: Their number of steps and their accumulation.
+        seed: The job's.
+        work: The attempt's folder.
+    """
     optimizer = section.optimizer
+    fused = execution.zero_stage == 0 or runtime.device.type == "cuda"
     return {
         "output_dir": str(work / "trainer"),
         "deepspeed": deepspeed_config.build(section, execution, batches.accumulation, runtime.world_size),
         "use_cpu": runtime.device.type == "cpu",
         "max_steps": batches.steps,
-        "per_device_train_batch_size": 1,
+        "per_device_train_batch_size": 1,  # the loader hands out whole micro-batches
         "gradient_accumulation_steps": batches.accumulation,
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
@@ -70,29 +85,45 @@ def arguments(
         "adam_beta2": optimizer.beta2,
         "adam_epsilon": optimizer.epsilon,
         "max_grad_norm": optimizer.clip_norm,
-        "optim": "adamw_torch_fused" if execution.zero_stage == 0 or runtime.device.type == "cuda" else "adamw_torch",
+        "optim": "adamw_torch_fused" if fused else "adamw_torch",
         "bf16": False,  # DeepSpeed's autocast does it
-        "average_tokens_across_devices": True,
-        "ignore_data_skip": True,
+        "average_tokens_across_devices": True,  # the loss is a mean over the tokens of all ranks
+        "ignore_data_skip": True,  # the loader begins at the right step by itself
         "seed": seed % 2**32,  # NumPy takes no larger one; `runtime.seed_everything` mixes all of it
         "logging_strategy": "steps",
         "logging_steps": section.log_every,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
+        "logging_nan_inf_filter": False,  # a loss that is not finite must be seen
+        "save_strategy": "no",  # `Checkpointer` asks for checkpoints
         "report_to": "none",
         "disable_tqdm": True,
         "log_level": "error",
         "dataloader_pin_memory": False,
-        "remove_unused_columns": False,
+        "remove_unused_columns": False,  # the batches hold nothing but the model's inputs
     }
 
 
 class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     """A Trainer, and a mixin before TRL's descendants of it.
 
-    Data is a function of the step; every step's loss is kept; checkpoints are published whole. Set `plan` with
-    `prepare` before `train`.
+    Data is a function of the step; every step's loss is kept; checkpoints are published whole. Call `prepare` before
+    `train`. One optimizer step, on every rank:
+
+    1. `get_train_dataloader` hands out `accumulation` micro-batches, int64 [rows, context] each.
+    2. `training_step` runs forward and backward on each; its loss is already divided by the tokens of the whole batch.
+    3. DeepSpeed sums the gradients over the ranks, clips their norm, and takes a step of AdamW.
+    4. `create_scheduler`'s schedule sets the next step's rate.
+    5. `_AfterStep` keeps the gradient's norm, and `Checkpointer` decides whether this step is logged and saved.
+    6. `log`, every `log_every` steps: `collect_losses` moves the losses off the device and looks for a divergence.
+    7. `_save_checkpoint`, where one is due; it is published in a thread while training goes on.
+
+    Attributes:
+        losses: Mean loss of every step so far, over all ranks; those before a resume included.
+        clipped: Steps whose gradient was clipped.
+        gradient_norms: Norms of the steps whose losses were not collected yet.
+        overflows: Counts FP8 products that are not finite, of this process and this rank.
+        earlier_overflows: The same of all ranks before a resume.
+        checkpoint_seconds: Seconds that training waited for checkpoints.
     """
 
     plan: Plan
@@ -105,11 +136,11 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     checkpoint_seconds: float
     _saved_step: int
     _logged: tuple[int, int]  # steps and clipped ones, up to the last log
-    _pending: list[torch.Tensor]
-    _step_loss: torch.Tensor | None
+    _pending: list[torch.Tensor]  # losses of steps that are still on the device, float32 [] each
+    _step_loss: torch.Tensor | None  # sum of the micro-batches' shares of the current step's loss
 
     def prepare(self, plan: Plan) -> None:
-        """Give the trainer its plan; the rest of the work reads it."""
+        """Give the trainer its plan, and set its counts to those of a run that has not begun."""
         self.plan = plan
         self.losses, self.gradient_norms = [], []
         self.clipped = 0
@@ -119,6 +150,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         self._step_loss = None
         self._saved_step = plan.first_step
         self.checkpoint_seconds = 0.0
+
         self.remove_callback(PrinterCallback)
         self.add_callback(_AfterStep(self))
 
@@ -131,7 +163,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         num_training_steps: int,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The recipe's schedule, which is the same function for every trainer."""
+        """The recipe's schedule, the same for every trainer; see `training.engine.schedule`."""
         if self.lr_scheduler is None:
             factor = partial(rate_factor, self.plan.section.optimizer, num_training_steps)
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
@@ -139,7 +171,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self.lr_scheduler
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Matrices alone: of the Trainer's own choice, which leaves biases and norms out, what `is_matrix`."""
+        """Names of the matrices: those of the Trainer's own choice, without biases and norms, for which `is_matrix`."""
         chosen = set(super().get_decay_parameter_names(model))
         return [name for name, parameter in model.named_parameters() if name in chosen and is_matrix(name, parameter)]
 
@@ -149,10 +181,12 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         return int(ids.numel() * self.plan.flops_per_token(ids.shape[1]))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward; adds up the micro-batches' shares of the step's loss on the device."""
+        """Forward and backward of one micro-batch; its share of the step's loss, float [], stays on the device."""
+        # Looking at every layer's result costs a pass over it, so only the steps that are logged are looked at.
         self.overflows.active = (self.state.global_step + 1) % self.plan.section.log_every == 0
         share: torch.Tensor = super().training_step(*args, **kwargs)
         self.overflows.active = False
+
         self._step_loss = share.clone() if self._step_loss is None else self._step_loss + share
         if self.accelerator.sync_gradients:
             self._pending.append(self._step_loss.float())
@@ -172,61 +206,69 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     def collect_losses(self) -> list[float]:
         """Move the steps' losses off the device; the only place where training waits for it.
 
+        Returns:
+            Mean loss over all ranks of each step since the last call.
+
         Raises:
             RecipeError: The loss or its gradient diverged, and the recipe says to stop.
-            Interrupted: One of them diverged; the next start of the job goes on from before.
+            RestartRequested: One of them diverged; the next start of the job begins before it.
         """
         if not self._pending:
             return []
         stacked, norms = torch.stack(self._pending), [float(norm) for norm in self.gradient_norms]
         self._pending, self.gradient_norms = [], []
+
         if self.plan.runtime.world_size > 1:
             torch.distributed.all_reduce(stacked)
             stacked /= self.plan.runtime.world_size
         fresh = [float(value) for value in stacked.tolist()]
+
+        # Every rank comes to the same conclusion, because all of them have the same losses and norms.
         for value, norm in zip(fresh, norms, strict=True):
             self.losses.append(value)
             self.clipped += norm > self.plan.section.optimizer.clip_norm
-            if wrong := what_is_wrong(self.losses, norm, self.plan.section.divergence):
-                self._diverged(wrong)
+            if problem := what_is_wrong(self.losses, norm, self.plan.section.divergence):
+                self._stop_or_roll_back(problem)
         return fresh
 
-    def _diverged(self, wrong: str) -> None:
+    def _stop_or_roll_back(self, problem: str) -> NoReturn:
+        """End the job after a divergence: for good, or to start again before it without the last batches."""
         plan, rule, step = self.plan, self.plan.section.divergence, len(self.losses)
         if rule.action == "stop" or plan.rollbacks.count == rule.max_rollbacks:
             after = f" after {rule.max_rollbacks} rollbacks" if plan.rollbacks.count else ""
             raise RecipeError(
-                f"{wrong} at step {step}{after}, so training stopped: lower optimizer.learning_rate, "
-                "raise optimizer.warmup_steps, use precision bf16 or fp32, or set divergence.action to "
-                "rollback to skip batches; checkpoints before this step are kept"
+                f"{problem} at step {step}{after}, so training stopped: lower optimizer.learning_rate, raise "
+                "optimizer.warmup_steps, use precision bf16 or fp32, or set divergence.action to rollback to skip "
+                "batches; checkpoints before this step are kept"
             )
+
         first = max(0, step - rule.skip)
         batches = [plan.rollbacks.batch_of(number) for number in range(first, step)]
         if plan.runtime.rank == 0:
             plan.checkpoints.remove_after(first)
             plan.rollbacks.skip(batches)
-        torch.distributed.barrier()
-        raise Interrupted(
-            Ending(
-                kind="rolled_back",
-                message=(
-                    f"{wrong} at step {step}: going back to a checkpoint of step {first} or before, and skipping the "
-                    f"batches {', '.join(map(str, batches))}"
-                ),
-            )
+        torch.distributed.barrier()  # torchrun ends all ranks when one ends, and rank 0 may be writing
+        message = (
+            f"{problem} at step {step}: going back to a checkpoint of step {first} or before, and skipping the batches "
+            f"{', '.join(map(str, batches))}"
         )
+        raise RestartRequested(JobOutcome(kind="rolled_back", message=message))
 
     def restore(self, checkpoint: Path) -> None:
-        """Take up what is known of the steps before a resume."""
-        found = json.loads((checkpoint / PROGRESS_FILE).read_text())
-        self.losses, self.earlier_overflows = list(found["losses"]), int(found["fp8_overflows"])
-        self.clipped = int(found["clipped"])
+        """Take over the losses and counts of the steps before a resume.
+
+        Args:
+            checkpoint: Folder of a verified checkpoint.
+        """
+        progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        self.losses, self.earlier_overflows = list(progress["losses"]), int(progress["fp8_overflows"])
+        self.clipped = int(progress["clipped"])
         self._logged = len(self.losses), self.clipped  # a checkpoint's step is logged
 
     def count_overflows(self) -> int:
         """FP8 products that were not finite, of all ranks and of the steps before a resume; all ranks must call it.
 
-        Looked for in every step that is logged.
+        Only the steps that are logged are looked at.
         """
         count = torch.tensor(self.overflows.count())
         if self.plan.runtime.world_size > 1:
@@ -237,39 +279,39 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if resume_from_checkpoint:
-            reshard.mend_loaded(self.deepspeed, Path(resume_from_checkpoint))
-        if self.deepspeed.zero_optimization_stage() == 0:
+            reshard.fix_loaded_optimizer(self.deepspeed, Path(resume_from_checkpoint))
+        if self.deepspeed.zero_optimization_stage() == 0:  # the other stages keep the norm themselves
             _keep_gradient_norm(self.deepspeed)
         return model, train_dataloader
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All ranks write into a hidden folder; rank 0 makes it durable and gives it its name."""
         started = time.monotonic()
-        step, folder = self.state.global_step, self.plan.checkpoints.staging(self.state.global_step)
-        first = self.plan.runtime.rank == 0
-        self.collect_losses()
-        overflows = self.count_overflows()
+        checkpoints, step = self.plan.checkpoints, self.state.global_step
+        folder, is_first_rank = checkpoints.staging(step), self.plan.runtime.rank == 0
+        self.collect_losses()  # a divergence must not get into a checkpoint
+        progress = {"losses": self.losses, "clipped": self.clipped, "fp8_overflows": self.count_overflows()}
         self.store_flos()
-        if first:
-            self.plan.checkpoints.clear_staging()
+
+        if is_first_rank:
+            checkpoints.clear_staging()
             folder.mkdir(parents=True)
         torch.distributed.barrier()
         try:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
-            if first:
+            if is_first_rank:
                 self.state.save_to_json(str(folder / _STATE_FILE))
-                (folder / PROGRESS_FILE).write_text(
-                    json.dumps({"losses": self.losses, "clipped": self.clipped, "fp8_overflows": overflows})
-                )
+                (folder / PROGRESS_FILE).write_text(json.dumps(progress))
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TORCH_CANNOT_WRITE):
                 raise
-            raise self.plan.checkpoints.unwritten(error) from error
+            raise checkpoints.unwritten(error) from error
         torch.distributed.barrier()
-        if first:
+
+        if is_first_rank:
             fresh = self.losses[self._saved_step :]
-            self.plan.checkpoints.publish(step, math.fsum(fresh) / len(fresh))
+            checkpoints.publish(step, math.fsum(fresh) / len(fresh))
         self._saved_step = step
         self.checkpoint_seconds += time.monotonic() - started
 
@@ -284,7 +326,7 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         self._trainer = trainer
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """At every ZeRO stage the norm is infinite, or no number, where the gradient is not finite."""
+        """Keep it: an infinite one, or one that is no number, is how a divergence shows at every ZeRO stage."""
         self._trainer.gradient_norms.append(self._trainer.deepspeed.get_global_grad_norm())
 
 
@@ -293,12 +335,17 @@ class PretrainingTrainer(StepOrdered):
 
 
 def pretraining_trainer(model: torch.nn.Module, settings: dict[str, Any]) -> PretrainingTrainer:
-    """A Trainer for next-token prediction."""
+    """A Trainer for next-token prediction.
+
+    Args:
+        model: In fp32, with its FP8 layers where there are any.
+        settings: As `arguments` gives them.
+    """
     return PretrainingTrainer(model=model, args=TrainingArguments(**settings))
 
 
 def is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter multiplies what comes in, and so may be drawn towards zero.
+    """Whether a parameter multiplies what comes in, and so may be drawn towards zero by weight decay.
 
     Scales and shifts may not. Nor may the rates of state-space and linear attention layers (Gu and Dao, Mamba, 2023),
     even where they are stored as a table.
@@ -308,7 +355,7 @@ def is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
 
 
 def _keep_gradient_norm(engine: Any) -> None:
-    """At ZeRO 0 in fp32 DeepSpeed clips the gradients and throws their norm away; keep it for the log."""
+    """Keep the gradient's norm at ZeRO 0 in fp32, where DeepSpeed clips the gradients and throws the norm away."""
     parameters = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
 
     def clip() -> None:

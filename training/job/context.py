@@ -1,4 +1,4 @@
-"""What a stage is given."""
+"""What a stage is given to work with."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class StageContext(Generic[SectionT]):
 
     Attributes:
         section: The validated recipe section.
-        inputs: Verified artifacts by asset name; the evaluation job calls what it judges `artifact`.
+        identity: Identity of the artifact in the making.
+        inputs: Verified artifacts by asset name. An evaluation job finds the version that it measures as `artifact`.
         files: Verified files of the recipe's folder by field name.
-        out: Empty folder for the artifact's files. What lies under `out/report` is shown to people and is not part of
-            the content digest.
+        out: Empty folder for the artifact's files. Those under `out/report` are shown to people and are not part of the
+            content digest.
         work: This attempt's folder, kept across restarts: checkpoints belong here.
         rank: Global rank of this process; rank 0 writes `out`.
-        afterwards: What rank 0 does once the version is published.
+        world_size: Number of ranks.
+        afterwards: Functions that rank 0 calls once the version is published.
     """
 
     asset: str

@@ -1,8 +1,8 @@
-"""`events.jsonl`: what a job says while it works. Append, flush; one JSON object a line.
+"""`events.jsonl`: a job's events, written while it works. Append, flush; one JSON object a line.
 
 Kinds:
     phase     {"name"}                                 the job entered a named part of its work
-    progress  {"done", "total"?, "unit", "note"?}      how far that part is
+    progress  {"done", "total", "unit", "note"}        how far that part is; `total` may be null
     metrics   {"step", "values": {name: float}}        training and system metrics
     log       {"level", "message"}
 """
@@ -26,16 +26,16 @@ class EventWriter:
         self._file: TextIO | None = path.open("a", encoding="utf-8") if path else None
 
     def phase(self, name: str) -> None:
-        """Say which part of the work begins."""
+        """Record which part of the work begins."""
         self._write("phase", name=name)
 
     def progress(self, done: float, total: float | None, unit: str, note: str = "") -> None:
-        """Say how far the current part is.
+        """Record how far the current part is.
 
         Args:
-            done: How many are done.
-            total: How many there are; None where that is not known before the end.
-            unit: What is counted.
+            done: Units done.
+            total: All units; None where their number is not known before the end.
+            unit: What is counted, in the plural.
             note: A short text such as `loss 3.21`.
         """
         self._write("progress", done=done, total=total, unit=unit, note=note)
@@ -86,6 +86,6 @@ class EventReader:
         for line in data[:whole].split(b"\n")[:-1]:
             try:
                 events.append(json.loads(line))
-            except ValueError:  # a line cut short by a kill, glued to the next attempt's first
+            except ValueError:  # a kill cut the line short, and the next start's first line follows in the same one
                 continue
         return events

@@ -2,7 +2,7 @@
 
 Started by torchrun it runs once per rank; rank 0 cleans the output folder, publishes and reports. Exit codes: 0 done,
 1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 interrupted (start it again).
-ending.json in the attempt folder says more.
+ending.json in the attempt folder holds the reason; see `training.job.outcome`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.job import outcome
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
 from training.job.fingerprint import fingerprint
-from training.job.outcome import Ending, Interrupted
+from training.job.outcome import JobOutcome, RestartRequested
 from training.specs.artifacts import InputRecord, Manifest
 from training.specs.base import Spec
 from training.specs.contracts import ARTIFACT, breaches
@@ -82,18 +82,26 @@ def load_job(path: Path) -> Job:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in first["loc"])
         raise RecipeError(
-            f"{path}: {key}{first['msg']}; this is no job, materialize its asset again to have it written anew"
+            f"{path}: {key}{first['msg']}; this is no job: materialize its asset again, which writes a new one"
         ) from error
 
 
 def run_job(job: Job) -> int:
-    """Verify the inputs, run the stage, publish. Errors are also written as events."""
+    """Verify the inputs, run the stage, publish. Every error is also written as an event and as the job's outcome.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: A person's mistake.
+    """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     attempt = Path(job.attempt)
     attempt.mkdir(parents=True, exist_ok=True)
     events = EventWriter(attempt / EVENTS_FILE if rank == 0 else None)
     started = time.time()
-    before = signal.signal(signal.SIGTERM, partial(_stop, attempt))
+    earlier_handler = signal.signal(signal.SIGTERM, partial(_stop, attempt))
+
     try:
         context = _prepare(job, events, rank, world_size)
         result: StageResult | None = _stage(job).run(context)
@@ -103,60 +111,58 @@ def run_job(job: Job) -> int:
             manifest = _publish(job, context, result, started)
             _write_result(attempt, manifest)
             for finish in context.afterwards:
-                with suppress(OSError):  # the version is published, and that counts
+                with suppress(OSError):  # the version is published, so the job has succeeded
                     finish()
         return EXIT_OK
     except UserError as error:
         _refuse(attempt, events, error)
         raise
-    except Interrupted as interruption:
-        outcome.write(attempt, interruption.ending)
-        events.log(str(interruption), level="warning")
-        return interruption.exit_code
+    except RestartRequested as request:
+        outcome.write(attempt, request.outcome)
+        events.log(str(request), level="warning")
+        return request.exit_code
     except Exception as error:
         refusal = _explained(job, error)
         if refusal is not None:
             _refuse(attempt, events, refusal)
             raise refusal from error
-        # Said before this rank ends: then torchrun tells the others to stop, and the first word counts.
-        outcome.write(attempt, Ending(kind="failed", message=traceback.format_exc()))
+        # Written before this rank ends: torchrun then stops the others, and only the first outcome is kept.
+        outcome.write(attempt, JobOutcome(kind="failed", message=traceback.format_exc()))
         events.log(traceback.format_exc(), level="error")
         traceback.print_exc()
         return EXIT_FAULT
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, earlier_handler)
         with suppress(OSError):
             events.close()
 
 
 def _refuse(attempt: Path, events: EventWriter, error: UserError) -> None:
-    outcome.write(attempt, Ending(kind="refused", message=str(error)))
+    outcome.write(attempt, JobOutcome(kind="refused", message=str(error)))
     with suppress(OSError):
         events.log(str(error), level="error")
 
 
 def _stop(attempt: Path, _number: int, _frame: FrameType | None) -> None:
-    """Told to stop where nothing is lost: training, once it has begun, listens for itself."""
-    outcome.write(attempt, Ending(kind="preempted", message="told to stop"))
+    """Handle SIGTERM while nothing would be lost; once training has begun, `Checkpointer` handles it instead."""
+    outcome.write(attempt, JobOutcome(kind="preempted", message="told to stop"))
     raise SystemExit(EXIT_PREEMPTED)
 
 
 def _explained(job: Job, error: Exception) -> UserError | None:
-    """What a person can do about a lack of memory or of room, None for every other fault."""
+    """The error that says what to do about a lack of memory or of room, None for every other fault."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: "
-            "it goes on from its newest checkpoint"
+            f"{error.filename or job.attempt}: {error.strerror}; make room and start {job.asset} again: it continues "
+            "from its newest checkpoint"
         )
+
     if not outcome.is_out_of_memory(error):
         return None
-    what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    smaller = (
-        " or lower evaluation.batch or evaluation.context in the recipe"
-        if job.asset.endswith(EVALUATION_SUFFIX)
-        else ""
-    )
-    return RecipeError(f"{job.asset} ran out of memory ({what}): give it a machine with more memory{smaller}")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    evaluates = job.asset.endswith(EVALUATION_SUFFIX)
+    remedy = " or lower evaluation.batch or evaluation.context in the recipe" if evaluates else ""
+    return RecipeError(f"{job.asset} ran out of memory ({reason}): give it a machine with more memory{remedy}")
 
 
 def _stage(job: Job) -> Any:
@@ -167,28 +173,30 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
     """Verify everything that the job names, before the seconds that importing a stage takes."""
     if not (Path(__file__).parents[1] / "stages" / f"{job.stage}.py").is_file():
         raise RecipeError(f"job.json: there is no stage {job.stage!r}")
-    found = fingerprint(f"training.stages.{job.stage}")
-    if found != job.fingerprint:
+    own_fingerprint = fingerprint(f"training.stages.{job.stage}")
+    if own_fingerprint != job.fingerprint:
         raise InputRefused(
-            f"the code of {job.stage} is not the one this job was made for (fingerprint {found[:12]}, "
+            f"the code of {job.stage} is not the one this job was made for (fingerprint {own_fingerprint[:12]}, "
             f"expected {job.fingerprint[:12]}); materialize {job.asset} again"
         )
     if breach := next(breaches(job), ""):
         raise InputRefused(f"job.json: {breach}; start {job.asset} through Gatehouse")
+
+    # By the job itself and not only by the planner: going around Dagster must not go around a gate.
     events.phase("verify inputs")
-    attempt = Path(job.attempt)
     store = _store(job)
-    inputs = {name: _verified(store, job, name, wanted) for name, wanted in job.inputs.items()}
-    _one_tokenizer(job, inputs)
+    inputs = {name: _verified(store, job, name, used) for name, used in job.inputs.items()}
+    _require_one_tokenizer(job, inputs)
     for name, file in job.files.items():
         if not Path(file.path).is_file() or file_entry(Path(file.path)).sha256 != file.sha256:
             raise InputRefused(
-                f"{file.path} ({name}) is missing or has changed since this job was planned; "
-                f"materialize {job.asset} again"
+                f"{file.path} ({name}) is missing or has changed since this job was planned; materialize {job.asset} "
+                "again"
             )
+
     section: type[Spec] = _stage(job).Section
-    out = attempt / "out"
-    if rank == 0:
+    out = Path(job.attempt) / "out"
+    if rank == 0:  # an earlier start of the job may have left a part of its files
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
     return StageContext(
@@ -197,9 +205,9 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
         section=section.model_validate(job.section),
         seed=job.seed,
         inputs=inputs,
-        files={name: Path(f.path) for name, f in job.files.items()},
+        files={name: Path(file.path) for name, file in job.files.items()},
         out=out,
-        work=attempt,
+        work=Path(job.attempt),
         execution=job.execution,
         events=events,
         rank=rank,
@@ -207,43 +215,49 @@ def _prepare(job: Job, events: EventWriter, rank: int, world_size: int) -> Stage
     )
 
 
-def _verified(store: Store, job: Job, name: str, wanted: Input) -> InputArtifact:
-    if wanted.promoted:
-        if not wanted.certificate:
+def _verified(store: Store, job: Job, name: str, used: Input) -> InputArtifact:
+    """An input after its promotion, its certificate and its bytes were verified.
+
+    Raises:
+        InputRefused: One of them is not as the job says.
+        StoreError: The version does not exist or cannot be read.
+    """
+    if used.promoted:
+        if not used.certificate:
             raise InputRefused(
                 f"job.json: the input {name} of {job.asset} names no certificate; start {job.asset} through Gatehouse"
             )
-        store.require_promoted(wanted.asset, wanted.version, wanted.digest, wanted.certificate)
-    elif not _may_be_unpromoted(store, job, name, wanted):
+        store.require_promoted(used.asset, used.version, used.digest, used.certificate)
+    elif not _may_be_unpromoted(store, job, name, used):
         raise InputRefused(
-            f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it "
-            "measures, an evaluation may read only what that one was made from"
+            f"job.json: the input {name} of {job.asset} must be promoted; beside the version that it measures, an "
+            "evaluation may read only what that one was made from"
         )
-    folder = store.verified_folder(wanted.asset, wanted.version, wanted.digest)
-    return InputArtifact(folder, store.manifest(wanted.asset, wanted.version))
+    folder = store.verified_folder(used.asset, used.version, used.digest)
+    return InputArtifact(folder, store.manifest(used.asset, used.version))
 
 
-def _may_be_unpromoted(store: Store, job: Job, name: str, wanted: Input) -> bool:
-    """Whether an evaluation, which trains nothing, measures this version or compares it with what it was made from."""
+def _may_be_unpromoted(store: Store, job: Job, name: str, used: Input) -> bool:
+    """Whether an input of an evaluation is the version that it measures, or one that this version was made from."""
     measured = job.inputs[ARTIFACT]
     made_from = store.manifest(measured.asset, measured.version).inputs.get(name)
     return name == ARTIFACT or (
         made_from is not None
-        and (made_from.asset, made_from.version, made_from.digest) == (wanted.asset, wanted.version, wanted.digest)
+        and (made_from.asset, made_from.version, made_from.digest) == (used.asset, used.version, used.digest)
     )
 
 
-def _one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
+def _require_one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
+    """Refuse inputs made with different tokenizers: their token ids mean different things."""
     digests = {
         name: artifact.manifest.facts["tokenizer"]
         for name, artifact in inputs.items()
         if "tokenizer" in artifact.manifest.facts
     }
     if len(set(digests.values())) > 1:
+        by_input = ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
         raise InputRefused(
-            f"{job.asset}: its inputs were made with different tokenizers: "
-            + ", ".join(f"{name} with {digest[:12]}" for name, digest in digests.items())
-            + "; materialize the older ones again"
+            f"{job.asset}: its inputs were made with different tokenizers: {by_input}; materialize the older ones again"
         )
 
 
@@ -281,16 +295,17 @@ def _store(job: Job) -> Store:
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a result."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _REPORTED_LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _write_result(attempt: Path, manifest: Manifest) -> None:
+    """Tell the launcher which version was published; result.json exists whole or not at all."""
     temporary = attempt / f".{RESULT_FILE}"
     temporary.write_text(json.dumps({"asset": manifest.asset, "version": manifest.version, "digest": manifest.digest}))
     temporary.replace(attempt / RESULT_FILE)

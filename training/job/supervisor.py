@@ -1,8 +1,8 @@
-"""`python -m training.job.supervisor GRACE COMMAND...`: run a command so that nothing of it can outlive its owner.
+"""`python -m training.job.supervisor GRACE COMMAND...`: run a command so that no process of it outlives its owner.
 
-The owner holds the other end of this process's standard input. When that closes (the owner ended, however it ended) or
-a signal asks for it, every descendant gets SIGTERM, then SIGKILL after GRACE seconds. On Linux the supervisor adopts
-descendants that left their session, and the command itself is killed by the kernel should the supervisor be killed.
+The owner holds the other end of this process's standard input. It closes when the owner ends, even by SIGKILL. Then, or
+on a signal, every descendant gets SIGTERM, and SIGKILL after GRACE seconds. On Linux the supervisor adopts descendants
+that left their session, and the kernel kills the command should the supervisor be killed.
 Exits with the command's own code, or 128 + signal.
 """
 
@@ -19,7 +19,7 @@ from types import FrameType
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -32,17 +32,20 @@ def main(arguments: list[str]) -> int:
     """Supervise the command; return its exit code."""
     grace, command = float(arguments[0]), arguments[1:]
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    asked: list[int] = []
+    signals: list[int] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+    def note(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, ask)
+        signal.signal(number, note)
+
     # The supervisor has one thread, so the work between fork and exec is safe.
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, process_group=0)
-    while child.poll() is None and not asked and not _owner_gone(0.2):
+    while child.poll() is None and not signals and not _owner_gone(0.2):
         _reap(child.pid)
+
+    # Also after a command that ended by itself: what it left in the background goes too.
     end_descendants(grace)
     code = child.wait()
     return code if code >= 0 else 128 - code
@@ -60,11 +63,13 @@ def end_descendants(grace: float) -> None:
 
 
 def _owner_gone(wait: float) -> bool:
+    """Whether standard input was closed; waits up to `wait` seconds for it."""
     ready, _, _ = select.select([sys.stdin.fileno()], [], [], wait)
     return bool(ready) and os.read(sys.stdin.fileno(), 1) == b""
 
 
 def _reap(child: int) -> None:
+    """Collect adopted descendants that have ended; the child itself is Popen's to collect."""
     for process in psutil.Process().children():
         if process.pid != child and process.status() == psutil.STATUS_ZOMBIE:
             try:

@@ -33,7 +33,7 @@ class FileEntry(Spec):
 
 
 class InputRecord(Spec):
-    """What a version was made from."""
+    """One version that another version was made from."""
 
     asset: Name
     version: Name
@@ -67,13 +67,13 @@ class Manifest(Spec):
     seconds: float
 
     def run_command(self, recipe: str = "") -> str:
-        """The command that comes back to this version, to judge it on today's gates.
+        """The command that plans this very version again, to judge it on today's gates.
 
-        It repeats the `--set` options of the run that made it, or it would ask for another version; but not those of
-        gates, which are today's.
+        It repeats the `--set` options of the run that made the version, because without them another version would be
+        planned. The options of gates are left out, so that today's gates judge.
 
         Args:
-            recipe: How the recipe is called; by its name, where this is empty.
+            recipe: The recipe's name or path on the command line; empty for the name in the manifest.
         """
         overrides = [text for text in json.loads(self.labels.get(OVERRIDES, "[]")) if not text.startswith("gates.")]
         options = "".join(f" --set {shlex.quote(text)}" for text in overrides)
@@ -132,8 +132,8 @@ class Certificate(Spec):
         items_digest: Of items.jsonl.
         champion: The version that it was compared with; None when there was none.
         waivers: What was waived of this version's own gates.
-        inherited: Waivers of the versions that it was made from, and of theirs.
-        unfounded: Versions that it was made from and that are refused now, `asset version`: nothing stands on them.
+        inherited: Waivers of the versions that it was made from, and of those that these were made from.
+        unfounded: Versions that it was made from and that are refused now, `asset version`.
     """
 
     asset: Name
@@ -156,16 +156,16 @@ class Certificate(Spec):
 
     @property
     def passed(self) -> bool:
-        """True when there is a gate, every gate passed or was waived, and what it stands on passed as well.
+        """Whether there is a gate, every gate passed or was waived, and the versions that it was made from passed.
 
-        Whether a waiver has expired is not looked at.
+        Expired waivers count here; `expired` lists them.
         """
         waived = {waiver.gate for waiver in self.waivers}
         passed = all(verdict.passed or verdict.name in waived for verdict in self.verdicts)
         return bool(self.verdicts) and passed and not self.unfounded
 
     def expired(self, today: date) -> tuple[Waiver, ...]:
-        """Waivers that this certificate rests on and that hold no longer."""
+        """Waivers that this certificate rests on and that have expired."""
         return tuple(waiver for waiver in (*self.waivers, *self.inherited) if not waiver.holds(today))
 
     @property

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# A part of a path in the store, empty where it is not given yet: nothing that it names lies outside.
+# A part of a path in the store, empty where it is not known yet. It cannot lead out of its folder.
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")]
-# Seconds since the epoch, within the years that can be written down.
+# Seconds since the epoch, up to the year 9999, the last one that `datetime` can hold.
 Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]
 
 
@@ -20,7 +20,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def identity_fields(self) -> dict[str, Any]:
-        """The fields that decide a result, as JSON-like values; sections leave out what cannot change it."""
+        """The fields that decide a result, as JSON-like values. Sections leave out fields that cannot change it."""
         return self.model_dump(mode="json")
 
 

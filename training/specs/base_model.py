@@ -11,7 +11,7 @@ from training.specs.optimization import TrainingSection
 
 
 class Phase(Spec):
-    """One piece of the context-length curriculum."""
+    """One phase of the context-length curriculum."""
 
     context: int = Field(gt=0, description="Tokens per row.")
     share: float = Field(gt=0, le=1, description="Share of the steps.")
@@ -21,9 +21,8 @@ class BaseModelSection(TrainingSection):
     """Everything that decides the content of `base_model`."""
 
     architecture: dict[str, Any] = Field(
-        description="Passed to `AutoConfig.for_model`: `model_type` and its fields. "
-        "The vocabulary comes from the tokenizer. Another "
-        "`model_type` inherits no field."
+        description="Passed to `AutoConfig.for_model`: `model_type` and its fields. The vocabulary comes from the "
+        "tokenizer. Another `model_type` inherits no field."
     )
     batch_tokens: int = Field(gt=0, description="Tokens per optimizer step, the same at every context length.")
     curriculum: tuple[Phase, ...] = Field(min_length=1)

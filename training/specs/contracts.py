@@ -1,4 +1,4 @@
-"""What a job may be: which stage computes an asset, from which inputs, and how the asset is measured.
+"""Which stage computes an asset, from which inputs, and which evaluator measures it.
 
 The control plane plans jobs by this table, and every job holds itself against it. A job.json that says it is an
 evaluation but names a training stage, or that brings an input which its stage does not have, is refused.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from training.specs.job import EVALUATION_SUFFIX, Job
 
 ARTIFACT = "artifact"
-"""What an evaluator calls the version that it measures."""
+"""Name of the input that an evaluation measures."""
 _DATA, _MODEL = "evaluate_data", "evaluate_model"
 
 
@@ -52,16 +52,18 @@ CONTRACTS: dict[str, Contract] = {
 
 
 def breaches(job: Job) -> Iterator[str]:
-    """How a job differs from what its asset may be; nothing when it is one that the control plane could plan."""
+    """The ways in which a job breaks its asset's contract; none when the control plane could have planned it."""
     measured = job.asset.removesuffix(EVALUATION_SUFFIX)
     contract = CONTRACTS.get(measured)
     if contract is None:
         yield f"there is no asset {job.asset!r}"
         return
+
     evaluates = job.asset != measured
     stage = contract.evaluator if evaluates else measured
     if job.stage != stage:
         yield f"the stage of {job.asset} is {stage}, not {job.stage}"
+
     assets = {name: name for name in (contract.judged_with if evaluates else contract.inputs)}
     if evaluates:
         assets[ARTIFACT] = measured
@@ -70,6 +72,7 @@ def breaches(job: Job) -> Iterator[str]:
             yield f"{job.asset} needs the input {name}"
         elif job.inputs[name].asset != asset:
             yield f"the input {name} of {job.asset} is a version of {asset}, not of {job.inputs[name].asset}"
+
     for name, used in job.inputs.items():
         if name not in assets:
             yield f"{job.asset} has no input {name}"

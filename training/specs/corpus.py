@@ -10,31 +10,32 @@ from pydantic import Field, model_validator
 
 from training.specs.base import Spec
 
-GENERAL = "general"
-RECALL = 0.999
+GENERAL = "general"  # the domain of documents that no source's globs name
+RECALL = 0.999  # probability with which a pair at the threshold becomes a candidate
 DROPPED = "dropped.jsonl"
 TOO_SHORT, FEW_LETTERS, LONG_LINE = "too short", "few letters", "long line"
 EXACT, NEAR = "exact duplicate", "near-duplicate"
+# Reason to the key of the section that decides it.
 DROP_REASONS = {
     TOO_SHORT: "min_characters",
     FEW_LETTERS: "min_letters",
     LONG_LINE: "max_line",
     EXACT: "",
     NEAR: "near_duplicates.threshold",
-}  # with the key of the section that decides
+}
 
 
 def dropped_metric(reason: str) -> str:
-    """Metric of the corpus that counts what was dropped for a reason."""
+    """Name of the corpus's metric that counts the documents dropped for a reason."""
     return f"dropped_{reason.replace(' ', '_').replace('-', '_')}"
 
 
 class MinHash(Spec):
     """Near-duplicate removal by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4).
 
-    The MinHashes of two documents with similarity s agree with probability s each, so the two share at least one of b
-    bands of r MinHashes with probability 1 - (1 - s**r)**b. Candidates are compared exactly, so a band more costs time
-    and never a document.
+    Each MinHash of two documents with similarity s agrees with probability s. So the two share at least one of b bands
+    of r MinHashes with probability 1 - (1 - s**r)**b. Candidates are compared exactly: one more band costs time and
+    never a document.
     """
 
     permutations: int = Field(
@@ -47,11 +48,16 @@ class MinHash(Spec):
 
     @property
     def rows_and_bands(self) -> tuple[int, int]:
-        """MinHashes per band and bands: the longest bands that find a pair at the threshold with probability 0.999."""
+        """MinHashes per band, and bands: the longest bands that find a pair at the threshold with probability 0.999.
+
+        Raises:
+            ValueError: There are too few MinHashes for that.
+        """
         for rows in range(self.permutations, 0, -1):
             bands = self.permutations // rows
             if 1 - (1 - self.threshold**rows) ** bands >= RECALL:
                 return rows, bands
+
         needed = math.ceil(math.log(1 - RECALL) / math.log(1 - self.threshold))
         raise ValueError(
             f"permutations {self.permutations} miss near-duplicates at the threshold {self.threshold:g}; "

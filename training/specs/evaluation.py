@@ -8,7 +8,7 @@ from training.specs.base import Spec
 
 
 class EvaluationSection(Spec):
-    """How a model is measured; what it is measured on is `evaluation_sets`."""
+    """How a model is measured; `evaluation_sets` decides on what."""
 
     context: int = Field(512, gt=0, description="Tokens of context for held-out text.")
     max_new_tokens: int = Field(48, gt=0)

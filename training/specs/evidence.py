@@ -1,8 +1,8 @@
-"""Evidence: what an evaluation writes down, so that a judgement can be made of it again at any time.
+"""Evidence: an evaluation's results, from which a judgement can be made again at any time.
 
 An evaluation's folder holds `report.json` (an `EvaluationReport`) and `items.jsonl` (one object per item). A sampled
-metric is a function of its items' sums, so its value, its interval and its comparison with another version's all follow
-from `items.jsonl`; nothing has to be taken on trust from the report.
+metric is a function of its items' sums. So its value, its interval and its comparison with another version all follow
+from `items.jsonl`, and nobody has to trust the report.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ class Estimate(Spec):
     exponential: bool = False
 
     def of(self, score: float, weight: float) -> float:
-        """The metric for items whose scores and weights have these sums; NaN when there is no weight."""
+        """The metric for items whose scores and weights have these sums; NaN when the weights sum to 0."""
         if not weight:
             return math.nan
+
         inner = self.offset + self.scale * score / weight
         if not self.exponential:
             return inner
-        return math.exp(inner) if inner < 700 else math.inf
+        return math.exp(inner) if inner < 700 else math.inf  # above that, `exp` raises an OverflowError
 
 
 class Item(Spec):
-    """One item behind a sampled metric; further keys of a line explain it and are not read by a judge."""
+    """One item of a sampled metric. Further keys of its line explain it to people; no gate reads them."""
 
     metric: str
     id: str
@@ -60,10 +61,10 @@ class EvaluationReport(Spec):
     """`report.json`.
 
     Attributes:
-        estimates: Metric to what was measured.
-        missing: Metric to why it could not be measured, such as a task that ran past its time limit.
-        causes: Metric to what most likely made it bad, such as the commonest reason to drop a document; a refusal ends
-            with it.
+        estimates: Metric to its estimate.
+        missing: Metric to the reason why it could not be measured, such as a task that ran past its time limit.
+        causes: Metric to the most likely cause of a bad value, such as the commonest reason to drop a document. A
+            refusal ends with it.
     """
 
     estimates: dict[str, Estimate]
@@ -77,10 +78,10 @@ class EvaluationReport(Spec):
 
 
 def share(right: Sequence[bool]) -> Estimate:
-    """The estimate of a share of items."""
+    """The estimate of the share of items that are right; there is at least one item."""
     return Estimate(value=sum(right) / len(right), count=len(right), method="wilson")
 
 
 def exact(value: float, count: int) -> Estimate:
-    """The estimate of something that was counted over everything."""
+    """The estimate of a metric that was counted over everything and not sampled."""
     return Estimate(value=value, count=count, method="exact")

@@ -1,4 +1,4 @@
-"""Where and how a job runs. Never part of a model's identity."""
+"""Where and how a job runs; never part of an artifact's identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates: what a metric must be before an artifact is promoted, and what became of that."""
+"""Gates: conditions on metrics that an artifact meets before it is promoted, and their verdicts."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Gate(Spec):
 
     @property
     def better(self) -> int:
-        """1 when more is better, -1 when less is, 0 for an equality."""
+        """1 when more is better, -1 when less is better, 0 for an equality."""
         return {"<": -1, "<=": -1, "==": 0, ">=": 1, ">": 1}[self.must_be]
 
     @property
     def asked(self) -> str:
-        """What is asked of the metric, such as `>= 1,000,000`."""
+        """The condition in words, such as `>= 1,000,000`."""
         return f"{self.must_be} {self.threshold:,.12g}"
 
 
 class AgainstChampion(Spec):
-    """How a version stands against the champion, over the same items."""
+    """A version compared with the champion over the same items."""
 
     version: str
     value: float

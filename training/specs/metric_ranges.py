@@ -1,4 +1,4 @@
-"""Between which values a metric lies, and which way is better: what tells a gate that nothing can pass."""
+"""The range of each metric, and which way is better; a gate that no value can pass is found by it."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ _TASK_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_dcpmi", 
 
 @dataclass(frozen=True)
 class MetricRange:
-    """What a metric can be.
+    """The values that a metric can have, bounds included.
 
     Attributes:
-        better: 1 when more is better, -1 when less is, 0 where that depends on what is wanted.
+        better: 1 when more is better, -1 when less is better, 0 where that depends on the recipe's purpose.
     """
 
     low: float = -math.inf
@@ -75,7 +75,7 @@ class MetricRange:
 
     @property
     def is_share(self) -> bool:
-        """Whether it counts a part of a whole."""
+        """Whether it is a part of a whole, from 0 to 1."""
         return (self.low, self.high) == (0.0, 1.0)
 
 
@@ -90,10 +90,12 @@ _RANGES = {
 
 
 def metric_range(asset: str, metric: str, vocabulary: int, task_key: str = "") -> MetricRange:
-    """The range of a metric of an asset; one that nothing is known of can be anything.
+    """The range of a metric of an asset; a metric that is not listed here can have any value.
 
     Args:
-        vocabulary: Tokens of the recipe's tokenizer: a uniform guess costs no more than its logarithm.
+        asset: The asset.
+        metric: One of its metrics.
+        vocabulary: Tokens of the recipe's tokenizer. Its logarithm is the loss of a uniform guess.
         task_key: The harness's own metric, where a task gives it, such as `exact_match,strict-match`.
     """
     if task_key:
@@ -101,6 +103,7 @@ def metric_range(asset: str, metric: str, vocabulary: int, task_key: str = "") -
         if name in _TASK_SHARES or name.endswith("_acc"):
             return _UP
         return MetricRange(low=0.0, better=-1) if name == "bits_per_byte" else MetricRange()
+
     if asset == "base_model" and metric == "loss_drop":
         return MetricRange(high=math.log(vocabulary), better=1)
     if metric.startswith("heldout_bits_per_byte"):

@@ -127,8 +127,8 @@ METRICS: dict[str, dict[str, str]] = {
     },
 }
 
-# What depends on the model and the suite alone, counts alike whatever the tokenizer is, and is taken over the same
-# items for every model. A gate may set it against the champion, whose parent may have been another one.
+# Metrics that depend on the model and the suite alone, not on the tokenizer or the parent, and that are taken over the
+# same items for every model. A gate may compare them with the champion's, which may have had another parent.
 COMPARABLE: frozenset[str] = frozenset(
     {
         "heldout_bits_per_byte",
@@ -144,7 +144,7 @@ _PER_SOURCE = "heldout_bits_per_byte__"
 
 
 def source_metric(source: str) -> str:
-    """The metric of one source's held-out text; what cannot be part of a metric's name becomes `_`."""
+    """The metric of one source's held-out text; a character that no metric's name may have becomes `_`."""
     return _PER_SOURCE + re.sub(r"[^a-z0-9]", "_", source.lower())
 
 
@@ -168,7 +168,7 @@ _COUNTED = frozenset(
 
 
 def sampled(asset: str, metric: str) -> bool:
-    """Whether a metric of an asset is taken over items that stand for more of their kind, and so has an interval."""
+    """Whether a metric of an asset is taken over a sample of items, and so has a confidence interval."""
     return asset.endswith("_model") and metric not in _COUNTED
 
 

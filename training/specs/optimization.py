@@ -28,7 +28,7 @@ class Optimizer(Spec):
 
 
 class Checkpoints(Spec):
-    """When a checkpoint is written and which are kept. Never changes the result, so it is left out of identity."""
+    """When a checkpoint is written and which are kept. It never changes the result, so identity leaves it out."""
 
     every_steps: int = Field(50, gt=0)
     keep: int = Field(2, gt=0, description="The newest ones: what a killed job goes on from. They go when it is done.")
@@ -44,9 +44,10 @@ class Checkpoints(Spec):
         return self.keep_every is not None and step % self.keep_every == 0
 
     def written(self, steps: int) -> int:
-        """How many are written in so many steps."""
+        """Number of checkpoints that are written in so many steps."""
         if self.keep_every is None:
             return steps // self.every_steps
+
         both = steps // math.lcm(self.every_steps, self.keep_every)
         return steps // self.every_steps + steps // self.keep_every - both
 
@@ -58,9 +59,9 @@ class Checkpoints(Spec):
 class Divergence(Spec):
     """What happens when the loss is not finite any more, or leaps.
 
-    A rollback skips the batches of the last steps, as in the training of PaLM (Chowdhery et al., 2022, section 5.1): it
-    goes back to a checkpoint from before them and trains on with the data that comes after. The result depends on this
-    rule and the seed, not on when checkpoints were written.
+    A rollback skips the batches of the last steps, as in the training of PaLM (Chowdhery et al., 2022, section 5.1). It
+    goes back to a checkpoint from before them and continues with the data after them. The result depends on this rule
+    and the seed, not on when checkpoints were written.
     """
 
     action: Literal["stop", "rollback"] = "stop"
@@ -76,7 +77,7 @@ class Divergence(Spec):
 
 
 class TrainingSection(Spec):
-    """What every training stage has."""
+    """The settings that every training stage has."""
 
     steps: int = Field(gt=0, description="Optimizer steps.")
     optimizer: Optimizer
@@ -105,5 +106,5 @@ class TrainingSection(Spec):
         return self
 
     def identity_fields(self) -> dict[str, Any]:
-        """All fields but those that only decide what is written down on the way."""
+        """All fields but those of checkpoints and logs, which do not change the result."""
         return self.model_dump(mode="json", exclude={"checkpoints", "log_every"})

@@ -1,4 +1,4 @@
-"""`probe.json` of a model artifact: what the training engine's own model said and was just before it was saved."""
+"""`probe.json` of a model artifact: log-probabilities and weights of the live model just before it was saved."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class WeightSample(Spec):
 
 
 class Probe(Spec):
-    """Rows of training tokens with what the live model said of them, and a sample of its weights.
+    """Rows of training tokens with the live model's log-probabilities of them, and a sample of its weights.
 
     Attributes:
-        rows: Token ids; each row begins anew, with nothing before it.
+        rows: Token ids; each row is a context of its own.
         logprobs: Per row, the natural logarithm of the probability of its second token and of every later one, as the
             model computes in training precision.
-        float32_logprobs: The same as the same weights give it in float32; finer than what bf16 or FP8 can tell apart.
+        float32_logprobs: The same by the same weights in float32, which tells apart what bf16 or FP8 cannot.
         weights: A seeded sample of all weights.
         fp8_overflows: FP8 products of the training's logged steps that were not finite.
-        dropped_share: Share of the conversations or pairs that were longer than the context; None where there are none.
+        dropped_share: Share of the conversations or pairs that were longer than the context; None for a base model.
     """
 
     rows: tuple[tuple[int, ...], ...] = Field(min_length=1)

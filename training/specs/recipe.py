@@ -91,7 +91,7 @@ class Recipe(Spec):
         return self
 
     def _source_problems(self) -> Iterator[str]:
-        """Two sources with one name, or with names that their metric's name cannot tell apart."""
+        """Sources with the same name, or with names that give one and the same metric."""
         names: dict[str, str] = {}
         for index, name in enumerate(source.name for source in self.sources):
             metric = source_metric(name)
@@ -109,32 +109,34 @@ class Recipe(Spec):
             if asset not in METRICS:
                 yield f"gates.{asset}: there is no such asset; the assets are {', '.join(METRICS)}"
                 continue
-            known = self.metrics(asset)
+            metrics = self.metrics(asset)
             for index, gate in enumerate(gates):
                 where = f"gates.{asset}.{index}"
-                if gate.metric not in known:
-                    close = difflib.get_close_matches(gate.metric, known, n=1)
+                if gate.metric not in metrics:
+                    close = difflib.get_close_matches(gate.metric, metrics, n=1)
                     yield (
                         f"{where}.metric: no evaluation of {asset} produces the metric {gate.metric}; "
-                        + (f"did you mean {close[0]}?" if close else f"it produces {', '.join(known)}")
+                        + (f"did you mean {close[0]}?" if close else f"it produces {', '.join(metrics)}")
                     )
                 elif gate.metric in (other.metric for other in gates[:index]):
                     yield f"{where}.metric: {asset} has a gate on {gate.metric} already; one metric has one gate"
                 if gate.champion_margin is not None:
-                    yield from (f"{where}.champion_margin: {found}" for found in self._champion_problems(asset, gate))
+                    problems = self._champion_problems(asset, gate)
+                    yield from (f"{where}.champion_margin: {problem}" for problem in problems)
+
         missing = [asset for asset in METRICS if not self.gates.get(asset)]
         if missing:
             yield f"gates: every asset needs at least one gate; none is given for {', '.join(missing)}"
 
     def _champion_problems(self, asset: str, gate: Gate) -> Iterator[str]:
-        tasks, known = self.evaluation_sets.task_metrics(), self.metrics(asset)
+        tasks, metrics = self.evaluation_sets.task_metrics(), self.metrics(asset)
         if not gate.better:
             yield "with `==` nothing is better or worse than the champion; use >= or <=, or leave the margin out"
-        if gate.metric in known and not comparable(gate.metric, tasks):
-            able = ", ".join(metric for metric in known if comparable(metric, tasks))
+        if gate.metric in metrics and not comparable(gate.metric, tasks):
+            comparables = ", ".join(metric for metric in metrics if comparable(metric, tasks))
             yield (
-                f"{gate.metric} is not measured over the same items for every version, so it cannot be set against "
-                f"the champion's; what can be is {able or 'nothing'}"
+                f"{gate.metric} is not measured over the same items for every version, so it cannot be compared with "
+                f"the champion's; comparable are {comparables or 'no metrics'}"
             )
 
     def _task_problems(self) -> Iterator[str]:
@@ -155,7 +157,7 @@ class Recipe(Spec):
 
     def _domain_problems(self) -> Iterator[str]:
         declared = self._domains()
-        known = f"the sources declare {', '.join(declared) or 'no domains'}"
+        declaration = f"the sources declare {', '.join(declared) or 'no domains'}"
         if self.corpus.domains:
             yield "corpus.domains: domains belong to a source; write them as its key `domains`"
         if self.packed_shards.weights:
@@ -163,12 +165,12 @@ class Recipe(Spec):
         if GENERAL in declared:
             yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
         if "domain" not in self.adapter_data.model_fields_set and len(declared) > 1:
-            yield f"adapter_data: choose the adapter's `domain`; {known}"
+            yield f"adapter_data: choose the adapter's `domain`; {declaration}"
         if self.adapter_data.domain not in (GENERAL, *declared):
-            yield f"adapter_data.domain: there is no domain {self.adapter_data.domain!r}; {known}"
+            yield f"adapter_data.domain: there is no domain {self.adapter_data.domain!r}; {declaration}"
         for domain in self.packed_shards.exclude_domains:
             if domain not in declared:
-                yield f"packed_shards.exclude_domains: there is no domain {domain!r}; {known}"
+                yield f"packed_shards.exclude_domains: there is no domain {domain!r}; {declaration}"
 
     def _context_problems(self) -> Iterator[str]:
         positions = self.base_model.architecture.get("max_position_embeddings")
@@ -212,7 +214,7 @@ class Recipe(Spec):
         return domains
 
     def _fill_in(self, name: str, **values: object) -> None:
-        # The model is frozen for its users; a default that follows from other fields is set before they see it.
+        # The model is frozen. A default that follows from other fields is set here, before anybody has the model.
         object.__setattr__(self, name, getattr(self, name).model_copy(update=values))
 
     def metrics(self, asset: str) -> dict[str, str]:
@@ -222,7 +224,7 @@ class Recipe(Spec):
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""
         if asset == "raw_corpus":
-            # Domains and weights act further down; changing them must not gather the texts again.
+            # Later stages use domains and weights; changing them must not gather the texts again.
             plain = tuple(source.model_copy(update={"domains": {}, "weight": 1.0}) for source in self.sources)
             return RawCorpusSection(sources=plain, **self.raw_corpus.model_dump())
         if asset == "corpus":

@@ -1,4 +1,4 @@
-"""What the control plane asks `python -m training.recipe_check`, and what it is told: a JSON list in a file each."""
+"""Requests to `python -m training.recipe_check` and its answers: a JSON list in a file each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Key = tuple[str | int, ...]
 
 
 class CheckRequest(Spec):
-    """One recipe to be looked at, and where its jobs would run."""
+    """One recipe to check, and where its jobs would run."""
 
     recipe: Recipe
     launcher: Launcher
@@ -29,10 +29,11 @@ class Finding(Spec):
 
 
 class CheckAnswer(Spec):
-    """What was found out about one recipe.
+    """The findings about one recipe.
 
     Attributes:
-        parameters: Of the base model, tied weights counted once; 0 where it cannot be built.
+        model_type: transformers' model type of the base model.
+        parameters: Parameters of the base model, tied weights counted once; 0 where it cannot be built.
     """
 
     findings: tuple[Finding, ...] = ()

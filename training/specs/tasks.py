@@ -1,8 +1,8 @@
-"""Evaluation tasks: what a recipe names, and the local task files that are data and no code.
+"""Evaluation tasks: a recipe's entries, and local task files, which are data and no code.
 
-A local task file is a YAML task of lm-evaluation-harness with a part of its keys. Whatever would run code, read other
-data or ask the network is refused: `!function` and every other tag, `include`, `class`, `process_docs`, metrics that
-are downloaded, and templates that reach into Python.
+A local task file is a YAML task of lm-evaluation-harness with some of its keys. Everything that would run code, read
+other data or use the network is refused: `!function` and every other tag, `include`, `class`, `process_docs`, metrics
+that are downloaded, and templates that reach into Python.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _METRICS: dict[str, tuple[str, ...]] = {
     "loglikelihood_rolling": ("bits_per_byte",),
     "generate_until": ("exact_match",),
 }
-# They aggregate their items in another way than by a mean or by sums, so no interval could be drawn around them.
+# They do not aggregate their items by a mean or by sums, so they have no confidence interval.
 _NO_MEANS = ("word_perplexity", "byte_perplexity", "perplexity", "f1", "mcc", "bleu", "chrf", "ter", "brier_score")
 _MAX_BYTES = 200_000
 _MAX_DEPTH = 20
@@ -145,10 +145,10 @@ class TaskFile(Spec):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         allowed = _METRICS[self.output_type]
-        wrong = [entry.metric for entry in self.metric_list if entry.metric not in allowed]
-        if wrong:
+        refused = [entry.metric for entry in self.metric_list if entry.metric not in allowed]
+        if refused:
             raise ValueError(
-                f"metric_list: {self.output_type} has the metrics {', '.join(allowed)}, not {', '.join(wrong)}"
+                f"metric_list: {self.output_type} has the metrics {', '.join(allowed)}, not {', '.join(refused)}"
             )
         if (self.doc_to_choice is not None) != (self.output_type == MULTIPLE_CHOICE):
             raise ValueError("doc_to_choice: it is needed for multiple_choice, and for nothing else")
@@ -156,9 +156,9 @@ class TaskFile(Spec):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that it gives: the harness's that it lists, and Gatehouse's own."""
-        own = (DCPMI,) if self.output_type == MULTIPLE_CHOICE else ()
-        return (*(entry.metric for entry in self.metric_list), *own)
+        """The metrics that the task gives: the harness's that it lists, and Gatehouse's own."""
+        gatehouses = (DCPMI,) if self.output_type == MULTIPLE_CHOICE else ()
+        return (*(entry.metric for entry in self.metric_list), *gatehouses)
 
     @property
     def data(self) -> str:
@@ -167,7 +167,7 @@ class TaskFile(Spec):
 
 
 def misfits(task: Task, file: TaskFile) -> Iterator[tuple[str, str]]:
-    """What a recipe says of a local task and its file does not hold: the key of the recipe's entry, and the message."""
+    """Contradictions between a recipe's entry and its task file: the key of the entry, and the message."""
     if file.task != task.name:
         yield "name", f"{task.file} describes the task {file.task}, not {task.name}"
     for metric, key in task.metrics.items():
@@ -179,7 +179,7 @@ def read_task_file(path: Path) -> TaskFile:
     """The task of a local file.
 
     Raises:
-        RecipeError: It is no such file; every problem is a line with the file, the line and the key.
+        RecipeError: It cannot be read or is not a task file; every problem is a line with the file, its line and key.
     """
     try:
         with path.open("rb") as file:
@@ -195,6 +195,7 @@ def read_task_file(path: Path) -> TaskFile:
         raise RecipeError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}:1: a mapping of keys to values is expected here, such as `task: mine`")
+
     try:
         return TaskFile.model_validate(_tuples(content), strict=True)
     except ValidationError as error:
@@ -202,7 +203,7 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _refuse_programs(text: str, path: Path) -> None:
-    """Refuse what makes more of a file than stands in it: tags, aliases (and with them merges), and deep nesting."""
+    """Refuse tags, which run code, aliases and merges, which can multiply a file's size, and deep nesting."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         where = f"{path}:{event.start_mark.line + 1}"
@@ -235,14 +236,14 @@ def _problems(path: Path, node: yaml.Node, error: ValidationError) -> Iterator[s
 
 
 def _line(node: yaml.Node, keys: Iterable[str]) -> int:
-    """Line of the deepest of the keys that was written."""
+    """Line of the deepest of the keys that the file has."""
     line = int(node.start_mark.line) + 1
     for key in keys:
         if isinstance(node, yaml.MappingNode):
-            found = next((pair for pair in node.value if pair[0].value == key), None)
-            if found is None:
+            entry = next((pair for pair in node.value if pair[0].value == key), None)
+            if entry is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = entry[0].start_mark.line + 1, entry[1]
         elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
             node = node.value[int(key)]
             line = node.start_mark.line + 1

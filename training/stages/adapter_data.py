@@ -25,18 +25,20 @@ def run(context: StageContext[Section]) -> StageResult:
     exclusions = context.input("evaluation_sets").folder / "exclusions.parquet"
     context.events.phase("documents")
     documents = _documents(section.domain, context)
+
     context.events.phase("conversations")
     items = training_items(corpus, exclusions, domain=section.domain)[: section.max_conversations]
-    own = {item.id: item.row() for item in items}
-    general = _general(context, len(own), set(own))
-    rows = sorted([*own.values(), *general], key=lambda row: row["id"])
+    of_domain = {item.id: item.row() for item in items}
+    general = _general(context, len(of_domain), set(of_domain))
+    rows = sorted([*of_domain.values(), *general], key=lambda row: row["id"])
+
     write_table(context.out / "documents.parquet", documents, CORPUS_SCHEMA)
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
     _report(context, documents, rows)
     return StageResult(
         metrics={
             "documents": float(len(documents)),
-            "conversations": float(len(own)),
+            "conversations": float(len(of_domain)),
             "general_conversations": float(len(general)),
             "bytes": float(sum(row["bytes"] for row in documents)),
         },
@@ -46,24 +48,31 @@ def run(context: StageContext[Section]) -> StageResult:
 
 def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, Any]]:
     excluded = excluded_ids(context.input("evaluation_sets").folder / "exclusions.parquet")
-    found, held_back = [], 0
+    documents, held_back = [], 0
     for row in read_rows(context.input("corpus").folder / "train"):
         if row["domain"] == domain:
             if row["id"] in excluded:
                 held_back += 1
             else:
-                found.append(row)
-    if not found:
+                documents.append(row)
+
+    if not documents:
         raise RecipeError(
             f"adapter_data.domain: the training split holds no document of {domain!r} ({held_back} are "
             "excluded because they hold evaluation items); widen the globs of that domain in the "
             "recipe's sources"
         )
-    return sorted(found, key=lambda row: row["id"])
+    return sorted(documents, key=lambda row: row["id"])
 
 
-def _general(context: StageContext[Section], own: int, taken: set[str]) -> list[dict[str, str]]:
-    """General conversations, chosen by digest, so that they are `general_share` of all."""
+def _general(context: StageContext[Section], of_domain: int, taken: set[str]) -> list[dict[str, str]]:
+    """General conversations, chosen by digest, so many that they are `general_share` of all.
+
+    Args:
+        context: The stage's.
+        of_domain: Number of the domain's conversations.
+        taken: Ids of the domain's conversations.
+    """
     share = context.section.general_share
     rows = [
         row
@@ -71,7 +80,7 @@ def _general(context: StageContext[Section], own: int, taken: set[str]) -> list[
         if row["domain"] == GENERAL and row["id"] not in taken
     ]
     rows.sort(key=lambda row: fraction("general", row["id"]))
-    return rows[: round(own * share / (1 - share))]
+    return rows[: round(of_domain * share / (1 - share))]
 
 
 def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
@@ -80,6 +89,7 @@ def _report(context: StageContext[Section], documents: list[dict[str, Any]], row
     table = Counter((row["kind"], row["domain"]) for row in rows)
     bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
     bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")
+
     size = sum(row["bytes"] for row in documents) / 1e6
     write_card(
         context.report,

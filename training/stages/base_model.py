@@ -2,63 +2,74 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from training.data.tokens.shards import ShardDocuments, TokenShards
-from training.engine import export, export_probe, runtime
 from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, read_documents, share_steps
-from training.engine.session import Session, convert, examine, fit, open_session
-from training.engine.trainer import pretraining_trainer
+from training.engine.session import Session
+from training.engine.trainer import StepOrdered, pretraining_trainer
+from training.engine.training_stage import TrainingStage, train
 from training.job.context import StageContext
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
 
-_PROMPTS = (
-    ("def read_text(path):\n", False),
-    ("import os\n\n", False),
-    ('class Queue:\n    """', False),
-    ("The ", False),
-)
+if TYPE_CHECKING:  # training.engine must be loaded before torch, and so before transformers
+    from transformers import PreTrainedModel
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
     """Build the model, train it along the curriculum, save it."""
-    session = open_session(context, str(context.section.architecture["model_type"]))
-    model = untrained_model(session, context.section.architecture)
-    session = examine(session, model)
-    batches = _batches(context, session)
-    converted = convert(session, model)
-    trainer = pretraining_trainer(model, session.arguments(batches))
-    result = fit(session, trainer, batches, converted)
-    taken = export_probe.take(session, trainer)
-    weights = export.gather_weights(trainer)
-
-    def write() -> None:
-        saved = export.save_weights(context.out, model.config, weights, session, taken)
-        phases = [(part.first, f"{part.rows.context} tokens") for part in batches.segments]
-        export.report(session, result, _PROMPTS, saved, phases)
-
-    export.on_first_rank(session, write)
-    runtime.stop()
-    return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts())
+    return train(BaseModelStage(context))
 
 
-def _batches(context: StageContext[Section], session: Session) -> PackedBatches:
-    section = context.section
-    context.events.phase("pack")
-    shards = TokenShards(context.input("packed_shards").folder)
-    contexts = [phase.context for phase in section.curriculum]
-    micro = micro_batch_tokens(section.batch_tokens, context.execution.micro_batch_tokens, context.world_size, contexts)
-    documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-    weights = [shards.meta.weights[name] for name in shards.sources]
-    spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
-    phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
-    tokens = ShardDocuments(shards, session.end)
-    segments = read_documents(documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone)
-    batches = PackedBatches(
-        segments, tokens, section.batch_tokens, micro, context.world_size, session.pad, session.alone
+class BaseModelStage(TrainingStage[Section, PackedBatches]):
+    """Next-token prediction on every document of the shards."""
+
+    prompts = (
+        ("def read_text(path):\n", False),
+        ("import os\n\n", False),
+        ('class Queue:\n    """', False),
+        ("The ", False),
     )
-    context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
-    return batches
+
+    def model_type(self) -> str:
+        """As the recipe's architecture says."""
+        return str(self.section.architecture["model_type"])
+
+    def build_model(self, session: Session) -> PreTrainedModel:
+        """The recipe's architecture with seeded random weights."""
+        return untrained_model(session, self.section.architecture)
+
+    def read_batches(self, session: Session) -> tuple[PackedBatches, None]:
+        """Packed rows along the curriculum; documents that are longer than a row are split, so none is left out."""
+        context, section = self.context, self.section
+        context.events.phase("pack")
+        contexts = [phase.context for phase in section.curriculum]
+        wish = context.execution.micro_batch_tokens
+        micro = micro_batch_tokens(section.batch_tokens, wish, context.world_size, contexts)
+
+        shards = TokenShards(context.input("packed_shards").folder)
+        documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
+        weights = [shards.meta.weights[name] for name in shards.sources]
+        tokens = ShardDocuments(shards, session.end)
+
+        spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
+        phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
+        segments = read_documents(documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone)
+        batches = PackedBatches(
+            segments, tokens, section.batch_tokens, micro, context.world_size, session.pad, session.alone
+        )
+        context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
+        return batches, None
+
+    def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
+        """The Trainer of transformers."""
+        return pretraining_trainer(model, session.arguments(batches))
+
+    def phases(self, batches: PackedBatches) -> list[tuple[int, str]]:
+        """One phase per context length."""
+        return [(part.first, f"{part.rows.context} tokens") for part in batches.segments]

@@ -54,10 +54,12 @@ def run(context: StageContext[Section]) -> StageResult:
     dropped = _write_dropped(
         context, [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT), nearly]
     )
+
     events.phase("write")
     statistics = {split: _write(context, kept, split) for split in ("train", "heldout")}
     _require_both(statistics, dropped)
     _report(context, statistics, dropped)
+
     train, heldout = statistics["train"], statistics["heldout"]
     return StageResult(
         metrics={
@@ -80,7 +82,7 @@ def _only(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
 
 
 def _table(ids: Collection[str]) -> daft.DataFrame:
-    return daft.from_pydict({"id": [*ids, ""]})  # never empty, so it has a type
+    return daft.from_pydict({"id": [*ids, ""]})  # one row too many, because a column without rows has no type
 
 
 @dataclass
@@ -133,9 +135,9 @@ def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame])
     dropped = _Dropped()
     with (context.out / DROPPED).open("w", encoding="utf-8") as file:
         for frame in frames:
-            found = frame.groupby("reason").agg(F.count(col("id")).alias("rows")).to_pylist()
-            dropped.counts.update({row["reason"]: row["rows"] for row in found})
-            for reason in sorted(row["reason"] for row in found):
+            counts = frame.groupby("reason").agg(F.count(col("id")).alias("rows")).to_pylist()
+            dropped.counts.update({row["reason"]: row["rows"] for row in counts})
+            for reason in sorted(row["reason"] for row in counts):
                 examples = frame.where(col("reason") == reason).select("id", "source", "path", "reason", "text")
                 for row in examples.sort(["id", "source", "path"]).limit(_EXAMPLES).to_pylist():
                     dropped.examples.setdefault(reason, f"{row['source']}/{row['path']}")
@@ -168,6 +170,7 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
         10 ** (1 / _BINS_PER_DECADE),
         {reason: dropped.counts[reason] for reason in DROP_REASONS},
     )
+
     sizes = [
         [
             domain,
@@ -178,6 +181,7 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
         ]
         for domain in sorted(train.documents | heldout.documents)
     ]
+
     near = context.section.near_duplicates
     rows, bands = near.rows_and_bands
     write_card(

@@ -1,4 +1,4 @@
-"""Evaluation of data: every metric of an artifact, measured again on its finished files."""
+"""`evaluate_data`: every metric of a data artifact, measured again on its finished files."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def run(context: _Context) -> StageResult:
     if asset not in MEASURES:
         raise RecipeError(f"evaluate_data does not judge {asset}; it judges {', '.join(MEASURES)}")
     context.events.phase(f"measure {asset}")
-    found = MEASURES[asset](context)
-    found.write(context.out, asset, METRICS[asset])
-    return StageResult(metrics=found.report.metrics)
+    measurement = MEASURES[asset](context)
+    measurement.write(context.out, asset, METRICS[asset])
+    return StageResult(metrics=measurement.report.metrics)

@@ -25,11 +25,11 @@ from training.specs.job import StageResult
 from training.specs.tasks import TASKS_FILE, TASKS_FOLDER, misfits, read_task_file
 
 _CHOICES = 4
-# What more training documents hold is boilerplate, such as a licence: it is no use as an item, and excluding all that
-# hold it could empty the corpus.
+# A text that more training documents hold is boilerplate, such as a licence. It is no use as an item, and excluding all
+# documents that hold it could empty the corpus.
 _MOST_HOLDERS = 3
 SHORTFALL = "shortfall.jsonl"
-_SPARE = 4  # candidates for every item that is wanted
+_SPARE = 4  # candidates per item that the recipe asks for, because some turn out to be boilerplate
 _REASONS = {
     "text": "held-out text",
     "questions": "question",
@@ -42,7 +42,7 @@ Rows = list[dict[str, Any]]
 
 
 def run(context: StageContext[Section]) -> StageResult:
-    """Take held-out text, make questions and pairs of it, read the written prompts, find what holds them.
+    """Take held-out text, make questions and pairs of it, read the written prompts, find the documents that hold them.
 
     Raises:
         SourceError: A file of written prompts is malformed.
@@ -60,6 +60,7 @@ def run(context: StageContext[Section]) -> StageResult:
         for name in ("harmful", "benign")
     }
     samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
+
     context.events.phase("overlap with training documents")
     candidates, texts = _candidates(section, items), _text(section, documents, _SPARE)
     holders = _holders(
@@ -70,6 +71,7 @@ def run(context: StageContext[Section]) -> StageResult:
             *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples)),
         ],
     )
+
     rare = [item for item in candidates if len(holders[item.id]) <= _MOST_HOLDERS]
     distractors = Distractors(items)
     sets: dict[str, Rows] = {
@@ -99,26 +101,26 @@ def run(context: StageContext[Section]) -> StageResult:
 
 
 def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dict[str, list[Overlap]]:
-    """For every item the training documents that hold it.
+    """The training documents that hold each item, by the item's id.
 
-    An overlap depends on its document and its item alone: changing one item leaves those of all others as they were.
+    An overlap depends on its document and its item alone, so changing one item leaves the overlaps of all others.
     """
     index = OverlapIndex(items, context.section.ngram, context.section.overlap)
-    found: dict[str, list[Overlap]] = defaultdict(list)
+    holders: dict[str, list[Overlap]] = defaultdict(list)
     for row in read_rows(context.input("corpus").folder / "train", ["id", "text"]):
         for overlap in index.overlaps(row["id"], row["text"]):
-            found[overlap.item].append(overlap)
-    return found
+            holders[overlap.item].append(overlap)
+    return holders
 
 
 def _candidates(section: Section, items: list[Item]) -> list[Item]:
     """Enough items of every domain to choose from, so that the overlap test stays small in a large corpus."""
     chosen: dict[str, Item] = {}
     for domain in sorted({item.domain for item in items}):
-        own = [item for item in items if item.domain == domain]
-        wanted = section.questions if domain == GENERAL else section.domain_questions
-        for purpose, count in (("question", wanted), ("preference", section.preferences)):
-            chosen.update((item.id, item) for item in _drawn(purpose, own)[: count * _SPARE])
+        of_domain = [item for item in items if item.domain == domain]
+        questions = section.questions if domain == GENERAL else section.domain_questions
+        for purpose, count in (("question", questions), ("preference", section.preferences)):
+            chosen.update((item.id, item) for item in _drawn(purpose, of_domain)[: count * _SPARE])
     return list(chosen.values())
 
 
@@ -134,14 +136,15 @@ def _text(section: Section, documents: Rows, spare: int = 1) -> Rows:
     """
     rows: Rows = []
     for domain in sorted({document["domain"] for document in documents}):
-        own = [document for document in documents if document["domain"] == domain]
+        of_domain = [document for document in documents if document["domain"] == domain]
         share = section.text_kilobytes * 1024
-        shortest = min(own, key=lambda document: int(document["bytes"]))
+        shortest = min(of_domain, key=lambda document: int(document["bytes"]))
         if shortest["bytes"] > share:
             text = shortest["text"].encode()[:share].decode(errors="ignore")
-            own = [{**shortest, "text": text, "bytes": len(text.encode())}]
+            of_domain = [{**shortest, "text": text, "bytes": len(text.encode())}]
+
         left = share * spare
-        for document in own:
+        for document in of_domain:
             if document["bytes"] <= min(left, share):
                 left -= document["bytes"]
                 rows.append({key: document[key] for key in ("id", "text", "source", "domain", "bytes")})
@@ -149,16 +152,17 @@ def _text(section: Section, documents: Rows, spare: int = 1) -> Rows:
 
 
 def _questions(section: Section, items: list[Item], distractors: Distractors) -> Rows:
-    """Four-way questions, the wanted number of every domain, chosen by digest."""
+    """Four-way questions, as many of every domain as the recipe asks for, chosen by digest."""
     asked: dict[str, int] = {}
     rows = []
     for item in _drawn("question", items):
-        wanted = section.questions if item.domain == GENERAL else section.domain_questions
-        if asked.get(item.domain, 0) >= wanted:
+        most = section.questions if item.domain == GENERAL else section.domain_questions
+        if asked.get(item.domain, 0) >= most:
             continue
         others = distractors.similar_in_length(item, _CHOICES - 1)
         if len(others) < _CHOICES - 1:
             continue
+
         asked[item.domain] = asked.get(item.domain, 0) + 1
         answer = int(fraction("position", item.id) * _CHOICES)
         rows.append(
@@ -202,17 +206,17 @@ def _preferences(section: Section, items: list[Item], distractors: Distractors) 
 
 def _exclusions(sets: dict[str, Rows], holders: dict[str, list[Overlap]]) -> Rows:
     """Rows of exclusions.parquet: the training documents that hold an item of a set."""
-    found = [
+    exclusions = [
         {"id": overlap.document, "item": overlap.item, "reason": _REASONS[name], "overlap": overlap.share}
         for name, rows in sets.items()
         for row in rows
         for overlap in holders[row["id"]]
     ]
-    return sorted(found, key=lambda row: (row["id"], row["item"], row["reason"]))
+    return sorted(exclusions, key=lambda row: (row["id"], row["item"], row["reason"]))
 
 
 def _write_tasks(context: StageContext[Section], questions: Rows) -> None:
-    """The folder of the tasks: their list, the local ones' files, and the questions by kind of domain for them.
+    """Write the folder of the tasks: their list, the local tasks' files, and the questions that these read.
 
     lm-evaluation-harness's own command line runs the local tasks in this folder as well.
     """
@@ -225,6 +229,7 @@ def _write_tasks(context: StageContext[Section], questions: Rows) -> None:
         for key, message in misfits(task, read_task_file(path)):
             raise RecipeError(f"evaluation_sets.tasks.{index}.{key}: {message}")
         shutil.copyfile(path, folder / f"{task.name}.yaml")
+
     tasks = [task.model_dump(mode="json") for task in context.section.tasks]
     (folder / TASKS_FILE).write_text(canonical_json(tasks) + "\n", encoding="utf-8")
     for name, general in (("general", True), ("domain", False)):
@@ -260,6 +265,7 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
         "Items of the evaluation sets",
         "items",
     )
+
     domains = sorted({row["domain"] for row in sets["text"]} | {row["domain"] for row in sets["questions"]})
     rows = [
         [
@@ -271,6 +277,7 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
     ]
     reasons = sorted({row["reason"] for row in exclusions})
     counts = [[reason, len({row["id"] for row in exclusions if row["reason"] == reason})] for reason in reasons]
+
     write_card(
         context.report,
         "Evaluation sets",

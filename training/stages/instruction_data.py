@@ -34,12 +34,14 @@ def run(context: StageContext[Section]) -> StageResult:
         context.input("evaluation_sets").folder / "exclusions.parquet",
         section.max_answer_characters,
     )
+
     if not items:
         unused = unused_text(read_rows(context.input("corpus").folder / "train"), section.max_answer_characters)
         raise RecipeError(
             f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
             "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters"
         )
+
     rows = conversation_rows([*((item, 0) for item in items[: section.max_conversations]), *_written(context)])
     rows.sort(key=lambda row: row["id"])
     write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
@@ -68,6 +70,7 @@ def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
             f"{context.files['harmful']} and {context.files['benign']} both hold the prompt "
             f"{min(both)!r}; remove it from one"
         )
+
     each_side = context.section.safety_repeats * max(len(harmful), len(benign))
     refused = [
         (_item(REFUSAL, row["prompt"], refusal(row["prompt"], row["topic"], repeat)), repeat)
@@ -80,7 +83,7 @@ def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
 
 
 def _repeated(prompts: list[dict[str, str]], length: int) -> Iterator[tuple[dict[str, str], int]]:
-    """The prompts from the first to the last, again and again, each with how often it was given before."""
+    """The prompts from the first to the last, again and again, each with the number of its earlier uses."""
     for position in range(length):
         repeat, index = divmod(position, len(prompts))
         yield prompts[index], repeat
@@ -100,6 +103,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
         "Conversations by kind",
         "conversations",
     )
+
     table = Counter((row["kind"], row["domain"]) for row in rows)
     write_card(
         context.report,

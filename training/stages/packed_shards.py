@@ -31,7 +31,12 @@ EXCLUSIONS = "exclusions.parquet"
 
 @dataclass(frozen=True)
 class _Choice:
-    """Documents to tokenize, sorted by id, and how many were left out, by reason."""
+    """Documents to tokenize, sorted by id, and the numbers of those that were left out.
+
+    Attributes:
+        excluded: They hold items of the evaluation sets.
+        kept_back: Their domain is kept for the adapter.
+    """
 
     documents: pa.Table
     excluded: int
@@ -47,6 +52,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     context.events.phase("tokenize")
     meta = _write(context, chosen.documents, load_plain(path), digest)
 
+    # Rows are packed when training begins; here a whole pass is planned only to report how full the rows will be.
     context.events.phase("measure packing")
     shards = TokenShards(context.out)
     efficiency = {length: _efficiency(shards, length) for length in section.contexts}
@@ -66,8 +72,9 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
     table = context.input("evaluation_sets").folder / EXCLUSIONS
     excluded = pa.array(sorted({row["id"] for row in read_rows(table, ["id"])}), pa.string())
     is_excluded = pc.is_in(documents["id"], value_set=excluded)
-    is_back = pc.is_in(documents["domain"], value_set=pa.array(context.section.exclude_domains, pa.string()))
-    kept = documents.filter(pc.invert(pc.or_(is_excluded, is_back)))
+    is_kept_back = pc.is_in(documents["domain"], value_set=pa.array(context.section.exclude_domains, pa.string()))
+
+    kept = documents.filter(pc.invert(pc.or_(is_excluded, is_kept_back)))
     if kept.num_rows == 0:
         raise RecipeError(
             "packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
@@ -76,7 +83,7 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
     return _Choice(
         join_parts(kept),
         pc.sum(is_excluded).as_py() or 0,
-        pc.sum(pc.and_(is_back, pc.invert(is_excluded))).as_py() or 0,
+        pc.sum(pc.and_(is_kept_back, pc.invert(is_excluded))).as_py() or 0,
     )
 
 
@@ -92,6 +99,7 @@ def _write(
                 writer.add(np.concatenate([tokens, end]))
             done += len(texts)
             context.events.progress(done, documents.num_rows, "documents")
+
         names = documents["source"].to_pylist()
         sources = tuple(sorted(set(names)))
         numbers = {name: number for number, name in enumerate(sources)}
@@ -107,7 +115,7 @@ def _efficiency(shards: TokenShards, context: int) -> float:
         plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
         for number in range(len(shards.sources))
     ]
-    return sum(one.used for one in plans) / (sum(one.rows for one in plans) * context)
+    return sum(packing.used for packing in plans) / (sum(packing.rows for packing in plans) * context)
 
 
 def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, float]) -> None:
@@ -115,6 +123,7 @@ def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, floa
     left, right = figure.subplots(1, 2)
     left.hist(lengths, bins=np.geomspace(1, lengths.max() + 1, 40).tolist(), color="#4477aa")
     left.set(xscale="log", xlabel="tokens", ylabel="documents", title="Document length")
+
     names = [str(context) for context in efficiency]
     bars = right.bar(names, [100 * share for share in efficiency.values()], color="#228833")
     right.bar_label(bars, fmt="%.2f")
@@ -149,10 +158,9 @@ def _write_card(path: Path, shards: TokenShards, chosen: _Choice, efficiency: di
         "|---|--:|--:|--:|",
     ]
     for number, name in enumerate(shards.sources):
-        here = shards.source == number
-        lines.append(
-            f"| {name} | {int(here.sum()):,} | {int(shards.lengths[here].sum()):,} | {shards.meta.weights[name]:g} |"
-        )
+        of_source = shards.source == number
+        documents, tokens = int(of_source.sum()), int(shards.lengths[of_source].sum())
+        lines.append(f"| {name} | {documents:,} | {tokens:,} | {shards.meta.weights[name]:g} |")
     lines += ["", "| context | used places |", "|--:|--:|"]
     lines += [f"| {context} | {100 * share:.3f} % |" for context, share in efficiency.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

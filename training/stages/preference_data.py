@@ -29,6 +29,7 @@ def run(context: StageContext[Section]) -> StageResult:
     items = [item_of(row) for row in conversations]
     distractors = Distractors(items)
     refusals = sorted({item.answer for item in items if item.kind == REFUSAL})
+
     pairs: dict[str, dict[str, str]] = {}
     for row, item in zip(conversations, items, strict=True):
         if item.prompt not in pairs and (pair := _pair(item, row["id"], distractors, refusals)):
@@ -38,6 +39,7 @@ def run(context: StageContext[Section]) -> StageResult:
         raise RecipeError(
             "preference_data: no conversation has a wrong answer to go with it: all answers are the same; add sources"
         )
+
     write_table(context.out / "train.parquet", rows, PAIR_SCHEMA)
     _report(context, rows, len(pairs))
     kinds = Counter(row["kind"] for row in rows)
@@ -71,9 +73,9 @@ def _pair(item: Item, draw: str, distractors: Distractors, refusals: list[str]) 
 
 
 def _rejected(item: Item, draw: str, distractors: Distractors, refusals: list[str]) -> str | None:
-    """What the model should prefer the right answer to.
+    """The answer that the model should like less than the right one.
 
-    Half of the wrong answers are as long as the right one, so that length alone does not tell them apart; the others
+    Half of the wrong answers are as long as the right one, so that length alone does not tell them apart. The others
     have any length. A refused prompt gets an answer that complies, a look-alike gets a refusal.
     """
     half = fraction("rejected", draw) < 0.5
@@ -97,6 +99,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
         "Preference pairs by kind",
         "pairs",
     )
+
     table = Counter((row["kind"], row["domain"]) for row in rows)
     write_card(
         context.report,

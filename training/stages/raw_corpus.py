@@ -33,6 +33,7 @@ def run(context: StageContext[Section]) -> StageResult:
     documents, bytes_ = Counter[str](), Counter[str]()
     left_out = {source.name: Counter[str]() for source in section.sources}
     samples: list[dict[str, Any]] = []
+
     with (
         bounded_memory(READING_MEMORY),
         ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer,
@@ -45,22 +46,17 @@ def run(context: StageContext[Section]) -> StageResult:
                 documents[source.name] += 1
                 bytes_[source.name] += row["bytes"]
                 if len(samples) < _SAMPLES:
-                    samples.append(
-                        {
-                            "source": row["source"],
-                            "path": row["path"],
-                            "bytes": row["bytes"],
-                            "excerpt": row["text"][:200],
-                        }
-                    )
+                    samples.append(_sample(row))
                 if documents.total() % _PROGRESS_EVERY == 0:
                     context.events.progress(documents.total(), None, "documents", f"{bytes_.total() / 1e6:.0f} MB")
-            _tell(context, source.name, left_out[source.name])
+            _log_left_out(context, source.name, left_out[source.name])
+
     if not bytes_.total():
         raise SourceError(
             f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
             + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe")
         )
+
     _report(context, documents, bytes_, left_out, bad, samples)
     (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(
@@ -74,15 +70,19 @@ def run(context: StageContext[Section]) -> StageResult:
     )
 
 
-def _tell(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
+def _log_left_out(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
     if left_out:
         context.events.log(f"{source}: left out: {shown_reasons(left_out)}")
-    if left_out[WITHOUT_DOCUMENT]:  # what else is left out is shown at the end of the run; only reading finds this
+    if left_out[WITHOUT_DOCUMENT]:  # only reading finds these; the run shows the other reasons by itself
         context.events.log(f"{source}: files without a row of text: {left_out[WITHOUT_DOCUMENT]:,}", "warning")
 
 
 def _row(document: Document) -> dict[str, Any]:
     return {"id": text_id(document.text), "bytes": len(document.text.encode()), **document._asdict()}
+
+
+def _sample(row: dict[str, Any]) -> dict[str, Any]:
+    return {"source": row["source"], "path": row["path"], "bytes": row["bytes"], "excerpt": row["text"][:200]}
 
 
 def _report(
@@ -96,6 +96,7 @@ def _report(
     write_samples(context.report, samples)
     megabytes = {name: size / 1e6 for name, size in bytes_.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
+
     rows = [
         [
             source.name,

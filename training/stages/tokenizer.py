@@ -51,10 +51,11 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
 def _save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder that `AutoTokenizer.from_pretrained` reads.
 
-    Written by hand, so that no version of transformers decides its bytes.
+    It is not written by transformers, so that no version of transformers decides its bytes.
     """
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,
@@ -72,6 +73,7 @@ def _plot(path: Path, sizes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64
     ordinary = sizes[len(SPECIAL_TOKENS) :]
     left.hist(ordinary, bins=np.arange(1, min(int(ordinary.max()), 24) + 2) - 0.5, color="#4477aa")
     left.set(xlabel="bytes per token", ylabel="tokens", title="Token length")
+
     ranked = np.sort(counts)[::-1]
     right.loglog(np.arange(1, len(ranked) + 1), np.maximum(ranked, 0.5), color="#aa3377")
     right.set(xlabel="rank", ylabel="occurrences", title="Token frequency (training sample)")
@@ -97,6 +99,7 @@ def _write_samples(path: Path, tokenizer: Tokenizer, texts: list[str]) -> None:
 def _write_card(path: Path, tokenizer: Tokenizer, counts: npt.NDArray[np.int64], metrics: dict[str, float]) -> None:
     longest = np.argsort(-token_bytes(tokenizer)[len(SPECIAL_TOKENS) :], kind="stable")[:12] + len(SPECIAL_TOKENS)
     names = ", ".join(f"`{tokenizer.decode([int(index)])!r}`" for index in longest)
+
     path.write_text(
         f"Byte-level BPE with {len(counts)} tokens: {len(SPECIAL_TOKENS)} special tokens, 256 bytes, "
         f"{len(counts) - len(SPECIAL_TOKENS) - 256} merges.\n\n"

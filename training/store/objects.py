@@ -1,4 +1,4 @@
-"""What an object store needs beyond fsspec's operations: creating an object once, and what cut-short uploads left."""
+"""What an object store needs beyond fsspec's operations: creating an object once, and freeing unfinished uploads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds
 
 
 class Upload(NamedTuple):
@@ -41,8 +41,9 @@ def put_if_absent(fs: Any, path: str, data: bytes) -> bool:
                 return False
             if code in ("NotImplemented", "501"):
                 raise NotImplementedError(str(error)) from error
-            if code not in ("ConditionalRequestConflict", "409"):  # of two at once the server may refuse both for now
+            if code not in ("ConditionalRequestConflict", "409"):
                 raise
+        # The server may refuse both of two requests that arrive at once, and asks to repeat them.
         time.sleep(wait)
     return False
 
@@ -50,16 +51,16 @@ def put_if_absent(fs: Any, path: str, data: bytes) -> bool:
 def unfinished_uploads(fs: Any, base: PurePosixPath) -> list[Upload]:
     """The multipart uploads below a path that nobody completed or aborted."""
     bucket, prefix = base.parts[0], "".join(f"{part}/" for part in base.parts[1:])
-    found: list[Upload] = []
+    uploads: list[Upload] = []
     marker: dict[str, str] = {}
     while True:
         page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
-        found += [
+        uploads += [
             Upload(PurePosixPath(bucket, upload["Key"]), upload["UploadId"], upload["Initiated"].timestamp())
             for upload in page.get("Uploads", [])
         ]
         if not page.get("IsTruncated"):
-            return found
+            return uploads
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
@@ -73,6 +74,6 @@ def abort_upload(fs: Any, upload: Upload) -> None:
 
 
 def _code(error: OSError) -> str:
-    """The S3 error code that s3fs turned into an OSError; empty when there is none."""
+    """The S3 error code behind an OSError of s3fs; empty when there is none."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

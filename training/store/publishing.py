@@ -27,20 +27,21 @@ _VERSION = re.compile(r"(\d{8}T\d{6})-")
 
 
 def next_version(identity: str, names: Iterable[str]) -> str:
-    """A name for a new version, later in order than every name there is, also where the clock was set back.
+    """A name for a new version that sorts after every existing name, even when the clock was set back.
 
     Args:
-        identity: Of the version; its first eight characters end the name.
-        names: Of the versions there are, and of those that others are making.
+        identity: The version's; its first eight characters end the name.
+        names: Names of the existing versions, and of those that others are making.
     """
     moment = max([int(time.time()), *(_moment(name) + 1 for name in names)])
     return f"{time.strftime(_STAMP, time.gmtime(moment))}-{identity[:8]}"
 
 
 def _moment(name: str) -> int:
-    found = _VERSION.match(name)
+    """Seconds since the epoch of a version's name, 0 of any other name."""
+    match = _VERSION.match(name)
     try:
-        return calendar.timegm(time.strptime(found.group(1), _STAMP)) if found else 0
+        return calendar.timegm(time.strptime(match.group(1), _STAMP)) if match else 0
     except ValueError:  # a folder that nobody published
         return 0
 
@@ -49,7 +50,12 @@ def publish_on_disk(source: Path, versions: Path, draft: Manifest) -> Manifest:
     """Publish a folder beside the other versions of its asset.
 
     Args:
+        source: The finished files; gone afterwards.
+        versions: Folder of the asset's versions.
         draft: Complete but for the version.
+
+    Returns:
+        The whole manifest.
 
     Raises:
         OSError: It could not be published; the folder is where it was.
@@ -64,17 +70,18 @@ def publish_on_disk(source: Path, versions: Path, draft: Manifest) -> Manifest:
     except BaseException:
         put_back()
         raise
+
     fsync(versions)
     shutil.rmtree(source, ignore_errors=True)
     return whole
 
 
 def _stage(source: Path, staged: Path) -> Callable[[], None]:
-    """Move or copy a folder; return what undoes it."""
+    """Move or copy a folder; return a function that undoes it."""
     try:
         source.rename(staged)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno != errno.EXDEV:  # another filesystem: copied below
             raise
     else:
         return lambda: _return(staged, source)
@@ -91,7 +98,7 @@ def _stage(source: Path, staged: Path) -> Callable[[], None]:
 
 
 def _return(staged: Path, source: Path) -> None:
-    with suppress(OSError):  # what cannot be moved back is as good a start for a repair where it is
+    with suppress(OSError):  # a folder that cannot be moved back stays, whole, where it is
         (staged / MANIFEST).unlink(missing_ok=True)
         staged.rename(source)
 
@@ -104,6 +111,7 @@ def _share(staged: Path, versions: Path) -> None:
     mode = 0o666 & ~_umask()
     shared = versions.stat()
     inherited = shared.st_mode & stat.S_ISGID
+
     for path in (staged, *staged.rglob("*")):
         if path.is_symlink():
             continue
@@ -113,13 +121,14 @@ def _share(staged: Path, versions: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's umask. Linux tells it; elsewhere asking for it changes it for a moment."""
+    """The process's umask. Linux lists it; elsewhere it can only be read by changing it for a moment."""
     try:
-        told = _UMASK.search(Path("/proc/self/status").read_text())
+        listed = _UMASK.search(Path("/proc/self/status").read_text())
     except OSError:
-        told = None
-    if told:
-        return int(told[1], 8)
+        listed = None
+    if listed:
+        return int(listed[1], 8)
+
     umask = os.umask(0o022)
     os.umask(umask)
     return umask
@@ -141,8 +150,9 @@ def _commit(staged: Path, versions: Path, draft: Manifest) -> Manifest:
             staged.rename(versions / whole.version)
             return whole
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another one has published under this name
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+            # Another process has published under this name: take the next one.
 
 
 def publish_objects(storage: Storage, source: Path, versions: PurePosixPath, draft: Manifest) -> Manifest:
@@ -151,7 +161,13 @@ def publish_objects(storage: Storage, source: Path, versions: PurePosixPath, dra
     The claim, created once, gives this writer alone the version's name. Its manifest makes the version exist.
 
     Args:
+        storage: The object store.
+        source: The finished files.
+        versions: Path of the asset's versions.
         draft: Complete but for the version.
+
+    Returns:
+        The whole manifest.
 
     Raises:
         StoreError: It could not be published.
@@ -162,14 +178,16 @@ def publish_objects(storage: Storage, source: Path, versions: PurePosixPath, dra
         target = versions / whole.version
         if storage.create(target / CLAIM, token):
             break
+
     try:
         for name in whole.files:
             storage.upload(source / name, target / name)
         _require_all(storage, target, whole, token)
     except Exception:
-        with suppress(StoreError):  # what is left is no version
+        with suppress(StoreError):  # objects without a manifest are no version, and `gatehouse gc` removes them
             storage.remove_folder(target, first=MANIFEST)
         raise
+
     if not storage.create(target / MANIFEST, sealed(whole)):
         raise StoreError(
             f"{storage.address(target / MANIFEST)} was written by somebody else while {whole.asset} was "
@@ -179,11 +197,11 @@ def publish_objects(storage: Storage, source: Path, versions: PurePosixPath, dra
 
 
 def _require_all(storage: Storage, target: PurePosixPath, manifest: Manifest, token: bytes) -> None:
-    """Whether what was uploaded is all there, and nobody took it for abandoned."""
-    found = {name: measure.bytes for name, measure in storage.files(target).items() if name != CLAIM}
-    wanted = {name: entry.bytes for name, entry in manifest.files.items()}
-    if found != wanted or storage.read(target / CLAIM) != token:
-        differing = sorted({name for name, _ in found.items() ^ wanted.items()}) or [CLAIM]
+    """Refuse to go on unless everything that was uploaded exists, and nobody took the upload for abandoned."""
+    actual = {name: measure.bytes for name, measure in storage.files(target).items() if name != CLAIM}
+    expected = {name: entry.bytes for name, entry in manifest.files.items()}
+    if actual != expected or storage.read(target / CLAIM) != token:
+        differing = sorted({name for name, _ in actual.items() ^ expected.items()}) or [CLAIM]
         raise StoreError(
             f"{storage.address(target)} does not hold what was uploaded there ({', '.join(differing)} "
             f"differ); start {manifest.asset} again"

@@ -28,7 +28,7 @@ _CHECKSUM = re.compile(rb'{\n "checksum": "([0-9a-f]{64})",\n')
 
 
 class Records:
-    """One recipe's records. They say what was decided; whether a decision holds is the store's to check.
+    """One recipe's records. They say what was decided; the store checks whether a decision still holds.
 
     Args:
         root: A local folder or a URL that fsspec understands.
@@ -82,10 +82,10 @@ class Records:
         return newest
 
     def waivers(self, asset: str, version: str) -> list[Waiver]:
-        """What was waived of a version's gates, expired or not, by gate."""
+        """A version's waivers, expired or not, ordered by gate."""
         folder = self._path(asset, "waivers", version)
-        found = (self._read(folder / name, Waiver) for name in self._names(folder))
-        return [waiver for waiver in found if waiver is not None]
+        waivers = (self._read(folder / name, Waiver) for name in self._names(folder))
+        return [waiver for waiver in waivers if waiver is not None]
 
     def write_waiver(self, waiver: Waiver) -> None:
         """Keep a waiver; it replaces the gate's earlier one."""
@@ -108,8 +108,9 @@ class Records:
     def promotions(self, asset: str) -> list[Promotion]:
         """Every promotion of an asset there ever was, oldest first."""
         folder = self._path(asset, "promotions")
-        found = (self._read(folder / name, Promotion) for name in self._names(folder))
-        return sorted((promotion for promotion in found if promotion is not None), key=lambda made: made.promoted_at)
+        records = (self._read(folder / name, Promotion) for name in self._names(folder))
+        promotions = (promotion for promotion in records if promotion is not None)
+        return sorted(promotions, key=lambda promotion: promotion.promoted_at)
 
     def withdraw(self, asset: str) -> None:
         """Remove an asset's promotion pointer."""
@@ -124,11 +125,11 @@ class Records:
         self._write(self._hold(hold.asset, hold.version), hold)
 
     def remove_hold(self, asset: str, version: str) -> None:
-        """Hold a version back no longer."""
+        """End a hold; it may be gone already."""
         self.storage.remove(self._hold(asset, version))
 
     def _point(self, promotion: Promotion) -> None:
-        # The history comes first: a pointer that it does not know could not be returned to.
+        # The history comes first: a rollback could not return to a promotion that the history does not know.
         moment = round(promotion.promoted_at * 1e6)
         while not self.storage.create(self._promotion(promotion, moment), sealed(promotion)):
             moment += 1
@@ -283,10 +284,10 @@ def sealed(record: Spec) -> bytes:
 
 def _unsealed(data: bytes) -> bytes:
     """The dump of a record; raises ValueError when its checksum is another. A spec refuses the key elsewhere."""
-    found = _CHECKSUM.match(data)
-    if found is None:
+    checksum = _CHECKSUM.match(data)
+    if checksum is None:
         return data
-    rest = data[found.end() :]
-    if hashlib.sha256(rest).hexdigest().encode() != found.group(1):
+    rest = data[checksum.end() :]
+    if hashlib.sha256(rest).hexdigest().encode() != checksum.group(1):
         raise ValueError("it is not as it was written")
     return b"{\n" + rest

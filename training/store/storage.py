@@ -1,4 +1,8 @@
-"""Bytes under a root, on a local disk or in an object store: one set of operations, one kind of error."""
+"""Bytes under a root, on a local disk or in an object store: one set of operations, one kind of error.
+
+When a method returns, what it wrote is on the disk, or acknowledged by the object store. Local records are written with
+`os`, because fsspec does not wait for the disk.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ from training.errors import StoreError
 from training.store.objects import Upload, abort_upload, put_if_absent, unfinished_uploads
 
 MAX_RECORD_BYTES = 64 * 2**20  # a manifest of 300,000 files
-DELETED = ".deleted-"
-_PROBE = ".conditional-create"
+DELETED = ".deleted-"  # how the name of a folder begins while it is being removed
+_PROBE = ".conditional-create"  # object that tells whether the store can create on condition
 _CHUNK = 4 << 20
 
 
@@ -38,8 +42,8 @@ class Storage:
         root: A local folder or a URL that fsspec understands.
 
     Attributes:
-        root: The same; a local folder is absolute.
-        base: What paths start with.
+        root: As given; a local folder is absolute.
+        base: The path that all paths of this storage begin with.
         is_local: Whether paths are paths of this machine.
 
     Raises:
@@ -55,12 +59,14 @@ class Storage:
                 f"the store {root} cannot be opened: {error}; set GATEHOUSE_STORE to a folder or to a URL "
                 "such as s3://bucket/prefix"
             ) from error
+
         protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
         self.is_local = "file" in protocols
         self.root = str(path) if self.is_local else root
         self.base = PurePosixPath(path)
         self._is_s3 = "s3" in protocols
-        self._creates_once = False
+        self._creates_once = False  # not tried yet
+
         self._failures: tuple[type[Exception], ...] = (OSError,)
         if self._is_s3:  # s3fs has imported both; a local store never needs them
             from aiohttp import ClientError
@@ -75,12 +81,12 @@ class Storage:
     # Reading
 
     def names(self, folder: PurePosixPath) -> list[str]:
-        """Names in a folder, empty when there is no such folder."""
+        """Names in a folder, in no order; empty when there is no such folder."""
         with self.errors(folder):
             try:
                 if self.is_local:
                     return os.listdir(folder)
-                self._fs.invalidate_cache()
+                self._fs.invalidate_cache()  # here and below: another process may have written since
                 return [PurePosixPath(path).name for path in self._fs.ls(str(folder), detail=False)]
             except FileNotFoundError:
                 return []
@@ -98,7 +104,11 @@ class Storage:
             return True
 
     def read(self, path: PurePosixPath) -> bytes | None:
-        """A file's bytes as they are now, None when there is no such file."""
+        """A record's bytes as they are now, None when there is no such file.
+
+        Raises:
+            StoreError: It is larger than any record, or cannot be read.
+        """
         with self.errors(path):
             try:
                 if self.is_local:
@@ -108,9 +118,9 @@ class Storage:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if self.is_local or error.errno != errno.EINVAL:  # S3 has no range of an object without bytes
+                if self.is_local or error.errno != errno.EINVAL:
                     raise
-                return b""
+                return b""  # S3 refuses to read a range of an empty object
 
     def chunks(self, path: PurePosixPath) -> Iterator[bytes]:
         """A file's bytes, a few megabytes at a time."""
@@ -124,20 +134,23 @@ class Storage:
             if self.is_local:
                 return {name: _measured(Path(folder) / name) for name in relative_files(Path(folder))}
             self._fs.invalidate_cache()
-            found = self._fs.find(str(folder), detail=True)
+            objects = self._fs.find(str(folder), detail=True)
             return {
                 str(PurePosixPath(path).relative_to(folder)): Measure(int(info["size"]), _changed(info))
-                for path, info in found.items()
+                for path, info in objects.items()
             }
 
     def measure(self, path: PurePosixPath) -> Measure:
         """Size and last change of a file, or of everything below a folder."""
-        found = list(self.files(path).values())
-        if self.is_local:
+        measures = list(self.files(path).values())
+        if self.is_local:  # an object store has no folders, and a local one changes when a file in it is removed
             with self.errors(path):
-                own = _measured(Path(path))
-                found.append(own if Path(path).is_file() else Measure(0, own.changed))
-        return Measure(sum(one.bytes for one in found), max((one.changed for one in found), default=time.time()))
+                itself = _measured(Path(path))
+                measures.append(itself if Path(path).is_file() else Measure(0, itself.changed))
+        return Measure(
+            sum(measure.bytes for measure in measures),
+            max((measure.changed for measure in measures), default=time.time()),
+        )
 
     # Writing
 
@@ -151,9 +164,9 @@ class Storage:
                 self._fs.pipe_file(str(path), data)
 
     def create(self, path: PurePosixPath, data: bytes) -> bool:
-        """Make a file that is not there yet; return whether it holds this data now.
+        """Make a file that does not exist yet; return whether this call made it.
 
-        Of several who try at once, one succeeds.
+        Of several processes that try at once, one succeeds.
 
         Raises:
             StoreError: The object store cannot create an object on condition.
@@ -162,18 +175,19 @@ class Storage:
             if self.is_local:
                 try:
                     with _beside(Path(path), data) as temporary:
-                        os.link(temporary, path)
+                        os.link(temporary, path)  # unlike a rename it fails where the name exists
                 except FileExistsError:
                     return False
                 return True
             self._require_creates_once()
-            # Where an answer got lost, the client asks again by itself and is refused for its own object.
+            # When an answer gets lost, the client tries again by itself and is refused because of its own object.
             return put_if_absent(self._fs, str(path), data) or self.read(path) == data
 
     def _require_creates_once(self) -> None:
+        """Refuse a service that replaces an object where it should have refused: tried once, by a probe object."""
         if self._creates_once:
             return
-        try:  # where the probe is there from before, the first try is refused already
+        try:  # where the probe exists from before, the first try is refused already
             tried = (put_if_absent(self._fs, str(self.base / _PROBE), b"") for _ in range(2))
             self._creates_once = not all(tried)
         except NotImplementedError:
@@ -199,7 +213,10 @@ class Storage:
             fsync(Path(path).parent)
 
     def remove_folder(self, folder: PurePosixPath, first: str) -> None:
-        """Remove a folder so that a reader sees all of it or, by the file `first` or by its name, that it is gone."""
+        """Remove a folder so that a reader sees all of it, or sees that it is gone.
+
+        A local folder loses its name first; in an object store the object `first` is removed before the others.
+        """
         with self.errors(folder):
             if self.is_local:
                 hidden = Path(folder)
@@ -254,10 +271,10 @@ class Storage:
 
 
 def read_bounded(path: Path) -> bytes:
-    """The bytes of a record; a pipe or a device would never end, and a file of that size is none.
+    """The bytes of a record. Pipes and devices, which would never end, and files of another size are refused.
 
     Raises:
-        OSError: It is not there or cannot be read, or is no record.
+        OSError: It does not exist, cannot be read, or is no record.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_RECORD_BYTES:
@@ -307,7 +324,7 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path, data: bytes) -> Iterator[Path]:
-    """A hidden file beside a path that holds the data; what is done with it is on the disk afterwards."""
+    """A hidden file beside a path that holds the data. What the caller does with it is on the disk afterwards."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -319,11 +336,11 @@ def _beside(path: Path, data: bytes) -> Iterator[Path]:
 
 
 def _measured(path: Path) -> Measure:
-    found = os.lstat(path)
-    return Measure(found.st_size, max(found.st_mtime, found.st_ctime))
+    status = os.lstat(path)
+    return Measure(status.st_size, max(status.st_mtime, status.st_ctime))
 
 
 def _changed(info: dict[str, object]) -> float:
-    """When an object was written; what does not say so is as young as can be."""
+    """When an object was written. One without a date counts as new, so that nobody takes it for abandoned."""
     moment = info.get("LastModified")
     return float(moment.timestamp()) if hasattr(moment, "timestamp") else time.time()

@@ -12,11 +12,12 @@ Layout, under `<root>/<recipe>/<asset>/`::
     gate_reports/<version>.html, .md   the page of its newest judgement, and the card with the table
     links/<version>.json               where it is shown: MLflow run, Dagster run
     superseded/<version>.json          the judgement it was promoted with, while a newer one is being acted on
-    links/promoted.json                the promotion that MLflow and Dagster were told of
+    links/promoted.json                the promotion that MLflow and Dagster show
 
 The root is a local folder or an object store's URL such as `s3://bucket/prefix`. A reader sees a whole version or none:
 on a local disk a finished folder is renamed into place, in an object store the manifest is the last object written.
-What begins with a dot in `versions/` is in the making, or was left by what was killed; `gatehouse gc` removes it.
+A name in `versions/` that begins with a dot is a version in the making, or one that a killed process left unfinished;
+`gatehouse gc` removes the latter.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from training.store.records import NAME, Records, sealed
 from training.store.storage import relative_files
 from training.store.validity import Terms, explain_unpromoted, lets_pass, require_valid
 
+_SHOWN_VERSIONS = 5
+
 
 class Store(Records):
     """One recipe's artifacts.
@@ -45,7 +48,7 @@ class Store(Records):
     Args:
         root: A local folder or a URL that fsspec understands.
         recipe: Name of the recipe; different recipes never share versions.
-        cache: Local folder for copies of remote versions; unused for a local root.
+        cache: Local folder for copies of remote versions; unused with a local root.
 
     Raises:
         StoreError: The root is a URL of a kind that cannot be opened.
@@ -54,6 +57,7 @@ class Store(Records):
     def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
         super().__init__(root, recipe)
         self.cache = cache
+        # What `file_entry` gave, with the status that the file had then.
         self._entries: dict[Path, tuple[tuple[int, ...], FileEntry]] = {}
 
     # Reading
@@ -74,22 +78,23 @@ class Store(Records):
             StoreError: There is no such version, or its manifest is damaged.
         """
         path = self.place(asset, version) / MANIFEST
-        found = self._read(path, Manifest)
-        if found is None:
+        manifest = self._read(path, Manifest)
+        if manifest is None:
             newest = ", ".join(self.versions(asset)[-_SHOWN_VERSIONS:]) or "none"
             raise StoreError(f"{asset} has no version {version} in {self.root}; its newest are: {newest}")
-        if (found.asset, found.version) != (asset, version):
-            raise self._damaged(path, f"it belongs to {found.asset} {found.version}")
-        if outside := [name for name in found.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
+
+        if (manifest.asset, manifest.version) != (asset, version):
+            raise self._damaged(path, f"it belongs to {manifest.asset} {manifest.version}")
+        if outside := [name for name in manifest.files if name.startswith("/") or ".." in PurePosixPath(name).parts]:
             raise self._damaged(path, f"it names {outside[0]}, outside of the version's folder")
-        return found
+        return manifest
 
     def find(self, asset: str, identity: str) -> Manifest | None:
         """The newest version of an asset with this identity."""
         for version in reversed(self.versions(asset)):
-            found = self.manifest(asset, version)
-            if found.identity == identity:
-                return found
+            manifest = self.manifest(asset, version)
+            if manifest.identity == identity:
+                return manifest
         return None
 
     def latest(self, asset: str) -> Manifest | None:
@@ -115,24 +120,32 @@ class Store(Records):
         return Path(self.place(asset, version)) if self.is_local else self._local(self.manifest(asset, version))[0]
 
     def verified_folder(self, asset: str, version: str, digest: str) -> Path:
-        """As `folder`, after reading every byte and comparing it with the manifest and the expected content digest.
+        """As `folder`, after every byte was compared with the manifest.
 
         A damaged copy of a remote version is replaced by a new one.
 
+        Args:
+            asset: The asset.
+            version: One of its versions.
+            digest: The content digest that the version is expected to have.
+
         Raises:
+            StoreError: There is no such version, or it cannot be copied.
             InputRefused: A file is missing, was added or changed, or the content is not the expected one.
         """
         manifest = self.manifest(asset, version)
-        if content_digest(manifest.files) != manifest.digest or manifest.digest != digest:
+        actual = content_digest(manifest.files)
+        if actual != manifest.digest or manifest.digest != digest:
             raise InputRefused(
-                f"{asset} {version}: its content digest is {content_digest(manifest.files)[:12]}, not "
-                f"{digest[:12]} as expected; {self.remake(manifest)}"
+                f"{asset} {version}: its content digest is {actual[:12]}, not {digest[:12]} as expected; "
+                f"{self.remake(manifest)}"
             )
+
         folder, verified = self._local(manifest)
         problem = "" if verified else defect(folder, manifest)
         if problem and not self.is_local:
             _discard(folder)
-            folder, problem = self._local(manifest)[0], ""
+            folder, problem = self._local(manifest)[0], ""  # a fresh copy is verified, or refused, while it is made
         if problem:
             raise InputRefused(f"{asset} {version}: {problem}; {self.remake(manifest)}")
         return folder
@@ -140,8 +153,12 @@ class Store(Records):
     def fault_of(self, manifest: Manifest, names: Sequence[str]) -> str:
         """What is wrong with some files of a version; empty when they are what was published.
 
-        Their sizes are looked at where they are stored, each time. Their bytes are read once, and again when the file
-        was touched.
+        Their sizes are read from the storage each time. Their bytes are read once, and again after the file was
+        touched.
+
+        Args:
+            manifest: The version's.
+            names: Paths below its folder, all of them in the manifest.
         """
         place = self.place(manifest.asset, manifest.version)
         with self.storage.errors(place):
@@ -152,6 +169,7 @@ class Store(Records):
                     return f"{address} is missing"
                 if sizes[name] != manifest.files[name].bytes:
                     return f"{address} has changed since it was published"
+
             folder = self._local(manifest)[0]
             if any(self._entry_once(folder / name) != manifest.files[name] for name in names) and not self.is_local:
                 _discard(folder)
@@ -162,20 +180,28 @@ class Store(Records):
     def _entry_once(self, path: Path) -> FileEntry:
         """Size and SHA-256 of a file, read again only when it was touched."""
         status = path.stat()
-        touched = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        known = self._entries.get(path)
-        if known is None or known[0] != touched:
-            known = self._entries[path] = touched, file_entry(path)
-        return known[1]
+        # The time of change as well, because a program can set the time of modification back.
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        cached = self._entries.get(path)
+        if cached is None or cached[0] != stamp:
+            cached = self._entries[path] = stamp, file_entry(path)
+        return cached[1]
 
     def _local(self, manifest: Manifest) -> tuple[Path, bool]:
-        """A version's folder on this machine, and whether it was verified just now because it was just copied."""
+        """A version's folder on this machine, and whether it was verified just now because it was just copied.
+
+        Raises:
+            StoreError: It cannot be copied.
+            InputRefused: What was copied is not what was published.
+        """
         source = self.place(manifest.asset, manifest.version)
         if self.is_local:
             return Path(source), False
         target = self._copy(manifest)
         if target.exists():
             return target, False
+
+        # A hidden folder gets the name once it is whole. Two processes that copy at once do not meet.
         partial = _hidden(target)
         try:
             for name in [*manifest.files, MANIFEST]:
@@ -185,21 +211,22 @@ class Store(Records):
             try:
                 partial.rename(target)
             except OSError:
-                if not target.exists():  # then no other process copied it first
+                if not target.exists():  # where it does, another process copied it first
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return target, True
 
     def remake(self, manifest: Manifest) -> str:
-        """What to do about a version whose files are not what was published."""
-        built = manifest.asset.removesuffix(EVALUATION_SUFFIX)
+        """What to do about a version whose files are not what was published, as the end of a sentence."""
+        built = manifest.asset.removesuffix(EVALUATION_SUFFIX)  # an evaluation is made when its asset is built
         return (
             f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.recipe} --select "
             f"{built}` makes it anew"
         )
 
     def _copy(self, manifest: Manifest) -> Path:
+        """Where the cache keeps a version; the digest is part of it, so that a remade one gets a folder of its own."""
         if self.cache is None:
             raise StoreError(f"{self.root} is remote and no local cache folder was configured")
         return self.cache / self.recipe / manifest.asset / f"{manifest.version}-{manifest.digest[:12]}"
@@ -213,10 +240,14 @@ class Store(Records):
         today: date | None = None,
         terms: Callable[[], Terms] | None = None,
     ) -> Certificate:
-        """Refuse a version unless it is promoted, its certificate holds and vouches for these very bytes
-        (`training.store.validity`).
+        """Refuse a version unless it is promoted, its certificate holds and vouches for these very bytes.
+
+        The rule is in `training.store.validity`.
 
         Args:
+            asset: The asset.
+            version: One of its versions.
+            digest: The content digest that the version is expected to have.
             certificate_digest: The certificate that a job was planned on; empty when nothing was planned yet.
             today: The day for which waivers must hold, UTC.
             terms: What the recipe asks for today; a job does not know it.
@@ -234,15 +265,15 @@ class Store(Records):
         return explain_unpromoted(self, asset, wanted, today or utc_today())
 
     def inherited_waivers(self, manifest: Manifest) -> tuple[Waiver, ...]:
-        """The waivers that what a version was made from rests on, by its certificates as they are now."""
-        found: dict[Waiver, None] = {}
+        """The waivers that a version's inputs rest on, by their certificates as they are now, each once."""
+        waivers: dict[Waiver, None] = {}
         for used in manifest.inputs.values():
             if certificate := self._standing(used):
-                found |= dict.fromkeys((*certificate.waivers, *certificate.inherited))
-        return tuple(found)
+                waivers |= dict.fromkeys((*certificate.waivers, *certificate.inherited))
+        return tuple(waivers)
 
     def unfounded(self, manifest: Manifest) -> tuple[str, ...]:
-        """The versions that a version was made from and that do not pass by their certificates as they are now."""
+        """The versions that a version was made from and that do not pass by today's certificates, `asset version`."""
         return tuple(
             f"{used.asset} {used.version}"
             for used in manifest.inputs.values()
@@ -250,7 +281,10 @@ class Store(Records):
         )
 
     def stand_in(self, used: InputRecord) -> str:
-        """The version that a version was made from, or the newest one of equal content when that is gone."""
+        """The version that a version was made from, or the newest one of equal content when that is gone.
+
+        Empty when neither exists.
+        """
         if self.storage.exists(self.place(used.asset, used.version) / MANIFEST):
             return used.version
         return next(
@@ -263,6 +297,7 @@ class Store(Records):
         )
 
     def _standing(self, used: InputRecord) -> Certificate | None:
+        """Today's certificate of a version that another one was made from."""
         version = self.stand_in(used)
         return self.certificate(used.asset, version or used.version)
 
@@ -272,18 +307,23 @@ class Store(Records):
         """Publish a folder as a new version; the folder is gone afterwards.
 
         Args:
-            source: Folder with the finished files; it costs nothing on the same filesystem as a local root.
+            source: Folder with the finished files. On the filesystem of a local root it is renamed and not copied.
             manifest: Complete but for `version`, `digest` and `files`, which are filled in here.
 
+        Returns:
+            The whole manifest.
+
         Raises:
-            StoreError: No room, no permission, or no connection. Nothing that was published before is touched, and the
-                folder is where it was.
+            StoreError: No room, no permission, no connection, or no file. Nothing that was published before is
+                touched, and the folder is where it was.
         """
         versions = self.base / manifest.asset / "versions"
         with self.storage.errors(versions):
             files = {name: file_entry(source / name) for name in sorted(relative_files(source)) if name != MANIFEST}
             if not files:
                 raise StoreError(f"{manifest.asset}: {source} holds no file to publish")
+
+            # From here on every reader finds a file that changes.
             draft = manifest.model_copy(update={"files": files, "digest": content_digest(files)})
             if self.is_local:
                 return publish_on_disk(source, Path(versions), draft)
@@ -292,7 +332,7 @@ class Store(Records):
             return whole
 
     def _keep_copy(self, source: Path, manifest: Manifest) -> None:
-        """Put what was published into the cache: who reads it next on this machine need not fetch it."""
+        """Put what was published into the cache, so that the next stage on this machine need not fetch it."""
         if self.cache is not None:
             copy = self._copy(manifest)
             with suppress(OSError):  # no room, or another filesystem
@@ -306,12 +346,17 @@ class Store(Records):
     def promote(self, promotion: Promotion, today: date | None = None) -> None:
         """Move the pointer of an asset.
 
+        Args:
+            promotion: The new pointer.
+            today: The day for which waivers must hold, UTC.
+
         Raises:
             InputRefused: The version's certificate is missing, failed, rests on a waiver that has expired, or vouches
                 for other bytes.
         """
         certificate = self.certificate(promotion.asset, promotion.version)
         manifest = self.manifest(promotion.asset, promotion.version)
+        # Checked here as well as by the gates: the pointer moves by no other way than this method.
         if (
             certificate is None
             or not lets_pass(certificate, today or utc_today())
@@ -321,9 +366,6 @@ class Store(Records):
         ):
             raise InputRefused(self.explain_unpromoted(promotion.asset, wanted=promotion.version, today=today))
         self._point(promotion)
-
-
-_SHOWN_VERSIONS = 5
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -349,7 +391,7 @@ def _hidden(path: Path) -> Path:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a damaged copy; who reads it at this moment keeps the files that are open."""
+    """Remove a damaged copy. A process that reads it at this moment keeps the files that it has open."""
     hidden = _hidden(folder)
     try:
         folder.rename(hidden)

@@ -104,7 +104,11 @@ def test_conversations_longer_than_the_context_are_counted() -> None:
     encoded = [(np.arange(size), np.ones(size, np.bool_)) for size in (3, 9, 4)]
     log: list[str] = []
     sequences, masks, dropped = conversations_that_fit(encoded, 8, log.append)
-    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == ([3, 4], [3, 4], Dropped(1, 3))
+    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == (
+        [3, 4],
+        [3, 4],
+        Dropped("conversations", 1, 3),
+    )
     assert dropped.share == pytest.approx(1 / 3)
     assert "1 of 3 conversations" in log[0]
     with pytest.raises(RecipeError, match="no conversation fits"):

@@ -127,7 +127,7 @@ def test_domains_of_a_source_reach_the_corpus_and_not_the_gathering() -> None:
         ),
         (
             "gates:\n  corpus:\n    - {metric: bytes, must_be: '>=', threshold: 1, champion_margin: 0.1}\n",
-            "what can be is nothing",
+            "comparable are no metrics",
         ),
         (
             "gates:\n  base_model:\n    - {metric: choice_accuracy_dcpmi, must_be: '>=', threshold: 1}\n"

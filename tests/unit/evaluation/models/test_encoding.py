@@ -150,7 +150,7 @@ def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, 
 
     pairs, dropped = encode_pairs(tokenizer, rows, 512, print)
 
-    assert (len(pairs), dropped) == (168, Dropped(0, 168))
+    assert (len(pairs), dropped) == (168, Dropped("pairs", 0, 168))
     for row, pair in zip(rows, pairs, strict=True):
         turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
         rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
