@@ -10,8 +10,11 @@ import pytest
 from benchmarks.proof.controls import CONTROLS, Control, run
 from benchmarks.proof.world import World
 from pipeline.recipes.loader import load_launchers, load_recipe
+from tests.conftest import share_database
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
+
+pytestmark = pytest.mark.usefixtures("forked_jobs")
 
 
 @pytest.mark.parametrize(
@@ -19,9 +22,10 @@ from training.errors import InputRefused
     [one for one in CONTROLS if not one.name.endswith("random weights")],
     ids=lambda control: control.name.replace(" ", "_"),
 )
-def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
+def test_control_is_refused(control: Control, kept_chain: Chain, tmp_path: Path) -> None:
     loaded = load_recipe("smoke")
-    world = World.of(chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")
+    world = World.of(kept_chain.home / "store", loaded, load_launchers()["local"], tmp_path / "world")
+    share_database(tmp_path / "world" / "mlflow.db")
     promoted = world.real(control.asset)
     caught = run(control, world)
     assert caught.as_meant, (caught.refused_by, [verdict.reason for verdict in caught.certificate.verdicts])
