@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test check format proof bench chaos chaos-quick clean
+.PHONY: help setup setup-dev run up test tests check lint types format proof bench chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,14 +18,22 @@ run: setup ## train the whole tiny chain, corpus to adapter
 up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up
 
-test: check ## check the code, then run the tests (without the slow ones and those of `make chaos`)
+test: lint ## check the code, then run the tests (without the slow ones and those of `make chaos`)
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: setup-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile --no-loadscope-reorder
 
-check: setup-dev ## ruff, mypy, import rules
+check: lint types ## ruff, mypy, import rules
+
+lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# mypy keeps one core busy for a while, so `make test` runs it beside the tests.
+types: setup-dev
+	$(BIN)/mypy
 
 format: setup-dev ## lay the code out
 	$(BIN)/ruff check --fix --select I .
@@ -40,10 +48,10 @@ bench: setup ## what loading costs, as a ratio to `import dagster`
 
 CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md --kept .gatehouse/chaos.jsonl
 chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours; stopped, it goes on)
-	$(BIN)/python -m pytest tests/chaos -n 2 --dist loadfile $(CHAOS)
+	$(BIN)/python -m pytest tests/chaos -n 2 --dist loadfile --no-loadscope-reorder $(CHAOS)
 
 chaos-quick: setup-dev ## a few trials of each promise, as CI makes them
-	$(BIN)/python -m pytest tests/chaos -n 2 --dist loadfile -m "not gpu and not slow"
+	$(BIN)/python -m pytest tests/chaos -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu and not slow"
 
 clean: ## remove all state: store, Dagster's and MLflow's databases
 	rm -rf .gatehouse

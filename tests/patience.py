@@ -6,8 +6,10 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Patience:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._left = seconds
+        self._seconds = self._left = seconds
         self._looked = time.monotonic()
 
     def is_over(self) -> bool:
@@ -34,6 +36,30 @@ class Patience:
             self._left -= (now - self._looked) * _share()
             self._looked = now
         return self._left < 0
+
+    @property
+    def spent(self) -> float:
+        """How much of the time had passed when it was last asked whether it is up."""
+        return self._seconds - self._left
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Fail where a block takes more than so many seconds of a machine that has nothing else to do."""
+    patience, done = Patience(seconds), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_LOOK_SECONDS * 2):
+            patience.is_over()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    assert not patience.is_over(), f"it took {patience.spent:.1f} s, and not {seconds} s at most"
 
 
 def wait_for(
@@ -99,10 +125,16 @@ def _share() -> float:
     return min(1.0, (os.cpu_count() or 1) / max(int(found[1]) if found else 1, 1))
 
 
-def _kill(process: subprocess.Popen[Any]) -> None:
-    for descendant in (*psutil.Process(process.pid).children(recursive=True), process):
+def kill_family(pid: int) -> None:
+    """Kill a process and all that it started."""
+    process = psutil.Process(pid)
+    for member in (*process.children(recursive=True), process):
         try:
-            descendant.kill()
+            member.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _kill(process: subprocess.Popen[Any]) -> None:
+    kill_family(process.pid)
     process.wait()

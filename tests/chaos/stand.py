@@ -120,14 +120,14 @@ class Stand:
 
     def assert_all_end(self, seconds: float) -> float:
         """Wait until no process of a job is left, and return how long that took; kill and fail if some stay."""
-        started = time.monotonic()
+        patience = Patience(seconds)
         while left := self.processes():
-            if time.monotonic() - started > seconds:
+            if patience.is_over():
                 told = [process.as_dict(["pid", "ppid", "cmdline"]) for process in left if process.is_running()]
                 self.clear()
                 raise AssertionError(f"alive after {seconds} s: {told}")
             time.sleep(0.05)
-        return time.monotonic() - started
+        return patience.spent
 
     def clear(self) -> None:
         """Leave nothing running behind a test that failed."""

@@ -28,9 +28,8 @@ from pipeline.defs.dead_runs import noted_code_servers
 from pipeline.jobs.local import free_port
 from tests.chaos.stand import Stand, until
 from tests.conftest import BIN, ROOT, environment
-from tests.integration.bypasses import DATA
 from tests.integration.served import Served
-from tests.integration.workspaces import Workspace, workspace
+from tests.integration.workspaces import DATA, Workspace, workspace
 from tests.promises import Promise
 from training.job.events import EventReader
 from training.store.store import Store

@@ -17,7 +17,7 @@ import pytest
 from pipeline.jobs.local import free_port
 from tests.conftest import BIN, ROOT
 from tests.e2e.conftest import Chain
-from tests.patience import Patience
+from tests.patience import Patience, finish
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -55,7 +55,7 @@ def dagster_url(chain: Chain) -> Iterator[str]:
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     try:
-        assert process.wait(60) == 0
+        assert finish(process, 60) == 0
     finally:
         process.kill()
     left = [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -10,8 +10,11 @@ import pytest
 from benchmarks.proof.controls import CONTROLS, Control, run
 from benchmarks.proof.world import World
 from pipeline.workspace import Workspace
+from tests.conftest import share_database
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
+
+pytestmark = pytest.mark.usefixtures("forked_jobs")
 
 
 @pytest.mark.parametrize(
@@ -19,8 +22,9 @@ from training.errors import InputRefused
     [control for control in CONTROLS if not control.name.endswith("random weights")],
     ids=lambda control: control.name.replace(" ", "_"),
 )
-def test_control_is_refused(control: Control, chain: Chain, tmp_path: Path) -> None:
-    world = World.of(Workspace("smoke", launcher="local", folder=chain.home), tmp_path / "world")
+def test_control_is_refused(control: Control, kept_chain: Chain, tmp_path: Path) -> None:
+    world = World.of(Workspace("smoke", launcher="local", folder=kept_chain.home), tmp_path / "world")
+    share_database(tmp_path / "world" / "mlflow.db")
     promoted = world.real(control.asset)
     caught = run(control, world)
     assert caught.as_meant, (caught.refused_by, [verdict.reason for verdict in caught.certificate.verdicts])

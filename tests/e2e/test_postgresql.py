@@ -107,11 +107,11 @@ def new_place(server: PostgreSQL, home: Path) -> Place:
 
 
 @pytest.fixture
-def place(server: PostgreSQL, chain: Chain, tmp_path: Path) -> Place:
+def place(server: PostgreSQL, kept_chain: Chain, tmp_path: Path) -> Place:
     """What the chain has built on SQLite, moved to empty databases."""
     home = tmp_path / "pg"
     for folder in ("store", "work"):
-        shutil.copytree(chain.home / folder, home / folder, ignore=shutil.ignore_patterns("lock", "*.lock"))
+        shutil.copytree(kept_chain.home / folder, home / folder, ignore=shutil.ignore_patterns("lock", "*.lock"))
     return new_place(server, home)
 
 

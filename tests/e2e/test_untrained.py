@@ -18,6 +18,8 @@ from training.specs.artifacts import Manifest
 from training.specs.execution import Launcher
 from training.store.store import MANIFEST, Store
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 # A folder can be sound whatever its weights are, its data can have been read whole, and noise neither loops nor is it
 # empty.
 NOISE_MAY_PASS = {
@@ -31,10 +33,10 @@ NOISE_MAY_PASS = {
 
 
 @pytest.fixture(scope="module")
-def store(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(kept_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A copy of the smoke chain's store, to do harm in."""
     folder = tmp_path_factory.mktemp("untrained")
-    shutil.copytree(chain.home / "store", folder / "store")
+    shutil.copytree(kept_chain.home / "store", folder / "store")
     return Store(str(folder / "store"), "smoke")
 
 

@@ -13,7 +13,6 @@ import resource
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -39,7 +38,7 @@ class Told:
         output: What it printed.
         events: Kind and detail of what was of interest, in order.
         peak: The most memory it held, in bytes.
-        seconds: How long it ran.
+        seconds: How long it ran, in seconds of an idle machine.
     """
 
     code: int
@@ -82,7 +81,6 @@ def run(
         target=_audited,
         args=(main, list(arguments), str(folder), str(watched), [str(path) for path in (folder, *writes)]),
     )
-    started = time.monotonic()
     process.start()
     patience = Patience(timeout)
     while process.exitcode is None and not patience.is_over():
@@ -98,7 +96,7 @@ def run(
         (folder / "output.txt").read_text(errors="replace"),
         tuple((kind, detail) for kind, detail in rows if kind != "peak"),
         max((int(detail) for kind, detail in rows if kind == "peak"), default=0),
-        time.monotonic() - started,
+        patience.spent,
     )
 
 

@@ -18,7 +18,6 @@ from training.specs.evidence import ITEMS_FILE, REPORT_FILE, EvaluationReport, e
 from training.store.store import Store
 
 PARENT, CHILD = "base_model", "sft_model"
-DATA = "+packed_shards,+instruction_data,+preference_data,+adapter_data"
 GOOD, BAD = 2.0, 0.1
 GATE = """\
   base_model:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,17 +17,18 @@ import pytest
 
 from pipeline.jobs.locks import building
 from tests.conftest import ROOT, environment
-from tests.integration.workspaces import Workspace, workspace
+from tests.integration.workspaces import Workspace
 
 TEXT = "A sentence that is long enough to be kept, with words in it. " * 8
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def published(data_chain: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A user whose tokenizer and evaluation sets are published and promoted. Tests work on copies."""
-    made = workspace(tmp_path_factory.mktemp("published"))
-    done = made.run("--select", "+tokenizer", "--select", "evaluation_sets")
-    assert done.returncode == 0, done.stdout
+    made = data_chain.moved(tmp_path_factory.mktemp("published"))
+    for asset in ("packed_shards", "instruction_data", "preference_data", "adapter_data"):
+        for folder in made.home.glob(f"*/mine/{asset}*"):
+            shutil.rmtree(folder)
     return made
 
 

@@ -25,7 +25,6 @@ from tests.conftest import BIN, ROOT, environment
 from tests.integration.bypasses import (
     BAD,
     CHILD,
-    DATA,
     GOOD,
     PARENT,
     builder,
@@ -37,7 +36,7 @@ from tests.integration.bypasses import (
     write_recipe,
 )
 from tests.integration.served import Served, serve
-from tests.integration.workspaces import Workspace, workspace
+from tests.integration.workspaces import Workspace
 from tests.patience import Patience, run_command
 from training.store.store import utc_today
 
@@ -58,12 +57,10 @@ def _table() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def ungated(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def ungated(data_chain: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Data stages built and promoted; base_model is there and was never judged."""
-    made = workspace(tmp_path_factory.mktemp("ungated"))
-    write_recipe(made, made.notes)
-    done = made.run("--select", DATA)
-    assert done.returncode == 0, done.stdout
+    made = copy(data_chain, tmp_path_factory.mktemp("ungated"))
+    write_recipe(made, data_chain.notes)
     publish_parent(made)
     return made
 

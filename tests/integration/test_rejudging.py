@@ -8,25 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.workspaces import Workspace, workspace
+from tests.integration.workspaces import Workspace
 from training.store.store import Store
 
 ASSET = "instruction_data"
 SAFETY = ROOT / "assets_config" / "safety"
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    made = workspace(tmp_path_factory.mktemp("published"))
-    done = made.run("--select", f"+{ASSET},tokenizer")
-    assert done.returncode == 0, done.stdout
-    return made
-
-
 @pytest.fixture
-def mine(published: Workspace, tmp_path: Path) -> Workspace:
-    copied = published.moved(tmp_path / "mine")
-    copied.recipe.write_text(published.recipe.read_text())
+def mine(data_chain: Workspace, tmp_path: Path) -> Workspace:
+    copied = data_chain.moved(tmp_path / "mine")
+    copied.recipe.write_text(data_chain.recipe.read_text())
     return copied
 
 

@@ -27,10 +27,10 @@ from pipeline.tracking.outbox import open_debt, owes
 from pipeline.tracking.promotions import publish_late
 from pipeline.tracking.records import entity_name
 from pipeline.tracking.tracker import Tracker
-from tests.conftest import ROOT
+from tests.conftest import ROOT, share_database
 from tests.integration import lineage
 from tests.integration.lineage import Ancestor
-from tests.patience import wait_for
+from tests.patience import at_most, wait_for
 from training.errors import InputRefused
 from training.specs.artifacts import Certificate, InputRecord, Manifest
 from training.specs.base import digest_of
@@ -44,7 +44,10 @@ MLFLOW_PAGE = "http://127.0.0.1:5000"
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/home/mlflow/mlflow.db"
+    """The address of an empty database."""
+    database = tmp_path / "home" / "mlflow" / "mlflow.db"
+    share_database(database)
+    return f"sqlite:///{database}"
 
 
 @pytest.fixture
@@ -436,7 +439,7 @@ from pipeline.tracking.outbox import open_debt
 from pipeline.tracking.tracker import Tracker
 from tests.integration.test_tracker import JOB, write_events
 uri, name, folder = sys.argv[1:]
-tracker = Tracker(uri, "tiny")
+tracker = Tracker(uri, "tiny", patience=600)  # they import MLflow at once, maybe beside another load
 debt = open_debt(Path(folder) / name)
 write_events(debt.attempt, [{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}
                             for step in range(40)])
@@ -447,8 +450,9 @@ print(debt.build.run_id)
 """
 
 
-def test_processes_that_write_at_once_lose_nothing(uri: str, tmp_path: Path) -> None:
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     """Three processes meet on a database that does not exist yet."""
+    uri = f"sqlite:///{tmp_path}/home/mlflow/mlflow.db"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, uri, f"writer{n}", str(tmp_path)],
@@ -481,8 +485,7 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(
         server.close()
     manifest = publish_version(store, tmp_path, "base_model", "x", {})
     tracker = Tracker(f"http://127.0.0.1:{port}", "tiny", None, MLFLOW_PAGE)
-    started = time.monotonic()
-    with caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
+    with at_most(25), caplog.at_level(logging.WARNING, logger="gatehouse.tracker"):
         run_id = tracker.begin("key", JOB)
         assert run_id is None
         assert tracker.publish(run_id, manifest, store.folder("base_model", manifest.version), store) == {}
@@ -492,7 +495,6 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(
         tracker.fail("0" * 32, "broken")
         tracker.finish("0" * 32)
         assert tracker.url("0" * 32) is None
-    assert time.monotonic() - started < 25
     assert "MLflow could not begin the run of base_model" in caplog.text
     server.close()
 
@@ -505,9 +507,8 @@ def test_a_stuck_server_holds_nobody_up_and_its_points_stay_owed(tmp_path: Path)
         tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", "tiny")
         follower = tracker.follower(debt, lambda: True, interval=0.01)
         time.sleep(0.5)
-        started = time.monotonic()
-        follower.close()
-        assert time.monotonic() - started < 7
+        with at_most(7):
+            follower.close()
     assert owes(tmp_path) and debt.build.delivered == 0
 
 

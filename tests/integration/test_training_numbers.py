@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration import training_jobs as jobs
+from tests.integration.golden_losses import assert_golden
 from training.data.conversations.chat_template import encode_conversation
 from training.errors import EXIT_USER
 from training.model_folder import load_model, load_tokenizer
@@ -21,7 +21,6 @@ from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
 from training.store.store import Store
 
-GOLDEN = jobs.ROOT / "tests" / "golden" / "base_loss.json"
 EVERY_STEP = {"log_every": 1, "checkpoints": {"every_steps": 1000, "keep": 1}}
 
 
@@ -93,12 +92,9 @@ def test_accumulation_does_not_change_the_chosen_answers_loss(store: Store, tmp_
     assert values(whole)[0] > math.log(2) + 1
 
 
-def test_loss_curve_is_the_known_one(store: Store, tmp_path: Path) -> None:
-    """Set GATEHOUSE_UPDATE_GOLDEN=1 to record a new curve after a change that is meant to change it."""
+def test_the_first_losses_of_a_base_model(store: Store, tmp_path: Path) -> None:
     manifest, rows, folder = train(store, "base_model", tmp_path / "attempt", {"steps": 12}, micro=512)
-    if os.environ.get("GATEHOUSE_UPDATE_GOLDEN"):
-        GOLDEN.write_text(json.dumps({"loss": [round(value, 6) for value in values(rows)]}, indent=1) + "\n")
-    assert values(rows) == pytest.approx(json.loads(GOLDEN.read_text())["loss"], rel=1e-4)
+    assert_golden("base_model", values(rows))
     assert manifest.metrics["train_loss_first"] == rows[0]["loss"]
     assert manifest.metrics["tokens"] == 12 * 512
     assert manifest.headline == "train_loss"
@@ -109,6 +105,13 @@ def test_loss_curve_is_the_known_one(store: Store, tmp_path: Path) -> None:
     assert load_file(folder / "model" / "model.safetensors")["model.norm.weight"].dtype.is_floating_point
     assert str(tmp_path) not in (folder / "model" / "README.md").read_text()
     assert json.loads((folder / "report" / "samples.json").read_text())[0].keys() == {"prompt", "answer"}
+
+
+@pytest.mark.parametrize("asset", ["sft_model", "dpo_model", "lora_model"])
+def test_the_first_losses_of_post_training(store: Store, tmp_path: Path, asset: str) -> None:
+    _, rows, _ = train(store, asset, tmp_path / "attempt", {"steps": 10})
+    assert len(rows) == 10
+    assert_golden(asset, values(rows))
 
 
 def test_fp8_trains_close_to_bf16(store: Store, tmp_path: Path) -> None:

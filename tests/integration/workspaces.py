@@ -6,8 +6,11 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import warm
 from tests.conftest import BIN, ROOT, environment
 from tests.patience import run_command
+
+DATA = "+packed_shards,+instruction_data,+preference_data,+adapter_data"
 
 RECIPE = """\
 extends: smoke
@@ -47,7 +50,9 @@ class Workspace:
         self.recipe.write_text(RECIPE.format(path=path or self.notes))
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return run_command([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, env=environment(self.home, **extra))
+        """Run a command; one of Gatehouse's that needs no process of its own, in one that has its libraries loaded."""
+        run = warm.run_command if warm.can_run(arguments, extra) else run_command
+        return run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, env=environment(self.home, **extra))
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.command("gatehouse", "run", "-r", str(self.recipe), *arguments, **extra)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
 from tests import patience
-from tests.patience import Patience, run_command
+from tests.patience import Patience, at_most, run_command
 
 
 @pytest.mark.parametrize(("share", "seconds"), [(1.0, 10), (0.25, 40)])
@@ -21,6 +22,14 @@ def test_the_clock_goes_as_slowly_as_the_machine_is_busy(
     while not limit.is_over():
         now[0] += 1
     assert now[0] == seconds + 1
+
+
+def test_a_block_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_share", lambda: 1.0)
+    with at_most(30):
+        pass
+    with pytest.raises(AssertionError, match="not 0.1 s at most"), at_most(0.1):
+        time.sleep(0.3)
 
 
 def test_a_command_that_goes_on_talking_is_no_hang() -> None:

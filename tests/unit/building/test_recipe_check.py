@@ -321,7 +321,17 @@ def test_a_good_answer_is_kept_and_a_bad_one_is_not(tmp_path: Path, monkeypatch:
     answer = answer.model_copy(update={"findings": ()})
     assert check_recipe(loaded, launcher) == check_recipe(loaded, launcher) == answer
     assert len(asked) == 3
-    check_recipe(load_recipe("tiny", ["seed=5"]), launcher)
+    for elsewhere in (
+        "seed=5",
+        "gates.corpus.0.threshold=7",
+        "sources.0.licence=MIT",
+        "adapter_data.general_share=0.1",
+    ):
+        check_recipe(load_recipe("smoke", [elsewhere]), launcher)
+        assert len(asked) == 4, "smoke is asked about once, for what is neither its model nor its tasks"
+    del asked[3:]
+
+    check_recipe(load_recipe("tiny", ["base_model.steps=1000"]), launcher)
     monkeypatch.setattr(recipe_check, "version", lambda name: "another")
     check_recipe(loaded, launcher)
     assert len(asked) == 5

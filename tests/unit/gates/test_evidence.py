@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
 
 from pipeline.gates.evidence_reader import Evidence, read_evidence
+from tests.patience import at_most
 from tests.unit.gates.worlds import World, bits_of, nats, share_of, shares
 from training.errors import InputRefused
 from training.specs.artifacts import InputRecord, Manifest
@@ -203,7 +203,6 @@ def test_a_judgement_takes_less_than_three_seconds(world: World) -> None:
     report = EvaluationReport(estimates={name: bits_of(rows) for name in names})
     manifest = world.model()
     evaluation = world.evaluation(manifest, report, [row | {"metric": name} for name in names for row in rows])
-    began = time.perf_counter()
-    evidence = read_evidence(manifest, evaluation, world.terms(), world.store)
+    with at_most(3):
+        evidence = read_evidence(manifest, evaluation, world.terms(), world.store)
     assert evidence.problems == {}
-    assert time.perf_counter() - began < 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.jobs.locks import CLEANING, LOCK_FILE, building, held, is_held
+from tests.patience import at_most
 from training.errors import Busy
 
 
@@ -15,10 +16,8 @@ def test_a_held_lock_is_refused_and_its_holder_named(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with held(path, "run 1a2b3c4d", "%s"):
         assert is_held(path)
-        started = time.monotonic()
-        with pytest.raises(Busy, match="run 1a2b3c4d"), held(path, "another run", "%s"):
+        with at_most(2), pytest.raises(Busy, match="run 1a2b3c4d"), held(path, "another run", "%s"):
             pass
-        assert time.monotonic() - started < 2
     assert is_held(path) is False
 
 
@@ -45,7 +44,7 @@ def test_a_build_waits_until_what_was_left_running_has_ended(tmp_path: Path) -> 
 
     cleaner = threading.Thread(target=clean)
     cleaner.start()
-    assert cleaning.wait(10)
+    assert cleaning.wait(60)
     with building(tmp_path, "tiny", "tokenizer", "a run that is started again"):
         assert cleaned.is_set()
     cleaner.join()
