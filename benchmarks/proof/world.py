@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import plan_asset
-from pipeline.jobs.local import LocalLauncher
+from pipeline.jobs.launcher import open_launcher, run_job
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.tracking.tracker import TrackerResource
 from training.specs.artifacts import Certificate, Manifest
@@ -46,7 +46,7 @@ class World:
         return Builder(
             loaded=self.loaded,
             store=self.store,
-            launcher=self.launcher,
+            launcher=open_launcher(self.launcher),
             tracker=tracker.tracker(self.loaded.recipe.name),
             work=self.folder / "work",
             owner="proof",
@@ -76,7 +76,7 @@ class World:
         """Run the asset's real job on what is promoted here."""
         plan = plan_asset(asset, self.loaded, self.store)
         job = plan.job(self.store, self.folder / "work", self.launcher.execution(asset), {})
-        LocalLauncher(self.launcher, forward_output=False).launch(job, lambda events: None)
+        run_job(open_launcher(self.launcher), job, lambda events: None, forward_output=False)
         made = self.store.find(asset, plan.identity)
         assert made is not None, f"the job of {asset} published nothing"
         return made

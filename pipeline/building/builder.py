@@ -19,7 +19,7 @@ from pipeline.gates.report.page import write_report
 from pipeline.gates.terms import Terms, terms
 from pipeline.graph import GRAPH
 from pipeline.jobs import progress
-from pipeline.jobs.local import Listener, LocalLauncher
+from pipeline.jobs.launcher import Launcher, Listener, run_job
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.tracking.delivery import begin, note_published, pay_debts, resolve
@@ -28,7 +28,6 @@ from pipeline.tracking.promotions import agree_with_mlflow, owe_judgement, recor
 from pipeline.tracking.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import OVERRIDES, Certificate, Manifest
-from training.specs.execution import Launcher
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
 from training.store.validity import standing_changed
@@ -89,8 +88,8 @@ class Builder:
         with building(self.work, plan.recipe, asset, self.owner):
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reused(finished, say), True
-            progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
-            check_recipe(self.loaded, self.launcher)
+            progress.show(asset, [{"kind": "phase", "name": "check the recipe"}])
+            check_recipe(self.loaded, self.launcher.entry)
             self.tracker.warm()
             tracked = _Tracked(self, plan.attempt(self.work))
             try:
@@ -270,7 +269,7 @@ class Builder:
         manifest, held_back = self._stand_in(found)
         if held_back:
             events = [{"kind": "log", "level": "warning", "message": held_back}]
-            progress.tell(manifest.asset, events)
+            progress.show(manifest.asset, events)
             say(events)
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
@@ -290,15 +289,16 @@ class Builder:
         return latest, False
 
     def _run(self, plan: Plan, say: Listener, links: Callable[[], list[dict[str, Any]]] = list) -> Manifest:
-        job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
+        job = plan.job(self.store, self.work, self.launcher.entry.execution(plan.asset), self.labels)
         before = set(self.store.versions(plan.asset))
 
         def listen(events: list[dict[str, Any]]) -> None:
             events = [*events, *links()]
-            progress.tell(plan.asset, events)
+            progress.show(plan.asset, events)
             say(events)
 
-        LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
+        forward_output = not progress.is_displayed()
+        run_job(self.launcher, job, listen, forward_output=forward_output, raise_if_cancelled=self.still_wanted)
         manifest = self.store.find(plan.asset, plan.identity)
         if manifest is None or manifest.version in before:
             raise StoreError(
@@ -342,7 +342,7 @@ class _Tracked:
 
 
 def _announce(asset: str, state: str, version: str) -> None:
-    progress.tell(asset, [{"kind": "state", "state": state, "version": version}])
+    progress.show(asset, [{"kind": "state", "state": state, "version": version}])
 
 
 def _clean(attempt: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.building.planner import code_version
 from pipeline.building.recipe_check import check_recipe
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import chosen_launcher
+from pipeline.jobs.launcher import launcher_entry
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
 from training.data.sources.source_state import describe_source
@@ -26,7 +26,7 @@ def check(recipe: str, overrides: list[str]) -> None:
         SourceError: With every source that cannot be read, one a line.
     """
     loaded = load_recipe(recipe, overrides)
-    answer = check_recipe(loaded, chosen_launcher(loaded))
+    answer = check_recipe(loaded, launcher_entry(loaded))
     for asset in GRAPH:
         code_version(asset, loaded)
     lines = _source_lines(loaded.recipe.sources)

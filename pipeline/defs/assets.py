@@ -18,7 +18,7 @@ from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResou
 from pipeline.full_disk import explain_full_disk
 from pipeline.gates.promotion import describe_waivers
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import JobFailed, Listener
+from pipeline.jobs.launcher import JobFailed, Listener
 from pipeline.jobs.locks import mark_alive
 from pipeline.paths import runs, work
 from pipeline.recipes.loader import LoadedRecipe

@@ -22,7 +22,7 @@ _KILLED = f"The process of this run ended without a word: {_ENDED} Start it agai
 _NEVER_BEGAN = f"The process of this run ended before the run began: {_ENDED} Start it again."
 
 
-def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
+def fail_dead_runs(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
     """Mark every unfinished run as failed whose process has ended, so that nothing waits for it.
 
     A database may hold runs of other homes and of other machines too. A run is this home's if its lock is here, or if a
@@ -56,7 +56,7 @@ def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str
     return ended
 
 
-def end_leftovers(home: Path) -> list[str]:
+def end_orphans(home: Path) -> list[str]:
     """End the processes that a killed run or `gatehouse up` left behind, when its supervisor was killed with it.
 
     Args:
@@ -66,7 +66,7 @@ def end_leftovers(home: Path) -> list[str]:
         One line for each owner that left something.
     """
     lines = []
-    for lock in orphans.marked(home):
+    for lock in orphans.owned_processes(home):
         try:
             with held(lock, CLEANING, "%s"):
                 lines.append(orphans.end(lock))
@@ -84,11 +84,11 @@ def clean_up(instance: dg.DagsterInstance, home: Path, runs: Path, *, servers_en
     Returns:
         What was done, one line each.
     """
-    lines = end_leftovers(home)
-    reaped = reap(instance, runs, noted_code_servers(home) if servers_ended else ())
+    lines = end_orphans(home)
+    dead = fail_dead_runs(instance, runs, noted_code_servers(home) if servers_ended else ())
     if servers_ended:
         (home / _CODE_SERVERS).unlink(missing_ok=True)
-    return lines + [f"Run {run_id[:8]} ended without a word; it is marked as failed." for run_id in reaped]
+    return lines + [f"Run {run_id[:8]} ended without a word; it is marked as failed." for run_id in dead]
 
 
 def note_code_servers(home: Path, sockets: Collection[str]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import Field
 
-from pipeline.jobs.local import chosen_launcher
+from pipeline.jobs.launcher import Launcher, launcher_entry, open_launcher
 from pipeline.paths import home, store_root
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
-from training.specs.execution import Launcher
 from training.store.store import Store
 
 
@@ -44,4 +43,4 @@ class LauncherResource(dg.ConfigurableResource[Launcher]):
         Raises:
             RecipeError: launchers.yaml has no such entry.
         """
-        return chosen_launcher(loaded, self.name)
+        return open_launcher(launcher_entry(loaded, self.name))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.gates.terms import terms
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import JOB_FILE
+from pipeline.jobs.attempt import JOB_FILE
 from pipeline.jobs.locks import LOCK_FILE, is_held
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import StoreError, UserError

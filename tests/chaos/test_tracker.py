@@ -22,6 +22,7 @@ import pytest
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import Plan
+from pipeline.jobs.launcher import open_launcher
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.delivery import note_published, pay_debts
 from pipeline.tracking.metrics_follower import points_of
@@ -109,10 +110,11 @@ class Desk:
         plan = Plan(
             "base_model", job.stage, RECIPE, job.identity, job.fingerprint, job.seed, job.section, job.inputs, {}, None
         )
+        launcher = Launcher(grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256))
         builder = Builder(
             load_recipe("smoke"),
             self.store,
-            Launcher(grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256)),
+            open_launcher(launcher),
             self.tracker(),
             self.work,
             "test",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs.local import JobFailed, LocalLauncher
+from pipeline.jobs.launcher import JobFailed, open_launcher, run_job
 from tests.integration import training_jobs as jobs
 from training.specs.execution import Execution, Launcher
 from training.specs.job import Job
@@ -33,12 +33,13 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strike: str) -> tup
     (tmp_path / "site" / "sitecustomize.py").write_text(_SITE.format(strike=strike))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     path = jobs.make_job(store, "base_model", tmp_path / "attempt", {}, Execution(device="cpu", threads=1, processes=2))
-    told: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    launcher = open_launcher(Launcher(grace_seconds=5))
+
     with pytest.raises(JobFailed) as error:
-        LocalLauncher(Launcher(grace_seconds=5), forward_output=False).launch(
-            Job.model_validate_json(path.read_bytes()), told.extend
-        )
-    starts = [event for event in told if event["kind"] == "phase" and event["name"] == "verify inputs"]
+        run_job(launcher, Job.model_validate_json(path.read_bytes()), events.extend, forward_output=False)
+
+    starts = [event for event in events if event["kind"] == "phase" and event["name"] == "verify inputs"]
     return str(error.value), len(starts)
 
 
