@@ -22,9 +22,9 @@ from pipeline.jobs import progress
 from pipeline.jobs.launcher import Launcher, Listener, run_job
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.delivery import begin, note_published, pay_debts, resolve
-from pipeline.tracking.outbox import debts_of, is_record, open_debt
-from pipeline.tracking.promotions import agree_with_mlflow, owe_judgement, record
+from pipeline.tracking.delivery import begin, deliver_pending, note_published, resolve
+from pipeline.tracking.outbox import is_record, open_record, records_of
+from pipeline.tracking.promotions import agree_with_mlflow, record_judgement, requeue_judgement
 from pipeline.tracking.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import OVERRIDES, Certificate, Manifest
@@ -97,13 +97,13 @@ class Builder:
             except BaseException as error:
                 with suppress(OSError):  # on a full disk the job's own message is the one to show
                     tracked.failed(error)
-                    pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
+                    deliver_pending(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
                 raise
             tracked.published(manifest)
             _clean(plan.attempt(self.work))
             links = {name: value for name, value in self.labels.items() if name != OVERRIDES}
             self.store.write_links(asset, manifest.version, links | {LAST: "built"})
-            pay_debts(self.work, self.store, self.tracker)
+            deliver_pending(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
             return manifest, False
 
@@ -145,8 +145,8 @@ class Builder:
         manifest, past = self._current(asset)
         judged = self.examine(manifest, say, past=past)
         self._renew_promoted(asset, manifest, say)
-        if not record(manifest, self.store, self.tracker):
-            owe_judgement(manifest, self.store)
+        if not record_judgement(manifest, self.store, self.tracker):
+            requeue_judgement(manifest, self.store)
         agree_with_mlflow(asset, self.store, self.tracker)
         _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
         return judged
@@ -273,7 +273,7 @@ class Builder:
             say(events)
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
-        pay_debts(self.work, self.store, self.tracker)
+        deliver_pending(self.work, self.store, self.tracker)
         _announce(manifest.asset, "reused", manifest.version)
         return manifest
 
@@ -308,20 +308,20 @@ class Builder:
 
 
 class _Tracked:
-    """One build's record of what MLflow is owed, and the thread that pays while the job works."""
+    """One build's record in the outbox, and the thread that delivers while the job works."""
 
     def __init__(self, builder: Builder, attempt: Path) -> None:
         self._store = builder.store
         self._tracker = builder.tracker
         self._curve_shown = not GRAPH[attempt.parent.name].uses_gpu  # nothing else has a curve to look at
-        for debt in debts_of(attempt):
-            resolve(debt, builder.store)
-        self._debt = open_debt(attempt)
-        self._follower = builder.tracker.follower(self._debt, lambda: begin(self._debt, builder.tracker))
+        for record in records_of(attempt):
+            resolve(record, builder.store)
+        self._record = open_record(attempt)
+        self._follower = builder.tracker.follower(self._record, lambda: begin(self._record, builder.tracker))
 
     def live_curve(self) -> list[dict[str, Any]]:
         """An event with the address of a training's curves, once, as soon as MLflow has its run."""
-        run_id = self._debt.build.run_id
+        run_id = self._record.build.run_id
         if self._curve_shown or not run_id:
             return []
         self._curve_shown = True
@@ -330,13 +330,13 @@ class _Tracked:
 
     def published(self, manifest: Manifest) -> None:
         self._follower.close()
-        note_published(self._debt, manifest, self._store)
+        note_published(self._record, manifest, self._store)
 
     def failed(self, error: BaseException) -> None:
         self._follower.close()
-        if isinstance(error, StoreError):  # it may be published all the same; the next settlement looks
+        if isinstance(error, StoreError):  # it may be published all the same; the next delivery looks
             return
-        self._debt.change(
+        self._record.change(
             outcome="failed" if isinstance(error, Exception) else "killed", error=str(error) or type(error).__name__
         )
 

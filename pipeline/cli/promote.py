@@ -18,7 +18,7 @@ from pipeline.defs.sync import reconcile
 from pipeline.graph import require_asset
 from pipeline.paths import home, runs, store_root, work
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
-from pipeline.tracking.delivery import pay_debts
+from pipeline.tracking.delivery import deliver_pending
 from training.errors import RecipeError
 from training.specs.artifacts import Certificate
 from training.store.store import Store
@@ -106,8 +106,8 @@ class Desk:
 
 def repair(loaded: LoadedRecipe, store: Store, console: Console) -> None:
     """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash or an outage."""
-    if paid := pay_debts(work(), store, tracker_resource().tracker(loaded.recipe.name)).paid:
-        console.print(f"MLflow was told what it had missed: {', '.join(paid)}.", highlight=False)
+    if delivered := deliver_pending(work(), store, tracker_resource().tracker(loaded.recipe.name)).delivered:
+        console.print(f"MLflow has now what it had missed: {', '.join(delivered)}.", highlight=False)
     if repaired := _reconcile(loaded, store):
         console.print(
             f"Repaired: MLflow and Dagster show again what is promoted of {', '.join(repaired)}.", highlight=False

@@ -12,8 +12,8 @@ from pipeline.definitions import tracker_resource
 from pipeline.graph import GRAPH
 from pipeline.paths import home, store_root, work
 from pipeline.recipes.loader import load_recipe
-from pipeline.tracking.delivery import Settlement, forget_missing, pay_debts
-from pipeline.tracking.promotions import agree_with_mlflow, publish_late, record
+from pipeline.tracking.delivery import Delivery, deliver_pending, requeue_missing
+from pipeline.tracking.promotions import agree_with_mlflow, publish_late, record_judgement
 from pipeline.tracking.tracker import Tracker
 from training.errors import EXIT_FAULT, EXIT_OK
 from training.store.store import Store
@@ -23,9 +23,9 @@ _BUDGET = 24 * 3600.0
 
 
 def sync(recipe: str) -> int:
-    """Tell MLflow what it missed of a recipe, or of all that were ever run here; return the exit code.
+    """Deliver to MLflow what it missed of a recipe, or of all that were ever run here; return the exit code.
 
-    0 MLflow has everything; 1 something is still owed to it.
+    0 MLflow has everything; 1 something is still to be delivered.
     """
     console = make_console()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())
@@ -47,29 +47,33 @@ def _sync(recipe: str, console: Console) -> bool:
     if runs is None:
         console.print(f"{recipe}: MLflow does not answer.", highlight=False)
         return False
-    if missing := forget_missing(work(), store, tracker, runs):
+    if missing := requeue_missing(work(), store, tracker, runs):
         console.print(f"{recipe}: MLflow lacks {missing} builds that it once had.", highlight=False)
     with console.status(f"{recipe}: delivering ...") as status:
-        done = pay_debts(work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered"))
-        late = _record_versions(store, tracker)
-    told, owed = len({*done.paid, *late.paid}), list(dict.fromkeys([*done.owed, *late.owed]))
-    said = [f"{told} builds and versions delivered"] if told else []
-    said += [f"still owed: {', '.join(owed)}"] if owed else []
-    console.print(f"{recipe}: {', '.join(said) or 'MLflow had everything'}.", highlight=False)
-    return not owed
+        builds = deliver_pending(
+            work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered")
+        )
+        versions = _record_versions(store, tracker)
+
+    delivered = {*builds.delivered, *versions.delivered}
+    pending = dict.fromkeys([*builds.pending, *versions.pending])
+    parts = [f"{len(delivered)} builds and versions delivered"] if delivered else []
+    parts += [f"still to be delivered: {', '.join(pending)}"] if pending else []
+    console.print(f"{recipe}: {', '.join(parts) or 'MLflow had everything'}.", highlight=False)
+    return not pending
 
 
-def _record_versions(store: Store, tracker: Tracker) -> Settlement:
+def _record_versions(store: Store, tracker: Tracker) -> Delivery:
     """Record the versions that no attempt speaks for any more, and the judgements, oldest first."""
-    done = Settlement()
+    delivery = Delivery()
     versions = [(version, place, asset) for place, asset in enumerate(GRAPH) for version in store.versions(asset)]
     for version, _, asset in sorted(versions):
         manifest, before = store.manifest(asset, version), store.links(asset, version)
-        if not publish_late(manifest, store, tracker) or not record(manifest, store, tracker):
-            done.owed.append(f"{asset} {version}")
+        if not publish_late(manifest, store, tracker) or not record_judgement(manifest, store, tracker):
+            delivery.pending.append(f"{asset} {version}")
         elif store.links(asset, version) != before:
-            done.paid.append(f"{asset} {version}")
+            delivery.delivered.append(f"{asset} {version}")
     for asset in GRAPH:
         if store.latest(asset) is not None and not agree_with_mlflow(asset, store, tracker):
-            done.owed.append(f"which {asset} is promoted")
-    return done
+            delivery.pending.append(f"which {asset} is promoted")
+    return delivery

@@ -21,7 +21,7 @@ from pipeline.graph import GRAPH
 from pipeline.humanize import age
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.outbox import owes
+from pipeline.tracking.outbox import has_undelivered
 from pipeline.upkeep.retention import NAMES, Standing, Versions, busy
 from training.errors import Busy, StoreError, UserError
 from training.job.fingerprint import FingerprintError, fingerprint
@@ -242,7 +242,7 @@ class _Collector:
         """What is lost with an attempt; empty when it is needed."""
         if attempt.name.startswith(DELETED):
             return "nothing: what an earlier deletion left"
-        if owes(attempt):
+        if has_undelivered(attempt):
             self.notes.append(f"{attempt} is kept: MLflow has not got all of it yet; `gatehouse sync` tells it")
             return ""
         made = _result(attempt)
