@@ -62,7 +62,7 @@ def deliver_pending(
     deadline = time.monotonic() + budget
     pending = set[tuple[str, str]]()
     with delivery_turn(work / store.recipe, budget) as our_turn:
-        for record in outbox(work, store.recipe):
+        for record in outbox(work, store.recipe):  # read again: another process may have delivered meanwhile
             name = f"{record.asset} {record.build.version or record.attempt.name}"
             try:
                 if not record.build.outcome and is_held(record.attempt.parent / LOCK_FILE):

@@ -172,6 +172,7 @@ def delivery_turn(attempts: Path, seconds: float) -> Iterator[bool]:
     """
     attempts.mkdir(parents=True, exist_ok=True)
     lock = plain_lock(attempts / "tracking.lock", seconds)
+
     with suppress(Timeout):
         lock.acquire()
     try:

@@ -141,13 +141,14 @@ class Tracker:
 
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
+            # By its key: the answer to an earlier request may have been lost after MLflow had made the run.
             run_id = existing or records.run_of(client, experiment_id, key)
             missing = params
             if run_id:
                 records.restore(client, run_id)
                 client.update_run(run_id, "RUNNING")
                 run = client.get_run(run_id)
-                # MLflow refuses a parameter that it has already.
+                # MLflow refuses to change a parameter.
                 missing = {name: value for name, value in params.items() if name not in run.data.params}
                 if run_pages.ERROR in run.data.tags:
                     client.delete_tag(run_id, run_pages.ERROR)
@@ -255,6 +256,7 @@ class Tracker:
             if pages is not None:
                 client.log_text(run_id, pages[0], "gates.html")
 
+            # By this tag MLflow shows gates.json as a table on the run's page.
             table = json.dumps([{"path": "gates.json", "type": "table"}])
             records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table, _NOTE: note})
             if run_pages.WAIVERS not in tags and run_pages.WAIVERS in client.get_run(run_id).data.tags:

@@ -248,7 +248,7 @@ def test_the_command(promise: Promise, tmp_path: Path) -> None:
     stand.stubborn(False)
     done = space.run("--select", "raw_corpus", **stand.environment)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ended without a word; it is marked as failed") == (0 if promise.full else 1)
+    assert done.stdout.count("ended unexpectedly; it is marked as failed") == (0 if promise.full else 1)
 
 
 @pytest.mark.promise(

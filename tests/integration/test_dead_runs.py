@@ -131,13 +131,13 @@ def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstan
 def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
     instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
 ) -> None:
-    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
+    run = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
     instance.create_run_for_job(_job(), status=status)
     note_code_servers(tmp_path, ["/tmp/ours"])
     note_code_servers(tmp_path, ["/tmp/ours", "/tmp/a later one of ours"])
     assert clean_up(instance, tmp_path, tmp_path / "runs") == []
     [line] = clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True)
-    assert theirs.run_id[:8] in line
+    assert run.run_id[:8] in line
 
 
 @pytest.mark.parametrize(
@@ -147,10 +147,10 @@ def test_another_homes_run_in_the_same_database_is_left_alone(
     instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
 ) -> None:
     """Its lock lies in that home, and its code server may be alive."""
-    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
+    other = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
     note_code_servers(tmp_path, ["/tmp/ours"])
     assert clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True) == []
-    after = instance.get_run_by_id(theirs.run_id)
+    after = instance.get_run_by_id(other.run_id)
     assert after is not None and after.status == status
 
 
@@ -200,7 +200,7 @@ def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[
 def test_a_job_ends_with_its_run(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus, goes_on: bool
 ) -> None:
-    monkeypatch.setattr(assets, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(assets, "_ASKING_SECONDS", 0)
     check = assets.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
     if goes_on:
         check()

@@ -314,9 +314,11 @@ def test_what_is_still_to_be_delivered_is_named_once(
     monkeypatch.setattr(command, "deliver_pending", lambda *_: delivery)
     monkeypatch.setattr(command, "publish_late", lambda *_: False)
     assert not command._sync("tiny", make_console())
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "still to be delivered: raw_corpus" in said and said.count("raw_corpus") == 1 and "had everything" not in said
+        "still to be delivered: raw_corpus" in output
+        and output.count("raw_corpus") == 1
+        and "had everything" not in output
     )
     monkeypatch.undo()
 
@@ -367,8 +369,8 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
     (evaluation / "report.json").write_text(report.model_dump_json())
 
     def champion() -> str | None:
-        found = client.get_registered_model("base_model").aliases.get("champion")
-        return None if found is None else str(found)
+        version = client.get_registered_model("base_model").aliases.get("champion")
+        return None if version is None else str(version)
 
     assert str(client.get_registered_model("base_model").aliases["candidate"]) == "2"
     assert champion() is None

@@ -126,12 +126,12 @@ def test_an_earlier_starts_reason_is_not_taken_for_this_ones(job: Job) -> None:
         run(launcher, job)
 
 
-@pytest.mark.parametrize("said", ["ending", "output"])
-def test_a_mistake_of_a_person_is_one_message(job: Job, said: str) -> None:
+@pytest.mark.parametrize("place", ["ending", "output"])
+def test_a_mistake_of_a_person_is_one_message(job: Job, place: str) -> None:
     ending = Ending(kind="refused", message="notes.txt: row 3 is empty")
     refusal = (
         ends_with(EXIT_USER, ending)
-        if said == "ending"
+        if place == "ending"
         else ends_with(EXIT_USER, output="one line\nnotes.txt: row 3 is empty\n")
     )
     with pytest.raises(JobRefused) as error:
