@@ -37,7 +37,7 @@ def live_curve_url(mlflow_run: str) -> str:
 
 
 def is_served(address: str) -> bool:
-    """Whether something listens at an address; the question takes a third of a second at most."""
+    """Whether something listens at an address; it takes a third of a second at most."""
     parts = urlsplit(address)
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=0.3):
@@ -47,7 +47,7 @@ def is_served(address: str) -> bool:
 
 
 def experiment_url(mlflow: str, name: str) -> str:
-    """MLflow's list of an experiment's runs; the list of experiments where there is none of this name yet.
+    """MLflow's list of an experiment's runs, or its list of experiments while there is none of this name.
 
     Args:
         mlflow: Address of the MLflow server, which is asked for the experiment's id.

@@ -19,8 +19,8 @@ from training.store.store import Store
 
 if TYPE_CHECKING:
     from pipeline.building.builder import Builder
+    from pipeline.jobs.launcher import Launcher
     from pipeline.tracking.tracker import Tracker
-    from training.specs.execution import Launcher
 
 
 def open_store(recipe: str, root: str = "", folder: Path | None = None) -> Store:
@@ -124,9 +124,9 @@ class Workspace:
         Raises:
             RecipeError: launchers.yaml has no such entry.
         """
-        from pipeline.jobs.local import chosen_launcher
+        from pipeline.jobs.launcher import launcher_entry, open_launcher
 
-        return chosen_launcher(self.loaded, self._launcher)
+        return open_launcher(launcher_entry(self.loaded, self._launcher))
 
     @cached_property
     def tracker(self) -> Tracker:

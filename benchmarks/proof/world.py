@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.building.planner import plan_asset
-from pipeline.jobs.local import LocalLauncher
+from pipeline.jobs.launcher import run_job
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.tracking.tracker import Tracker
 from pipeline.workspace import Workspace
@@ -68,8 +68,8 @@ class World:
         """Run the asset's real job on what is promoted here."""
         launcher = self.workspace.launcher
         plan = plan_asset(asset, self.loaded, self.store)
-        job = plan.job(self.store, self.workspace.work, launcher.execution(asset), {})
-        LocalLauncher(launcher, forward_output=False).launch(job, lambda events: None)
+        job = plan.job(self.store, self.workspace.work, launcher.entry.execution(asset), {})
+        run_job(launcher, job, lambda events: None, forward_output=False)
 
         manifest = self.store.find(asset, plan.identity)
         assert manifest is not None, f"the job of {asset} published nothing"

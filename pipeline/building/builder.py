@@ -19,16 +19,15 @@ from pipeline.gates.report.page import write_report
 from pipeline.gates.terms import terms
 from pipeline.graph import GRAPH
 from pipeline.jobs import progress
-from pipeline.jobs.local import Listener, LocalLauncher
+from pipeline.jobs.launcher import Launcher, Listener, run_job
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.delivery import begin, note_published, pay_debts, resolve
-from pipeline.tracking.outbox import debts_of, is_record, open_debt
-from pipeline.tracking.promotions import agree_with_mlflow, owe_judgement, record
+from pipeline.tracking.delivery import begin, deliver_pending, note_published, resolve
+from pipeline.tracking.outbox import is_record, open_record, records_of
+from pipeline.tracking.promotions import agree_with_mlflow, record_judgement, requeue_judgement
 from pipeline.tracking.tracker import Tracker
 from training.errors import StoreError
 from training.specs.artifacts import OVERRIDES, Certificate, Manifest
-from training.specs.execution import Launcher
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store, utc_today
 from training.store.validity import Terms, changed_since
@@ -92,8 +91,8 @@ class Builder:
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reuse(finished, on_events), True
 
-            progress.tell(asset, [{"kind": "phase", "name": "check the recipe"}])
-            check_recipe(self.loaded, self.launcher)
+            progress.show(asset, [{"kind": "phase", "name": "check the recipe"}])
+            check_recipe(self.loaded, self.launcher.entry)
 
             self.tracker.warm()  # importing MLflow takes two seconds, which the start of the job hides
             tracked = _Tracked(self, plan.attempt(self.work))
@@ -102,14 +101,14 @@ class Builder:
             except BaseException as error:
                 with suppress(OSError):  # on a full disk the job's own message is the one to show
                     tracked.failed(error)
-                    pay_debts(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
+                    deliver_pending(self.work, self.store, self.tracker, _BUDGET_AT_A_FAILURE)
                 raise
 
             tracked.published(manifest)
             _clean(plan.attempt(self.work))
             links = {name: value for name, value in self.labels.items() if name != OVERRIDES}
             self.store.write_links(asset, manifest.version, links | {LAST: "built"})
-            pay_debts(self.work, self.store, self.tracker)
+            deliver_pending(self.work, self.store, self.tracker)
             _announce(asset, "built", manifest.version)
             return manifest, False
 
@@ -146,8 +145,8 @@ class Builder:
         judged = self.examine(manifest, on_events, is_past_version=is_past_version)
         self._renew_promoted(asset, manifest, on_events)
 
-        if not record(manifest, self.store, self.tracker):
-            owe_judgement(manifest, self.store)
+        if not record_judgement(manifest, self.store, self.tracker):
+            requeue_judgement(manifest, self.store)
         agree_with_mlflow(asset, self.store, self.tracker)
 
         _announce(asset, "promoted" if judged.promoted else "refused", manifest.version)
@@ -287,12 +286,12 @@ class Builder:
         manifest, held_back = self._stand_in(existing)
         if held_back:
             events = [{"kind": "log", "level": "warning", "message": held_back}]
-            progress.tell(manifest.asset, events)
+            progress.show(manifest.asset, events)
             on_events(events)
 
         if self.store.links(manifest.asset, manifest.version).get(LAST) != "reused":
             self.store.write_links(manifest.asset, manifest.version, {LAST: "reused"})
-        pay_debts(self.work, self.store, self.tracker)
+        deliver_pending(self.work, self.store, self.tracker)
         _announce(manifest.asset, "reused", manifest.version)
         return manifest
 
@@ -314,15 +313,16 @@ class Builder:
         Args:
             links: Asked with every batch of events for more of them.
         """
-        job = plan.job(self.store, self.work, self.launcher.execution(plan.asset), self.labels)
+        job = plan.job(self.store, self.work, self.launcher.entry.execution(plan.asset), self.labels)
         before = set(self.store.versions(plan.asset))
 
         def listen(events: list[dict[str, Any]]) -> None:
             events = [*events, *links()]
-            progress.tell(plan.asset, events)
+            progress.show(plan.asset, events)
             on_events(events)
 
-        LocalLauncher(self.launcher, not progress.is_displayed(), self.still_wanted).launch(job, listen)
+        forward_output = not progress.is_displayed()
+        run_job(self.launcher, job, listen, forward_output=forward_output, raise_if_cancelled=self.still_wanted)
 
         # The result is what is in the store: a job that only says that it published is not believed.
         manifest = self.store.find(plan.asset, plan.identity)
@@ -340,14 +340,14 @@ class _Tracked:
         self._store = builder.store
         self._tracker = builder.tracker
         self._curve_shown = not GRAPH[attempt.parent.name].uses_gpu  # nothing else has a curve to look at
-        for debt in debts_of(attempt):
-            resolve(debt, builder.store)
-        self._debt = open_debt(attempt)
-        self._follower = builder.tracker.follower(self._debt, lambda: begin(self._debt, builder.tracker))
+        for record in records_of(attempt):
+            resolve(record, builder.store)
+        self._record = open_record(attempt)
+        self._follower = builder.tracker.follower(self._record, lambda: begin(self._record, builder.tracker))
 
     def live_curve(self) -> list[dict[str, Any]]:
         """An event with the address of a training's curves, once, as soon as MLflow has its run."""
-        run_id = self._debt.build.run_id
+        run_id = self._record.build.run_id
         if self._curve_shown or not run_id:
             return []
         self._curve_shown = True
@@ -356,19 +356,19 @@ class _Tracked:
 
     def published(self, manifest: Manifest) -> None:
         self._follower.close()
-        note_published(self._debt, manifest, self._store)
+        note_published(self._record, manifest, self._store)
 
     def failed(self, error: BaseException) -> None:
         self._follower.close()
-        if isinstance(error, StoreError):  # it may be published all the same; the next settlement looks
+        if isinstance(error, StoreError):  # it may be published all the same; the next delivery looks
             return
-        self._debt.change(
+        self._record.change(
             outcome="failed" if isinstance(error, Exception) else "killed", error=str(error) or type(error).__name__
         )
 
 
 def _announce(asset: str, state: str, version: str) -> None:
-    progress.tell(asset, [{"kind": "state", "state": state, "version": version}])
+    progress.show(asset, [{"kind": "state", "state": state, "version": version}])
 
 
 def _clean(attempt: Path) -> None:

@@ -9,7 +9,7 @@ from pipeline.building.builder import Builder, Judgement
 from pipeline.gates.promotion import promotion_of
 from pipeline.graph import require_asset
 from pipeline.humanize import nearest
-from pipeline.jobs.local import Listener
+from pipeline.jobs.launcher import Listener
 from training.errors import InputRefused, RecipeError
 from training.specs.artifacts import Certificate, Hold, Manifest, Waiver
 from training.store.store import Store, utc_today

@@ -39,7 +39,7 @@ def check(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
 
     workspace = Workspace(recipe, overrides or [])
     loaded = workspace.loaded
-    answer = check_recipe(loaded, workspace.launcher)
+    answer = check_recipe(loaded, workspace.launcher.entry)
     for asset in GRAPH:
         code_version(asset, loaded)  # a stage whose code cannot be parsed would fail at night
 

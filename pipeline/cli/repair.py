@@ -7,14 +7,14 @@ from rich.console import Console
 
 from pipeline.definitions import key_prefix
 from pipeline.defs.sync import reconcile
-from pipeline.tracking.delivery import pay_debts
+from pipeline.tracking.delivery import deliver_pending
 from pipeline.workspace import Workspace
 
 
 def repair(workspace: Workspace, instance: dg.DagsterInstance, console: Console) -> None:
     """Make MLflow and Dagster agree with the store, and say where they did not, as after a crash or an outage."""
-    if paid := pay_debts(workspace.work, workspace.store, workspace.tracker).paid:
-        console.print(f"MLflow was told what it had missed: {', '.join(paid)}.", highlight=False)
+    if delivered := deliver_pending(workspace.work, workspace.store, workspace.tracker).delivered:
+        console.print(f"MLflow has now what it had missed: {', '.join(delivered)}.", highlight=False)
 
     if repaired := show_promotions(workspace, instance):
         console.print(

@@ -55,7 +55,7 @@ class Server:
         # Runs wait for their jobs, and a job may take its launcher's grace period to end.
         self._grace = _GRACE + max(launcher.grace_seconds for launcher in load_launchers().values())
         self._command = [sys.executable, "-m", "training.job.supervisor", str(self._grace), *command]
-        self._marks = orphans.marks(lock, "", self._grace)
+        self._marks = orphans.ownership_env(lock, "", self._grace)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -14,8 +14,8 @@ from pipeline.cli.options import new_app
 from pipeline.graph import GRAPH
 from pipeline.paths import work
 from pipeline.recipes.loader import load_recipe
-from pipeline.tracking.delivery import Settlement, forget_missing, pay_debts
-from pipeline.tracking.promotions import agree_with_mlflow, publish_late, record
+from pipeline.tracking.delivery import Delivery, deliver_pending, requeue_missing
+from pipeline.tracking.promotions import agree_with_mlflow, publish_late, record_judgement
 from pipeline.tracking.tracker import Tracker
 from pipeline.workspace import open_store, open_tracker
 from training.errors import EXIT_FAULT, EXIT_OK
@@ -66,36 +66,36 @@ def _sync(recipe: str, console: Console) -> bool:
         console.print(f"{recipe}: MLflow does not answer.", highlight=False)
         return False
 
-    if missing := forget_missing(work(), store, tracker, runs):
+    if missing := requeue_missing(work(), store, tracker, runs):
         console.print(f"{recipe}: MLflow lacks {missing} builds that it once had.", highlight=False)
 
     with console.status(f"{recipe}: delivering ...") as status:
-        delivered = pay_debts(
+        builds = deliver_pending(
             work(), store, tracker, _BUDGET, lambda name: status.update(f"{recipe}: {name} is delivered")
         )
-        late = _record_versions(store, tracker)
+        versions = _record_versions(store, tracker)
 
-    count = len({*delivered.paid, *late.paid})
-    owed = list(dict.fromkeys([*delivered.owed, *late.owed]))
-    parts = [f"{count} builds and versions delivered"] if count else []
-    parts += [f"still owed: {', '.join(owed)}"] if owed else []
+    delivered = {*builds.delivered, *versions.delivered}
+    pending = dict.fromkeys([*builds.pending, *versions.pending])
+    parts = [f"{len(delivered)} builds and versions delivered"] if delivered else []
+    parts += [f"still to be delivered: {', '.join(pending)}"] if pending else []
     console.print(f"{recipe}: {', '.join(parts) or 'MLflow had everything'}.", highlight=False)
-    return not owed
+    return not pending
 
 
-def _record_versions(store: Store, tracker: Tracker) -> Settlement:
+def _record_versions(store: Store, tracker: Tracker) -> Delivery:
     """Record the judgements, and the versions whose attempts are gone, oldest first."""
-    recorded = Settlement()
+    delivery = Delivery()
     # A version's name begins with its time. The oldest come first, because a model's page links to its parent's.
     versions = [(version, place, asset) for place, asset in enumerate(GRAPH) for version in store.versions(asset)]
     for version, _, asset in sorted(versions):
         manifest, links_before = store.manifest(asset, version), store.links(asset, version)
-        if not publish_late(manifest, store, tracker) or not record(manifest, store, tracker):
-            recorded.owed.append(f"{asset} {version}")
+        if not publish_late(manifest, store, tracker) or not record_judgement(manifest, store, tracker):
+            delivery.pending.append(f"{asset} {version}")
         elif store.links(asset, version) != links_before:
-            recorded.paid.append(f"{asset} {version}")
+            delivery.delivered.append(f"{asset} {version}")
 
     for asset in GRAPH:
         if store.latest(asset) is not None and not agree_with_mlflow(asset, store, tracker):
-            recorded.owed.append(f"which {asset} is promoted")
-    return recorded
+            delivery.pending.append(f"which {asset} is promoted")
+    return delivery

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import code_version
-from pipeline.defs.metadata import Standing, materialization_metadata, standing_of
+from pipeline.defs.metadata import Assessment, assessment_of, materialization_metadata
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.full_disk import explain_full_disk
 from pipeline.gates.promotion import describe_waivers
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import JobFailed, Listener
+from pipeline.jobs.launcher import JobFailed, Listener
 from pipeline.jobs.locks import mark_alive
 from pipeline.paths import runs
 from pipeline.recipes.loader import LoadedRecipe
@@ -28,13 +28,13 @@ from training.specs.artifacts import OVERRIDES, Manifest
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"
-_LOOK_SECONDS = 5.0
+_ASKING_SECONDS = 5.0
 
 
 class StageConfig(dg.Config):
     """Run config of one asset."""
 
-    force: bool = Field(default=False, description="Run the job even when a version with the same identity is there.")
+    force: bool = Field(default=False, description="Run the job even when a version with the same identity exists.")
 
 
 def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.AssetsDefinition:
@@ -74,30 +74,34 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
             f"{manifest.digest[:12]}, identity {manifest.identity[:12]}"
         )
 
-        standing = _standing(builder, manifest, log_milestones(context.log))
+        assessment = _assess(builder, manifest, log_milestones(context.log))
         artifacts = builder.store
         page = materialization_metadata(
             manifest,
             artifacts.folder(name, manifest.version),
-            standing,
+            assessment,
             reused=reused,
             store_uri=artifacts.uri(name, manifest.version),
             links=artifacts.links(name, manifest.version),
         )
         if waived := artifacts.inherited_waivers(manifest):
             page["waivers"] = dg.MetadataValue.md("\n".join(f"- {text}" for text in describe_waivers(waived)))
+
         return dg.MaterializeResult(data_version=dg.DataVersion(manifest.digest), metadata=page)
 
     return materialize
 
 
-def _standing(builder: Builder, manifest: Manifest, say: Listener) -> Standing:
-    """What the page says of a version's worth. A failed evaluation fails the gates, which follow, and not the build."""
+def _assess(builder: Builder, manifest: Manifest, on_events: Listener) -> Assessment:
+    """What the page says of a version's worth.
+
+    A failed evaluation does not fail the build: the gates, which follow, fail by it.
+    """
     try:
-        judged = builder.measure(manifest, say)
+        judged = builder.measure(manifest, on_events)
     except (UserError, JobFailed) as error:
-        return Standing(problem=str(error))
-    return standing_of(builder.store, judged.manifest, judged.certificate)
+        return Assessment(problem=str(error))
+    return assessment_of(builder.store, judged.manifest, judged.certificate)
 
 
 def make_builder(
@@ -118,19 +122,22 @@ def make_builder(
 def end_with_run(instance: dg.DagsterInstance, run_id: str) -> Callable[[], None]:
     """A function that interrupts the step once Dagster says that its run is being cancelled, or is over.
 
-    Dagster's own request reaches a run only through the code server that started it. Should that one be gone, or had
-    it never been there, the run would be shown as cancelled while its training went on.
+    Dagster's own request reaches a run only through the code server that started it. Without that server the run would
+    be shown as cancelled while its training went on.
     """
-    looked = [time.monotonic()]
+    asked_at = time.monotonic()
 
     def check() -> None:
-        if time.monotonic() - looked[0] < _LOOK_SECONDS:
+        nonlocal asked_at
+        if time.monotonic() - asked_at < _ASKING_SECONDS:
             return
-        looked[0] = time.monotonic()
+
+        asked_at = time.monotonic()
         try:
             run = instance.get_run_by_id(run_id)
-        except Exception:  # a database that is away for a while must not end a training: the next look tells
+        except Exception:  # a database that is away for a while must not end a training; it is asked again
             return
+
         if run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING:
             raise DagsterExecutionInterruptedError
 
@@ -153,20 +160,21 @@ def clear_errors() -> Iterator[None]:
 def log_milestones(log: dg.DagsterLogManager) -> Listener:
     """A listener that writes a handful of lines to Dagster's log: each phase, each quarter of it, each message.
 
-    The job's events are kept beside it. A line that Dagster's database cannot take now must not end a training.
+    Every event is kept in the attempt, so Dagster's database need not hold one row for each step.
     """
-    quarters = [0]
+    quarters_logged = 0
 
     def write(level: str, line: str) -> None:
         try:
             log.log(level, line)
-        except Exception as error:
+        except Exception as error:  # a line that Dagster's database cannot take now must not end a training
             logging.getLogger("gatehouse").warning("Dagster's log lacks the line %r: %s", line, error)
 
     def listen(events: list[dict[str, Any]]) -> None:
+        nonlocal quarters_logged
         for event in events:
             if event["kind"] == "phase":
-                quarters[0] = 0
+                quarters_logged = 0
                 write("INFO", f"phase: {event['name']}")
             elif event["kind"] == "log":
                 write(event["level"].upper(), event["message"])
@@ -174,8 +182,8 @@ def log_milestones(log: dg.DagsterLogManager) -> Listener:
                 write("INFO", f"{event['name']}: {event['url']}")
             elif event["kind"] == "progress" and event["total"]:
                 quarter = int(4 * event["done"] / event["total"])
-                if quarter > quarters[0]:
-                    quarters[0] = quarter
+                if quarter > quarters_logged:
+                    quarters_logged = quarter
                     write("INFO", f"{event['done']:g} of {event['total']:g} {event['unit']} {event['note']}".rstrip())
 
     return listen

@@ -44,15 +44,17 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
         with clear_errors():
             builder = make_builder(context.instance, context.run.run_id, recipe, store, launcher, tracker)
             judged = builder.judge(asset, log_milestones(context.log))
+
         evaluation = judged.evaluation
         folder = builder.store.folder(evaluation.asset, evaluation.version)
         links = builder.store.links(asset, judged.manifest.version)
         report = builder.store.gate_report(asset, judged.manifest.version)
+
         for verdict in judged.certificate.verdicts:
             yield dg.AssetCheckResult(
                 check_name=verdict.name,
                 asset_key=key,
-                passed=gate_state(judged.certificate, verdict) != "failed",
+                passed=gate_state(judged.certificate, verdict) != "failed",  # a waived gate lets the version pass
                 severity=dg.AssetCheckSeverity.ERROR,
                 description=check_description(verdict, judged.certificate),
                 metadata=check_metadata(
@@ -71,6 +73,6 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
 
 def _description(asset: str, meaning: str, gate: Gate) -> str:
     """What a gate asks, what its metric is, and why: a sentence each."""
-    sure = f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(asset, gate.metric) else ""
+    confidence = f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(asset, gate.metric) else ""
     about = f"{meaning[:1].upper()}{meaning[1:]}." if meaning else ""
-    return f"Must be {gate.must_be} {number(gate.threshold)}{sure}. {about} {gate.why}".strip()
+    return f"Must be {gate.must_be} {number(gate.threshold)}{confidence}. {about} {gate.why}".strip()

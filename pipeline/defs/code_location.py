@@ -14,14 +14,14 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 NO_RETRY = {MAX_RETRIES_TAG: "0"}
-"""Tag of a run that its own command starts again. The daemon would retry one that belongs to a code location."""
+"""Tag of a run of a command. The daemon retries runs that belong to a code location; a person repeats a command."""
 
 
 @contextmanager
 def in_code_location(instance: dg.DagsterInstance, location: str, job: str) -> Iterator[None]:
-    """Runs that are made meanwhile belong to a code location; Dagster's Timeline shows no others.
+    """Runs that are made meanwhile belong to a code location, because Dagster's Timeline shows no others.
 
-    `execute_in_process` has no argument for it.
+    `execute_in_process` has no argument for that.
 
     Args:
         location: Name of the code location, as `gatehouse up` serves it.

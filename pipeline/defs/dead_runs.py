@@ -1,4 +1,4 @@
-"""The end of runs whose process is gone: after a SIGKILL or a power cut Dagster would show them as running for ever."""
+"""Dead runs: those whose process was killed. Dagster alone would show them as running for ever."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOT_BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.Da
 _UNFINISHED = [*_NOT_BEGUN, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _CODE_SERVERS = "code-servers.txt"
 _ENDED = "it was killed, the machine went down, or its disk was full."
-_KILLED = f"The process of this run ended without a word: {_ENDED} Start it again; it goes on from its last checkpoint."
+_KILLED = f"The process of this run ended unexpectedly: {_ENDED} Start it again; it goes on from its last checkpoint."
 _NEVER_BEGAN = f"The process of this run ended before the run began: {_ENDED} Start it again."
 
 
-def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
-    """Mark every unfinished run as failed whose process has ended, so that nothing waits for it.
+def fail_dead_runs(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str] = ()) -> list[str]:
+    """Mark every unfinished run whose process has ended as failed, so that nothing waits for it.
 
     A database may hold runs of other homes and of other machines too. A run is this home's if its lock is here, or if a
     code server of this home has started it. The locks of runs that are over are removed.
@@ -31,33 +31,33 @@ def reap(instance: dg.DagsterInstance, runs: Path, ended_servers: Collection[str
     Args:
         instance: Where the runs are recorded.
         runs: Folder of the locks by which runs show that they are alive.
-        ended_servers: Sockets of code servers that have ended: a run that one of them has started and that holds no
-            lock is dead too, even if it was killed before it could take its lock.
+        ended_servers: Sockets of code servers that have ended. A run that one of them had started and that holds no
+            lock is dead, even if it was killed before it could take its lock.
 
     Returns:
         Ids of the runs that were ended.
     """
-    ended = []
-    for found in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        lost = _started_by(found) in ended_servers and not is_alive(runs, found.run_id)
-        if not lost and not is_dead(runs, found.run_id):
+    failed = []
+    for listed in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        lost_its_server = _started_by(listed) in ended_servers and not is_alive(runs, listed.run_id)
+        if not lost_its_server and not is_dead(runs, listed.run_id):
             continue
 
-        run = instance.get_run_by_id(found.run_id)  # it may have ended well between the two looks
+        run = instance.get_run_by_id(listed.run_id)  # it may have ended well since it was listed
         if run is not None and not run.is_finished:
             instance.report_run_failed(run, _NEVER_BEGAN if run.status in _NOT_BEGUN else _KILLED)
-            ended.append(run.run_id)
+            failed.append(run.run_id)
 
     for run_id in free_locks(runs):
         run = instance.get_run_by_id(run_id)
         if run is not None and run.is_finished:
             (runs / f"{run_id}.lock").unlink(missing_ok=True)
 
-    return ended
+    return failed
 
 
-def end_leftovers(home: Path) -> list[str]:
-    """End the processes that a killed run or `gatehouse up` left behind, when its supervisor was killed with it.
+def end_orphans(home: Path) -> list[str]:
+    """End the processes that a killed run or `gatehouse up` left behind because its supervisor was killed too.
 
     Args:
         home: Folder of all state; what belongs to another one is left alone.
@@ -66,12 +66,13 @@ def end_leftovers(home: Path) -> list[str]:
         One line for each owner that left something.
     """
     lines = []
-    for lock in orphans.marked(home):
+    for lock in orphans.owned_processes(home):
         try:
             with held(lock, CLEANING, "%s"):
                 lines.append(orphans.end(lock))
         except Busy:  # its owner is alive
             continue
+
     return [line for line in lines if line]
 
 
@@ -84,16 +85,18 @@ def clean_up(instance: dg.DagsterInstance, home: Path, runs: Path, *, servers_en
     Returns:
         What was done, one line each.
     """
-    lines = end_leftovers(home)
-    reaped = reap(instance, runs, noted_code_servers(home) if servers_ended else ())
+    # Processes first: Dagster may start a failed run again at once, and it must not meet what the first one left.
+    lines = end_orphans(home)
+    dead = fail_dead_runs(instance, runs, noted_code_servers(home) if servers_ended else ())
     if servers_ended:
         (home / _CODE_SERVERS).unlink(missing_ok=True)
-    return lines + [f"Run {run_id[:8]} ended without a word; it is marked as failed." for run_id in reaped]
+
+    return lines + [f"Run {run_id[:8]} ended unexpectedly; it is marked as failed." for run_id in dead]
 
 
 def note_code_servers(home: Path, sockets: Collection[str]) -> None:
-    """Keep the sockets of a home's code servers, by which their runs are known when all was killed."""
-    with suppress(OSError):  # the disk is full: a run that is not known to be this home's is left alone
+    """Keep the sockets of a home's code servers: when everything is killed, their runs are known by them."""
+    with suppress(OSError):  # without the note, as on a full disk, their runs are left alone
         if fresh := sorted(set(sockets) - noted_code_servers(home)):
             with (home / _CODE_SERVERS).open("a") as file:
                 file.writelines(f"{socket}\n" for socket in fresh)

@@ -32,9 +32,9 @@ _QUIET_SECONDS = 3.0
 def open_instance() -> dg.DagsterInstance:
     """The instance, made if it is not there yet.
 
-    One process makes it at a time: two that made SQLite's tables at once would leave a version table with two rows,
-    which no command could open again. A process that is killed while it makes them leaves nothing that counts: they are
-    made beside their place, and moved there once they are whole.
+    One process makes it at a time. Two that made SQLite's tables at once would leave a version table with two rows, and
+    no command could open that again. The tables are made beside their place and moved there once they are whole, so
+    that a process that is killed meanwhile leaves nothing that counts.
     """
     with in_turn(home() / "instance.lock"):
         if _is_on_sqlite():
@@ -52,7 +52,7 @@ def _is_on_sqlite() -> bool:
 def _make_databases(folder: Path) -> None:
     """Make the databases that are not there, and anew those that a killed process left half-made.
 
-    Once one of them holds anything, all are left to Dagster, which knows how to index what lies in the others.
+    Once one of them holds anything, all are left to Dagster: it knows how to index what lies in the others.
     """
     lacking = [name for name, (_, last_step) in _DATABASES.items() if _is_lacking(folder / name, last_step)]
     if not lacking or any(_has_rows(folder / name, table) for name, (table, _) in _DATABASES.items()):
@@ -63,10 +63,11 @@ def _make_databases(folder: Path) -> None:
     made.mkdir(parents=True)
     with _pointed_to(made):
         dg.DagsterInstance.get().dispose()
+
     for name in lacking:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        for leftover in (name, f"{name}-wal", f"{name}-shm"):  # SQLite would play a log back into the new database
-            (folder / leftover).unlink(missing_ok=True)
+        for old in (name, f"{name}-wal", f"{name}-shm"):  # SQLite would play a log back into the new database
+            (folder / old).unlink(missing_ok=True)
         (made / name).replace(folder / name)
     shutil.rmtree(made)
 
@@ -74,7 +75,7 @@ def _make_databases(folder: Path) -> None:
 def _is_lacking(database: Path, last_step: str) -> bool:
     """Whether a database is not there, or was left before it was whole.
 
-    One that is being made at this moment, by a `dagster` command, is waited for.
+    A database that a `dagster` command is making at this moment is waited for.
     """
     while database.exists():
         if _has_rows(database, "alembic_version") and _has_rows(database, "secondary_indexes", f"name = '{last_step}'"):
@@ -82,6 +83,7 @@ def _is_lacking(database: Path, last_step: str) -> bool:
         if time.time() - database.stat().st_mtime > _QUIET_SECONDS:
             return True
         time.sleep(0.1)
+
     return True
 
 
@@ -89,6 +91,8 @@ def _has_rows(database: Path, table: str, where: str = "true") -> bool:
     """Whether a database has a table with a row for which an SQL condition holds."""
     if not database.exists():
         return False
+
+    # rw: SQLite may have a log to play back, and must not create a database that does not exist.
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=30)) as connection:
         if not connection.execute("select 1 from sqlite_master where type = 'table' and name = ?", (table,)).fetchone():
             return False

@@ -40,7 +40,7 @@ _DIGEST = 12
 
 
 @dataclass(frozen=True)
-class Standing:
+class Assessment:
     """What an evaluation and the gates say of a version, as far as it is known when its page is made.
 
     Attributes:
@@ -56,17 +56,17 @@ class Standing:
     problem: str = ""
 
 
-def standing_of(store: Store, manifest: Manifest, certificate: Certificate) -> Standing:
-    """The standing of a version that was judged."""
+def assessment_of(store: Store, manifest: Manifest, certificate: Certificate) -> Assessment:
+    """What the gates say of a version that was judged."""
     pointer = store.promotion(manifest.asset)
     evaluation = store.folder(manifest.asset + EVALUATION_SUFFIX, certificate.evaluation_version)
-    return Standing(certificate, evaluation, pointer.version if pointer else "")
+    return Assessment(certificate, evaluation, pointer.version if pointer else "")
 
 
 def materialization_metadata(
     manifest: Manifest,
     folder: Path,
-    standing: Standing,
+    assessment: Assessment,
     *,
     reused: bool,
     store_uri: str,
@@ -74,23 +74,23 @@ def materialization_metadata(
 ) -> Metadata:
     """The page of a materialization: what people look for first, hashes last.
 
-    Dagster plots every number over the versions, by alphabet: what the job counted is one JSON value, so that the
-    plots are those of quality, size and time.
+    Dagster plots every number over the versions, by alphabet. What the job counted is one JSON value and no number, so
+    that the plots are those of quality, size and time.
 
     Args:
         folder: The version's files.
-        standing: What its gates say.
-        reused: True when a version with the same identity was there already and nothing ran.
+        assessment: What its gates say.
+        reused: True when a version with the same identity existed already and nothing ran.
         store_uri: Address of the version, for people.
         links: Where the version is shown: `mlflow_url`, `mlflow_model_url`, `dagster_url`.
     """
     report = folder / REPORT
-    measured = shown_metrics(standing.evaluation)
+    measured = shown_metrics(assessment.evaluation)
     page: Metadata = {
-        "verdict": dg.MetadataValue.md(_verdict(manifest, standing)),
+        "verdict": dg.MetadataValue.md(_verdict(manifest, assessment)),
         **_headline(manifest, measured),
         **_loss(report),
-        **_samples(report, standing),
+        **_samples(report, assessment),
         **_card(report),
         **{name: dg.MetadataValue.float(value) for name, value in measured.items()},
         **_pictures(report),
@@ -104,6 +104,7 @@ def materialization_metadata(
         page["job_metrics"] = dg.MetadataValue.json(manifest.metrics)
     if manifest.facts:
         page["facts"] = dg.MetadataValue.json(manifest.facts)
+
     return page | {
         "recipe": dg.MetadataValue.text(manifest.recipe),
         "version": dg.MetadataValue.text(manifest.version),
@@ -130,7 +131,7 @@ def check_metadata(
     Args:
         meaning: What the metric is, in a sentence.
         evaluation: Manifest of the evaluation that was judged.
-        folder: Its files. Its report is shown with the first gate of the certificate only: the event log then holds
+        folder: Its files. Its report is shown with the first gate of the certificate only, so that the event log holds
             it once.
         links: As for `materialization_metadata`.
         report: Address of the version's gate report.
@@ -139,17 +140,20 @@ def check_metadata(
     if picture := gate_plot(verdict):
         page["plot"] = _picture(verdict.name, picture.encode(), "svg+xml")
     page |= _measured(verdict)
+
     if waivers := describe_waivers((*certificate.waivers, *certificate.inherited)):
         page["waivers"] = dg.MetadataValue.text("; ".join(waivers))
     if meaning:
         page["meaning"] = dg.MetadataValue.text(meaning)
     if report:
         page["gate_report"] = dg.MetadataValue.path(report)
+
     page["all_gates"] = verdict_table(certificate)
     if reasons := [other.reason for other in certificate.verdicts if not other.passed]:
         page["refusals"] = dg.MetadataValue.md("\n".join(f"- {_cut(reason, MAX_CELL)}" for reason in reasons))
     if folder is not None and verdict == certificate.verdicts[0]:
         page |= {**_card(folder / REPORT), **_pictures(folder / REPORT), **_all_samples(folder / REPORT)}
+
     page |= {
         "version": dg.MetadataValue.text(certificate.version),
         "artifact_digest": dg.MetadataValue.text(certificate.artifact_digest),
@@ -161,6 +165,7 @@ def check_metadata(
     }
     if evaluation is not None:
         page["evaluation_seconds"] = dg.MetadataValue.float(round(evaluation.seconds, 3))
+
     return page
 
 
@@ -174,19 +179,18 @@ def check_description(verdict: Verdict, certificate: Certificate) -> str:
 
 def verdict_table(certificate: Certificate) -> dg.TableMetadataValue:
     """All gates of a certificate: metric, value, interval, must be, champion, verdict; numbers have four digits."""
-    return _table(
-        [
-            {
-                "metric": verdict.name,
-                "value": number(verdict.value),
-                "interval": interval_text(verdict),
-                "must be": f"{verdict.must_be} {number(verdict.threshold)}",
-                "champion": number(verdict.champion.value) if verdict.champion else "",
-                "verdict": STATES[gate_state(certificate, verdict)],
-            }
-            for verdict in certificate.verdicts
-        ]
-    )
+    rows = [
+        {
+            "metric": verdict.name,
+            "value": number(verdict.value),
+            "interval": interval_text(verdict),
+            "must be": f"{verdict.must_be} {number(verdict.threshold)}",
+            "champion": number(verdict.champion.value) if verdict.champion else "",
+            "verdict": STATES[gate_state(certificate, verdict)],
+        }
+        for verdict in certificate.verdicts
+    ]
+    return _table(rows)
 
 
 def _measured(verdict: Verdict) -> Metadata:
@@ -199,12 +203,14 @@ def _measured(verdict: Verdict) -> Metadata:
         page["value"] = _number(verdict.value)
     if verdict.method is not None:
         page |= {"method": dg.MetadataValue.text(verdict.method), "items": dg.MetadataValue.int(verdict.count)}
+
     if verdict.interval is not None and verdict.confidence is not None:
         page |= {
             "interval_low": _number(verdict.interval[0]),
             "interval_high": _number(verdict.interval[1]),
             "confidence": _number(verdict.confidence),
         }
+
     if against := verdict.champion:
         page |= {
             "champion": dg.MetadataValue.text(against.version),
@@ -213,15 +219,16 @@ def _measured(verdict: Verdict) -> Metadata:
             "worse_than_champion_at_most": _number(against.worse_by_bound),
             "champion_margin": _number(against.margin),
         }
+
     return page
 
 
-def _verdict(manifest: Manifest, standing: Standing) -> str:
+def _verdict(manifest: Manifest, assessment: Assessment) -> str:
     """Promoted or refused, in a sentence or two."""
-    certificate, promoted = standing.certificate, standing.promoted
+    certificate, promoted = assessment.certificate, assessment.promoted
     elsewhere = f"`{promoted}` stays promoted." if promoted else "Nothing is promoted."
     if certificate is None:
-        return _cut(f"**Not measured.** {elsewhere} {standing.problem}", _INLINE)
+        return _cut(f"**Not measured.** {elsewhere} {assessment.problem}", _INLINE)
 
     count = len(certificate.verdicts)
     refused = [verdict for verdict in certificate.verdicts if gate_state(certificate, verdict) == "failed"]
@@ -266,6 +273,7 @@ def _pictures(report: Path) -> Metadata:
     """Every picture inline; one that is too large, or too many, is named instead."""
     page: Metadata = {}
     room = MAX_PICTURES
+
     for path in sorted(report.glob("*.png")):
         size = path.stat().st_size
         if size > MAX_PICTURE or size > room:
@@ -273,6 +281,7 @@ def _pictures(report: Path) -> Metadata:
             continue
         room -= size
         page[f"picture_{path.stem}"] = _picture(path.stem, path.read_bytes(), "png")
+
     return page
 
 
@@ -280,9 +289,9 @@ def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{name}](data:image/{kind};base64,{base64.b64encode(data).decode()})")
 
 
-def _samples(report: Path, standing: Standing) -> Metadata:
+def _samples(report: Path, assessment: Assessment) -> Metadata:
     """A few samples inline, and a table of all: a model's answers, or parts of the data."""
-    for place in (standing.evaluation / REPORT if standing.evaluation else None, report):
+    for place in (assessment.evaluation / REPORT if assessment.evaluation else None, report):
         rows = _sample_rows(place) if place else []
         if rows and "answer" in rows[0]:
             return {"samples": dg.MetadataValue.md(_inline_samples(rows)), "all_samples": _table(rows[:MAX_ROWS])}
@@ -297,6 +306,7 @@ def _inline_samples(rows: Sequence[Mapping[str, Any]]) -> str:
         if len(shown) + len(sample) > _INLINE:
             break
         shown += sample
+
     return shown.rstrip()
 
 

@@ -26,7 +26,7 @@ def everything_job(prefix: list[str]) -> UnresolvedAssetJobDefinition:
 def nightly_schedule(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
     """The whole graph once a night, off until it is switched on.
 
-    The run that follows nights on which nothing was started has a tag that names them; they are posted to the webhook.
+    Nights on which nothing was started are named in a tag of the next run, and posted to the webhook.
     """
     nightly = loaded.recipe.nightly
     cron = f"{nightly.minute} {nightly.hour} * * *"
@@ -43,7 +43,8 @@ def nightly_schedule(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) ->
         missed = [f"{time:%Y-%m-%d %H:%M}" for time in missed_nights(context, cron, nightly.timezone)]
         if not missed:
             return dg.RunRequest()
-        named = missed[0] if len(missed) == 1 else f"{len(missed)} nights, {missed[0]} to {missed[-1]}"
+
+        nights = missed[0] if len(missed) == 1 else f"{len(missed)} nights, {missed[0]} to {missed[-1]}"
         message = (
             f"Nothing was started at {', '.join(missed)} ({nightly.timezone}): the scheduler did not run or "
             "could not load the recipe. The run of this night builds what has changed since."
@@ -51,6 +52,7 @@ def nightly_schedule(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) ->
         context.log.warning(message)
         if url := os.environ.get(WEBHOOK):
             post(url, {"event": "nights_missed", "recipe": loaded.recipe.name, "nights": missed, "message": message})
-        return dg.RunRequest(tags={MISSED: named})
+
+        return dg.RunRequest(tags={MISSED: nights})
 
     return at_night

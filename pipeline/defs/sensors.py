@@ -44,26 +44,26 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
             return dg.SkipReason(str(error))
 
         if context.cursor is None:
-            context.update_cursor(str(_Looks(state)))
+            context.update_cursor(str(_SourceCursor(state)))
             return dg.SkipReason("First look at the source files; a change from now on starts the chain.")
 
-        looks = _Looks.parse(context.cursor)
-        if state == looks.started:
-            context.update_cursor(str(_Looks(state)))
+        cursor = _SourceCursor.parse(context.cursor)
+        if state == cursor.started:
+            context.update_cursor(str(_SourceCursor(state)))
             return dg.SkipReason("The source files are as they were.")
-        if state != looks.seen:
-            context.update_cursor(str(_Looks(looks.started, state, f"{time.time():.3f}")))
+        if state != cursor.seen:
+            context.update_cursor(str(_SourceCursor(cursor.started, state, f"{time.time():.3f}")))
             return dg.SkipReason("The source files have changed; the chain starts when the next look sees the same.")
+
         # The same files may come and go: a key of their state alone would start the chain for them only once.
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=f"{state} seen at {looks.since}")], cursor=str(_Looks(state))
-        )
+        request = dg.RunRequest(run_key=f"{state} seen at {cursor.since}")
+        return dg.SensorResult(run_requests=[request], cursor=str(_SourceCursor(state)))
 
     return sources_changed
 
 
 @dataclass(frozen=True)
-class _Looks:
+class _SourceCursor:
     """What the sensor of the sources remembers between its looks.
 
     Attributes:
@@ -80,7 +80,7 @@ class _Looks:
         return " ".join(filter(None, (self.started, self.seen, self.since)))
 
     @classmethod
-    def parse(cls, cursor: str) -> _Looks:
+    def parse(cls, cursor: str) -> _SourceCursor:
         """Read a cursor."""
         return cls(*cursor.split(" ")[:3])
 
@@ -92,13 +92,15 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
         loaded: The recipe whose assets they watch.
         prefix: Key prefix of its assets.
     """
-    recipe = loaded.recipe.name
     gates = [
         dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
         for asset in GRAPH
         for gate in loaded.recipe.gates[asset]
     ]
+    return [_run_failed_sensor(loaded.recipe.name, prefix), _gate_refused_sensor(loaded.recipe.name, prefix, gates)]
 
+
+def _run_failed_sensor(recipe: str, prefix: list[str]) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="_".join([*prefix, "run_failed"]),
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -108,19 +110,21 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
         url = os.environ.get(WEBHOOK)
         if not url:
             return dg.SkipReason(f"{WEBHOOK} is not set")
-        steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
-        post(
-            url,
-            {
-                "event": "run_failed",
-                "recipe": recipe,
-                "run_id": context.dagster_run.run_id,
-                "steps": steps,
-                "message": context.failure_event.message or "",
-            },
-        )
+
+        notice = {
+            "event": "run_failed",
+            "recipe": recipe,
+            "run_id": context.dagster_run.run_id,
+            "steps": [event.step_key for event in context.get_step_failure_events() if event.step_key],
+            "message": context.failure_event.message or "",
+        }
+        post(url, notice)
         return None
 
+    return run_failed
+
+
+def _gate_refused_sensor(recipe: str, prefix: list[str], gates: Sequence[dg.AssetCheckKey]) -> dg.SensorDefinition:
     @dg.sensor(
         name="_".join([*prefix, "gate_refused"]),
         minimum_interval_seconds=30,
@@ -130,27 +134,27 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
     def gate_refused(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         url = os.environ.get(WEBHOOK)
         if not url:
-            context.update_cursor(None)
+            context.update_cursor(None)  # a webhook that is set later gets what is refused from then on
             return dg.SkipReason(f"{WEBHOOK} is not set")
+
         refused = _new_refusals(context, gates)
         for verdict in refused:
-            post(
-                url,
-                {
-                    "event": "gate_refused",
-                    "recipe": recipe,
-                    "asset": verdict.asset_key.to_user_string(),
-                    "gate": verdict.check_name,
-                    "reason": verdict.description or "",
-                },
-            )
+            notice = {
+                "event": "gate_refused",
+                "recipe": recipe,
+                "asset": verdict.asset_key.to_user_string(),
+                "gate": verdict.check_name,
+                "reason": verdict.description or "",
+            }
+            post(url, notice)
+
         return dg.SkipReason(f"{len(refused)} refusals posted")
 
-    return [run_failed, gate_refused]
+    return gate_refused
 
 
 def dead_runs_sensor(prefix: list[str]) -> dg.SensorDefinition:
-    """Marks runs as failed whose process is gone, and ends what they left running, so that nothing waits for them.
+    """Marks runs whose process is gone as failed, and ends what they left running, so that nothing waits for them.
 
     Args:
         prefix: Key prefix of the recipe's assets.
@@ -160,7 +164,7 @@ def dead_runs_sensor(prefix: list[str]) -> dg.SensorDefinition:
         name="_".join([*prefix, "dead_runs"]),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks runs as failed whose process was killed, and ends what they left running.",
+        description="Marks runs whose process was killed as failed, and ends what they left running.",
     )
     def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         done = clean_up(context.instance, home(), runs())
@@ -175,16 +179,16 @@ def _new_refusals(
 ) -> list[dg.AssetCheckEvaluation]:
     """Refusals that are not posted yet, oldest first; the first look finds none.
 
-    Dagster's default event log, SQLite, has one database a run and no order across them, so each gate has a mark of its
-    own: when its last refusal that was posted was evaluated. A row of the history is planned first and gets its verdict
-    later, so the row's number is no such mark.
+    The cursor holds for each gate when the last refusal that was posted was evaluated. One time for all gates would not
+    do: Dagster's default event log, SQLite, has one database a run and no order across them. Nor would the number of a
+    row: a row is planned first and gets its verdict later.
     """
-    marks = _marks(context.cursor)
-    if not marks:
+    posted_until = _posted_until(context.cursor)
+    if not posted_until:
         context.update_cursor(json.dumps({_FIRST_LOOK: time.time()}))
         return []
 
-    found = []
+    refusals = []
     for gate in gates:
         name = gate.to_user_string()
         history = context.instance.event_log_storage.get_asset_check_execution_history(
@@ -193,15 +197,15 @@ def _new_refusals(
         for record in history:
             if record.event is None or record.evaluation is None:
                 continue
-            if record.event.timestamp > marks.get(name, marks[_FIRST_LOOK]):
-                found.append((record.event.timestamp, name, record.evaluation))
+            if record.event.timestamp > posted_until.get(name, posted_until[_FIRST_LOOK]):
+                refusals.append((record.event.timestamp, name, record.evaluation))
 
-    found.sort(key=lambda one: one[:2])
-    context.update_cursor(json.dumps(marks | {name: timestamp for timestamp, name, _ in found}))
-    return [evaluation for _, _, evaluation in found]
+    refusals.sort(key=lambda refusal: refusal[:2])
+    context.update_cursor(json.dumps(posted_until | {name: timestamp for timestamp, name, _ in refusals}))
+    return [evaluation for _, _, evaluation in refusals]
 
 
-def _marks(cursor: str | None) -> dict[str, float]:
-    """The marks that a cursor holds; none for a cursor of an earlier version, which was a row's number."""
-    marks = json.loads(cursor) if cursor else {}
-    return marks if isinstance(marks, dict) and _FIRST_LOOK in marks else {}
+def _posted_until(cursor: str | None) -> dict[str, float]:
+    """The times that a cursor holds; none for a cursor of an earlier version, which was a row's number."""
+    times = json.loads(cursor) if cursor else {}
+    return times if isinstance(times, dict) and _FIRST_LOOK in times else {}

@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 TRAINING_LOG = "training.jsonl"
 _POINTS, _WIDTH, _HEIGHT, _ROOM = 48, 340, 96, 4
-# This colour reads on white and on black: the picture cannot know what is behind it.
-_COLOUR = "#3b82c4"
+_COLOUR = "#3b82c4"  # readable on white and on black: the picture cannot know what is behind it
+_UNESCAPED = "/:=',"  # an escaped character takes three of the thousand
 
 
 def loss_sparkline(report: Path) -> str:
     """The logged losses of a training as Markdown: an SVG in a data URI of at most 48 points.
 
-    Dagster shows Markdown of 1,000 characters and more behind a link.
+    It stays below 1,000 characters, because Dagster shows longer Markdown behind a link.
 
     Args:
         report: A version's report folder, with `training.jsonl`.
@@ -39,14 +39,12 @@ def loss_sparkline(report: Path) -> str:
         f"{round(index * _WIDTH / (len(points) - 1))} {round(_ROOM + (high - loss) * scale)}"
         for index, loss in enumerate(points)
     )
+
     svg = (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>"
         f"<path d='{path_data}' fill='none' stroke='{_COLOUR}' stroke-width='2'/></svg>"
     )
     return f"![loss](data:image/svg+xml,{quote(svg, safe=_UNESCAPED)})\n\n{losses[0]:.4g} → {losses[-1]:.4g}"
-
-
-_UNESCAPED = "/:=',"
 
 
 def _thinned(losses: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
 """MLflow and Dagster follow the store: what they show of a promotion is made to agree with the pointer.
 
 A promotion is one file in the store. MLflow's alias and Dagster's record follow it, and that may be cut short: whoever
-comes next does the rest. What MLflow was told is kept beside the asset and written last; Dagster is asked.
+comes next does the rest. What MLflow has is noted beside the asset, and the note is written last; Dagster is asked.
 
 An asset that a run is working at is left alone: its verdicts are that run's to report. Dagster shows the newest row of
 a check. A row that somebody else reports in the meantime would stay in front of the run's own verdict for ever.
@@ -24,7 +24,7 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecordStatus,
 )
 
-from pipeline.defs.metadata import check_description, check_metadata, materialization_metadata, standing_of
+from pipeline.defs.metadata import assessment_of, check_description, check_metadata, materialization_metadata
 from pipeline.gates.wording import gate_state
 from pipeline.graph import GRAPH
 from pipeline.jobs.locks import LOCK_FILE, is_held
@@ -41,31 +41,32 @@ def reconcile(
 ) -> list[str]:
     """Make MLflow and Dagster show the promoted version of every asset; return the assets of which they did not.
 
-    MLflow being down is no error: it is told next time. An asset that a run is working at is left to that run.
+    MLflow being down is no error: it follows next time. An asset that a run is working at is left to that run.
 
     Args:
         prefix: Key prefix of the recipe's assets.
         work: Folder of the attempts, where the builders' locks are.
     """
     repaired = []
-    for asset, key in _settled(store, instance, prefix, work):
-        told = not is_current(asset, store) and agree_with_mlflow(asset, store, tracker)
-        if _agree_with_dagster(asset, store, instance, key) or told:
+    for asset, key in _idle_assets(store, instance, prefix, work):
+        mlflow_followed = not is_current(asset, store) and agree_with_mlflow(asset, store, tracker)
+        if _agree_with_dagster(asset, store, instance, key) or mlflow_followed:
             repaired.append(asset)
+
     return repaired
 
 
 def agree_with_dagster(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path) -> None:
     """Do the half of `reconcile` that is Dagster's.
 
-    A run calls it at its end: another one that was refused meanwhile, since this one was building, has planned the same
-    checks. Those stand in front of this run's verdicts and will never be evaluated.
+    A run calls it at its end. Another run that was refused meanwhile, because this one was building, has planned the
+    same checks: they stand in front of this run's verdicts and will never be evaluated.
     """
-    for asset, key in _settled(store, instance, prefix, work):
+    for asset, key in _idle_assets(store, instance, prefix, work):
         _agree_with_dagster(asset, store, instance, key)
 
 
-def _settled(
+def _idle_assets(
     store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path
 ) -> Iterator[tuple[str, dg.AssetKey]]:
     """The assets that have a version and that no run is working at."""
@@ -82,13 +83,13 @@ def _is_in_progress(asset: str, store: Store, instance: dg.DagsterInstance, key:
         return True
 
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(_check_keys(asset, store, key))
-    awaited = {record.run_id for record in records.values() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
+    run_ids = {record.run_id for record in records.values() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
     for entry in (record.asset_entry for record in instance.get_asset_records([key])):
         made = entry.last_materialization_record
         if entry.last_run_id and (made is None or made.run_id != entry.last_run_id):
-            awaited.add(entry.last_run_id)
+            run_ids.add(entry.last_run_id)
 
-    runs = [instance.get_run_by_id(run_id) for run_id in awaited]
+    runs = [instance.get_run_by_id(run_id) for run_id in run_ids]
     return any(run is not None and not run.is_finished for run in runs)
 
 
@@ -103,44 +104,46 @@ def _check_keys(asset: str, store: Store, key: dg.AssetKey) -> list[dg.AssetChec
 
 def _agree_with_dagster(asset: str, store: Store, instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
     """Report the promoted version, and the verdicts that differ, as events without a run; return whether any was."""
-    shown = _shown(instance, key)
-    wanted = _to_show(asset, store, shown)
-    if wanted is None:
+    shown = _shown_version(instance, key)
+    to_show = _to_show(asset, store, shown)
+    if to_show is None:
         return False
-    manifest, certificate = wanted
+
+    manifest, certificate = to_show
     moved = manifest.version != shown
     if moved:
         instance.report_runless_asset_event(_materialization(manifest, certificate, store, key))
-    known = {} if moved else _known_verdicts(instance, key, certificate)
-    verdicts = [
-        verdict
-        for verdict in certificate.verdicts
-        if known.get(verdict.name) is not (gate_state(certificate, verdict) != "failed")
-    ]
-    target = _target(instance, key) if verdicts else None
+
+    shown_verdicts = {} if moved else _shown_verdicts(instance, key, certificate)
+    passed = {verdict.name: gate_state(certificate, verdict) != "failed" for verdict in certificate.verdicts}
+    verdicts = [verdict for verdict in certificate.verdicts if shown_verdicts.get(verdict.name) != passed[verdict.name]]
+    if not verdicts:
+        return moved
+
+    target = _target(instance, key)
+    links, report = store.links(asset, manifest.version), store.gate_report(asset, manifest.version)
     for verdict in verdicts:
-        instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=key,
-                check_name=verdict.name,
-                passed=gate_state(certificate, verdict) != "failed",
-                blocking=True,
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=check_description(verdict, certificate),
-                metadata=check_metadata(
-                    verdict,
-                    certificate,
-                    links=store.links(asset, manifest.version),
-                    report=store.gate_report(asset, manifest.version),
-                ),
-                target_materialization_data=target,
-            )
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=verdict.name,
+            passed=passed[verdict.name],
+            blocking=True,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=check_description(verdict, certificate),
+            metadata=check_metadata(verdict, certificate, links=links, report=report),
+            target_materialization_data=target,
         )
-    return moved or bool(verdicts)
+        instance.report_runless_asset_event(evaluation)
+
+    return True
 
 
 def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificate] | None:
-    """The version that Dagster is to show: the promoted one, or a newer one that its gates refused."""
+    """The version that Dagster is to show: the promoted one, or a newer one that its gates refused.
+
+    Args:
+        shown: The version that it shows now.
+    """
     pointer = store.promotion(asset)
     certificate = store.certificate(asset, shown) if shown in store.versions(asset) else None
     if pointer is not None and (
@@ -148,19 +151,20 @@ def _to_show(asset: str, store: Store, shown: str) -> tuple[Manifest, Certificat
         or (shown > pointer.version and certificate is not None and lets_pass(certificate, utc_today()))
     ):
         shown, certificate = pointer.version, store.certificate(asset, pointer.version)
+
     return (store.manifest(asset, shown), certificate) if certificate else None
 
 
-def _known_verdicts(instance: dg.DagsterInstance, key: dg.AssetKey, certificate: Certificate) -> dict[str, bool]:
+def _shown_verdicts(instance: dg.DagsterInstance, key: dg.AssetKey, certificate: Certificate) -> dict[str, bool]:
     """What Dagster shows of the gates on the asset's newest materialization.
 
-    It shows a check that was planned and never finished as not evaluated, and so it does one of an earlier
-    materialization.
+    A check that was planned and never finished is shown as not evaluated. So is one of an earlier materialization.
     """
     keys = [dg.AssetCheckKey(key, verdict.name) for verdict in certificate.verdicts]
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     newest = _target(instance, key)
     finished = (AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED)
+
     return {
         check.name: record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
         for check, record in records.items()
@@ -178,17 +182,17 @@ def _is_about(record: AssetCheckExecutionRecord, newest: AssetCheckEvaluationTar
 
 def _target(instance: dg.DagsterInstance, key: dg.AssetKey) -> AssetCheckEvaluationTargetMaterializationData | None:
     """The asset's newest materialization, as verdicts name it."""
-    found = instance.fetch_materializations(key, limit=1).records
-    return (
-        AssetCheckEvaluationTargetMaterializationData(
-            storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp
-        )
-        if found
-        else None
+    records = instance.fetch_materializations(key, limit=1).records
+    if not records:
+        return None
+
+    newest = records[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
     )
 
 
-def _shown(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+def _shown_version(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
     event = instance.get_latest_materialization_event(key)
     made = event.asset_materialization if event else None
     version = made.metadata.get("version") if made else None
@@ -202,14 +206,17 @@ def _materialization(
     page = materialization_metadata(
         manifest,
         store.folder(asset, version),
-        standing_of(store, manifest, certificate),
+        assessment_of(store, manifest, certificate),
         reused=True,
         store_uri=store.uri(asset, version),
         links=store.links(asset, version),
     )
+
+    # The same tags as a run would write: Dagster tells by them what is stale.
     tags = {DATA_VERSION_TAG: manifest.digest, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
     for used in manifest.inputs.values():
         tags[get_input_data_version_tag(dg.AssetKey([*key.path[:-1], used.asset]))] = used.digest
+
     return dg.AssetMaterialization(
         asset_key=key,
         description=f"{manifest.version} is promoted",

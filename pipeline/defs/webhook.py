@@ -25,6 +25,7 @@ def post(url: str, payload: Mapping[str, object], timeout: float = 5.0) -> bool:
     if urlsplit(url).scheme not in ("http", "https"):
         _logger.warning("the webhook %s is not an http or https address; nothing was sent", shown)
         return False
+
     request = Request(url, json.dumps(payload).encode(), {"Content-Type": "application/json"}, method="POST")
     try:
         with urlopen(request, timeout=timeout) as answer:
@@ -33,6 +34,7 @@ def post(url: str, payload: Mapping[str, object], timeout: float = 5.0) -> bool:
     except HTTPError as error:
         _logger.warning("the webhook %s answered %d; the notice is lost", shown, error.code)
     except (URLError, OSError, ValueError) as error:
+        # The error's own text may hold the whole address.
         _logger.warning("the webhook %s cannot be reached (%s); the notice is lost", shown, type(error).__name__)
     return False
 

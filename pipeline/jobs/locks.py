@@ -1,4 +1,9 @@
-"""Locks that the kernel releases when their process ends, however it ends: one builder per asset, one per run."""
+"""Locks that the kernel releases when their process ends, however it ends: one builder per asset, one per run.
+
+The locks of builders, servers and runs are our own, because they do what filelock does not: they name their holder,
+they are asked about without being waited for, and a run's lock is held before it has its name. A lock that is simply
+waited for is filelock's (docs/decisions/README.md).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from pipeline.jobs import orphans
 from training.errors import Busy, StoreError
 
@@ -24,7 +31,8 @@ _ASKING_SECONDS = 0.2
 def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
     """Hold an asset's lock, and end what a killed run left running of the asset, before it writes beside this one.
 
-    Who ends such processes at this moment is waited for: a run that Dagster starts again must not fail because of it.
+    If somebody else is ending such processes at this moment, that is waited for: a run that Dagster starts again must
+    not fail because of it.
 
     Raises:
         Busy: Another run is building the asset; the message names it.
@@ -32,20 +40,21 @@ def building(work: Path, recipe: str, asset: str, owner: str) -> Iterator[None]:
     """
     path = work / recipe / asset / LOCK_FILE
     busy = f"{asset} is being built by %s; wait for it to finish, or cancel it, and start again"
-    with held(path, owner, busy, behind=CLEANING):
+
+    with held(path, owner, busy, wait_for=CLEANING):
         if ended := orphans.end(path):
             logging.getLogger("gatehouse").warning(ended)
         yield
 
 
 @contextmanager
-def held(path: Path, owner: str, busy: str, behind: str = "") -> Iterator[None]:
+def held(path: Path, owner: str, busy: str, wait_for: str = "") -> Iterator[None]:
     """Hold a lock; the kernel releases it when this process ends, however it ends.
 
     Args:
         owner: Who holds it, for the message to others.
         busy: What to say when it is held; `%s` stands for its holder.
-        behind: An owner that is waited for.
+        wait_for: An owner that is waited for.
 
     Raises:
         Busy: It is held by anybody else.
@@ -55,13 +64,16 @@ def held(path: Path, owner: str, busy: str, behind: str = "") -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
+        raise _unwritable(path, error) from error
+
     try:
-        if not _taken(descriptor, behind):
+        if not _acquire(descriptor, wait_for):
             raise Busy(busy % _holder(_note(descriptor)))
+
+        note = json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()})
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode(), 0)
+            os.pwrite(descriptor, note.encode(), 0)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state needs room") from error
         yield
@@ -69,22 +81,33 @@ def held(path: Path, owner: str, busy: str, behind: str = "") -> Iterator[None]:
         os.close(descriptor)
 
 
+def plain_lock(path: Path, seconds: float = -1) -> FileLock:
+    """A lock that is simply waited for: nobody is refused, and nobody asks who holds it.
+
+    Args:
+        seconds: How long to wait before `filelock.Timeout` is raised; for ever where it is negative.
+    """
+    # Without flock filelock would fall back to a lock that a killed process leaves behind: that is refused.
+    return FileLock(path, timeout=seconds, fallback_to_soft=False)
+
+
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Wait for a lock and hold it.
+    """Wait for a plain lock and hold it.
 
     Raises:
         StoreError: It cannot be written.
     """
+    lock = plain_lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock.acquire()
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable") from error
+        raise _unwritable(path, error) from error
+
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 _runs: dict[Path, int] = {}
@@ -93,8 +116,8 @@ _runs: dict[Path, int] = {}
 def mark_alive(runs: Path, run_id: str) -> None:
     """Hold the run's lock until this process ends.
 
-    The file stays. A free lock of a run that Dagster shows as unfinished tells a reaper that the run is dead, also when
-    its process ended in order and had no room on the disk to say so.
+    The file stays. Where its lock is free and Dagster shows the run as unfinished, the run is dead, also when its
+    process ended in order and had no room on the disk to say so.
 
     Args:
         runs: Folder of such locks.
@@ -103,11 +126,12 @@ def mark_alive(runs: Path, run_id: str) -> None:
     path = runs / f"{run_id}.lock"
     if path in _runs:
         return
+
     runs.mkdir(parents=True, exist_ok=True)
-    unheld = path.with_name(f".{run_id}-{os.getpid()}")
-    descriptor = os.open(unheld, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    unnamed = path.with_name(f".{run_id}-{os.getpid()}")
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    unheld.replace(path)  # held before it has its name: a reaper never sees a living run without its lock
+    unnamed.replace(path)  # held before it has its name: nobody ever sees a living run without its lock
     _runs[path] = descriptor
 
 
@@ -132,6 +156,7 @@ def is_held(path: Path) -> bool | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
@@ -141,15 +166,16 @@ def is_held(path: Path) -> bool | None:
         os.close(descriptor)
 
 
-def _taken(descriptor: int, behind: str) -> bool:
-    """Take a lock, unless it is held; who only asks whether it is (`is_held`) has it for a moment too."""
+def _acquire(descriptor: int, wait_for: str) -> bool:
+    """Take a lock unless it is held; return whether it is this process's now."""
+    # Whoever only asks whether the lock is held (`is_held`) holds it for a moment too: one refusal proves nothing.
     deadline = time.monotonic() + _ASKING_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if behind and _note(descriptor).get("owner") == behind:
+            if wait_for and _note(descriptor).get("owner") == wait_for:
                 deadline = time.monotonic() + _ASKING_SECONDS
             if time.monotonic() > deadline:
                 return False
@@ -171,3 +197,7 @@ def _holder(note: dict[str, Any]) -> str:
         return f"{note['owner']} (process {note['pid']}, since {since})"
     except (KeyError, TypeError):
         return "another run"
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path}: {error.strerror}; the folder of Gatehouse's state must be writable")

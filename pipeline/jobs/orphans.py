@@ -1,8 +1,8 @@
 """Processes that outlived their owner, as when it and its supervisor were killed at once.
 
-Whoever starts processes holds a lock, and marks them with it in their environment, which their descendants inherit. The
-kernel frees the lock when its holder ends, however it ends: a marked process whose lock is free belongs to nobody. It
-is known by that mark and never by a number, which may be another process's by now.
+Whoever starts processes holds a lock and names it in their environment, which their descendants inherit. The kernel
+frees the lock when its holder ends, however it ends: a process whose owner's lock is free is an orphan. It is known by
+that variable and never by a process number, which may be another process's by now.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Marked:
-    """A living process that whoever started it, or an ancestor of it, has marked.
+class OwnedProcess:
+    """A living process that names its owner's lock, or inherited that from the process that started it.
 
     Attributes:
         run_id: Dagster's, empty where there is none.
@@ -45,7 +45,7 @@ class Marked:
         except psutil.Error:
             return False
 
-    def below(self, pids: set[int]) -> bool:
+    def is_below(self, pids: set[int]) -> bool:
         """Whether one of these processes is an ancestor."""
         try:
             return any(parent.pid in pids for parent in self.process.parents())
@@ -53,36 +53,39 @@ class Marked:
             return False
 
 
-def marks(lock: Path, run_id: str, grace: float) -> dict[str, str]:
+def ownership_env(lock: Path, run_id: str, grace: float) -> dict[str, str]:
     """Environment of the processes that belong to whoever holds a lock."""
     return {_LOCK: str(lock.resolve()), RUN: run_id, _GRACE: str(grace)}
 
 
-def marked(below: Path) -> dict[Path, list[Marked]]:
-    """Living processes by the lock that they are marked with, but for this one and its ancestors.
+def owned_processes(below: Path) -> dict[Path, list[OwnedProcess]]:
+    """Living processes by their owner's lock; this process and its ancestors are left out.
 
     Args:
         below: A folder of locks, or one lock.
     """
-    found = defaultdict(list)
-    me = psutil.Process()
-    own = {me.pid, *(process.pid for process in me.parents())}
+    processes = defaultdict(list)
+    this = psutil.Process()
+    line = {this.pid, *(parent.pid for parent in this.parents())}
+
     for process in psutil.process_iter():
         try:
-            environment = process.environ() if process.pid not in own else {}
+            environment = process.environ() if process.pid not in line else {}
             lock = Path(environment.get(_LOCK, os.devnull))
             if lock.is_relative_to(below.resolve()) and process.status() != psutil.STATUS_ZOMBIE:
-                found[lock].append(Marked(process, environment.get(RUN, ""), float(environment.get(_GRACE, 0))))
-        except (psutil.Error, OSError):  # another user's, or it has ended meanwhile
+                run_id, grace = environment.get(RUN, ""), float(environment.get(_GRACE, 0))
+                processes[lock].append(OwnedProcess(process, run_id, grace))
+        except (psutil.Error, OSError):  # another user's process, or one that has just ended
             continue
-    return found
+
+    return processes
 
 
 def end(lock: Path) -> str:
-    """End every process that is marked with a lock; the caller holds it.
+    """End every process that names a lock as its owner's; the caller holds the lock.
 
-    Each gets SIGTERM, but for those that a supervisor among them ends by itself when it gets one. What is left after
-    the grace period gets SIGKILL.
+    Each gets SIGTERM, except those that a supervisor among them ends by itself. Whatever is left after the grace period
+    gets SIGKILL.
 
     Returns:
         One line about what was done; empty if there was nothing to do.
@@ -90,25 +93,27 @@ def end(lock: Path) -> str:
     Raises:
         UserError: A process does not end, whatever it is sent.
     """
-    found = marked(lock).get(lock.resolve(), [])
-    if not found:
+    orphans = owned_processes(lock).get(lock.resolve(), [])
+    if not orphans:
         return ""
-    supervisors = {one.process.pid for one in found if one.supervises}
-    _signal([one.process.terminate for one in found if not one.below(supervisors)])
+
+    supervisors = {orphan.process.pid for orphan in orphans if orphan.supervises}
+    _signal([orphan.process.terminate for orphan in orphans if not orphan.is_below(supervisors)])
+
     # A supervisor takes the whole grace period itself before it kills.
-    patience = time.monotonic() + max(one.grace for one in found) + (1 if supervisors else 0)
-    while left := marked(lock).get(lock.resolve(), []):
-        over = time.monotonic() - patience
-        if over > _AFTER_KILL_SECONDS:
+    deadline = time.monotonic() + max(orphan.grace for orphan in orphans) + (1 if supervisors else 0)
+    while alive := owned_processes(lock).get(lock.resolve(), []):
+        overdue = time.monotonic() - deadline
+        if overdue > _AFTER_KILL_SECONDS:
             raise UserError(
-                f"process {left[0].process.pid}, left running by {_owners(lock, left)}, does not end even "
-                "when it is killed: it waits for a device or a network drive; if it stays, restart the "
-                "machine"
+                f"process {alive[0].process.pid}, left running by {_owners(lock, alive)}, does not end even when it is "
+                "killed: it waits for a device or a network drive; if it stays, restart the machine"
             )
-        if over > 0:
-            _signal([one.process.kill for one in left])
+        if overdue > 0:
+            _signal([orphan.process.kill for orphan in alive])
         time.sleep(_POLL_SECONDS)
-    return f"Ended {len(found)} process{'es' * (len(found) > 1)} left running by {_owners(lock, found)}."
+
+    return f"Ended {len(orphans)} process{'es' * (len(orphans) > 1)} left running by {_owners(lock, orphans)}."
 
 
 def _signal(sends: Iterable[Callable[[], None]]) -> None:
@@ -119,9 +124,9 @@ def _signal(sends: Iterable[Callable[[], None]]) -> None:
             continue
 
 
-def _owners(lock: Path, left: list[Marked]) -> str:
+def _owners(lock: Path, orphans: list[OwnedProcess]) -> str:
     """Who left them: `base_model of run 1a2b3c4d`, or `gatehouse up`."""
     if lock.name != "lock":
         return f"gatehouse {lock.stem}"
-    runs = sorted({one.run_id[:8] for one in left if one.run_id})
+    runs = sorted({orphan.run_id[:8] for orphan in orphans if orphan.run_id})
     return f"{lock.parent.name} of {'run ' + ', '.join(runs) if runs else 'a killed command'}"

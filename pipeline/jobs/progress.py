@@ -1,4 +1,4 @@
-"""Who is told what a running job says. The `gatehouse` command registers its display here."""
+"""Displays of what a running job says. The `gatehouse` command registers its own here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _displays: list[_Registered] = []
 
 @contextmanager
 def displayed(display: Display) -> Iterator[None]:
-    """Tell `display` the asset and the events of every job that runs in this process."""
+    """Meanwhile `display` gets the asset and the events of every job that runs in this process."""
     registered = _Registered(display)
     _displays.append(registered)
     try:
@@ -31,18 +31,18 @@ def displayed(display: Display) -> Iterator[None]:
         _displays.remove(registered)
 
 
-def tell(asset: str, events: list[dict[str, Any]]) -> None:
-    """Pass events of an asset's job on.
+def show(asset: str, events: list[dict[str, Any]]) -> None:
+    """Pass events of an asset's job to every display.
 
-    A display that cannot show them fails no step, as on a closed terminal, on a full disk, or for a character that
-    cannot be encoded. Its first failure is logged.
+    A display that cannot show them (a closed terminal, a full disk, a character that cannot be encoded) fails no step.
+    Its first failure is logged.
     """
-    for one in _displays:
+    for registered in _displays:
         try:
-            one.display(asset, events)
+            registered.display(asset, events)
         except (OSError, ValueError) as error:  # UnicodeError and a closed file are ValueErrors
-            if not one.failed:
-                one.failed = True
+            if not registered.failed:
+                registered.failed = True
                 logging.getLogger("gatehouse").warning("progress cannot be shown: %s", error)
 
 

@@ -1,8 +1,8 @@
 """The way to the tracking store: environment, one-time creation, and what happens while it cannot be reached.
 
 MLflow is imported inside functions only. A call that fails, however it fails, is logged and answered with the caller's
-fallback. Where the store is down, nothing is tried at all for a while: a dead server costs a run seconds rather than
-minutes.
+fallback. After a call that could not reach the store nothing is tried for a while, so that a dead server costs a run
+seconds and not minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _ATTEMPTS = 3
 _CALL_SECONDS = 20.0  # of one call; MLflow waits as long for SQLite's lock
 _OPENING_SECONDS = 60.0  # more where MLflow has still to be imported, or its tables made
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):\S+@|(?<=[?&]password=)[^&\s]+")
+# By default MLflow tries a dead server again for minutes, and may load pickled models.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -56,7 +57,7 @@ class Connection:
         self._client: Any = None
         self._opening = threading.Lock()
         self._down_until = 0.0
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     @property
     def artifact_location(self) -> str | None:
@@ -76,7 +77,7 @@ class Connection:
             if self._client is None:
                 for name, value in _ENVIRONMENT.items():
                     os.environ.setdefault(name, value)
-                logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # `attempt` says it in one line
+                logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # `attempt` logs it in one line
                 from mlflow import MlflowClient
 
                 with prepared(self._uri):
@@ -86,27 +87,30 @@ class Connection:
                     if self._is_database:
                         client.search_experiments(max_results=1)
                 self._client = client
+
             return self._client
 
     def attempt(self, what: str, call: Callable[[Any], _T], fallback: _T) -> _T:
         """`call` with the client; `fallback` when the store is down, too slow, or refuses, or when anything else fails.
 
-        The call is repeated when another process kept SQLite locked beyond MLflow's own 20 seconds, or created the
-        same row at the same moment, so it must be idempotent. It runs in a thread of its own, where it may go on after
-        it was given up.
+        The call must be idempotent. It is repeated when another process kept SQLite locked beyond MLflow's own 20
+        seconds, or created the same row at the same moment. It runs in a thread of its own and may still be running
+        there after it was given up.
         """
         if self.is_down:
             logger.debug("tracking is down: skipped to %s", what)
             return fallback
+
         for repeat in range(_ATTEMPTS):
             try:
                 return self._in_time(call)
-            except Exception as error:  # also one of boto3, of a client of another artifact store, of a damaged file
+            except Exception as error:  # boto3, other artifact stores and damaged files each raise their own
                 if _is_collision(error) and repeat + 1 < _ATTEMPTS:
                     time.sleep(0.5 * (repeat + 1))
                     continue
                 self._note(what, error)
                 break
+
         return fallback
 
     @property
@@ -117,7 +121,7 @@ class Connection:
         """The answer of a call.
 
         Raises:
-            TimeoutError: There is none in time. Nothing else ends a call to a database that has stopped answering.
+            TimeoutError: There is none in time.
         """
         answer: Future[_T] = Future()
 
@@ -128,6 +132,7 @@ class Connection:
                 answer.set_exception(error)
 
         limit = self._patience + _CALL_SECONDS + (_OPENING_SECONDS if self._client is None else 0.0)
+        # A thread: nothing else gives up a call to a database that has stopped answering.
         thread = threading.Thread(target=work, name="gatehouse-tracker-call", daemon=True)
         thread.start()
         thread.join(limit)
@@ -137,10 +142,12 @@ class Connection:
 
     def _note(self, what: str, error: Exception) -> None:
         first_line = next(iter(str(error).splitlines()), "")
-        told = f"{what}; the run goes on without it: {type(error).__name__}: {without_password(first_line)[:400]}"
-        if told not in self._said:
-            self._said.add(told)
-            logger.warning("MLflow could not %s", told)
+        reason = f"{type(error).__name__}: {without_password(first_line)[:400]}"
+        message = f"{what}; the run goes on without it: {reason}"
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.warning("MLflow could not %s", message)
+
         if _is_outage(error):
             self._down_until = time.monotonic() + DOWN_SECONDS
 
@@ -161,11 +168,11 @@ class _Hurried:
 
 def without_password(text: str) -> str:
     """A text in which no URL shows its password."""
-    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
+    return _PASSWORD.sub(lambda match: f"{match[1]}:***@" if match[1] is not None else "***", text)
 
 
 def _is_outage(error: Exception) -> bool:
-    """False when the store answered no, or was not the trouble, as with a damaged file: the next call may succeed."""
+    """Whether the store is down. A refusal or a damaged file is no outage: the next call may succeed."""
     if isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in _REFUSALS:
         return False
     # By name: MLflow may be what cannot be imported.
@@ -178,7 +185,7 @@ def _is_collision(error: Exception) -> bool:
 
 
 def _require_database(uri: str) -> None:
-    """Fail at once where a database does not answer: MLflow alone would try again for minutes."""
+    """Fail at once where a database does not answer: MLflow would try again for minutes."""
     if sqlite_file(uri):
         return
     import sqlalchemy

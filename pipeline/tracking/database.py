@@ -1,12 +1,11 @@
 """MLflow's SQLite database: it is made whole or not at all, and finds its artifacts where the folder is now.
 
-MLflow makes its tables by some hundred migrations that a kill can leave half done, and no later one heals that. It
-writes the absolute address of every artifact into the database, where a moved or copied folder keeps the old one.
+MLflow makes its tables by some hundred migrations. A kill can leave them half done, and nothing heals that later. It
+also writes the absolute address of every artifact into the database; a moved or copied folder keeps the old ones.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import sqlite3
 import uuid
@@ -15,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.jobs.locks import plain_lock
 from training.store.storage import fsync
 
 logger = logging.getLogger("gatehouse.tracker")
@@ -51,16 +51,16 @@ def prepared(uri: str) -> Iterator[None]:
     if database is None:
         yield
         return
+
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with plain_lock(database.with_name(f"{database.name}.lock")):
         _make_whole(database)
         _follow_the_folder(database)
         yield
 
 
 def prepare(uri: str) -> None:
-    """The same for a server that opens the database by itself; it says what is wrong with one that cannot be opened."""
+    """Do the same for a server that opens the database by itself. A failure is only logged."""
     try:
         with prepared(uri):
             pass
@@ -69,14 +69,17 @@ def prepare(uri: str) -> None:
 
 
 def _make_whole(database: Path) -> None:
-    for left in database.parent.glob(f".{database.name}-*"):  # by a kill; nobody else makes one now
-        left.unlink()
+    for half_made in database.parent.glob(f".{database.name}-*"):  # left by a kill: this process has the lock
+        half_made.unlink()
     if database.exists() and (_holds_anything(database) or _is_whole(database)):
         return
+
     if database.exists():
-        logger.warning("%s was half made when it was interrupted, and holds nothing: it is made anew", database)
+        logger.warning("%s was left half made and holds nothing: it is made anew", database)
         for suffix in _BESIDE:
             database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+    # Made under another name, and renamed when it is whole: a kill in between leaves nothing that counts.
     temporary = database.with_name(f".{database.name}-{uuid.uuid4().hex[:8]}")
     _make(temporary)
     fsync(temporary)
@@ -123,17 +126,14 @@ def _engine(path: Path) -> Any:
 
 
 def _holds_anything(database: Path) -> bool:
-    """Whether somebody wrote to a database; what cannot be read may hold everything."""
+    """Whether somebody wrote to a database; one that cannot be read may hold everything."""
+    user_rows = (("runs", ""), ("registered_models", ""), ("experiments", "WHERE experiment_id != 0"))
     try:
         with closing(sqlite3.connect(database)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             return any(
-                table in tables and connection.execute(f"SELECT 1 FROM {table} {rest} LIMIT 1").fetchone()
-                for table, rest in (
-                    ("runs", ""),
-                    ("registered_models", ""),
-                    ("experiments", "WHERE experiment_id != 0"),
-                )
+                table in tables and connection.execute(f"SELECT 1 FROM {table} {condition} LIMIT 1").fetchone()
+                for table, condition in user_rows
             )
     except sqlite3.DatabaseError:
         return True
@@ -142,30 +142,28 @@ def _holds_anything(database: Path) -> bool:
 def _follow_the_folder(database: Path) -> None:
     """Replace the addresses of artifacts that lie beside the database as it was called before it was moved or copied.
 
-    What a person keeps elsewhere is left alone: only a folder of the same two last names is taken for ours.
+    Artifacts that a person keeps elsewhere are left alone: only a folder with the same last two names counts as ours.
     """
     now = artifacts_beside(database)
     tail = f"/{'/'.join(now.split('/')[-2:])}"
     try:
         _rewrite(database, now, tail)
     except sqlite3.DatabaseError as error:
-        logger.warning("%s cannot be looked through for addresses of another folder: %s", database, error)
+        logger.warning("%s cannot be searched for addresses of an earlier folder: %s", database, error)
 
 
 def _rewrite(database: Path, now: str, tail: str) -> None:
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
-        found = connection.execute("SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id != 0")
-        for (before,) in found.fetchall():
+        locations = connection.execute("SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id != 0")
+        for (before,) in locations.fetchall():
             if before == now or not before or not before.startswith("file:") or not before.endswith(tail):
                 continue
+
             for table, column in _ADDRESSES:
                 connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR "
-                    f"substr({column}, 1, ?) = ?",
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                     (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
                 )
-            logger.warning(
-                "the folder of MLflow's database was moved or copied: its artifacts are in %s, no longer in %s",
-                now,
-                before,
-            )
+            message = "the folder of MLflow's database was moved or copied: its artifacts are in %s, no longer in %s"
+            logger.warning(message, now, before)

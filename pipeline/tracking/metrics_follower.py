@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.tracking.connection import Connection, logger
-from pipeline.tracking.outbox import Debt
+from pipeline.tracking.outbox import OutboxRecord
 from pipeline.tracking.records import entity_name
 
 BATCH = 500
@@ -54,47 +54,52 @@ def read_points(path: Path, start: int, end: int) -> tuple[list[Point], int]:
         file.seek(start)
         while start < end:
             line = file.readline()
-            if not line:  # the file was cut
+            if not line:  # somebody cut the file
                 return points, end
             try:
                 fresh = points_of(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError):  # a line cut short by a kill
+            except (ValueError, TypeError, KeyError, AttributeError):  # a kill cut the line short
                 fresh = []
+
             if points and len(points) + len(fresh) > BATCH:
                 break
             points += fresh
             start += len(line)
+
     return points, start
 
 
-def deliver(connection: Connection, debt: Debt, stop: Callable[[], bool] = lambda: False) -> bool:
+def deliver(connection: Connection, record: OutboxRecord, stop: Callable[[], bool] = lambda: False) -> bool:
     """Send MLflow the points that a build's run lacks, in batches; return whether it has all that there are by now.
 
-    MLflow itself drops a point that it holds already (same run, key, step, timestamp and value), so a batch whose
-    answer was lost is simply sent again.
+    MLflow drops a point that it holds already (same run, key, step, timestamp and value), so a batch whose answer was
+    lost is simply sent again.
     """
-    while debt.build.delivered < (end := debt.end):
-        points, offset = read_points(debt.events, debt.build.delivered, end)
+    while record.build.delivered < (end := record.end):
+        points, offset = read_points(record.events, record.build.delivered, end)
         for first in range(0, len(points), BATCH):
-            if stop() or not _send(connection, debt.build.run_id, points[first : first + BATCH]):
+            if stop() or not _send(connection, record.build.run_id, points[first : first + BATCH]):
                 return False
-        debt.change(delivered=offset)
+        record.change(delivered=offset)
+
     return True
 
 
 class MetricsFollower:
-    """Begins a build's run and keeps delivering its events until it is closed; what is left then stays owed.
+    """Begins a build's run and keeps delivering its events until it is closed; what is left then stays in the outbox.
 
     Args:
         connection: The tracking store.
-        debt: The build's record.
+        record: The build's record in the outbox.
         begin: Begins its run, if it has none, and says whether it has one now.
         interval: Seconds between deliveries.
     """
 
-    def __init__(self, connection: Connection, debt: Debt, begin: Callable[[], bool], interval: float = 2.0) -> None:
+    def __init__(
+        self, connection: Connection, record: OutboxRecord, begin: Callable[[], bool], interval: float = 2.0
+    ) -> None:
         self._connection = connection
-        self._debt = debt
+        self._record = record
         self._begin = begin
         self._interval = interval
         self._closing = threading.Event()
@@ -102,7 +107,7 @@ class MetricsFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """End the deliveries; a call to MLflow that does not return is waited for a while, then left to itself."""
+        """End the deliveries. A call to MLflow that is going on gets a few seconds, and is then left to itself."""
         self._closing.set()
         self._thread.join(_JOIN_SECONDS)
 
@@ -112,9 +117,9 @@ class MetricsFollower:
             while not self._closing.wait(self._interval):
                 begun = begun or self._begin()
                 if begun:
-                    deliver(self._connection, self._debt, self._closing.is_set)
+                    deliver(self._connection, self._record, self._closing.is_set)
         except OSError as error:
-            logger.warning("the record of what MLflow is owed cannot be kept: %s", error)
+            logger.warning("the record of what MLflow has of this build cannot be kept: %s", error)
 
 
 def _send(connection: Connection, run_id: str, batch: list[Point]) -> bool:

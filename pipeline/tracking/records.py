@@ -26,6 +26,7 @@ DIGEST_LENGTH = 36
 logger = logging.getLogger("gatehouse.tracker")
 
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _PER_BATCH, _PAGE = 249, 1000, 5000, 100, 1000
+_GATE_COLUMNS = "metric,value,interval,method,items,must be,threshold,champion,verdict,reason"
 _UNNAMEABLE = re.compile(r"[^\w\-. /:]")
 
 
@@ -65,38 +66,33 @@ def flat(section: Mapping[str, object], prefix: str = "") -> dict[str, str]:
             params |= flat(value, f"{name}.")
         else:
             params[entity_name(name)] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
     return params
 
 
 def run_of(client: Any, experiment_id: str, key: str) -> str:
     """The run that carries a build's key, empty when there is none.
 
-    A request that took too long is sent again, and the server may have created a run for each: the first is the
-    build's, and the others are deleted.
+    A request that took too long is sent again, and the server may have created a run for each. The first run is then
+    the build's, and the others are deleted.
     """
-    first, *others = [
-        run.info.run_id
-        for run in client.search_runs(
-            [experiment_id], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time", "attributes.run_id"]
-        )
-    ] or [""]
-    for run_id in others:
-        client.delete_run(run_id)
-    return str(first)
+    oldest_first = ["attributes.start_time", "attributes.run_id"]
+    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", order_by=oldest_first)
+    for run in runs[1:]:
+        client.delete_run(run.info.run_id)
+
+    return str(runs[0].info.run_id) if runs else ""
 
 
 def run_of_version(client: Any, experiment_id: str, manifest: Manifest) -> str:
     """The run that shows a version, empty when there is none."""
-    found = client.search_runs(
-        [experiment_id],
-        f"tags.`{ASSET}` = '{manifest.asset}' AND tags.`{VERSION}` = '{manifest.version}'",
-        max_results=1,
-    )
-    return str(found[0].info.run_id) if found else ""
+    condition = f"tags.`{ASSET}` = '{manifest.asset}' AND tags.`{VERSION}` = '{manifest.version}'"
+    runs = client.search_runs([experiment_id], condition, max_results=1)
+    return str(runs[0].info.run_id) if runs else ""
 
 
 def restore(client: Any, run_id: str) -> None:
-    """Bring back a run that somebody deleted: MLflow takes nothing for it, and what it shows is still in the store."""
+    """Bring back a run that somebody deleted: MLflow refuses to write to it, and its version is still in the store."""
     if client.get_run(run_id).info.lifecycle_stage == "deleted":
         logger.warning("the run %s was deleted in MLflow, and what it shows is still there: it is restored", run_id)
         client.restore_run(run_id)
@@ -106,14 +102,14 @@ def all_runs(client: Any, experiment_id: str) -> set[str]:
     """Ids of all runs of an experiment, deleted ones too."""
     from mlflow.entities import ViewType
 
-    found: set[str] = set()
+    run_ids: set[str] = set()
     token = None
     while True:
         page = client.search_runs([experiment_id], "", ViewType.ALL, _PAGE, page_token=token)
-        found.update(run.info.run_id for run in page)
+        run_ids.update(run.info.run_id for run in page)
         token = page.token
         if not token:
-            return found
+            return run_ids
 
 
 def log(
@@ -124,6 +120,7 @@ def log(
 
     all_params = [Param(entity_name(key), _cut(value, _PARAM_LENGTH)) for key, value in (params or {}).items()]
     all_tags = [RunTag(entity_name(key), _cut(value, _TAG_LENGTH)) for key, value in (tags or {}).items()]
+
     for start in range(0, max(len(all_params), len(all_tags)), _PER_BATCH):
         batch = slice(start, start + _PER_BATCH)
         client.log_batch(run_id, params=all_params[batch], tags=all_tags[batch])
@@ -154,6 +151,7 @@ def log_inputs(client: Any, run_id: str, manifest: Manifest, store: Store) -> No
         )
         if model_id := store.links(used.asset, used.version).get("mlflow_model_id"):
             models.append(LoggedModelInput(model_id))
+
     if datasets:
         client.log_inputs(run_id, datasets, models)
 
@@ -166,6 +164,8 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
     outputs = client.get_run(run_id).outputs
     if outputs is not None and outputs.model_outputs:
         return client.get_logged_model(outputs.model_outputs[0].model_id)
+
+    # The output is written last: a model of this run without it was begun by a call that was cut short.
     tags = {**version_tags(manifest), STORE: store_uri, "mlflow.model.isExternal": "true"}
     begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
     model = (
@@ -173,11 +173,13 @@ def logged_model(client: Any, experiment_id: str, run_id: str, manifest: Manifes
         if begun
         else client.create_logged_model(experiment_id, manifest.asset, run_id, tags, model_type=manifest.stage)
     )
+
     with tempfile.TemporaryDirectory() as scratch:
         get_external_mlflow_model_spec(model).save(str(Path(scratch) / "MLmodel"))
         (Path(scratch) / MANIFEST).write_bytes((folder / MANIFEST).read_bytes())
         (Path(scratch) / "README.md").write_text(card(folder))
         client.log_model_artifacts(model.model_id, scratch)
+
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return model
@@ -189,15 +191,14 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
     Returns:
         MLflow's version number.
     """
-    known = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'", max_results=1)
-    if known:
-        return str(known[0].version)
+    registered = client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'", max_results=1)
+    if registered:
+        return str(registered[0].version)
+
     if not client.search_registered_models(f"name = '{name}'", max_results=1):
-        client.create_registered_model(
-            name,
-            {ASSET: manifest.asset, RECIPE: manifest.recipe},
-            f"{manifest.asset} of recipe {manifest.recipe}; `{CHAMPION}` passed its gates",
-        )
+        about = f"{manifest.asset} of recipe {manifest.recipe}; `{CHAMPION}` passed its gates"
+        client.create_registered_model(name, {ASSET: manifest.asset, RECIPE: manifest.recipe}, about)
+
     tags = {**version_tags(manifest), STORE: store_uri, "model_id": model.model_id}
     created = client.create_model_version(
         name,
@@ -208,6 +209,8 @@ def register(client: Any, name: str, run_id: str, model: Any, manifest: Manifest
         await_creation_for=None,
         model_id=model.model_id,
     )
+
+    # Versions may be recorded late and out of order: an older one does not take the alias from a newer one.
     newest = client.get_registered_model(name).aliases.get(CANDIDATE)
     if newest is None or client.get_model_version(name, newest).tags.get(VERSION, "") <= manifest.version:
         client.set_registered_model_alias(name, CANDIDATE, created.version)
@@ -241,6 +244,7 @@ def log_evaluation(
         client.log_artifact(run_id, str(report), "evaluation")
         if (folder / REPORT).is_dir():
             client.log_artifacts(run_id, str(folder / REPORT), "evaluation")
+
     _log_metrics(client, run_id, "eval/", values, int(certificate.issued_at * 1000), model_id)
     client.log_dict(run_id, _gate_table(certificate), "gates.json")
 
@@ -268,35 +272,23 @@ def _log_metrics(
 
 def _gate_table(certificate: Certificate) -> dict[str, Any]:
     """The gates in the layout of MLflow's table view."""
-    return {
-        "columns": [
-            "metric",
-            "value",
-            "interval",
-            "method",
-            "items",
-            "must be",
-            "threshold",
-            "champion",
-            "verdict",
-            "reason",
-        ],
-        "data": [
-            [
-                v.name,
-                v.value,
-                interval_text(v),
-                v.method,
-                v.count,
-                v.must_be,
-                v.threshold,
-                v.champion.value if v.champion else None,
-                STATES[gate_state(certificate, v)],
-                v.reason,
-            ]
-            for v in certificate.verdicts
-        ],
-    }
+    rows = [
+        [
+            verdict.name,
+            verdict.value,
+            interval_text(verdict),
+            verdict.method,
+            verdict.count,
+            verdict.must_be,
+            verdict.threshold,
+            verdict.champion.value if verdict.champion else None,
+            STATES[gate_state(certificate, verdict)],
+            verdict.reason,
+        ]
+        for verdict in certificate.verdicts
+    ]
+
+    return {"columns": _GATE_COLUMNS.split(","), "data": rows}
 
 
 def _cut(value: str, length: int) -> str:

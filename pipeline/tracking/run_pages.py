@@ -22,7 +22,7 @@ _SAMPLE = 300
 
 
 def version_tags(manifest: Manifest) -> dict[str, str]:
-    """The tags by which a version is found again. Everything else that is known of it stands in its manifest."""
+    """The tags by which a version is found again. Its manifest, which MLflow has too, holds everything else."""
     return {
         ASSET: manifest.asset,
         VERSION: manifest.version,
@@ -33,7 +33,7 @@ def version_tags(manifest: Manifest) -> dict[str, str]:
 
 
 def verdict_tags(certificate: Certificate, promoted: bool) -> dict[str, str]:
-    """What the gates said. The tag `waivers` names what the version rests on though a gate refused it."""
+    """What the gates said. The tag `waivers` names those that let a version pass although a gate refused it."""
     waived = describe_waivers((*certificate.waivers, *certificate.inherited))
     return {
         VERDICT: verdict_of(certificate, promoted),

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from pipeline.addresses import TRAINING_VIEW, run_url
 from pipeline.tracking import records as records
 from pipeline.tracking import run_pages
-from pipeline.tracking.connection import PATIENCE, Connection
+from pipeline.tracking.connection import PATIENCE, Connection, logger
 from pipeline.tracking.metrics_follower import MetricsFollower, deliver
-from pipeline.tracking.outbox import Debt
+from pipeline.tracking.outbox import OutboxRecord
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.store.store import MANIFEST, Store
 
@@ -113,11 +113,11 @@ class Tracker:
             daemon=True,
         ).start()
 
-    def begin(self, key: str, build: BuildLike, known: str = "", started: float | None = None) -> str | None:
-        """The MLflow run of a build: the one that is known, or carries its key, else a new one.
+    def begin(self, key: str, build: BuildLike, existing: str = "", started: float | None = None) -> str | None:
+        """The MLflow run of a build: the one that is named, or that carries its key, else a new one.
 
         Args:
-            known: The run of this build, if it was begun before. It is shown as running again.
+            existing: The run of this build, if it was begun before. It is shown as running again.
             started: When the build began, in seconds since the epoch; now by default.
 
         Returns:
@@ -136,31 +136,33 @@ class Tracker:
 
         def call(client: Any) -> str:
             experiment_id = self._experiment(client)
-            run_id = known or records.run_of(client, experiment_id, key)
-            there: set[str] = set()
+            # By its key: the answer to an earlier request may have been lost after MLflow had made the run.
+            run_id = existing or records.run_of(client, experiment_id, key)
+            missing = params
             if run_id:
                 records.restore(client, run_id)
                 client.update_run(run_id, "RUNNING")
                 run = client.get_run(run_id)
-                there.update(run.data.params)  # they can't be changed
+                # MLflow refuses to change a parameter.
+                missing = {name: value for name, value in params.items() if name not in run.data.params}
                 if run_pages.ERROR in run.data.tags:
                     client.delete_tag(run_id, run_pages.ERROR)
             else:
                 start = int(1000 * (started or time.time()))
                 run_id = str(client.create_run(experiment_id, start, tags, build.asset).info.run_id)
-            missing = {name: value for name, value in params.items() if name not in there}
+
             records.log(client, run_id, params=missing, tags=tags)
             return run_id
 
         return self._connection.attempt(f"begin the run of {build.asset}", call, None)
 
-    def follower(self, debt: Debt, begin: Callable[[], bool], interval: float = 2.0) -> MetricsFollower:
+    def follower(self, record: OutboxRecord, begin: Callable[[], bool], interval: float = 2.0) -> MetricsFollower:
         """Carries a build's events to its run, in the background."""
-        return MetricsFollower(self._connection, debt, begin, interval)
+        return MetricsFollower(self._connection, record, begin, interval)
 
-    def deliver(self, debt: Debt, stop: Callable[[], bool] = lambda: False) -> bool:
+    def deliver(self, record: OutboxRecord, stop: Callable[[], bool] = lambda: False) -> bool:
         """Send a build's run the points that it lacks, until `stop`; return whether it has them all."""
-        return deliver(self._connection, debt, stop)
+        return deliver(self._connection, record, stop)
 
     def runs(self) -> set[str] | None:
         """Ids of the experiment's runs, deleted ones too; None when tracking is down."""
@@ -173,7 +175,8 @@ class Tracker:
         name = records.model_name(self.experiment, asset)
 
         def call(client: Any) -> set[str]:
-            return {str(found.version) for found in client.search_model_versions(f"name = '{name}'", max_results=10000)}
+            versions = client.search_model_versions(f"name = '{name}'", max_results=10000)
+            return {str(version.version) for version in versions}
 
         return self._connection.attempt(f"list the versions of {name}", call, None)
 
@@ -193,12 +196,13 @@ class Tracker:
             run_id = self.begin(manifest.version, manifest, self._run_of(manifest), manifest.started_at)
         if run_id is None:
             return {}
-        target = run_id
+        target = run_id  # mypy does not narrow a variable in a function below
 
         def call(client: Any) -> dict[str, str]:
             links = {"mlflow_run_id": target}
             if records.is_model(manifest.asset):
                 links |= self._register(client, target, manifest, folder, store)
+
             records.log_outcome(client, target, manifest, links.get("mlflow_model_id"))
             records.log_inputs(client, target, manifest, store)
             if (folder / REPORT).is_dir():
@@ -236,6 +240,7 @@ class Tracker:
         run_id = links.get("mlflow_run_id")
         if run_id is None:
             return False
+
         tags = run_pages.verdict_tags(certificate, promoted)
         note = run_pages.description(certificate, promoted, evaluation_folder, self._origin(manifest, store))
         name = run_pages.run_name(manifest, tags[run_pages.VERDICT])
@@ -245,11 +250,14 @@ class Tracker:
             records.log_evaluation(client, run_id, links.get("mlflow_model_id"), certificate, evaluation_folder)
             if pages is not None:
                 client.log_text(run_id, pages[0], "gates.html")
+
+            # By this tag MLflow shows gates.json as a table on the run's page.
             table = json.dumps([{"path": "gates.json", "type": "table"}])
             records.log(client, run_id, tags=tags | {"mlflow.loggedArtifacts": table, _NOTE: note})
             if run_pages.WAIVERS not in tags and run_pages.WAIVERS in client.get_run(run_id).data.tags:
                 client.delete_tag(run_id, run_pages.WAIVERS)
             client.update_run(run_id, name=name)
+
             version = links.get("mlflow_model_version")
             if version is not None:
                 model = records.model_name(self.experiment, manifest.asset)
@@ -258,6 +266,7 @@ class Tracker:
                 if pages is not None:
                     records.describe(client, model, version, pages[1])
                 records.point_champion(client, model, version, certificate.passed and promoted)
+
             return True
 
         return self._connection.attempt(f"record the gates of {manifest.asset} {manifest.version}", call, False)
@@ -294,22 +303,24 @@ class Tracker:
         if self._experiment_id is None:
             from mlflow.exceptions import MlflowException
 
-            found = client.get_experiment_by_name(self.experiment)
-            if found is not None and found.lifecycle_stage == "deleted":
-                records.logger.warning(
+            experiment = client.get_experiment_by_name(self.experiment)
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
+                logger.warning(
                     "the experiment %s was deleted in MLflow, and what it shows is still there: it is restored",
                     self.experiment,
                 )
-                client.restore_experiment(found.experiment_id)
-            if found is None:
+                client.restore_experiment(experiment.experiment_id)
+
+            if experiment is None:
                 try:
                     self._experiment_id = client.create_experiment(self.experiment, self._connection.artifact_location)
                 except MlflowException:  # another process created it in between
-                    found = client.get_experiment_by_name(self.experiment)
-                    if found is None:
+                    experiment = client.get_experiment_by_name(self.experiment)
+                    if experiment is None:
                         raise
-            if found is not None:
-                self._experiment_id = found.experiment_id
+            if experiment is not None:
+                self._experiment_id = experiment.experiment_id
+
         assert self._experiment_id is not None
         return self._experiment_id
 

@@ -23,7 +23,7 @@ from pipeline.graph import GRAPH
 from pipeline.humanize import age
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
-from pipeline.tracking.outbox import owes
+from pipeline.tracking.outbox import has_undelivered
 from pipeline.upkeep.retention import NAMES, RetainedVersions, Versions, busy
 from training.errors import Busy, StoreError, UserError
 from training.job.fingerprint import FingerprintError, fingerprint
@@ -262,7 +262,7 @@ class _Collector:
         """What is lost with an attempt; empty when it is kept."""
         if attempt.name.startswith(DELETED):
             return "nothing: what an earlier deletion left"
-        if owes(attempt):
+        if has_undelivered(attempt):
             self.notes.append(f"{attempt} is kept: MLflow has not got all of it yet; `gatehouse sync` tells it")
             return ""
 

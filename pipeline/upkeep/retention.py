@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import JOB_FILE
+from pipeline.jobs.attempt import JOB_FILE
 from pipeline.jobs.locks import LOCK_FILE, is_held
 from training.specs.artifacts import Certificate, InputRecord, Manifest
 from training.specs.job import EVALUATION_SUFFIX, Job

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.jobs.local import LocalLauncher
+from pipeline.jobs.launcher import open_launcher, run_job
 from tests.chaos.trainings import Layout, Trainings, kill_once, published, read_job
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
@@ -90,9 +90,11 @@ def test_a_shortage_of_gpu_memory(promise: Promise, store_and_work: tuple[Store,
             free, _ = torch.cuda.mem_get_info()
             ballast = torch.empty(free - ROOM, dtype=torch.uint8, device="cuda")
             job, said = on_gpu.job("base_model", (1, 0, "bf16"), WIDE, micro=65536), list[str]()
-            LocalLauncher(Launcher(), forward_output=False).launch(
+            run_job(
+                open_launcher(Launcher()),
                 read_job(job),
                 lambda events, said=said: said.extend(event["message"] for event in events if event["kind"] == "log"),
+                forward_output=False,
             )
             del ballast
             torch.cuda.empty_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.jobs.local import LocalLauncher
+from pipeline.jobs.launcher import open_launcher, run_job
 from tests.chaos.trainings import (
     LAYOUTS,
     Layout,
@@ -70,7 +70,8 @@ def test_preemption(promise: Promise, trainings: Trainings, asset: str) -> None:
         with trial:
             job = trainings.job(asset, ONE_PROCESS, section)
             preemption = Preemption(trial.random.randint(1, 120), trial.random.random() * 0.05)
-            LocalLauncher(Launcher(grace_seconds=GRACE), forward_output=False).launch(read_job(job), preemption.listen)
+            launcher = open_launcher(Launcher(grace_seconds=GRACE))
+            run_job(launcher, read_job(job), preemption.listen, forward_output=False)
             assert preemption.at is not None and preemption.seconds is not None, preemption.messages
             assert preemption.seconds < GRACE
             (resumed,) = (int(message.split()[-1]) for message in preemption.messages if "resumed from" in message)

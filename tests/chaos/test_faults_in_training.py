@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.jobs.local import JobRefused, LocalLauncher
+from pipeline.jobs.launcher import JobRefused, open_launcher, run_job
 from tests.chaos.trainings import Trainings, read_job
 from tests.integration import training_jobs as jobs
 from tests.promises import Promise
@@ -71,7 +71,7 @@ class Shortage:
 
 
 def launch(job: Path, listen: Any) -> None:
-    LocalLauncher(Launcher(), forward_output=False).launch(read_job(job), listen)
+    run_job(open_launcher(Launcher()), read_job(job), listen, forward_output=False)
 
 
 @pytest.mark.promise(

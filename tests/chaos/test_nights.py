@@ -118,7 +118,7 @@ class Month:
         builds = self.pending and fault not in ("killed", "refused", "unreadable", "disk full")
         said, status = self.schedule.said(runs[0]), runs[0].status
         expected = {
-            "killed": "ended without a word",
+            "killed": "ended unexpectedly",
             "refused": "bytes",
             "unreadable": "notes",
             "disk full": r"\A.*[Mm]ake room",

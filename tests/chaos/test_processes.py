@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.defs.dead_runs import end_leftovers
+from pipeline.defs.dead_runs import end_orphans
 from tests.chaos.stand import GRACE, Stand, alive, until
 from tests.conftest import BIN, ROOT, environment
 from tests.integration.training_jobs import make_job, publish_data, wait_for_step
@@ -33,14 +33,14 @@ _OWNER = """
 import signal, sys
 from pathlib import Path
 from pipeline.jobs.locks import building
-from pipeline.jobs.local import JobFailed, LocalLauncher
+from pipeline.jobs.launcher import JobFailed, open_launcher, run_job
 from training.specs.execution import Launcher
 from training.specs.job import Job
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be inherited as ignored
 job = Job.model_validate_json(Path(sys.argv[1]).read_bytes())
 with building(Path(job.attempt).parents[2], job.recipe, job.asset, "run c0ffee00"):
     try:
-        LocalLauncher(Launcher(grace_seconds=float(sys.argv[2]))).launch(job, lambda events: None)
+        run_job(open_launcher(Launcher(grace_seconds=float(sys.argv[2]))), job, lambda events: None)
     except JobFailed:
         print("failed", flush=True)
         sys.stdin.read()
@@ -171,10 +171,10 @@ def test_the_next_start_ends_what_was_left(promise: Promise, stand: Stand, tmp_p
                     kill_both(stand, owner)
                     time.sleep(0.5)
                     assert len(stand.processes()) == 2, "a child and a grandchild live on"
-                    [said] = end_leftovers(home)
+                    [said] = end_orphans(home)
                     assert said == "Ended 2 processes left running by base_model of run c0ffee00."
                     assert stand.processes() == []
-                    assert end_leftovers(home) == [] and end_leftovers(other_home) == []
+                    assert end_orphans(home) == [] and end_orphans(other_home) == []
                     assert alive(other.processes()) == unharmed, "whose owner is alive"
         finally:
             living.kill()
@@ -248,7 +248,7 @@ def test_the_command(promise: Promise, tmp_path: Path) -> None:
     stand.stubborn(False)
     done = space.run("--select", "raw_corpus", **stand.environment)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ended without a word; it is marked as failed") == (0 if promise.full else 1)
+    assert done.stdout.count("ended unexpectedly; it is marked as failed") == (0 if promise.full else 1)
 
 
 @pytest.mark.promise(

@@ -6,7 +6,6 @@ A real MLflow server stands behind a proxy that breaks connections; real jobs tr
 from __future__ import annotations
 
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -22,10 +21,11 @@ import pytest
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import Plan
+from pipeline.jobs.launcher import open_launcher
 from pipeline.recipes.loader import load_recipe
-from pipeline.tracking.delivery import note_published, pay_debts
+from pipeline.tracking.delivery import deliver_pending, note_published
 from pipeline.tracking.metrics_follower import points_of
-from pipeline.tracking.outbox import debts_of, open_debt, owes
+from pipeline.tracking.outbox import has_undelivered, open_record, records_of
 from pipeline.tracking.tracker import Tracker
 from tests.chaos.mlflow_server import Proxy, mlflow_server
 from tests.conftest import BIN, ROOT, environment
@@ -109,10 +109,11 @@ class Desk:
         plan = Plan(
             "base_model", job.stage, RECIPE, job.identity, job.fingerprint, job.seed, job.section, job.inputs, {}, None
         )
+        launcher = Launcher(grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256))
         builder = Builder(
             load_recipe("smoke"),
             self.store,
-            Launcher(grace_seconds=10, default=Execution(device="cpu", threads=1, micro_batch_tokens=256)),
+            open_launcher(launcher),
             self.tracker(),
             self.work,
             "test",
@@ -171,10 +172,10 @@ def runs_of(client: Any, experiment: str) -> list[Any]:
     return list(client.search_runs([found.experiment_id]))
 
 
-def assert_settled(desk: Desk, server: int, manifest: Manifest) -> None:
+def assert_all_delivered(desk: Desk, server: int, manifest: Manifest) -> None:
     """After the next contact: one run, with everything, and the version in the registry."""
-    result = pay_debts(desk.work, desk.store, desk.tracker(), budget=120)
-    assert not result.owed and not owes(desk.attempt)
+    result = deliver_pending(desk.work, desk.store, desk.tracker(), budget=120)
+    assert not result.pending and not has_undelivered(desk.attempt)
     client = client_of(server)
     [run] = runs_of(client, desk.experiment)
     held_points(client, run.info.run_id, desk.attempt)
@@ -187,7 +188,7 @@ def assert_settled(desk: Desk, server: int, manifest: Manifest) -> None:
     assert [made.model_id for made in run.outputs.model_outputs] == [links["mlflow_model_id"]]
     assert len(client.search_logged_models([run.info.experiment_id])) == 1
     assert {used.dataset.name for used in run.inputs.dataset_inputs} == {"packed_shards", "tokenizer"}
-    assert not pay_debts(desk.work, desk.store, desk.tracker()).paid, "nothing is told twice"
+    assert not deliver_pending(desk.work, desk.store, desk.tracker()).delivered, "nothing is delivered twice"
 
 
 @pytest.mark.promise(
@@ -203,9 +204,9 @@ def test_outage(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_pa
             manifest = desk.build(break_at(outage, proxy))
             assert manifest.version in desk.store.versions("base_model")
             if outage != "slow":
-                assert owes(desk.attempt), "the outage was no outage"
+                assert has_undelivered(desk.attempt), "the outage was no outage"
             proxy.mode = "open"
-            assert_settled(desk, server, manifest)
+            assert_all_delivered(desk, server, manifest)
 
 
 BUILD = """
@@ -245,17 +246,17 @@ def test_kill(promise: Promise, data: Store, server: int, proxy: Proxy, tmp_path
                     break
             process.send_signal(signal.SIGKILL)
             process.wait()
-            [debt] = debts_of(desk.attempt)
-            assert debt.is_owed and debt.build.outcome == ""
+            [record] = records_of(desk.attempt)
+            assert not record.is_delivered and record.build.outcome == ""
             proxy.mode = "open"
             if trial.number % 2:  # somebody syncs in between
-                while not pay_debts(desk.work, desk.store, desk.tracker(), budget=120).paid:
+                while not deliver_pending(desk.work, desk.store, desk.tracker(), budget=120).delivered:
                     time.sleep(0.2)  # the supervisor still ends the job
                 [run] = runs_of(client_of(server), desk.experiment)
                 assert run.info.status == "KILLED"
                 held_points(client_of(server), run.info.run_id, desk.attempt)
             manifest = desk.build(lambda _: None)
-            assert_settled(desk, server, manifest)
+            assert_all_delivered(desk, server, manifest)
 
 
 @pytest.mark.postgresql
@@ -315,16 +316,16 @@ def built_chain(store: Store, work: Path, folder: Path) -> dict[str, Manifest]:
     """Three versions, each made from the one before, and what their builds owe: MLflow was down all the time."""
     made: dict[str, Manifest] = {}
     for asset, inputs in (("raw_corpus", ()), ("base_model", ("raw_corpus",)), ("sft_model", ("base_model",))):
-        debt = open_debt(work / store.recipe / asset / "attempt")
+        record = open_record(work / store.recipe / asset / "attempt")
         write_events(
-            debt.attempt,
+            record.attempt,
             [
                 {"t": 1000.0 + step, "kind": "metrics", "step": step, "values": {"loss": 1 / step}}
                 for step in range(1, 600)
             ],
         )
         made[asset] = publish_version(store, folder, asset, asset, {name: made[name] for name in inputs})
-        note_published(debt, made[asset], store)
+        note_published(record, made[asset], store)
         certificate = with_evidence(store, certificate_of(made[asset], 2.0))
         store.write_certificate(certificate)
         store.promote(
@@ -360,7 +361,7 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
         with trial:
             refused = sync("http://ann:canary@127.0.0.1:1")
             assert refused.returncode == 1 and "canary" not in refused.stdout, refused.stdout
-            assert all(owes(home / "work" / "tiny" / asset / "attempt") for asset in made) or trial.number
+            assert all(has_undelivered(home / "work" / "tiny" / asset / "attempt") for asset in made) or trial.number
             url = f"http://127.0.0.1:{server}" if trial.number == 0 else f"sqlite:///{tmp_path}/other/mlflow.db"
             done = sync(url)
             assert done.returncode == 0, done.stdout
@@ -383,17 +384,3 @@ def test_sync(promise: Promise, server: int, tmp_path: Path) -> None:
             again = sync(url)
             assert again.returncode == 0 and "had everything" in again.stdout, again.stdout
             assert len(runs_of(client, "tiny")) == 3
-
-
-def test_an_attempt_is_owed_until_mlflow_has_all_of_it(tmp_path: Path) -> None:
-    assert not owes(tmp_path), "gc may take an attempt without a record"
-    debt = open_debt(tmp_path)
-    assert owes(tmp_path)
-    debt.change(outcome="failed", told=True)
-    assert not owes(tmp_path)
-    write_events(tmp_path, [{"t": 1.0, "kind": "metrics", "step": 1, "values": {"loss": 1.0}}])
-    assert owes(tmp_path), "an attempt that went on"
-    debt.change(delivered=os.path.getsize(tmp_path / "events.jsonl"))
-    assert not owes(tmp_path)
-    debt.path.write_text("{")
-    assert owes(tmp_path), "a damaged record may hide a debt"

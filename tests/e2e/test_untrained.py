@@ -10,7 +10,7 @@ from pipeline.gates.evidence_reader import read_evidence
 from pipeline.gates.judge import certify, judge_gate
 from pipeline.gates.promotion import settle
 from pipeline.gates.terms import terms
-from pipeline.jobs.local import LocalLauncher
+from pipeline.jobs.launcher import open_launcher, run_job
 from pipeline.recipes.loader import load_recipe
 from tests.e2e.conftest import Chain
 from training.errors import InputRefused
@@ -60,7 +60,7 @@ def test_every_gate_refuses_random_weights(asset: str, store: Store, tmp_path: P
     loaded = load_recipe("smoke")
     plan = plan_evaluation(untrained, loaded, store)
     job = plan.job(store, tmp_path / "work", Launcher().execution(plan.asset), {})
-    LocalLauncher(Launcher()).launch(job, lambda events: None)
+    run_job(open_launcher(Launcher()), job, lambda events: None)
     evaluation = store.find(plan.asset, plan.identity)
     assert evaluation is not None
     on = terms(asset, loaded, store)

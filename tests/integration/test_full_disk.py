@@ -15,7 +15,7 @@ from tests.integration.workspaces import Workspace, workspace
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Workspace]:
+def small_disk(tmp_path: Path) -> Iterator[Workspace]:
     """A user whose state has a small disk of its own."""
     made = workspace(tmp_path / "mine")
     made.home.mkdir()
@@ -40,20 +40,20 @@ def statuses(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_full_disk_is_one_message_and_the_next_run_closes_the_one_it_stopped(
-    mine: Workspace, monkeypatch: pytest.MonkeyPatch
+    small_disk: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = mine.run("--select", "raw_corpus")
+    first = small_disk.run("--select", "raw_corpus")
     assert first.returncode == 0, first.stdout
-    room = os.statvfs(mine.home)
-    (mine.home / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - 200_000))
+    room = os.statvfs(small_disk.home)
+    (small_disk.home / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - 200_000))
 
-    full = mine.run("--select", "raw_corpus")
+    full = small_disk.run("--select", "raw_corpus")
     assert full.returncode == 2, full.stdout
-    assert full.stdout.count(f"error: {mine.home}: the disk is full, ") == 1 and "kB are free" in full.stdout
+    assert full.stdout.count(f"error: {small_disk.home}: the disk is full, ") == 1 and "kB are free" in full.stdout
     assert "Traceback" not in full.stdout and len(full.stdout.splitlines()) < 15, full.stdout
 
-    (mine.home / "filler").unlink()
-    again = mine.run("--select", "raw_corpus")
+    (small_disk.home / "filler").unlink()
+    again = small_disk.run("--select", "raw_corpus")
     assert again.returncode == 0, again.stdout
-    assert "ended without a word; it is marked as failed" in again.stdout
-    assert statuses(mine, monkeypatch) == ["SUCCESS", "FAILURE", "SUCCESS"]
+    assert "ended unexpectedly; it is marked as failed" in again.stdout
+    assert statuses(small_disk, monkeypatch) == ["SUCCESS", "FAILURE", "SUCCESS"]

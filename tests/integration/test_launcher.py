@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobs.local import JobFailed, LocalLauncher
+from pipeline.jobs.launcher import JobFailed, open_launcher, run_job
 from tests.integration import training_jobs as jobs
 from training.specs.execution import Execution, Launcher
 from training.specs.job import Job
@@ -35,10 +35,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strike: str) -> tup
     (tmp_path / "site" / "sitecustomize.py").write_text(_SITE.format(strike=strike, starts=str(tmp_path / "starts")))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     path = jobs.make_job(store, "base_model", tmp_path / "attempt", {}, Execution(device="cpu", threads=1, processes=2))
+    job = Job.model_validate_json(path.read_bytes())
     with pytest.raises(JobFailed) as error:
-        LocalLauncher(Launcher(grace_seconds=5), forward_output=False).launch(
-            Job.model_validate_json(path.read_bytes()), lambda events: None
-        )
+        run_job(open_launcher(Launcher(grace_seconds=5)), job, lambda events: None, forward_output=False)
     return str(error.value), len(set((tmp_path / "starts").read_text().split()))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.database import prepared
+from pipeline.tracking.database import _make, prepared
 from pipeline.tracking.tracker import Tracker
 from tests.integration.test_tracker import JOB, client_of
 
@@ -99,11 +99,11 @@ def test_what_a_kill_once_left_half_made_is_made_anew(
     listening = at_statement(step, stop)
     next(listening)
     with pytest.raises(Interruption):
-        database._make(database)
+        _make(database)
     next(listening, None)
     assert database.exists()
     assert Tracker(uri_in(tmp_path), "tiny").begin("key", JOB) is not None
-    assert "was half made when it was interrupted, and holds nothing: it is made anew" in caplog.text
+    assert "was left half made and holds nothing: it is made anew" in caplog.text
 
 
 def test_what_holds_a_run_is_never_made_anew(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from pipeline.addresses import TRAINING_VIEW, run_url
 from pipeline.cli import sync as command
 from pipeline.cli.console import make_console
 from pipeline.tracking.connection import without_password
-from pipeline.tracking.delivery import Settlement, forget_missing, note_published, pay_debts
+from pipeline.tracking.delivery import Delivery, deliver_pending, note_published, requeue_missing
 from pipeline.tracking.metrics_follower import read_points
-from pipeline.tracking.outbox import open_debt, owes
+from pipeline.tracking.outbox import has_undelivered, open_record
 from pipeline.tracking.promotions import publish_late
 from pipeline.tracking.records import entity_name
 from pipeline.tracking.tracker import Tracker
@@ -296,28 +296,32 @@ def test_a_judgement_of_a_deleted_run_is_recorded(tracker: Tracker, uri: str, st
 def test_a_deleted_model_version_is_registered_again(tracker: Tracker, uri: str, store: Store, tmp_path: Path) -> None:
     manifest = chain(tracker, store, tmp_path)["base_model"]
     client, runs = client_of(uri), tracker.runs()
-    assert runs is not None and forget_missing(tmp_path / "work", store, tracker, runs) == 0
+    assert runs is not None and requeue_missing(tmp_path / "work", store, tracker, runs) == 0
     client.delete_model_version("base_model", "1")
-    assert forget_missing(tmp_path / "work", store, tracker, runs) == 1
+    assert requeue_missing(tmp_path / "work", store, tracker, runs) == 1
     assert publish_late(manifest, store, tracker)
     links = store.links("base_model", manifest.version)
     assert client.get_model_version("base_model", links["mlflow_model_version"]).run_id == links["mlflow_run_id"]
     assert tracker.runs() == runs, "it is found again by its version, and not shown twice"
 
 
-def test_what_is_owed_is_named_once(
+def test_what_is_still_to_be_delivered_is_named_once(
     tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish_version(store, tmp_path, "raw_corpus", "x", {})
     monkeypatch.setattr(command, "open_store", lambda *_: store)
     monkeypatch.setattr(command, "work", lambda: tmp_path / "work")
     monkeypatch.setattr(command, "open_tracker", lambda *_, **__: tracker)
-    owed = Settlement(owed=[f"raw_corpus {store.versions('raw_corpus')[0]}"])
-    monkeypatch.setattr(command, "pay_debts", lambda *_: owed)
+    delivery = Delivery(pending=[f"raw_corpus {store.versions('raw_corpus')[0]}"])
+    monkeypatch.setattr(command, "deliver_pending", lambda *_: delivery)
     monkeypatch.setattr(command, "publish_late", lambda *_: False)
     assert not command._sync("tiny", make_console())
-    said = capsys.readouterr().out
-    assert "still owed: raw_corpus" in said and said.count("raw_corpus") == 1 and "had everything" not in said
+    output = capsys.readouterr().out
+    assert (
+        "still to be delivered: raw_corpus" in output
+        and output.count("raw_corpus") == 1
+        and "had everything" not in output
+    )
     monkeypatch.undo()
 
 
@@ -367,8 +371,8 @@ def test_champion_follows_the_verdict(uri: str, tracker: Tracker, store: Store, 
     (evaluation / "report.json").write_text(report.model_dump_json())
 
     def champion() -> str | None:
-        found = client.get_registered_model("base_model").aliases.get("champion")
-        return None if found is None else str(found)
+        version = client.get_registered_model("base_model").aliases.get("champion")
+        return None if version is None else str(version)
 
     assert str(client.get_registered_model("base_model").aliases["candidate"]) == "2"
     assert champion() is None
@@ -396,15 +400,15 @@ def test_another_recipe_has_models_of_its_own(uri: str, tmp_path: Path) -> None:
 
 
 def test_metrics_are_delivered_once_however_often_they_are_sent(uri: str, tracker: Tracker, tmp_path: Path) -> None:
-    debt = open_debt(tmp_path)
+    record = open_record(tmp_path)
     write_events(tmp_path, events_of(700))
-    run_id = tracker.begin(debt.build.key, JOB)
+    run_id = tracker.begin(record.build.key, JOB)
     assert run_id is not None
-    debt.change(run_id=run_id)
+    record.change(run_id=run_id)
     for _ in range(2):
-        assert tracker.deliver(debt)
-        assert debt.build.delivered == (tmp_path / "events.jsonl").stat().st_size
-        debt.change(delivered=0)
+        assert tracker.deliver(record)
+        assert record.build.delivered == (tmp_path / "events.jsonl").stat().st_size
+        record.change(delivered=0)
     client = client_of(uri)
     history = client.get_metric_history(run_id, "train/loss")
     assert [(m.step, m.timestamp) for m in history] == [(step, 1_000_000 + 1000 * step) for step in range(700)]
@@ -418,35 +422,37 @@ def test_torn_and_odd_lines_are_passed_over_and_an_unfinished_one_waits(tmp_path
     good = json.dumps(events_of(1)[0]).encode()
     odd = (b"5", b"[]", b"{", b"\xff\x00", b'{"kind": "metrics"}', b'{"kind": "metrics", "t": "x", "values": {}}')
     events.write_bytes(b"\n".join([good, *odd, good]) + b"\n" + good[:20])
-    debt = open_debt(tmp_path)
-    assert debt.build.start == debt.end == events.stat().st_size - 20, "what an earlier attempt left is not this one's"
-    points, offset = read_points(events, 0, debt.end)
-    assert len(points) == 4 and offset == debt.end
+    record = open_record(tmp_path)
+    assert record.build.start == record.end == events.stat().st_size - 20, (
+        "what an earlier attempt left is not this one's"
+    )
+    points, offset = read_points(events, 0, record.end)
+    assert len(points) == 4 and offset == record.end
 
 
 def test_an_event_larger_than_a_batch_is_delivered_whole(uri: str, tracker: Tracker, tmp_path: Path) -> None:
-    debt = open_debt(tmp_path)
+    record = open_record(tmp_path)
     write_events(tmp_path, [{"t": 1.0, "kind": "metrics", "step": 1, "values": {f"m{i}": i for i in range(1200)}}])
-    debt.change(run_id=tracker.begin(debt.build.key, JOB))
-    assert tracker.deliver(debt)
-    assert len(client_of(uri).get_run(debt.build.run_id).data.metrics) == 1200
+    record.change(run_id=tracker.begin(record.build.key, JOB))
+    assert tracker.deliver(record)
+    assert len(client_of(uri).get_run(record.build.run_id).data.metrics) == 1200
 
 
 WRITER = """
 import json, sys
 from pathlib import Path
-from pipeline.tracking.outbox import open_debt
+from pipeline.tracking.outbox import open_record
 from pipeline.tracking.tracker import Tracker
 from tests.integration.test_tracker import JOB, write_events
 uri, name, folder = sys.argv[1:]
 tracker = Tracker(uri, "tiny", patience=600)  # they import MLflow at once, maybe beside another load
-debt = open_debt(Path(folder) / name)
-write_events(debt.attempt, [{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}
+record = open_record(Path(folder) / name)
+write_events(record.attempt, [{"t": step, "kind": "metrics", "step": step, "values": {f"m{i}": i for i in range(50)}}
                             for step in range(40)])
-debt.change(run_id=tracker.begin(debt.build.key, JOB.model_copy(update={"asset": name})))
-assert tracker.deliver(debt), "lost"
-assert tracker.finish(debt.build.run_id)
-print(debt.build.run_id)
+record.change(run_id=tracker.begin(record.build.key, JOB.model_copy(update={"asset": name})))
+assert tracker.deliver(record), "lost"
+assert tracker.finish(record.build.run_id)
+print(record.build.run_id)
 """
 
 
@@ -499,25 +505,25 @@ def test_a_dead_server_costs_seconds_and_raises_nothing(
     server.close()
 
 
-def test_a_stuck_server_holds_nobody_up_and_its_points_stay_owed(tmp_path: Path) -> None:
-    debt = open_debt(tmp_path)
+def test_a_stuck_server_holds_nobody_up_and_its_points_stay_in_the_outbox(tmp_path: Path) -> None:
+    record = open_record(tmp_path)
     write_events(tmp_path, events_of(10))
-    debt.change(run_id="0" * 32)
+    record.change(run_id="0" * 32)
     with silent_server() as server:
         tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", "tiny")
-        follower = tracker.follower(debt, lambda: True, interval=0.01)
+        follower = tracker.follower(record, lambda: True, interval=0.01)
         time.sleep(0.5)
         with at_most(7):
             follower.close()
-    assert owes(tmp_path) and debt.build.delivered == 0
+    assert has_undelivered(tmp_path) and record.build.delivered == 0
 
 
-def test_a_damaged_version_leaves_only_its_own_debt(
+def test_a_damaged_version_leaves_only_itself_undelivered(
     tracker: Tracker, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for asset in ("raw_corpus", "tokenizer"):
-        debt = open_debt(tmp_path / "work" / "tiny" / asset / "attempt")
-        note_published(debt, publish_version(store, tmp_path, asset, asset, {}), store)
+        record = open_record(tmp_path / "work" / "tiny" / asset / "attempt")
+        note_published(record, publish_version(store, tmp_path, asset, asset, {}), store)
     folder = store.folder
 
     def damaged(asset: str, version: str) -> Path:
@@ -526,10 +532,10 @@ def test_a_damaged_version_leaves_only_its_own_debt(
         return folder(asset, version)
 
     monkeypatch.setattr(store, "folder", damaged)
-    done = pay_debts(tmp_path / "work", store, tracker)
-    assert [name.split()[0] for name in (*done.owed, *done.paid)] == ["raw_corpus", "tokenizer"]
+    done = deliver_pending(tmp_path / "work", store, tracker)
+    assert [name.split()[0] for name in (*done.pending, *done.delivered)] == ["raw_corpus", "tokenizer"]
     monkeypatch.undo()
-    assert len(pay_debts(tmp_path / "work", store, tracker).paid) == 1
+    assert len(deliver_pending(tmp_path / "work", store, tracker).delivered) == 1
 
 
 def test_a_damaged_report_leaves_mlflow_to_the_others(tracker: Tracker, store: Store, tmp_path: Path) -> None:
@@ -546,8 +552,8 @@ def test_following_survives_an_outage(
     tracker: Tracker, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.connection.DOWN_SECONDS", 0.2)
-    debt = open_debt(tmp_path)
-    debt.change(run_id=tracker.begin(debt.build.key, JOB))
+    record = open_record(tmp_path)
+    record.change(run_id=tracker.begin(record.build.key, JOB))
     client = tracker._connection.client()
     works, failed = client.log_batch, threading.Event()
 
@@ -556,13 +562,13 @@ def test_following_survives_an_outage(
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(client, "log_batch", broken)
-    follower = tracker.follower(debt, lambda: True, interval=0.05)
+    follower = tracker.follower(record, lambda: True, interval=0.05)
     write_events(tmp_path, events_of(700))
     wait_for(failed.is_set, 10, "nothing was sent")
     monkeypatch.setattr(client, "log_batch", works)
-    wait_for(lambda: debt.build.delivered >= debt.end, 20, "not everything was delivered")
+    wait_for(lambda: record.build.delivered >= record.end, 20, "not everything was delivered")
     follower.close()
-    assert len(client_of(uri).get_metric_history(debt.build.run_id, "train/loss")) == 700
+    assert len(client_of(uri).get_metric_history(record.build.run_id, "train/loss")) == 700
 
 
 @pytest.mark.parametrize(

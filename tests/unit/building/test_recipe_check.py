@@ -13,7 +13,7 @@ import pytest
 from pipeline.building import recipe_check
 from pipeline.building.recipe_check import CheckFailed, ask, check_recipe, plain_problems
 from pipeline.cli.recipe import check, summary
-from pipeline.jobs.local import chosen_launcher
+from pipeline.jobs.launcher import launcher_entry
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
 from tests.conftest import share_checks
 from training.errors import RecipeError
@@ -232,7 +232,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
             patch.chdir(path.parent)
             try:
                 loaded = load_recipe("mine.yaml")
-                launcher = chosen_launcher(loaded)
+                launcher = launcher_entry(loaded)
             except RecipeError as error:
                 said[name] = str(error).splitlines()
                 continue
@@ -296,7 +296,7 @@ def test_gates_batches_and_the_model_are_told_together(written: Path, monkeypatc
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [CheckAnswer(findings=(finding,))] * len(requests))
     loaded = load_recipe("mine.yaml")
     with pytest.raises(RecipeError) as caught:
-        check_recipe(loaded, chosen_launcher(loaded))
+        check_recipe(loaded, launcher_entry(loaded))
     assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
         "sft_model.context",
         "gates.sft_model.0.threshold",

@@ -16,6 +16,7 @@ from rich.console import Console
 from pipeline.cli.console import RunDisplay
 from pipeline.cli.terminal import legible_environment, make_legible
 from pipeline.jobs import local, progress
+from pipeline.jobs.attempt import OutputTail
 from tests.conftest import ROOT
 
 BUILT = [{"kind": "state", "state": "built", "version": "20261129T011748"}]
@@ -31,8 +32,8 @@ def test_marks_are_replaced_where_the_terminal_lacks_them(
     make_legible()
     display = RunDisplay(Console(width=100))
     with progress.displayed(display):
-        progress.tell("corpus", BUILT)
-        progress.tell("corpus", REFUSED)
+        progress.show("corpus", BUILT)
+        progress.show("corpus", REFUSED)
     print("read über.txt … 3 ≥ 2 \udcff 中")
     lines = written.getvalue().decode(encoding).splitlines()
     assert lines[0].split() == ["corpus", "ok", "built"]
@@ -101,7 +102,7 @@ def test_the_variables_of_a_shell_name_paths_as_they_are(monkeypatch: pytest.Mon
 def test_output_that_cannot_be_passed_on_ends_no_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "output.log"
     output.touch()
-    tail = local._Tail(output, forward=True)
+    tail = OutputTail(output, forward=True)
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
@@ -138,8 +139,8 @@ def test_what_cannot_be_shown_fails_no_step_and_is_logged_once(
         shown.append(asset)
 
     with caplog.at_level(logging.WARNING, "gatehouse"), progress.displayed(broken), progress.displayed(whole):
-        progress.tell("corpus", BUILT)
-        progress.tell("tokenizer", BUILT)
+        progress.show("corpus", BUILT)
+        progress.show("tokenizer", BUILT)
     assert shown == ["corpus", "tokenizer"]
     [record] = caplog.records
     assert "progress cannot be shown" in record.getMessage()
@@ -151,4 +152,4 @@ def test_a_fault_of_a_display_is_not_hidden() -> None:
         raise KeyError("versions")
 
     with progress.displayed(faulty), pytest.raises(KeyError):
-        progress.tell("corpus", BUILT)
+        progress.show("corpus", BUILT)

@@ -41,7 +41,7 @@ def new_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def schema(folder: Path) -> dict[str, tuple[list[str], list[str], list[str]]]:
     """Each database's tables and indexes, its revision and the steps that are done."""
-    found = {}
+    schemas = {}
     for name in _DATABASES:
         with closing(sqlite3.connect(folder / name)) as connection:
             queries = (
@@ -50,8 +50,8 @@ def schema(folder: Path) -> dict[str, tuple[list[str], list[str], list[str]]]:
                 "select name from secondary_indexes where migration_completed is not null",
             )
             objects, revision, steps = (sorted(row[0] for row in connection.execute(query)) for query in queries)
-            found[name] = (objects, revision, steps)
-    return found
+            schemas[name] = (objects, revision, steps)
+    return schemas
 
 
 def dying(make: Callable[[], object], statement: int) -> bool:

@@ -19,7 +19,7 @@ import pytest
 from pipeline.defs import webhook
 from pipeline.defs.metadata import (
     MAX_PICTURE,
-    Standing,
+    Assessment,
     check_description,
     check_metadata,
     materialization_metadata,
@@ -128,13 +128,13 @@ def certificate() -> Certificate:
     )
 
 
-UNJUDGED = Standing(problem="the evaluation ran out of memory")
+UNJUDGED = Assessment(problem="the evaluation ran out of memory")
 SHOWN_INLINE = 1000
 """Dagster hides longer Markdown behind a link."""
 
 
 @pytest.fixture
-def standing(certificate: Certificate, tmp_path: Path) -> Standing:
+def assessment(certificate: Certificate, tmp_path: Path) -> Assessment:
     evaluation = tmp_path / "evaluation"
     (evaluation / "report").mkdir(parents=True)
     report = EvaluationReport(estimates={"heldout_perplexity": exact(27.031, 40), "loss_drop": exact(2.0, 40)})
@@ -144,11 +144,11 @@ def standing(certificate: Certificate, tmp_path: Path) -> Standing:
             [{"prompt": f"What is {index}?", "answer": "*A* number.\n" * 50, "parent": "x"} for index in range(20)]
         )
     )
-    return Standing(certificate, evaluation, "v0")
+    return Assessment(certificate, evaluation, "v0")
 
 
-def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path, standing: Standing) -> None:
-    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="/store/v1", links=LINKS)
+def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path, assessment: Assessment) -> None:
+    page = materialization_metadata(manifest, folder, assessment, reused=False, store_uri="/store/v1", links=LINKS)
     plotted = {name: value.value for name, value in page.items() if isinstance(value, dg.FloatMetadataValue)}
     assert plotted == {"heldout_perplexity": 27.031, "loss_drop": 2.0, "megabytes": 2.5, "job_seconds": 12.0}
     assert page["job_metrics"].value == {"loss": 3.25, "tokens": 1000.0}
@@ -159,18 +159,18 @@ def test_metrics_are_numbers_that_dagster_plots(manifest: Manifest, folder: Path
 
 
 def test_the_page_opens_with_what_people_look_for_and_ends_with_hashes(
-    manifest: Manifest, folder: Path, standing: Standing
+    manifest: Manifest, folder: Path, assessment: Assessment
 ) -> None:
     write_losses(folder, 1500)
-    page = list(materialization_metadata(manifest, folder, standing, reused=False, store_uri="x", links=LINKS))
+    page = list(materialization_metadata(manifest, folder, assessment, reused=False, store_uri="x", links=LINKS))
     assert page[:5] == ["verdict", "headline", "loss_curve", "samples", "all_samples"]
     assert page[-3:] == ["data_version", "identity", "code_fingerprint"]
 
 
 def test_a_refused_version_says_so_first_and_what_stays_promoted(
-    manifest: Manifest, folder: Path, standing: Standing
+    manifest: Manifest, folder: Path, assessment: Assessment
 ) -> None:
-    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
+    page = materialization_metadata(manifest, folder, assessment, reused=False, store_uri="x")
     verdict = str(page["verdict"].value)
     assert verdict.startswith("**Refused by 1 of 2 gates.** `v0` stays promoted.")
     assert "choice_accuracy_dcpmi is missing" in verdict
@@ -178,7 +178,7 @@ def test_a_refused_version_says_so_first_and_what_stays_promoted(
 
 
 def test_a_certified_version_says_whether_it_is_promoted(
-    manifest: Manifest, folder: Path, standing: Standing, certificate: Certificate
+    manifest: Manifest, folder: Path, assessment: Assessment, certificate: Certificate
 ) -> None:
     good = certificate.model_copy(update={"verdicts": certificate.verdicts[:1]})
     for promoted, shown in (
@@ -186,11 +186,11 @@ def test_a_certified_version_says_whether_it_is_promoted(
         ("v0", "**Passes all 1 gates**, which promote it."),
     ):
         page = materialization_metadata(
-            manifest, folder, Standing(good, standing.evaluation, promoted), reused=True, store_uri="x"
+            manifest, folder, Assessment(good, assessment.evaluation, promoted), reused=True, store_uri="x"
         )
         assert page["verdict"].value == shown
     unfounded = good.model_copy(update={"unfounded": ("packed_shards v7",)})
-    page = materialization_metadata(manifest, folder, Standing(unfounded), reused=True, store_uri="x")
+    page = materialization_metadata(manifest, folder, Assessment(unfounded), reused=True, store_uri="x")
     assert str(page["verdict"].value).startswith("**Refused**: it was made from packed_shards v7")
 
 
@@ -201,10 +201,10 @@ def test_a_version_that_could_not_be_measured_says_why(manifest: Manifest, folde
 
 
 def test_loss_and_samples_are_short_enough_to_be_shown_inline(
-    manifest: Manifest, folder: Path, standing: Standing
+    manifest: Manifest, folder: Path, assessment: Assessment
 ) -> None:
     write_losses(folder, 1500)
-    page = materialization_metadata(manifest, folder, standing, reused=False, store_uri="x")
+    page = materialization_metadata(manifest, folder, assessment, reused=False, store_uri="x")
     loss, samples = str(page["loss_curve"].value), str(page["samples"].value)
     assert len(loss) < SHOWN_INLINE and loss.endswith("1500 → 1")
     assert 500 < len(samples) < SHOWN_INLINE

@@ -60,11 +60,11 @@ def champion(world: World) -> str:
 
     client = MlflowClient(world.tracking, world.tracking)
     try:
-        found = client.get_model_version_by_alias("unit.base_model", "champion")
+        version = client.get_model_version_by_alias("unit.base_model", "champion")
     except MlflowException:
         return ""
-    assert found.tags["verdict"] == "promoted"
-    return str(found.tags["version"])
+    assert version.tags["verdict"] == "promoted"
+    return str(version.tags["version"])
 
 
 def run_tags(world: World, version: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.building.recipe_check import ask, plain_problems
 from pipeline.graph import GRAPH
-from pipeline.jobs.local import chosen_launcher
+from pipeline.jobs.launcher import launcher_entry
 from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, render
 from tests.conftest import share_checks
 from training.data.sources.source_files import list_source
@@ -90,7 +90,7 @@ def test_the_comments_on_compute_are_right(name: str, recipe: Recipe) -> None:
 def test_every_recipe_passes_the_check_and_none_needs_its_weights(tmp_path: Path) -> None:
     share_checks(tmp_path / "home")
     recipes = [load_recipe(name) for name in PARAMETERS]
-    launchers = [chosen_launcher(loaded) for loaded in recipes]
+    launchers = [launcher_entry(loaded) for loaded in recipes]
     assert [plain_problems(*pair) for pair in zip(recipes, launchers, strict=True)] == [[]] * len(recipes)
     answers = ask(
         [

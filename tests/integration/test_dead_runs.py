@@ -14,7 +14,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from pipeline.defs import assets
-from pipeline.defs.dead_runs import clean_up, end_leftovers, note_code_servers, reap
+from pipeline.defs.dead_runs import clean_up, end_orphans, fail_dead_runs, note_code_servers
 from pipeline.jobs import orphans
 from pipeline.jobs.locks import held
 from tests.patience import finish
@@ -46,7 +46,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dg.DagsterInsta
     return dg.DagsterInstance.get()
 
 
-def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_only_dead_runs_are_failed(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = subprocess.Popen(
         [sys.executable, "-c", _RUN, str(runs)], stdout=subprocess.PIPE, text=True, env=os.environ
@@ -55,13 +55,13 @@ def test_only_the_dead_are_reaped(instance: dg.DagsterInstance, tmp_path: Path) 
         assert process.stdout is not None and process.stdout.readline() == "started\n"
         [run] = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.STARTED
-        assert reap(instance, runs) == []
+        assert fail_dead_runs(instance, runs) == []
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert reap(instance, runs) == [run.run_id]
-        found = instance.get_run_by_id(run.run_id)
-        assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
-        assert reap(instance, runs) == []
+        assert fail_dead_runs(instance, runs) == [run.run_id]
+        after = instance.get_run_by_id(run.run_id)
+        assert after is not None and after.status == dg.DagsterRunStatus.FAILURE
+        assert fail_dead_runs(instance, runs) == []
     finally:
         process.kill()
 
@@ -75,10 +75,10 @@ def test_a_run_that_was_killed_before_it_began_is_ended(
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mine"), "__repository__")
     run = instance.create_run_for_job(_job(), status=status, remote_job_origin=RemoteJobOrigin(repository, "idle"))
     _killed_owner(tmp_path / "runs", run.run_id)
-    [told] = clean_up(instance, tmp_path, tmp_path / "runs")
-    assert run.run_id[:8] in told
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None and found.status == dg.DagsterRunStatus.FAILURE
+    [line] = clean_up(instance, tmp_path, tmp_path / "runs")
+    assert run.run_id[:8] in line
+    after = instance.get_run_by_id(run.run_id)
+    assert after is not None and after.status == dg.DagsterRunStatus.FAILURE
     [failure] = [
         entry.dagster_event.message or ""
         for entry in instance.all_logs(run.run_id)
@@ -98,7 +98,7 @@ def test_a_run_whose_end_dagster_never_heard_of_is_ended_though_its_process_ende
         f"mark_alive(Path({str(tmp_path)!r}), '%s')"
     )
     subprocess.run([sys.executable, "-c", code % run.run_id], check=True)
-    assert reap(instance, tmp_path) == [run.run_id]
+    assert fail_dead_runs(instance, tmp_path) == [run.run_id]
 
 
 def test_a_run_that_ends_well_while_it_is_looked_at_stays_as_it_ended(
@@ -109,35 +109,35 @@ def test_a_run_that_ends_well_while_it_is_looked_at_stays_as_it_ended(
     monkeypatch.setattr(instance, "get_runs", lambda _filter: seen)
     instance.report_run_canceled(run)
     _killed_owner(tmp_path, run.run_id)
-    assert reap(instance, tmp_path) == []
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None and found.status == dg.DagsterRunStatus.CANCELED
+    assert fail_dead_runs(instance, tmp_path) == []
+    after = instance.get_run_by_id(run.run_id)
+    assert after is not None and after.status == dg.DagsterRunStatus.CANCELED
     assert not (tmp_path / f"{run.run_id}.lock").exists(), "the lock of a run that is over is of no use"
 
 
 def test_the_lock_of_a_run_that_dagster_does_not_know_yet_is_left(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     _killed_owner(tmp_path, "unknown")
-    assert reap(instance, tmp_path) == [] and (tmp_path / "unknown.lock").exists()
+    assert fail_dead_runs(instance, tmp_path) == [] and (tmp_path / "unknown.lock").exists()
 
 
 def test_a_run_that_never_marked_itself_is_left_alone(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     run = instance.create_run_for_job(_job(), status=dg.DagsterRunStatus.STARTED)
-    assert reap(instance, tmp_path / "runs") == []
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None and found.status == dg.DagsterRunStatus.STARTED
+    assert fail_dead_runs(instance, tmp_path / "runs") == []
+    after = instance.get_run_by_id(run.run_id)
+    assert after is not None and after.status == dg.DagsterRunStatus.STARTED
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
 def test_without_servers_a_run_of_theirs_that_never_marked_itself_is_dead(
     instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
 ) -> None:
-    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
+    run = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/ours"))
     instance.create_run_for_job(_job(), status=status)
     note_code_servers(tmp_path, ["/tmp/ours"])
     note_code_servers(tmp_path, ["/tmp/ours", "/tmp/a later one of ours"])
     assert clean_up(instance, tmp_path, tmp_path / "runs") == []
-    [told] = clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True)
-    assert theirs.run_id[:8] in told
+    [line] = clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True)
+    assert run.run_id[:8] in line
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_another_homes_run_in_the_same_database_is_left_alone(
     instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus
 ) -> None:
     """Its lock lies in that home, and its code server may be alive."""
-    theirs = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
+    other = instance.create_run_for_job(_job(), status=status, tags=_started_by("/tmp/theirs"))
     note_code_servers(tmp_path, ["/tmp/ours"])
     assert clean_up(instance, tmp_path, tmp_path / "runs", servers_ended=True) == []
-    found = instance.get_run_by_id(theirs.run_id)
-    assert found is not None and found.status == status
+    after = instance.get_run_by_id(other.run_id)
+    assert after is not None and after.status == status
 
 
 def test_a_code_server_is_forgotten_once_its_runs_were_seen_to(instance: dg.DagsterInstance, tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_a_code_server_is_forgotten_once_its_runs_were_seen_to(instance: dg.Dags
 
 @pytest.fixture
 def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A process of its own session that ignores SIGTERM, and the lock that it is marked with."""
+    """A process of its own session that ignores SIGTERM, and the lock that it names as its owner's."""
     lock = tmp_path / "home" / "work" / "mine" / "corpus" / "lock"
     lock.parent.mkdir(parents=True)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        env=os.environ | orphans.marks(lock, "c0ffee00-1", 0.5),
+        env=os.environ | orphans.ownership_env(lock, "c0ffee00-1", 0.5),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -181,16 +181,16 @@ def left(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 
 def test_a_process_of_nobody_is_ended(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
     _, process = left
-    assert end_leftovers(tmp_path / "home") == ["Ended 1 process left running by corpus of run c0ffee00."]
+    assert end_orphans(tmp_path / "home") == ["Ended 1 process left running by corpus of run c0ffee00."]
     assert finish(process, 5) == -signal.SIGKILL
-    assert end_leftovers(tmp_path / "home") == []
+    assert end_orphans(tmp_path / "home") == []
 
 
 def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[str]], tmp_path: Path) -> None:
     lock, process = left
-    assert end_leftovers(tmp_path / "another home") == []
+    assert end_orphans(tmp_path / "another home") == []
     with held(lock, "its owner", "%s"):
-        assert end_leftovers(tmp_path / "home") == []
+        assert end_orphans(tmp_path / "home") == []
     assert process.poll() is None
 
 
@@ -200,7 +200,7 @@ def test_a_process_of_somebody_is_left_alone(left: tuple[Path, subprocess.Popen[
 def test_a_job_ends_with_its_run(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus, goes_on: bool
 ) -> None:
-    monkeypatch.setattr(assets, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(assets, "_ASKING_SECONDS", 0)
     check = assets.end_with_run(instance, instance.create_run_for_job(_job(), status=status).run_id)
     if goes_on:
         check()
