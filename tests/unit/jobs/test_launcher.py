@@ -15,7 +15,7 @@ from pipeline.jobs.local import LocalLauncher
 from training.errors import EXIT_FAULT, EXIT_OK, EXIT_PREEMPTED, EXIT_USER
 from training.job import outcome
 from training.job.events import EVENTS_FILE, EventWriter
-from training.job.outcome import Ending
+from training.job.outcome import JobOutcome
 from training.specs.execution import Launcher as LauncherEntry
 from training.specs.job import Job
 
@@ -71,7 +71,7 @@ def job(tmp_path: Path) -> Job:
     )
 
 
-def ends_with(code: int, ending: Ending | None = None, step: int | None = None, output: str = "") -> Start:
+def ends_with(code: int, ending: JobOutcome | None = None, step: int | None = None, output: str = "") -> Start:
     def start(job: Job) -> int:
         attempt = Path(job.attempt)
         if step is not None:
@@ -100,7 +100,7 @@ def test_the_kind_of_an_entry_chooses_the_launcher() -> None:
 
 
 def test_a_job_that_ran_out_of_memory_is_started_again_with_less(job: Job) -> None:
-    ending = Ending(kind="out_of_memory", message="no room", micro_batch_tokens=128)
+    ending = JobOutcome(kind="out_of_memory", message="no room", micro_batch_tokens=128)
     launcher = Scripted([ends_with(EXIT_PREEMPTED, ending, step=1), ends_with(EXIT_OK, step=2)])
 
     assert [event["step"] for event in run(launcher, job)] == [1, 2]
@@ -111,7 +111,7 @@ def test_a_job_that_ran_out_of_memory_is_started_again_with_less(job: Job) -> No
 
 
 def test_preemptions_before_the_first_step_are_counted_and_later_ones_are_not(job: Job) -> None:
-    preempted = Ending(kind="preempted", message="told to stop")
+    preempted = JobOutcome(kind="preempted", message="told to stop")
     idle, working = ends_with(EXIT_PREEMPTED, preempted), ends_with(EXIT_PREEMPTED, preempted, step=1)
     run(Scripted([idle, idle, working, idle, idle, ends_with(EXIT_OK)]), job)
 
@@ -120,7 +120,7 @@ def test_preemptions_before_the_first_step_are_counted_and_later_ones_are_not(jo
 
 
 def test_an_earlier_starts_reason_is_not_taken_for_this_ones(job: Job) -> None:
-    preempted = Ending(kind="preempted", message="told to stop")
+    preempted = JobOutcome(kind="preempted", message="told to stop")
     launcher = Scripted([ends_with(EXIT_PREEMPTED, preempted, step=1), ends_with(EXIT_FAULT, output="Traceback ...")])
     with pytest.raises(JobFailed, match=r"(?s)exit code 1.*Traceback"):
         run(launcher, job)
@@ -128,7 +128,7 @@ def test_an_earlier_starts_reason_is_not_taken_for_this_ones(job: Job) -> None:
 
 @pytest.mark.parametrize("place", ["ending", "output"])
 def test_a_mistake_of_a_person_is_one_message(job: Job, place: str) -> None:
-    ending = Ending(kind="refused", message="notes.txt: row 3 is empty")
+    ending = JobOutcome(kind="refused", message="notes.txt: row 3 is empty")
     refusal = (
         ends_with(EXIT_USER, ending)
         if place == "ending"
@@ -145,7 +145,7 @@ def test_a_job_that_is_still_running_is_followed_and_not_started_again(job: Job)
     run(launcher, job)
     assert launcher.submitted == [] and adopted.ended
 
-    preempted = ends_with(EXIT_PREEMPTED, Ending(kind="preempted", message="told to stop"), step=1)
+    preempted = ends_with(EXIT_PREEMPTED, JobOutcome(kind="preempted", message="told to stop"), step=1)
     Path(job.attempt).mkdir(exist_ok=True)
     launcher = Scripted([ends_with(EXIT_OK)], running=ScriptedJob(preempted(job)))
     run(launcher, job)
