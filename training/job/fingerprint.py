@@ -107,3 +107,23 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
             ):
                 node.body = body[1:] or [ast.Pass()]
     return tree
+
+
+def project_modules(module: str) -> dict[str, ast.Module]:
+    """The syntax trees that a fingerprint covers, by the name of their module.
+
+    Raises:
+        FingerprintError: A module does not exist.
+    """
+    trees: dict[str, ast.Module] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in trees:
+            continue
+        path = _source(name)
+        if path is None:
+            raise FingerprintError(f"{name} is not a module of this project")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        todo += _imports(trees[name], name)
+    return trees
