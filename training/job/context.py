@@ -37,6 +37,7 @@ class StageContext(Generic[SectionT]):
         work: This attempt's folder, kept across restarts: checkpoints belong here.
         rank: Global rank of this process; rank 0 writes `out`.
         afterwards: What rank 0 does once the version is published.
+        recorded: Reads a verified file of the version that this job proves; None in a build.
     """
 
     asset: str
@@ -52,6 +53,7 @@ class StageContext(Generic[SectionT]):
     rank: int
     world_size: int
     afterwards: list[Callable[[], None]] = field(default_factory=list)
+    recorded: Callable[[str], bytes] | None = None
 
     def input(self, name: str) -> InputArtifact:
         """An input by name.

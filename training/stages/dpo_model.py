@@ -10,7 +10,7 @@ from training.data.tokens.order import RowOrder
 from training.engine import export, export_probe, runtime
 from training.engine.batches import Dropped
 from training.engine.out_of_memory import smaller_when_short
-from training.engine.pairs import PairBatches, encode_pairs, reference_logprobs, save_reference
+from training.engine.pairs import REFERENCE_FILE, PairBatches, encode_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session, convert, fit, load_parent, model_type, open_session
 from training.job.context import StageContext
@@ -45,7 +45,7 @@ def run(context: StageContext[Section]) -> StageResult | None:
 
     def write() -> None:
         saved = export.save_weights(context.out, model.config, weights, session, taken, "sft_model")
-        save_reference(context.out / "reference_logprobs.parquet", batches.pairs, reference)
+        save_reference(context.out / REFERENCE_FILE, batches.pairs, reference)
         export.report(session, result, _PROMPTS, saved, unit="nats per pair")
 
     export.on_first_rank(session, write)
