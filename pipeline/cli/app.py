@@ -213,6 +213,32 @@ def rollback(
     execute(recipe, asset, reason, author)
 
 
+@app.command(rich_help_panel="Decide")
+def adopt(
+    assets: Annotated[list[str] | None, typer.Argument(help="Assets, such as corpus base_model.")] = None,
+    reason: Annotated[str, typer.Option(help="Required: why today's code makes the same. People will read it.")] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every asset that only its code sets apart from what a run would make.")
+    ] = False,
+    author: Annotated[str, typer.Option(help="Who decides; your login name by default.")] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="How long the proof of one asset may take.")] = 120,
+    recipe: Recipe = "tiny",
+) -> None:
+    """Take versions over under changed code, after a proof, instead of making them anew.
+
+    After an upgrade `gatehouse status` says "code changed" of what was made by other code from the same recipe, inputs
+    and seed. The proof of data makes the files again and compares bytes; the proof of a model repeats the first steps
+    of its training and compares the losses digit by digit. Nothing is adopted whose proof fails.
+
+    Exit codes: 0 all adopted, 1 a proof failed or there is more than code that differs, 2 a mistake.
+
+    Examples: `gatehouse adopt --all --reason "moved into rooms"`, `gatehouse adopt base_model --reason "renamed"`.
+    """
+    from pipeline.cli.adopt import adopt as execute
+
+    raise typer.Exit(execute(recipe, assets or [], everything, reason, author, seconds))
+
+
 @app.command(rich_help_panel="Upkeep")
 def gc(
     recipe: Recipe = "tiny",

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.building.adoption import describe_adoption
 from pipeline.cli.console import make_console
 from pipeline.gates.evidence_reader import Evidence, read_evidence
 from pipeline.gates.report.explanation import advice, in_words
@@ -84,6 +85,8 @@ def show_gates(recipe: str, overrides: list[str], as_json: bool) -> None:
     for asset, found in rows.items():
         if line := _standing(asset, found[0], store):
             console.print(line, highlight=False)
+        for adoption in store.adoptions(asset, found[0].version) if found[0].version else ():
+            console.print(describe_adoption(adoption), markup=False, highlight=False, soft_wrap=True)
     if any(row.verdict == STATES["failed"] for found in rows.values() for row in found):
         console.print("`gatehouse gates --why ASSET` explains a refusal, with the worst items.", highlight=False)
 

@@ -65,6 +65,8 @@ def _show(found: list[Finding]) -> None:
         )
     console.print(table)
     for finding in found:
+        for line in finding.adopted:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for defect in finding.defects:
             console.print(
                 f"{finding.asset} {finding.version}: {defect}",
