@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.addresses import live_curve_url
+from pipeline.building.code_change import describe_code_change
 from pipeline.building.planner import Plan, plan_asset, plan_evaluation
 from pipeline.building.recipe_check import check_recipe
 from pipeline.gates.evidence_reader import read_evidence
@@ -91,6 +92,8 @@ class Builder:
             if not force and (finished := self.store.find(asset, plan.identity)):
                 return self._reuse(finished, on_events), True
 
+            if plan.same_but_code and not force:
+                self._name_the_cheap_way(plan.same_but_code, on_events)
             progress.show(asset, [{"kind": "phase", "name": "check the recipe"}])
             check_recipe(self.loaded, self.launcher.entry)
 
@@ -294,6 +297,13 @@ class Builder:
         deliver_pending(self.work, self.store, self.tracker)
         _announce(manifest.asset, "reused", manifest.version)
         return manifest
+
+    def _name_the_cheap_way(self, manifest: Manifest, on_events: Listener) -> None:
+        """Say that an adoption would do, before what only other code sets apart is made anew."""
+        message = f"{manifest.asset} {manifest.version} is made anew: {describe_code_change(manifest, self.store)}"
+        events = [{"kind": "log", "level": "warning", "message": message}]
+        progress.show(manifest.asset, events)
+        on_events(events)
 
     def _current(self, asset: str) -> tuple[Manifest, bool]:
         """The version to judge, and whether another one than the recipe asks for stands in for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.graph import GRAPH, stage_module
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe
 from training.data.sources.source_state import source_state
-from training.errors import InputRefused
+from training.errors import InputRefused, StoreError
 from training.job.fingerprint import fingerprint
 from training.specs.artifacts import Manifest, content_digest
 from training.specs.base import digest_of
@@ -19,6 +20,7 @@ from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
 from training.specs.raw_corpus import RawCorpusSection
 from training.store.store import Store, file_entry
+from training.store.validity import Terms
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Plan:
 
     Attributes:
         asset: The asset, or `<asset>.evaluation`.
-        existing: The newest published version with this identity.
+        existing: The newest published version with this identity, or one that was adopted under it.
+        same_but_code: Where there is none: a version that was made from the same recipe, inputs, files, sources and
+            seed by other code. The promoted one comes first, then the newest.
     """
 
     asset: str
@@ -40,6 +44,7 @@ class Plan:
     inputs: dict[str, Input]
     files: dict[str, FileInput]
     existing: Manifest | None
+    same_but_code: Manifest | None = None
 
     def attempt(self, work: Path) -> Path:
         """The attempt's folder; it follows from the identity, so a restart finds it."""
@@ -79,29 +84,48 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
         RecipeError: A file that the recipe names is missing.
         SourceError: A source cannot be read.
     """
+    return _plan(asset, loaded, store, lambda name: promoted_input(name, loaded, store))
+
+
+def plan_adoption(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
+    """As `plan_asset`, on promoted versions that have still to be judged on today's terms.
+
+    New code is often new code of the evaluators too. An adoption says nothing about how good a version is, so it need
+    not wait until everything upstream was measured again.
+
+    Raises:
+        InputRefused: An input is not promoted, or its certificate does not hold.
+        RecipeError: A file that the recipe names is missing.
+    """
+    return _plan(asset, loaded, store, lambda name: _promoted(name, store))
+
+
+def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[str], Input]) -> Plan:
     node = GRAPH[asset]
-    inputs = {name: promoted_input(name, loaded, store) for name in node.inputs}
-    # Only the part of an input that the stage reads decides: other evaluation sets must not retrain a model.
-    parts = {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()}
+    inputs = {name: promoted(name) for name in node.inputs}
     files = {
         field: FileInput(path=str(path), sha256=file_entry(path).sha256) for field, path in loaded.files(asset).items()
     }
+    section = loaded.recipe.section(asset)
+
+    # Only the part of an input that the stage reads decides: other evaluation sets must not retrain a model.
+    without_code: dict[str, object] = {
+        "asset": asset,
+        "section": _identity_section(asset, loaded),
+        "seed": loaded.recipe.seed,
+        "inputs": {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()},
+        "files": {field: file.sha256 for field, file in files.items()},
+        "sources": source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None,
+    }
 
     code = fingerprint(stage_module(node.stage))
-    section = loaded.recipe.section(asset)
-    sources = source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None
-    identity = digest_of(
-        {
-            "asset": asset,
-            "section": _identity_section(asset, loaded),
-            "seed": loaded.recipe.seed,
-            "inputs": parts,
-            "files": {field: file.sha256 for field, file in files.items()},
-            "code": code,
-            "sources": sources,
-        }
-    )
-
+    identity = digest_of(without_code | {"code": code})
+    existing = store.find(asset, identity)
+    if existing is not None and existing.identity != identity and not _is_same_but_code(existing, without_code):
+        raise StoreError(
+            f"{asset} {existing.version} was adopted as {identity[:12]}, and more than its code differs; delete "
+            f"{store.uri(asset, existing.version)} or its records in {store.recipe}/{asset}/adoptions"
+        )
     return Plan(
         asset,
         node.stage,
@@ -112,8 +136,24 @@ def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
         section.model_dump(mode="json"),
         inputs,
         files,
-        store.find(asset, identity),
+        existing,
+        None if existing else _same_but_code(asset, store, without_code),
     )
+
+
+def _same_but_code(asset: str, store: Store, without_code: dict[str, object]) -> Manifest | None:
+    pointer, versions = store.promotion(asset), store.versions(asset)
+    promoted = [pointer.version] if pointer is not None and pointer.version in versions else []
+    for version in dict.fromkeys([*promoted, *reversed(versions)]):
+        manifest = store.manifest(asset, version)
+        if _is_same_but_code(manifest, without_code):
+            return manifest
+    return None
+
+
+def _is_same_but_code(manifest: Manifest, without_code: dict[str, object]) -> bool:
+    """Whether a version's identity is the one that would be asked for today if its code were today's."""
+    return manifest.identity == digest_of(without_code | {"code": manifest.fingerprint})
 
 
 def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, is_past_version: bool = False) -> Plan:
@@ -168,13 +208,20 @@ def promoted_input(asset: str, loaded: LoadedRecipe, store: Store) -> Input:
     Raises:
         InputRefused: None is promoted, or its certificate does not hold, or not on today's terms.
     """
+    return _promoted(asset, store, lambda: terms(asset, loaded, store))
+
+
+def _promoted(asset: str, store: Store, today: Callable[[], Terms] | None = None) -> Input:
+    """The promoted version of an asset as an input.
+
+    Args:
+        today: The terms that it must have been judged on; any by default.
+    """
     pointer = store.promotion(asset)
     if pointer is None:
         raise InputRefused(store.explain_unpromoted(asset))
 
-    certificate = store.require_promoted(
-        asset, pointer.version, pointer.digest, terms=lambda: terms(asset, loaded, store)
-    )
+    certificate = store.require_promoted(asset, pointer.version, pointer.digest, terms=today)
     return Input(asset=asset, version=pointer.version, digest=pointer.digest, certificate=certificate.digest)
 
 

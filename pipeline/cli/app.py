@@ -32,9 +32,10 @@ COMMANDS = {
         "waive": "Let one version pass a gate that refused it, for a reason and until a day.",
         "promote": "Make one version of an asset the one that downstream reads.",
         "rollback": "Go back to the version that was promoted before, if its gates still let it pass.",
+        "adopt": "Take versions over under changed code, after a proof, instead of making them anew.",
     },
     "Upkeep": {
-        "gc": "Delete what no promoted version, certificate in force, waiver, hold or running job needs.",
+        "gc": "Delete what no recent promotion, hold, waiver or running job keeps.",
         "verify": "Read every byte of what is promoted and of what it was made from, and check every record about it.",
         "sync": "Tell MLflow what it missed while it was down: metrics, runs, lineage, versions, judgements.",
     },

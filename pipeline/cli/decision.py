@@ -39,15 +39,11 @@ class Decision:
     def __init__(self, recipe: str, asset: str, author: str) -> None:
         require_asset(asset)
         self.console: Console = make_console()
-        self.author = author or _login()
+        self.author = author or login()
         self._workspace = Workspace(recipe)
         self.builder: Builder = self._workspace.builder(self.author)
 
-        # A run that was killed must not stand in the way, and what is shown afterwards builds on what is shown now.
-        self._instance: dg.DagsterInstance = open_instance()
-        for line in clean_up(self._instance, home(), runs()):
-            self.console.print(line, highlight=False)
-        repair(self._workspace, self._instance, self.console)
+        self._instance = tidy(self._workspace, self.console)
 
         pointer = self.builder.store.promotion(asset)
         self.promoted_before = pointer.version if pointer else ""
@@ -73,6 +69,19 @@ class Decision:
             )
 
 
+def tidy(workspace: Workspace, console: Console) -> dg.DagsterInstance:
+    """End what a killed run left, and make MLflow and Dagster agree with the store; return Dagster's instance.
+
+    A run that was killed must not stand in the way of a decision, and what is shown afterwards builds on what is shown
+    now.
+    """
+    instance = open_instance()
+    for line in clean_up(instance, home(), runs()):
+        console.print(line, highlight=False)
+    repair(workspace, instance, console)
+    return instance
+
+
 def show_events(events: list[dict[str, Any]]) -> None:
     """Show the phases and warnings of an evaluation that has to run."""
     for event in events:
@@ -82,7 +91,8 @@ def show_events(events: list[dict[str, Any]]) -> None:
             print(f"  {event['message']}", flush=True)
 
 
-def _login() -> str:
+def login() -> str:
+    """The login name of whoever decides; raises RecipeError."""
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.building.adoption import describe_adoption
 from pipeline.cli.console import make_console
 from pipeline.cli.options import Overrides, Recipe, new_app
 from pipeline.gates.evidence_reader import Evidence, read_evidence
@@ -116,6 +117,8 @@ def show_gates(recipe: str, overrides: list[str], as_json: bool) -> None:
     for asset, asset_rows in rows.items():
         if note := _note(asset, asset_rows[0], store):
             console.print(note, highlight=False)
+        for adoption in store.adoptions(asset, asset_rows[0].version) if asset_rows[0].version else ():
+            console.print(describe_adoption(adoption), markup=False, highlight=False, soft_wrap=True)
     if any(row.verdict == STATES["failed"] for asset_rows in rows.values() for row in asset_rows):
         console.print("`gatehouse gates --why ASSET` explains a refusal, with the worst items.", highlight=False)
 

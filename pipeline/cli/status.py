@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.building.adoption import describe_adoption
 from pipeline.cli.console import make_console
 from pipeline.cli.options import Recipe, new_app
 from pipeline.graph import GRAPH, require_asset
@@ -22,7 +23,7 @@ from training.store.store import Store
 
 _NARROW = ("asset", "version", "state", "gates", "headline", "age")
 _WIDE = ("asset", "promoted", "latest", "state", "why", "gates", "headline", "age", "size")
-_COLOURS = {"fresh": "green", "stale": "yellow", "refused": "red", "not judged": "yellow"}
+_COLOURS = {"fresh": "green", "stale": "yellow", "refused": "red", "not judged": "yellow", "code changed": "yellow"}
 _NEVER = "never built"
 _LOAD = """  from transformers import pipeline
   model = pipeline("text-generation", model="{folder}")
@@ -144,9 +145,11 @@ def _cells(status: AssetStatus) -> dict[str, str]:
 
 
 def _state(status: AssetStatus) -> str:
-    """`fresh`, `stale`, or where nothing is promoted `refused` or `not judged`."""
+    """`fresh`, `code changed`, `stale`, or where nothing is promoted `refused` or `not judged`."""
     if status.fresh:
         return "fresh"
+    if status.promoted and status.code_changed:
+        return "code changed"
     if status.promoted:
         return "stale"
     return "refused" if status.certificate else "not judged"
@@ -169,6 +172,8 @@ def _details(status: AssetStatus, statuses: Mapping[str, AssetStatus], store: St
     if status.certificate:
         verdicts = status.certificate.verdicts
         yield "gates", f"{sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} passed"
+    for adoption in status.adoptions:
+        yield "adopted", describe_adoption(adoption)
     yield "headline", status.headline()
     yield "files", f"{status.path}, {len(shown.files)} files, {size(shown.bytes)}"
     for name, title in (("mlflow_url", "MLflow"), ("dagster_run_id", "Dagster run")):

@@ -87,6 +87,8 @@ def _show(findings: list[Finding]) -> None:
     console.print(table)
 
     for finding in findings:
+        for line in finding.adopted:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for defect in finding.defects:
             line = f"{finding.asset} {finding.version}: {defect}"
             console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)

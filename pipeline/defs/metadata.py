@@ -71,6 +71,7 @@ def materialization_metadata(
     reused: bool,
     store_uri: str,
     links: Mapping[str, str] | None = None,
+    code: Sequence[str] = (),
 ) -> Metadata:
     """The page of a materialization: what people look for first, hashes last.
 
@@ -83,11 +84,13 @@ def materialization_metadata(
         reused: True when a version with the same identity existed already and nothing ran.
         store_uri: Address of the version, for people.
         links: Where the version is shown: `mlflow_url`, `mlflow_model_url`, `dagster_url`.
+        code: How its code stands to that of the version before: adoptions, or why it was made anew; a sentence each.
     """
     report = folder / REPORT
     measured = shown_metrics(assessment.evaluation)
     page: Metadata = {
         "verdict": dg.MetadataValue.md(_verdict(manifest, assessment)),
+        **({"code": dg.MetadataValue.md("\n".join(f"- {line}" for line in code))} if code else {}),
         **_headline(manifest, measured),
         **_loss(report),
         **_samples(report, assessment),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.building.builder import LAST
-from pipeline.building.planner import Plan, plan_asset, promoted_input
+from pipeline.building.code_change import changed_functions, describe_code_change, explain_change
+from pipeline.building.planner import plan_adoption, plan_asset, promoted_input
 from pipeline.graph import GRAPH
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import StoreError, UserError
-from training.specs.artifacts import Certificate, Manifest
+from training.specs.artifacts import Adoption, Certificate, Manifest
 from training.store.store import Store, utc_today
 from training.store.validity import why_invalid
 
@@ -26,6 +27,11 @@ class AssetStatus:
         promoted: Whether the next stage's job would accept it (`training.store.validity`).
         fresh: True when the promoted version is what materializing would give now, and the next stage may use it.
         why: Why it is not fresh; empty when it is.
+        code_changed: Only the code sets it apart from what would be made today: it can be adopted after a proof.
+        functions: The functions and classes that differ then; None where they were not recorded.
+        is_settled: Whether it is what would be made today, but for code and judgement. What is made from it can then
+            be looked at by itself.
+        adoptions: The decisions by which it stands for what other code would make, oldest first.
     """
 
     asset: str
@@ -37,6 +43,10 @@ class AssetStatus:
     certificate: Certificate | None
     links: dict[str, str]
     path: str
+    code_changed: bool = False
+    functions: tuple[str, ...] | None = None
+    is_settled: bool = False
+    adoptions: tuple[Adoption, ...] = ()
 
     def headline(self) -> str:
         """The measured metric that sums the asset up, with its value."""
@@ -67,6 +77,9 @@ class AssetStatus:
             "reused": self.links.get(LAST) == "reused",
             "fresh": self.fresh,
             "why": self.why,
+            "code_changed": self.code_changed,
+            "functions": list(self.functions) if self.functions is not None else None,
+            "adoptions": [adoption.model_dump(mode="json") for adoption in self.adoptions],
             "inputs": {name: record.digest for name, record in shown.inputs.items()} if shown else {},
             "gates": gates,
             "metrics": shown.metrics if shown else {},
@@ -119,60 +132,71 @@ def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, 
     if shown is None:
         return _without_version(asset, problem or "never built")
 
-    why = _why_not_fresh(asset, loaded, store, shown, upstream)
-    return AssetStatus(
+    status = AssetStatus(
         asset,
         shown,
         latest,
         promoted=pointer is not None and not problem,
-        fresh=not why,
-        why=why,
+        fresh=False,
+        why="",
         certificate=store.certificate(asset, shown.version),
         links=store.links(asset, shown.version),
         path=store.uri(asset, shown.version),
+        adoptions=tuple(store.adoptions(asset, shown.version)),
     )
+    stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
+    if all(upstream[name].is_settled for name in stale):
+        status = _with_code_change(status, loaded, store)
+    if status.why:
+        return status
+    why = f"upstream is not fresh: {', '.join(stale)}" if stale else _why_not_fresh(status, loaded, store, problem)
+    return replace(status, fresh=not why, why=why)
 
 
 def _without_version(asset: str, why: str) -> AssetStatus:
     return AssetStatus(asset, None, None, promoted=False, fresh=False, why=why, certificate=None, links={}, path="")
 
 
-def _why_not_fresh(
-    asset: str, loaded: LoadedRecipe, store: Store, shown: Manifest, upstream: dict[str, AssetStatus]
-) -> str:
-    """Why a run would build or judge what is shown again, or the next stage would refuse it; empty when neither."""
-    stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
-    if stale:
-        return f"upstream is not fresh: {', '.join(stale)}"
-
+def _with_code_change(status: AssetStatus, loaded: LoadedRecipe, store: Store) -> AssetStatus:
+    """The status with what its code says, by the versions that are promoted now, on whatever terms they were judged."""
+    assert status.shown is not None
     try:
-        plan = plan_asset(asset, loaded, store)
+        plan = plan_adoption(status.asset, loaded, store)
+    except UserError:  # the same is found again where it is said
+        return status
+    manifest = plan.same_but_code
+    if manifest is None:
+        is_today = plan.existing is not None and plan.existing.version == status.shown.version
+        return replace(status, is_settled=is_today)
+    return replace(
+        status,
+        why=describe_code_change(manifest, store),
+        code_changed=True,
+        functions=changed_functions(manifest, store),
+        is_settled=manifest.version == status.shown.version,
+    )
+
+
+def _why_not_fresh(status: AssetStatus, loaded: LoadedRecipe, store: Store, problem: str) -> str:
+    """Why the next stage would refuse what is shown, or a run would build or judge it again; empty when neither.
+
+    Args:
+        problem: Why it is not promoted, or not validly.
+    """
+    shown = status.shown
+    assert shown is not None
+    try:
+        plan = plan_asset(status.asset, loaded, store)
         # In place of a version that is held back, the promoted one is what the recipe gives.
-        held_back = plan.existing is not None and store.hold(asset, plan.existing.version) is not None
-        if plan.identity != shown.identity and not held_back:
+        held_back = plan.existing is not None and store.hold(status.asset, plan.existing.version) is not None
+        is_today = plan.existing is not None and plan.existing.version == shown.version
+        if not is_today and plan.identity != shown.identity and not held_back:
             return explain_change(plan, shown)
+        if problem:
+            return problem
 
         # The planner of the next stage asks the same, so nothing that it refuses is called fresh.
-        promoted_input(asset, loaded, store)
+        promoted_input(status.asset, loaded, store)
     except UserError as error:
         return str(error)
     return ""
-
-
-def explain_change(plan: Plan, shown: Manifest) -> str:
-    """What differs between a plan and a version that was built, in a few words."""
-    changed = [
-        f"recipe {plan.asset}.{key}" for key, value in sorted(plan.section.items()) if shown.section.get(key) != value
-    ]
-    changed += [
-        f"input {name}"
-        for name, used in plan.inputs.items()
-        if name not in shown.inputs or shown.inputs[name].digest != used.digest
-    ]
-
-    if plan.fingerprint != shown.fingerprint:
-        changed.append("code")
-    if plan.seed != shown.seed:
-        changed.append("seed")
-    # The identity differs, and of all that goes into it only these files are not in the manifest.
-    return f"changed: {', '.join(changed)}" if changed else "changed: source files or safety prompts"

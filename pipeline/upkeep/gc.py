@@ -41,7 +41,10 @@ _BY_VERSION = (
     "gate_reports/{}.md",
     "links/{}.json",
 )
-_ORPHANS = ("certificates", "superseded", "gate_reports", "links", "waivers")
+_OF_A_VERSION = ("waivers", "adoptions")
+"""Folders that hold a folder of records for each version."""
+
+_ORPHANS = ("certificates", "superseded", "gate_reports", "links", *_OF_A_VERSION)
 _FOLDERS = ("", *_ORPHANS, "holds", "promotions")
 _NO_VERSION = "promoted.json"  # in `links/` it says what MLflow was told of
 
@@ -193,9 +196,10 @@ class _Collector:
         for record in _BY_VERSION:
             self._storage.remove(self.store.base / name / record.format(version))
 
-        waivers = self.store.base / name / "waivers" / version
-        if self._storage.exists(waivers):
-            self._storage.remove_folder(waivers, first=MANIFEST)
+        for kind in _OF_A_VERSION:
+            records = self.store.base / name / kind / version
+            if self._storage.exists(records):
+                self._storage.remove_folder(records, first=MANIFEST)
 
     def _loss(self, manifest: Manifest) -> str:
         """What cannot be had again once a version is gone, and how long it takes where it can."""
@@ -208,7 +212,8 @@ class _Collector:
             code = fingerprint(f"training.stages.{manifest.stage}")
         except FingerprintError:
             code = ""
-        if code != manifest.fingerprint:
+        adopted = {adoption.fingerprint for adoption in self.store.adoptions(manifest.asset, manifest.version)}
+        if code not in (manifest.fingerprint, *adopted):
             obstacles.append("its code has changed since")
 
         again = (
@@ -324,7 +329,7 @@ class _Collector:
                     yield from self._leftover(name, folder / file, "half a record")
                 elif folder != base and folder.name in _ORPHANS and version not in versions and file != _NO_VERSION:
                     yield from self._leftover(name, folder / file, "a record of a version that is gone", version)
-                elif folder.name == "waivers":
+                elif folder.name in _OF_A_VERSION:
                     for half in (half for half in self._storage.names(folder / file) if half.startswith(".")):
                         yield from self._leftover(name, folder / file / half, "half a record")
 
@@ -346,7 +351,7 @@ class _Collector:
         # A publish into an object store writes the manifest last: what had none at the search may have one now.
         if version and self._storage.exists(self.store.place(name, version) / MANIFEST):
             return f"{name} {version} is there now"
-        if path.parent.name in ("versions", "waivers"):
+        if path.parent.name in ("versions", *_OF_A_VERSION):
             self._storage.remove_folder(path, first=MANIFEST)
         else:
             self._storage.remove(path)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.building.adoption import describe_adoption
 from pipeline.graph import GRAPH
-from training.errors import InputRefused, UserError
+from training.errors import InputRefused, StoreError, UserError
 from training.specs.artifacts import Manifest, Promotion, content_digest
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.publishing import CLAIM
@@ -26,6 +27,7 @@ class Finding:
     Attributes:
         role: Why it was looked at: `promoted`, what was made from it, or what it is evidence about.
         defects: In words that say what to do; none when everything holds.
+        adopted: The decisions by which the version stands for what other code would make, in words.
     """
 
     asset: str
@@ -34,6 +36,7 @@ class Finding:
     files: int = 0
     bytes: int = 0
     defects: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `gatehouse verify --json` lists."""
@@ -44,6 +47,7 @@ class Finding:
             "files": self.files,
             "bytes": self.bytes,
             "defects": self.defects,
+            "adopted": self.adopted,
         }
 
 
@@ -134,8 +138,17 @@ class Verification:
         finding.files, finding.bytes = len(manifest.files), manifest.bytes
         self._manifests[asset, version] = manifest, finding
         finding.defects += self._inputs(manifest)
+        self._note_adoptions(manifest, finding)
         self.findings.append(finding)
         return finding
+
+    def _note_adoptions(self, manifest: Manifest, finding: Finding) -> None:
+        try:
+            for adoption in self._store.adoptions(manifest.asset, manifest.version):
+                self._store.require_adopted(adoption, manifest)
+                finding.adopted.append(describe_adoption(adoption))
+        except StoreError as error:
+            finding.defects.append(str(error))
 
     def _inputs(self, manifest: Manifest) -> list[str]:
         """What is wrong with the versions that one was made from, as far as it concerns that one."""

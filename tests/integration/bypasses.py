@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.building.builder import Builder
 from pipeline.building.planner import plan_asset, plan_evaluation
-from pipeline.jobs.launcher import launcher_entry
+from pipeline.jobs.launcher import launcher_entry, open_launcher
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.tracker import Tracker
 from tests.integration.workspaces import Workspace
@@ -33,7 +33,7 @@ def builder(space: Workspace) -> Builder:
     return Builder(
         loaded=loaded,
         store=store(space),
-        launcher=launcher_entry(loaded),
+        launcher=open_launcher(launcher_entry(loaded)),
         tracker=tracker,
         work=space.home / "work",
         owner="test",

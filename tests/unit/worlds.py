@@ -13,7 +13,7 @@ import pytest
 from pipeline.building.builder import Builder, Judgement
 from pipeline.building.planner import plan_asset, plan_evaluation
 from pipeline.graph import EXCLUSIONS
-from pipeline.jobs.launcher import launcher_entry
+from pipeline.jobs.launcher import launcher_entry, open_launcher
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.tracker import Tracker
 from training.specs.artifacts import InputRecord, Manifest
@@ -63,7 +63,7 @@ class World:
         return Builder(
             loaded=loaded,
             store=self.store,
-            launcher=launcher_entry(loaded),
+            launcher=open_launcher(launcher_entry(loaded)),
             tracker=tracker,
             work=self.folder / "work",
             owner="test",

@@ -21,6 +21,7 @@ from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
 from training.model_folder import SAFELY, plain_model
+from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
@@ -147,7 +148,11 @@ def report(
     title = f"{context.asset}: loss"
     loss_curve(context.report / "loss.png", result.losses, result.history, title, phases, unit)
     rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in result.history)
-    (context.report / "training.jsonl").write_text(rows, encoding="utf-8")
+    (context.out / HISTORY).write_text(rows, encoding="utf-8")
+    first = FirstLosses(
+        micro_batch_tokens=context.execution.micro_batch_tokens, losses=tuple(result.losses[:FIRST_STEPS])
+    )
+    (context.out / FIRST_LOSSES).write_text(first.model_dump_json(), encoding="utf-8")
 
     context.events.phase("samples")
     samples = generate(session, context.out / "model", prompts)

@@ -21,9 +21,11 @@ from training.data.tokens.order import RowOrder
 from training.engine.batches import Batch, Dropped, smaller_divisor
 from training.engine.deepspeed_config import undivided
 from training.engine.session import Session
-from training.errors import RecipeError
+from training.errors import InputRefused, RecipeError
 
 CHOSEN_SHARE = "chosen_share"
+REFERENCE_FILE = "reference_logprobs.parquet"
+_PROVEN_BATCHES = 8  # of the reference model, which a proof computes again
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
     Pairs are taken in the order of their ids, in batches that do not depend on the training order. Finished batches are
     kept in the attempt's folder, so that a job that was stopped continues after them.
 
+    A proof computes the first batches again, and takes the others from the version that it proves.
+
     Returns:
         Natural log-probabilities of the chosen and the rejected answer, float32 [pairs, 2].
     """
@@ -192,7 +196,8 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
     # A restart with a smaller micro-batch has other batches, so the size is part of the path.
     folder = context.work / "reference" / str(size)
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, count, size)
+    recorded = _recorded_reference(session, batches.pairs)
+    starts = range(0, count, size) if recorded is None else range(0, count, size)[:_PROVEN_BATCHES]
 
     context.events.phase("reference log-probabilities")
     model = trainer.model.to(job_runtime.device).eval()
@@ -208,7 +213,30 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
     context.events.progress(count, count, "pairs")
 
     torch.distributed.barrier()
-    return np.concatenate([np.load(folder / f"{start:08d}.npy", allow_pickle=False) for start in starts])
+    computed = np.concatenate([np.load(folder / f"{start:08d}.npy", allow_pickle=False) for start in starts])
+    return computed if recorded is None else _proven_reference(computed, recorded, batches.pairs)
+
+
+def _recorded_reference(session: Session, pairs: Sequence[Pair]) -> np.ndarray | None:
+    """The values that the version of a proof recorded, float32 [pairs, 2]; None in a build."""
+    if session.context.recorded is None:
+        return None
+    table = pq.read_table(pa.BufferReader(session.context.recorded(REFERENCE_FILE)))
+    if table["id"].to_pylist() != [pair.id for pair in pairs]:
+        raise InputRefused(f"{session.context.asset}: {REFERENCE_FILE} of the version is about other pairs")
+    return np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], axis=1)
+
+
+def _proven_reference(computed: np.ndarray, recorded: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
+    """The recorded values, once the ones that were computed again are equal to them."""
+    differing = np.flatnonzero((computed != recorded[: len(computed)]).any(axis=1))
+    if len(differing):
+        first = int(differing[0])
+        raise InputRefused(
+            f"the reference log-probabilities of the pair {pairs[first].id} are {computed[first].tolist()} with "
+            f"today's code, and the version recorded {recorded[first].tolist()}"
+        )
+    return recorded
 
 
 def save_reference(path: Path, pairs: Sequence[Pair], reference: np.ndarray) -> None:

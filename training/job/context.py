@@ -39,6 +39,7 @@ class StageContext(Generic[SectionT]):
         rank: Global rank of this process; rank 0 writes `out`.
         world_size: Number of ranks.
         afterwards: Functions that rank 0 calls once the version is published.
+        recorded: Reads a verified file of the version that this job proves; None in a build.
     """
 
     asset: str
@@ -54,6 +55,7 @@ class StageContext(Generic[SectionT]):
     rank: int
     world_size: int
     afterwards: list[Callable[[], None]] = field(default_factory=list)
+    recorded: Callable[[str], bytes] | None = None
 
     def input(self, name: str) -> InputArtifact:
         """An input by name.

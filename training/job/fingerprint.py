@@ -188,3 +188,23 @@ def _keep(facts: dict[str, _SourceFacts]) -> None:
         files = {digest: asdict(entry) for digest, entry in newest}
         temporary.write_text(json.dumps({"reader": _READER, "files": files}), encoding="utf-8")
         temporary.replace(_CACHE)
+
+
+def project_modules(module: str) -> dict[str, ast.Module]:
+    """The syntax trees that a fingerprint covers, by the name of their module.
+
+    Raises:
+        FingerprintError: A module does not exist.
+    """
+    trees: dict[str, ast.Module] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name in trees:
+            continue
+        path = _source(name)
+        if path is None:
+            raise FingerprintError(f"{name} is not a module of this project")
+        trees[name] = ast.parse(path.read_bytes(), filename=str(path))
+        pending += [imported for imported in map(_project_module, _facts_of(path).imports) if imported]
+    return trees

@@ -28,14 +28,17 @@ from pydantic import ValidationError
 
 from training.errors import EXIT_FAULT, EXIT_OK, EXIT_PREEMPTED, InputRefused, RecipeError, StoreError, UserError
 from training.job import outcome
+from training.job.code_digest import CODE_FILE, code_digests, dump_digests
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
 from training.job.fingerprint import fingerprint
 from training.job.outcome import JobOutcome, RestartRequested
-from training.specs.artifacts import InputRecord, Manifest
+from training.job.proof import prove
+from training.specs.artifacts import InputRecord, Manifest, Proof
 from training.specs.base import Spec
 from training.specs.contracts import ARTIFACT, breaches
 from training.specs.job import EVALUATION_SUFFIX, Input, Job, StageResult
+from training.specs.proofs import PROOF_FILE
 from training.store.storage import read_bounded
 from training.store.store import Store, file_entry
 
@@ -104,6 +107,9 @@ def run_job(job: Job) -> int:
 
     try:
         context = _prepare(job, events, rank, world_size)
+        if job.proof is not None:
+            _write_proof(attempt, prove(job, context, _stage(job).run))
+            return EXIT_OK
         result: StageResult | None = _stage(job).run(context)
         if rank == 0:
             assert result is not None, f"{job.stage} returned nothing on rank 0"
@@ -262,6 +268,8 @@ def _require_one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
 
 
 def _publish(job: Job, context: StageContext[Any], result: StageResult, started: float) -> Manifest:
+    if not job.asset.endswith(EVALUATION_SUFFIX):  # an evaluation is measured again, and never adopted
+        (context.report / Path(CODE_FILE).name).write_text(dump_digests(code_digests(f"training.stages.{job.stage}")))
     inputs = {
         name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
         for name, used in job.inputs.items()
@@ -302,6 +310,11 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _write_proof(attempt: Path, proof: Proof | None) -> None:
+    if proof is not None:
+        (attempt / PROOF_FILE).write_text(proof.model_dump_json())
 
 
 def _write_result(attempt: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""What the store writes beside an artifact's files: manifest, certificate, promotion."""
+"""What the store writes beside an artifact's files: manifest, certificate, promotion, adoption."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shlex
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -172,6 +172,60 @@ class Certificate(Spec):
     def digest(self) -> str:
         """Digest of the whole certificate."""
         return digest_of(self)
+
+
+class Proof(Spec):
+    """What was computed again with today's code, and was found equal to what a version holds.
+
+    Attributes:
+        method: `rebuilt` is every file of the version, `sample` the files or rows that its stage computes first,
+            `losses` the first steps of a training.
+        compared: What was compared, in words.
+        files: Files compared whole, byte for byte.
+        rows: Rows compared in a file that the sample holds in part.
+        bytes: Bytes of all that was compared.
+        steps: Training steps that were repeated.
+        losses: Recorded losses that were compared, each in all of its digits.
+        seconds: What the proof took.
+    """
+
+    method: Literal["rebuilt", "sample", "losses"]
+    compared: str
+    files: int = 0
+    rows: int = 0
+    bytes: int = 0
+    steps: int = 0
+    losses: int = 0
+    seconds: float
+
+
+class Adoption(Spec):
+    """A person's decision that a version stands for what today's code would make, after a proof.
+
+    The version and its manifest stay as they are. Recipe, inputs, files, sources and seed are those that the version
+    was made with: `identity` differs from `made_as` by the fingerprint of the code alone.
+
+    Attributes:
+        digest: Of the version's content.
+        made_as: Identity in the version's manifest.
+        identity: The one that it is found by from now on.
+        made_by: Fingerprint of the code that made it.
+        fingerprint: Of the code that it is adopted under.
+        functions: The functions and classes that differ; None for a version made before they were recorded.
+    """
+
+    asset: Name
+    version: Name
+    digest: str
+    made_as: str
+    identity: Name
+    made_by: str
+    fingerprint: str
+    functions: tuple[str, ...] | None = None
+    reason: str = Field(min_length=1)
+    author: str = Field(min_length=1)
+    adopted_at: Moment
+    proof: Proof
 
 
 class Hold(Spec):

@@ -33,6 +33,13 @@ class FileInput(Spec):
     sha256: str
 
 
+class ProofRequest(Spec):
+    """The job publishes nothing: it computes again what a version holds, and compares."""
+
+    version: Name
+    seconds: float = Field(gt=0, description="How long it may take, once its inputs are verified.")
+
+
 class Job(Spec):
     """One stage's work."""
 
@@ -50,6 +57,7 @@ class Job(Spec):
     attempt: str = Field(description="This job's own folder: events, log, checkpoints, output.")
     execution: Execution = Execution()
     labels: dict[str, str] = {}
+    proof: ProofRequest | None = None
 
 
 class StageResult(Spec):

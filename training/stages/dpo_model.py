@@ -10,7 +10,7 @@ import numpy as np
 from training.data.tokens.order import RowOrder
 from training.engine.batches import Dropped
 from training.engine.out_of_memory import smaller_when_short
-from training.engine.pairs import PairBatches, encode_pairs, reference_logprobs, save_reference
+from training.engine.pairs import REFERENCE_FILE, PairBatches, encode_pairs, reference_logprobs, save_reference
 from training.engine.post_training import preference_trainer, read_rows
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
@@ -76,5 +76,5 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
         """The model, and the reference that it was trained against."""
         saved = super().save(session, trained)
         batches = trained.batches
-        save_reference(self.context.out / "reference_logprobs.parquet", batches.pairs, batches.reference)
+        save_reference(self.context.out / REFERENCE_FILE, batches.pairs, batches.reference)
         return saved

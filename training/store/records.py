@@ -1,4 +1,4 @@
-"""What is written about an asset's versions: certificates, waivers, holds, which is promoted, where each is shown.
+"""What is written about an asset's versions: certificates, waivers, adoptions, promotions, where each is shown.
 
 A record's file begins with a checksum of all that follows, so that no byte of it can change unnoticed. That guards
 against damage, not against forgery; a file without a checksum is taken as it is.
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from training.errors import StoreError
-from training.specs.artifacts import Certificate, Hold, Promotion, Waiver
+from training.specs.artifacts import Adoption, Certificate, Hold, Promotion, Waiver
 from training.specs.base import Spec
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.storage import Storage
@@ -94,6 +94,36 @@ class Records:
     def remove_waiver(self, asset: str, version: str, gate: str) -> None:
         """Take a waiver back; it may be gone already."""
         self.storage.remove(self._waiver(asset, version, gate))
+
+    # Adoptions
+
+    def adoption(self, asset: str, version: str, identity: str) -> Adoption | None:
+        """The decision by which a version is found under another identity than its own."""
+        path = self._adoption(asset, version, identity)
+        adoption = self._read(path, Adoption, is_sealed=True)
+        if adoption is not None and (adoption.asset, adoption.version, adoption.identity) != (asset, version, identity):
+            raise self._damaged(path, f"it belongs to {adoption.asset} {adoption.version} as {adoption.identity[:12]}")
+        return adoption
+
+    def adoptions(self, asset: str, version: str) -> list[Adoption]:
+        """Every adoption of a version, oldest first."""
+        names = self._names(self._path(asset, "adoptions", version))
+        found = (self.adoption(asset, version, name.removesuffix(".json")) for name in names)
+        return sorted((one for one in found if one is not None), key=lambda adoption: adoption.adopted_at)
+
+    def adopted(self, asset: str) -> list[str]:
+        """The versions of an asset of which there is an adoption, oldest first."""
+        return self._names(self._path(asset, "adoptions"))
+
+    def write_adoption(self, adoption: Adoption) -> None:
+        """Keep an adoption; it is written once.
+
+        Raises:
+            StoreError: There is one already.
+        """
+        path = self._adoption(adoption.asset, adoption.version, adoption.identity)
+        if not self.storage.create(path, sealed(adoption)):
+            raise StoreError(f"{self.storage.address(path)} is there already: somebody else adopted it meanwhile")
 
     # Promotions
 
@@ -206,6 +236,9 @@ class Records:
     def _hold(self, asset: str, version: str) -> PurePosixPath:
         return self._path(asset, "holds", version, suffix=".json")
 
+    def _adoption(self, asset: str, version: str, identity: str) -> PurePosixPath:
+        return self._path(asset, "adoptions", version, identity, suffix=".json")
+
     def _gate_report(self, asset: str, version: str, suffix: str) -> PurePosixPath:
         return self._path(asset, "gate_reports", version, suffix=suffix)
 
@@ -213,11 +246,18 @@ class Records:
         """Names of the records in a folder; a record that is being written is not one yet."""
         return sorted(name for name in self.storage.names(folder) if not name.startswith("."))
 
-    def _read(self, path: PurePosixPath, record: type[_Record]) -> _Record | None:
+    def _read(self, path: PurePosixPath, record: type[_Record], is_sealed: bool = False) -> _Record | None:
+        """A record, None when there is none.
+
+        Args:
+            is_sealed: It was never written without a checksum, so that one without is an edit by hand.
+        """
         data = self.storage.read(path)
         if data is None:
             return None
         try:
+            if is_sealed and not _CHECKSUM.match(data):
+                raise ValueError("it has no checksum")
             return record.model_validate_json(_unsealed(data))
         except ValidationError as error:
             raise self._damaged(path, error.errors()[0]["msg"]) from error
@@ -247,6 +287,8 @@ class Records:
                 f", then `gatehouse waive -r {self.recipe} {asset} --version {rest[1]} --gate {name} --reason ... "
                 "--until ...` writes it anew"
             )
+        if kind == "adoptions":
+            return f", then `gatehouse adopt -r {self.recipe} {asset} --reason ...` proves it anew"
         if kind == "promotions":
             version = name.partition("-")[2]
             return (

@@ -6,6 +6,7 @@ Layout, under `<root>/<recipe>/<asset>/`::
     versions/<version>/manifest.json   written last; without it the version does not exist
     certificates/<version>.json        the newest judgement of that version
     waivers/<version>/<gate>.json      a gate that may refuse it until a day
+    adoptions/<version>/<identity>.json  another identity that it is found by, and the proof
     holds/<version>.json               why it is not to be promoted, though its gates passed
     promoted.json                      the version that downstream reads
     promotions/<time>-<version>.json   every promotion there was
@@ -31,7 +32,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 
 from training.errors import InputRefused, StoreError
-from training.specs.artifacts import Certificate, FileEntry, InputRecord, Manifest, Promotion, Waiver, content_digest
+from training.specs.artifacts import (
+    Adoption,
+    Certificate,
+    FileEntry,
+    InputRecord,
+    Manifest,
+    Promotion,
+    Waiver,
+    content_digest,
+)
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.publishing import MANIFEST as MANIFEST
 from training.store.publishing import publish_objects, publish_on_disk
@@ -90,12 +100,37 @@ class Store(Records):
         return manifest
 
     def find(self, asset: str, identity: str) -> Manifest | None:
-        """The newest version of an asset with this identity."""
-        for version in reversed(self.versions(asset)):
+        """The newest version of an asset with this identity, or the newest one that was adopted under it.
+
+        Raises:
+            StoreError: A record that decides about it is damaged, or vouches for other bytes or code.
+        """
+        versions = self.versions(asset)
+        for version in reversed(versions):
             manifest = self.manifest(asset, version)
             if manifest.identity == identity:
                 return manifest
+        for version in reversed(self.adopted(asset)):
+            adoption = self.adoption(asset, version, identity) if version in versions else None
+            if adoption is not None:
+                manifest = self.manifest(asset, version)
+                self.require_adopted(adoption, manifest)
+                return manifest
         return None
+
+    def require_adopted(self, adoption: Adoption, manifest: Manifest) -> None:
+        """Refuse an adoption of other bytes, or of what other code made, than its version has.
+
+        Raises:
+            StoreError: It is not about this version as it is.
+        """
+        if (adoption.digest, adoption.made_as, adoption.made_by) != (
+            manifest.digest,
+            manifest.identity,
+            manifest.fingerprint,
+        ):
+            path = self._adoption(adoption.asset, adoption.version, adoption.identity)
+            raise self._damaged(path, f"it vouches for content {adoption.digest[:12]} made as {adoption.made_as[:12]}")
 
     def latest(self, asset: str) -> Manifest | None:
         """The newest version of an asset, promoted or not."""

@@ -16,6 +16,7 @@ from pipeline.humanize import nearest
 from pipeline.workspace import Workspace
 from tests.unit.worlds import World, world
 from training.errors import RecipeError
+from training.job.fingerprint import fingerprint
 
 __all__ = ["world"]
 TERMINAL = 80
@@ -44,6 +45,18 @@ def test_status_fits_a_terminal_and_breaks_no_name(world: World, shown: io.Strin
     assert max(map(len, table)) <= TERMINAL
     assert next(line for line in table if "base_model" in line).split()[2] == "refused"
     assert any(line.startswith("base_model: ") and "refused it" in line for line in lines), "the reason stands below"
+
+
+def test_a_change_of_code_alone_has_a_state_of_its_own(
+    world: World, shown: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish_upstream()
+    monkeypatch.setattr("pipeline.building.planner.fingerprint", lambda module: "x" + fingerprint(module)[1:])
+    status.show_status("unit", [], as_json=False)
+    lines = shown.getvalue().splitlines()
+    row = next(line for line in lines if line.startswith(" packed_shards"))
+    assert " code changed " in row and len(row) <= TERMINAL
+    assert any(line.startswith("packed_shards: code changed: ") and "gatehouse adopt" in line for line in lines)
 
 
 def test_a_newer_version_is_marked(world: World, shown: io.StringIO) -> None:

@@ -167,6 +167,13 @@ def test_the_page_opens_with_what_people_look_for_and_ends_with_hashes(
     assert page[-3:] == ["data_version", "identity", "code_fingerprint"]
 
 
+def test_the_page_says_how_its_code_stands(manifest: Manifest, folder: Path, assessment: Assessment) -> None:
+    lines = ["base_model v1 was adopted on 2026-11-29 by ada: moved", "and again"]
+    page = materialization_metadata(manifest, folder, assessment, reused=True, store_uri="x", code=lines)
+    assert list(page)[:2] == ["verdict", "code"]
+    assert page["code"] == dg.MetadataValue.md("- base_model v1 was adopted on 2026-11-29 by ada: moved\n- and again")
+
+
 def test_a_refused_version_says_so_first_and_what_stays_promoted(
     manifest: Manifest, folder: Path, assessment: Assessment
 ) -> None:
