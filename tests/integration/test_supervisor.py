@@ -43,14 +43,14 @@ def owner(tmp_path: Path) -> tuple[subprocess.Popen[str], int, list[int]]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    pids = []
+    living = []
     for pid in pids:
         try:
             if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                pids.append(pid)
+                living.append(pid)
         except psutil.NoSuchProcess:
             continue
-    return pids
+    return living
 
 
 def assert_all_end(pids: list[int], seconds: float) -> None:
