@@ -52,7 +52,7 @@ def test_a_change_of_code_alone_has_a_state_of_its_own(
 ) -> None:
     world.publish_upstream()
     monkeypatch.setattr("pipeline.building.planner.fingerprint", lambda module: "x" + fingerprint(module)[1:])
-    status.show_status("unit", [], as_json=False)
+    status.show_status("unit", as_json=False)
     lines = shown.getvalue().splitlines()
     row = next(line for line in lines if line.startswith(" packed_shards"))
     assert " code changed " in row and len(row) <= TERMINAL
