@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.building.planner import Plan, plan_asset
+from pipeline.building.planner import Plan
 from pipeline.graph import stage_module
-from pipeline.recipes.loader import LoadedRecipe
 from training.job.code_digest import CODE_FILE, MODULE_BODY, changed_names, code_digests, load_digests
 from training.specs.artifacts import Manifest
 from training.store.store import Store
@@ -27,16 +26,6 @@ def describe_code_change(manifest: Manifest, store: Store) -> str:
     """What sets a version apart from today's code, in words, and the command that takes it over."""
     command = f"`gatehouse adopt -r {store.recipe} {manifest.asset} --reason ...` takes it over after a proof"
     return f"code changed: {functions_in_words(changed_functions(manifest, store))}; {command}"
-
-
-def code_change_of(asset: str, loaded: LoadedRecipe, store: Store) -> str:
-    """What `describe_code_change` says of the version that only code sets apart from today's; empty for none.
-
-    Raises:
-        UserError: An input is not promoted.
-    """
-    manifest = plan_asset(asset, loaded, store).same_but_code
-    return describe_code_change(manifest, store) if manifest else ""
 
 
 def functions_in_words(functions: Sequence[str] | None) -> str:

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from pipeline.building.adoption import describe_adoption
 from pipeline.building.builder import Builder
-from pipeline.building.code_change import code_change_of
 from pipeline.building.planner import code_version
 from pipeline.defs.metadata import Assessment, assessment_of, materialization_metadata
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
@@ -27,7 +26,6 @@ from pipeline.recipes.loader import LoadedRecipe
 from pipeline.workspace import Workspace
 from training.errors import EXIT_USER, UserError
 from training.specs.artifacts import OVERRIDES, Manifest
-from training.store.store import Store
 
 GPU_POOL = "gpu"
 EXIT_CODE = "exit_code"
@@ -71,7 +69,6 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
     ) -> dg.MaterializeResult[Any]:
         with clear_errors():
             builder = make_builder(context.instance, context.run_id, recipe, store, launcher, tracker)
-            changed = code_change_of(name, builder.loaded, builder.store)
             manifest, reused = builder.build(name, log_milestones(context.log), config.force)
         context.log.info(
             f"{name} {manifest.version} {'reused' if reused else 'built'}: digest "
@@ -87,7 +84,7 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
             reused=reused,
             store_uri=artifacts.uri(name, manifest.version),
             links=artifacts.links(name, manifest.version),
-            code=_code(changed, manifest, artifacts, reused),
+            code=[describe_adoption(adoption) for adoption in artifacts.adoptions(name, manifest.version)],
         )
         if waived := artifacts.inherited_waivers(manifest):
             page["waivers"] = dg.MetadataValue.md("\n".join(f"- {text}" for text in describe_waivers(waived)))
@@ -95,12 +92,6 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
         return dg.MaterializeResult(data_version=dg.DataVersion(manifest.digest), metadata=page)
 
     return materialize
-
-
-def _code(changed: str, manifest: Manifest, store: Store, reused: bool) -> list[str]:
-    """The adoptions of a version, or what set the version before apart from one that was made anew."""
-    adoptions = [describe_adoption(adoption) for adoption in store.adoptions(manifest.asset, manifest.version)]
-    return adoptions if reused or not changed else [f"made anew: {changed}", *adoptions]
 
 
 def _assess(builder: Builder, manifest: Manifest, on_events: Listener) -> Assessment:

@@ -84,7 +84,7 @@ def materialization_metadata(
         reused: True when a version with the same identity existed already and nothing ran.
         store_uri: Address of the version, for people.
         links: Where the version is shown: `mlflow_url`, `mlflow_model_url`, `dagster_url`.
-        code: How its code stands to that of the version before: adoptions, or why it was made anew; a sentence each.
+        code: The adoptions by which it stands for what other code would make, a sentence each.
     """
     report = folder / REPORT
     measured = shown_metrics(assessment.evaluation)

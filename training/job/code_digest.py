@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 from training.job.fingerprint import project_modules
 
@@ -30,10 +31,10 @@ def code_digests(module: str) -> Digests:
         FingerprintError: A module does not exist.
     """
     digests: Digests = {}
-    for tree in project_modules(module).values():
-        for name, text in _parts(_plain(tree)):
-            digests.setdefault(name, []).append(hashlib.sha256(text.encode()).hexdigest()[:16])
-    return {name: sorted(found) for name, found in sorted(digests.items())}
+    for source in project_modules(module).values():
+        for name, digest in _digests_of(source):
+            digests.setdefault(name, []).append(digest)
+    return {name: sorted(several) for name, several in sorted(digests.items())}
 
 
 def dump_digests(digests: Mapping[str, list[str]]) -> str:
@@ -55,6 +56,13 @@ def changed_names(before: Mapping[str, list[str]], after: Mapping[str, list[str]
     return tuple(
         name for name in sorted({*before, *after}) if Counter(before.get(name, ())) != Counter(after.get(name, ()))
     )
+
+
+@cache
+def _digests_of(source: bytes) -> tuple[tuple[str, str], ...]:
+    """Names and digests of one module's parts. Stages share most of their modules, so each is parsed once a process."""
+    parts = _parts(_plain(ast.parse(source)))
+    return tuple((name, hashlib.sha256(text.encode()).hexdigest()[:16]) for name, text in parts)
 
 
 def _parts(tree: ast.Module) -> Iterator[tuple[str, str]]:

@@ -99,12 +99,6 @@ def _behaviour(module: str) -> tuple[str, tuple[str, ...]]:
     return facts.behaviour, tuple(name for name in map(_project_module, facts.imports) if name)
 
 
-def forget() -> None:
-    """Read the sources anew; for whoever changes them while this process runs."""
-    for cached in (fingerprint, _behaviour, _kept_facts):
-        cached.cache_clear()
-
-
 def _source(module: str) -> Path | None:
     package, *rest = module.split(".")
     if package not in _PACKAGES:
@@ -190,21 +184,21 @@ def _keep(facts: dict[str, _SourceFacts]) -> None:
         temporary.replace(_CACHE)
 
 
-def project_modules(module: str) -> dict[str, ast.Module]:
-    """The syntax trees that a fingerprint covers, by the name of their module.
+def project_modules(module: str) -> dict[str, bytes]:
+    """The sources that a fingerprint covers, by the name of their module.
 
     Raises:
         FingerprintError: A module does not exist.
     """
-    trees: dict[str, ast.Module] = {}
+    sources: dict[str, bytes] = {}
     pending = [module]
     while pending:
         name = pending.pop()
-        if name in trees:
+        if name in sources:
             continue
         path = _source(name)
         if path is None:
             raise FingerprintError(f"{name} is not a module of this project")
-        trees[name] = ast.parse(path.read_bytes(), filename=str(path))
+        sources[name] = path.read_bytes()
         pending += [imported for imported in map(_project_module, _facts_of(path).imports) if imported]
-    return trees
+    return sources

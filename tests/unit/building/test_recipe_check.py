@@ -337,7 +337,7 @@ def test_a_good_answer_is_kept_and_a_bad_one_is_not(tmp_path: Path, monkeypatch:
     assert len(asked) == 5
 
 
-def test_it_says_what_it_summary(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     kept = CheckAnswer(model_type="llama", parameters=1_049_728)
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [kept])
     check("tiny", [])
@@ -395,6 +395,23 @@ def test_the_job_itself_refuses_another_model() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             untrained_model(None, fields)  # type: ignore[arg-type]  # nothing of the session is looked at
+
+
+def test_a_kept_answer_depends_on_nothing_that_its_digest_leaves_out(tmp_path: Path) -> None:
+    """Else a recipe that the check would refuse today passes by the answer for another one."""
+    from training.recipe_check import check as look_at
+    from training.specs.recipe import Recipe
+
+    class Watched(Recipe):
+        def __getattribute__(self, name: str) -> object:
+            assert name not in recipe_check._NOT_LOOKED_AT, f"the check reads {name}"
+            return super().__getattribute__(name)
+
+    recipe = load_recipe("tiny").recipe
+    assert set(Recipe.model_fields) > recipe_check._NOT_LOOKED_AT
+    fields = {name: getattr(recipe, name) for name in Recipe.model_fields}
+    request = CheckRequest.model_construct(recipe=Watched.model_construct(**fields), launcher=Launcher())
+    assert look_at(request, tmp_path).findings == ()
 
 
 def test_a_fault_of_the_check_is_no_word_on_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

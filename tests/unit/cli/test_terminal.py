@@ -115,6 +115,7 @@ def test_output_that_cannot_be_passed_on_ends_no_job(monkeypatch: pytest.MonkeyP
 def test_a_process_without_standard_output_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     make_legible()
+    assert sys.stdout is None
 
 
 @pytest.mark.parametrize(

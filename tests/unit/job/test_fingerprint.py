@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from training.job import fingerprint as module
-from training.job.fingerprint import FingerprintError, fingerprint, forget
+from training.job.fingerprint import FingerprintError, fingerprint
+
+
+def forget() -> None:
+    """Let the sources be read anew."""
+    for cached in (module.fingerprint, module._behaviour, module._kept_facts):
+        cached.cache_clear()
 
 
 @pytest.fixture
