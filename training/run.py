@@ -1,4 +1,4 @@
-"""`python -m training.run job.json`: run one stage and publish what it made. The work is in `training.job.runner`."""
+"""`python -m training.run job.json`: run one stage. The work is in `training.job.runner`."""
 
 import os
 import sys

@@ -33,7 +33,7 @@ def functions_in_words(functions: Sequence[str] | None) -> str:
     if functions is None:
         return "which functions is not known, it was made before they were recorded"
     if not functions:
-        return "no function differs, only where the code lies"
+        return "no function differs, only imports or where the code lies"
     named = ["module level" if name == MODULE_BODY else name for name in functions]
     more = f" and {len(named) - _SHOWN_FUNCTIONS} more" if len(named) > _SHOWN_FUNCTIONS else ""
     return ", ".join(named[:_SHOWN_FUNCTIONS]) + more

@@ -201,6 +201,7 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
 
     context.events.phase("reference log-probabilities")
     model = trainer.model.to(job_runtime.device).eval()
+    scored = min(count, len(starts) * size)
     for number, start in enumerate(starts):
         target = folder / f"{start:08d}.npy"
         if number % job_runtime.world_size == job_runtime.rank and not target.exists():
@@ -209,8 +210,8 @@ def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> 
                 logprobs = trainer.compute_ref_log_probs(model, inputs)
             _write(target, torch.stack(logprobs, dim=1).float().cpu().numpy())
         if number % 16 == 0:
-            context.events.progress(start, count, "pairs")
-    context.events.progress(count, count, "pairs")
+            context.events.progress(start, scored, "pairs")
+    context.events.progress(scored, scored, "pairs")
 
     torch.distributed.barrier()
     computed = np.concatenate([np.load(folder / f"{start:08d}.npy", allow_pickle=False) for start in starts])

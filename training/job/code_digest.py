@@ -2,7 +2,7 @@
 
 The fingerprint says that code differs. These digests say where. They never decide an identity. A name is the one inside
 its module (`ShardWriter.add`): a module that moves or is renamed changes no digest. Nor do comments, docstrings,
-formatting and the names of this project's own modules in imports.
+formatting and imports of this project's own modules, but for those in an `else`, a `try` or a `with`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _split(body: list[ast.stmt], inside: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain(tree: ast.Module) -> ast.Module:
-    """The tree without docstrings, and without the names of this project's modules in imports."""
+    """The tree without docstrings, and without imports of this project's modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If):
             node.body = [part for part in node.body if not _is_left_out(part)] or [ast.Pass()]

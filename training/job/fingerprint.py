@@ -161,7 +161,7 @@ def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asyn
 @functools.cache
 def _kept_facts() -> dict[str, _SourceFacts]:
     """What was read before, by the digest of a file; nothing where another reader or another Python kept it."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         kept = json.loads(_CACHE.read_text(encoding="utf-8"))
         if kept["reader"] == _READER:
             return {

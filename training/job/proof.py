@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,7 @@ _CHUNK = 1 << 20
 
 
 class ProofFailed(UserError):
-    """Today's code makes something else than the version holds."""
+    """Today's code makes something else than the version holds, or nothing could be compared."""
 
 
 class _Enough(Exception):
@@ -153,10 +154,12 @@ def _compare_sample(
     """
     name, rows, size = f"{manifest.asset} {manifest.version}", 0, sum(manifest.files[path].bytes for path in made)
     if cut_off:
+        if fault := store.fault_of(manifest, (cut_off,)):
+            raise InputRefused(f"{name}: {fault}; {store.remake(manifest)}")
         theirs = store.folder(manifest.asset, manifest.version) / cut_off
         rows, beginning = _compare_beginning(f"{name}: {cut_off}", context.out / cut_off, theirs)
         size += beginning
-    if not size:
+    if not size and not rows:
         raise ProofFailed(f"{name}: nothing was made in the time that the proof has; give it more with --seconds")
 
     of_rows = f" ({rows:,} rows)" if rows else ""
@@ -166,14 +169,22 @@ def _compare_sample(
 
 
 def _compare_beginning(name: str, ours: Path, theirs: Path) -> tuple[int, int]:
-    """How many rows and bytes there are of a file's beginning, once they are equal to the whole file's."""
-    length = ours.stat().st_size
+    """How many rows and bytes there are of a file's beginning, once they are equal to the whole file's.
+
+    A table has rows and no bytes: where it ends early, its bytes are others.
+    """
     if ours.suffix == ".parquet":
+        if _layout(ours) != _layout(theirs):
+            raise ProofFailed(f"{name} has other columns, types or compression with today's code")
         rows = 0
-        for rows, (mine, recorded) in enumerate(zip(_rows(ours), _rows(theirs), strict=False), 1):
+        for rows, (mine, recorded) in enumerate(zip_longest(_rows(ours), _rows(theirs)), 1):
+            if mine is None:
+                return rows - 1, 0
             if mine != recorded:
-                raise ProofFailed(f"{name} differs in row {rows:,} ({_columns(mine, recorded)})")
-        return rows, length if rows else 0
+                raise ProofFailed(f"{name} differs in row {rows:,} ({_columns(mine, recorded or {})})")
+        return rows, 0
+
+    length = ours.stat().st_size
     if (at := _first_byte(ours, theirs)) < length:
         raise ProofFailed(f"{name} differs in byte {at:,}")
     return 0, length
@@ -205,6 +216,16 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as table:
         for batch in table.iter_batches(batch_size=512):
             yield from batch.to_pylist()
+
+
+def _layout(path: Path) -> tuple[str, set[str]]:
+    """Columns with their types, and the compressions, of a table."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as table:
+        groups = (table.metadata.row_group(number) for number in range(table.num_row_groups))
+        used = {group.column(column).compression for group in groups for column in range(group.num_columns)}
+        return str(table.schema_arrow), used
 
 
 def _columns(mine: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
@@ -242,6 +263,9 @@ def _prove_training(
     def recorded(name: str) -> bytes:
         return _read(store, manifest, name)
 
+    # A proof that was told to stop begins anew: the losses that it had compared are gone with its process.
+    if context.rank == 0:
+        shutil.rmtree(context.work / "checkpoints", ignore_errors=True)
     watch = _Losses(context, manifest, recorded, deadline)
     # Every step is logged, and no checkpoint is written: neither decides anything about a result.
     section = context.section.model_copy(
@@ -269,6 +293,7 @@ class _Losses(_Listener):
         self._steps = min(context.section.steps, FIRST_STEPS)
         self._deadline = deadline
         self._world_size = context.world_size
+        self._rollbacks = int(manifest.metrics.get("rollbacks", 0))
         history = [json.loads(line) for line in recorded(HISTORY).splitlines()]
         self._means = {int(row["step"]): float(row["loss"]) for row in history}
         self._singles: tuple[float, ...] = ()
@@ -319,9 +344,14 @@ class _Losses(_Listener):
             self._fail(step, ours, theirs, several)
 
     def _fail(self, step: int, ours: float, theirs: float, several: str) -> NoReturn:
+        skipped = (
+            f"; it went back over {self._rollbacks} divergences, and batches that it skipped are not skipped here"
+            if self._rollbacks
+            else ""
+        )
         raise ProofFailed(
             f"{self._name}: the loss of step {step}{several} is {ours!r} with today's code, and the version recorded "
-            f"{theirs!r}"
+            f"{theirs!r}{skipped}"
         )
 
     def _everyone(self, is_late: bool) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m training.run job.json`: run one stage and publish what it made.
+"""`python -m training.run job.json`: run one stage and publish what it made, or prove a version with it.
 
 Started by torchrun it runs once per rank; rank 0 cleans the output folder, publishes and reports. Exit codes: 0 done,
 1 a fault of the system (with its traceback), 2 a person's mistake (one message), 75 interrupted (start it again).
@@ -92,6 +92,8 @@ def load_job(path: Path) -> Job:
 def run_job(job: Job) -> int:
     """Verify the inputs, run the stage, publish. Every error is also written as an event and as the job's outcome.
 
+    A job with a `proof` publishes nothing: it compares what the stage makes with a version (`training.job.proof`).
+
     Returns:
         The exit code.
 
@@ -110,11 +112,12 @@ def run_job(job: Job) -> int:
         if job.proof is not None:
             _write_proof(attempt, prove(job, context, _stage(job).run))
             return EXIT_OK
+        code = _recorded_code(job) if rank == 0 else ""
         result: StageResult | None = _stage(job).run(context)
         if rank == 0:
             assert result is not None, f"{job.stage} returned nothing on rank 0"
             events.phase("publish")
-            manifest = _publish(job, context, result, started)
+            manifest = _publish(job, context, result, code, started)
             _write_result(attempt, manifest)
             for finish in context.afterwards:
                 with suppress(OSError):  # the version is published, so the job has succeeded
@@ -267,9 +270,19 @@ def _require_one_tokenizer(job: Job, inputs: dict[str, InputArtifact]) -> None:
         )
 
 
-def _publish(job: Job, context: StageContext[Any], result: StageResult, started: float) -> Manifest:
-    if not job.asset.endswith(EVALUATION_SUFFIX):  # an evaluation is measured again, and never adopted
-        (context.report / Path(CODE_FILE).name).write_text(dump_digests(code_digests(f"training.stages.{job.stage}")))
+def _recorded_code(job: Job) -> str:
+    """The digests of the code that runs; empty for an evaluation, which is measured again and never adopted.
+
+    They are taken when the job starts: a training takes days, and its sources may be edited meanwhile.
+    """
+    if job.asset.endswith(EVALUATION_SUFFIX):
+        return ""
+    return dump_digests(code_digests(f"training.stages.{job.stage}"))
+
+
+def _publish(job: Job, context: StageContext[Any], result: StageResult, code: str, started: float) -> Manifest:
+    if code:
+        (context.report / Path(CODE_FILE).name).write_text(code)
     inputs = {
         name: InputRecord(asset=used.asset, version=used.version, digest=used.digest)
         for name, used in job.inputs.items()

@@ -58,7 +58,7 @@ def run(context: StageContext[Section]) -> StageResult:
 
 
 def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
-    """The written prompts and the number of each repeat; each repeat of a harmful one has another refusal.
+    """The written prompts and the number of each repeat; the first nine of a harmful one have a refusal each.
 
     Both sides give as many conversations. With more answers than refusals a model answers what it should refuse.
     """

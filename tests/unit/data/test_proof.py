@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.data.conftest import Pipeline
 from training.errors import InputRefused
 from training.job.code_digest import CODE_FILE, code_digests, load_digests
 from training.job.fingerprint import fingerprint
-from training.job.proof import ProofFailed
+from training.job.proof import ProofFailed, _compare_beginning
 from training.job.runner import run_job
 from training.specs.artifacts import Manifest, Proof
 from training.specs.job import Job, ProofRequest
@@ -127,11 +129,67 @@ def test_a_sample_that_differs_is_no_proof(pipeline: Pipeline, made: Manifest, m
         prove(pipeline, made, seconds=0.001)
 
 
+def table(path: Path, numbers: list[int], kind: Any = None, compression: str = "snappy") -> Path:
+    pq.write_table(pa.table({"number": pa.array(numbers, kind or pa.int64())}), path, compression=compression)
+    return path
+
+
+def test_the_beginning_of_a_table_is_compared_by_its_rows(tmp_path: Path) -> None:
+    ours, theirs = table(tmp_path / "ours.parquet", [1, 2]), table(tmp_path / "theirs.parquet", [1, 2, 3])
+    assert _compare_beginning("x", ours, theirs) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "compression", "said"),
+    [
+        ([1, 2, 3, 4], None, "snappy", r"differs in row 4 \(only one of the two has it\)"),
+        ([1, 5], None, "snappy", r"differs in row 2 \(number\)"),
+        ([1, 2], pa.int32(), "snappy", "other columns, types or compression"),
+        ([1, 2], None, "zstd", "other columns, types or compression"),
+    ],
+    ids=["more rows", "another row", "another type", "another compression"],
+)
+def test_a_beginning_that_differs_is_no_proof(
+    tmp_path: Path, numbers: list[int], kind: Any, compression: str, said: str
+) -> None:
+    ours = table(tmp_path / "ours.parquet", numbers, kind, compression)
+    with pytest.raises(ProofFailed, match=said):
+        _compare_beginning("x", ours, table(tmp_path / "theirs.parquet", [1, 2, 3]))
+
+
+def test_a_sample_is_compared_with_what_was_published_alone(
+    pipeline: Pipeline, made: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_corpus, "_PROGRESS_EVERY", 5)
+    part(pipeline, made, 1).unlink()
+    with pytest.raises(InputRefused, match=r"part-00001.parquet is missing"):
+        prove(pipeline, made, seconds=0.001)
+
+
 def test_a_version_records_its_functions(pipeline: Pipeline, made: Manifest) -> None:
     data = (pipeline.store.folder(made.asset, made.version) / CODE_FILE).read_bytes()
     recorded = load_digests(data)
     assert recorded == code_digests("training.stages.raw_corpus") and "ShardWriter.add" in recorded
     assert made.files[CODE_FILE].bytes == len(data)
+
+
+def test_the_functions_are_those_that_ran_and_not_those_on_the_disk_at_the_end(
+    pipeline: Pipeline, made: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training takes days, and its sources may be edited meanwhile."""
+    digests = {"edited": ["0"]}
+    run = raw_corpus.run
+
+    def run_and_edit(context: Any) -> Any:
+        monkeypatch.setattr("training.job.runner.code_digests", lambda _module: digests)
+        return run(context)
+
+    monkeypatch.setattr(raw_corpus, "run", run_and_edit)
+    sections = dict(made.section)
+    pipeline.run("raw_corpus", {"sources": sections["sources"], "shard_megabytes": 2})
+    again = pipeline.promoted("raw_corpus")
+    data = (pipeline.store.folder(again.asset, again.version) / CODE_FILE).read_bytes()
+    assert again.version != made.version and load_digests(data) != digests
 
 
 def test_a_proof_on_other_code_than_it_was_planned_for_is_refused(

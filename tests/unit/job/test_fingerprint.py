@@ -73,10 +73,12 @@ def test_what_was_read_is_kept_by_the_digest_of_the_file(package: Path, monkeypa
     assert take() != before
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"reader": "other", "files": {}}', '{"files": {}}'])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"reader": "other", "files": {}}', '{"files": {}}', '{"reader": "%s", "files": []}']
+)
 def test_a_damaged_cache_or_another_reader_s_is_read_anew(package: Path, damage: str) -> None:
     before = take()
-    module._CACHE.write_text(damage)
+    module._CACHE.write_text(damage.replace("%s", module._READER))
     assert take() == before
     assert json.loads(module._CACHE.read_text())["reader"] == module._READER, "written anew"
 

@@ -36,7 +36,7 @@ def refusal(prompt: str, topic: str, repeat: int = 0) -> str:
     Args:
         prompt: What was asked; the wording is a pure function of it.
         topic: A noun phrase, as the prompts' files give it.
-        repeat: Number of the copy of a conversation; each has another wording.
+        repeat: Number of the copy of a conversation; the first nine have a wording each, then they come again.
     """
     first = int(fraction("refusal", prompt) * len(_REFUSALS))
     return _REFUSALS[(first + repeat) % len(_REFUSALS)].format(topic=topic)
