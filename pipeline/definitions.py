@@ -6,6 +6,7 @@ location of its own: each is an attribute, such as `smoke`.
 
 from __future__ import annotations
 
+import functools
 import os
 
 import dagster as dg
@@ -56,11 +57,17 @@ def key_prefix(loaded: LoadedRecipe) -> list[str]:
     return [] if loaded.recipe.name == DEFAULT_RECIPE else [loaded.recipe.name]
 
 
+@functools.cache
+def _location(recipe: str) -> dg.Definitions:
+    """A code location's definitions; Dagster asks for them several times while it loads them."""
+    return build_definitions(recipe)
+
+
 def __getattr__(recipe: str) -> dg.Definitions:
     # Built when asked: commands import this module for the functions alone.
     if recipe.startswith("_"):
         raise AttributeError(recipe)
-    return build_definitions("" if recipe == "defs" else recipe)
+    return _location("" if recipe == "defs" else recipe)
 
 
 def __dir__() -> list[str]:

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from pipeline.tracking.tracker import Tracker
 
 
-def open_store(recipe: str, root: str = "", folder: Path | None = None) -> Store:
+def open_store(recipe: str, root: str = "", folder: Path | None = None, named: str = "") -> Store:
     """The store of a recipe's artifacts.
 
     Args:
         recipe: Its name.
         root: A folder or an s3:// URL; empty takes `$GATEHOUSE_STORE` or its default.
         folder: The folder of all state, for copies of remote versions; `$GATEHOUSE_HOME` by default.
+        named: How the person named the recipe, for the commands in messages; by default its name.
     """
-    return Store(root or store_root(), recipe, cache=(folder or home()) / "cache")
+    return Store(root or store_root(), recipe, cache=(folder or home()) / "cache", named=named)
 
 
 def open_tracker(
@@ -115,7 +116,7 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         """The recipe's artifacts."""
-        return open_store(self.name, self._store_root, self.home)
+        return open_store(self.name, self._store_root, self.home, self._recipe)
 
     @cached_property
     def launcher(self) -> Launcher:

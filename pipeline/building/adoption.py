@@ -23,11 +23,8 @@ from training.specs.artifacts import Adoption, Manifest, Proof
 from training.specs.execution import Execution
 from training.specs.job import Job, ProofRequest
 from training.specs.losses import FIRST_LOSSES, FirstLosses
-from training.specs.proofs import PROOF_FILE, PROVING, WRITTEN_IN_ORDER
+from training.specs.proofs import LONGEST_PROOF, PROOF_FILE, PROVING, WRITTEN_IN_ORDER
 from training.store.store import Store
-
-LONGEST_PROOF = 120.0
-"""Seconds that a proof may take, unless a person gives it more."""
 
 _LAYOUT = re.compile(r"(\d+) process(?:es)? x (\d+) threads? on (cpu|cuda), ZeRO ([0-3])")
 
@@ -93,7 +90,7 @@ def describe_adoption(adoption: Adoption) -> str:
 
 
 def _why_not_adoptable(plan: Plan, store: Store) -> str:
-    build = f"`gatehouse run -r {store.recipe} --select {plan.asset}` builds it"
+    build = f"`gatehouse run -r {store.named} --select {plan.asset}` builds it"
     latest = store.latest(plan.asset)
     if latest is None:
         return f"{plan.asset} was never built, so there is nothing to adopt: {build}"

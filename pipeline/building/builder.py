@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.addresses import live_curve_url
-from pipeline.building.code_change import describe_code_change
+from pipeline.building.code_change import changed_functions, describe_code_change
 from pipeline.building.planner import Plan, plan_asset, plan_evaluation
 from pipeline.building.recipe_check import check_recipe
 from pipeline.gates.evidence_reader import read_evidence
@@ -282,7 +282,7 @@ class Builder:
 
         return self.store.manifest(manifest.asset, pointer.version), (
             f"{manifest.asset} {manifest.version} is held back by {hold.author} ({hold.reason}); {pointer.version} "
-            f"stays promoted until `gatehouse promote -r {self.store.recipe} {manifest.asset} {manifest.version}`"
+            f"stays promoted until `gatehouse promote -r {self.store.named} {manifest.asset} {manifest.version}`"
         )
 
     def _reuse(self, existing: Manifest, on_events: Listener) -> Manifest:
@@ -300,7 +300,8 @@ class Builder:
 
     def _name_the_cheap_way(self, manifest: Manifest, on_events: Listener) -> None:
         """Say that an adoption would do, before what only other code sets apart is made anew."""
-        message = f"{manifest.asset} {manifest.version} is made anew: {describe_code_change(manifest, self.store)}"
+        change = describe_code_change(manifest, changed_functions(manifest, self.store), self.store)
+        message = f"{manifest.asset} {manifest.version} is made anew: {change}"
         events = [{"kind": "log", "level": "warning", "message": message}]
         progress.show(manifest.asset, events)
         on_events(events)

@@ -22,10 +22,14 @@ def changed_functions(manifest: Manifest, store: Store) -> tuple[str, ...] | Non
     return None if recorded is None else changed_names(recorded, code_digests(stage_module(manifest.stage)))
 
 
-def describe_code_change(manifest: Manifest, store: Store) -> str:
-    """What sets a version apart from today's code, in words, and the command that takes it over."""
-    command = f"`gatehouse adopt -r {store.recipe} {manifest.asset} --reason ...` takes it over after a proof"
-    return f"code changed: {functions_in_words(changed_functions(manifest, store))}; {command}"
+def describe_code_change(manifest: Manifest, functions: Sequence[str] | None, store: Store) -> str:
+    """What sets a version apart from today's code, in words, and the command that takes it over.
+
+    Args:
+        functions: What `changed_functions` gave.
+    """
+    command = f"`gatehouse adopt -r {store.named} {manifest.asset} --reason ...` takes it over after a proof"
+    return f"code changed: {functions_in_words(functions)}; {command}"
 
 
 def functions_in_words(functions: Sequence[str] | None) -> str:

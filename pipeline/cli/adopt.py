@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import Author, Recipe, new_app
+from pipeline.graph import GRAPH, require_asset
+from pipeline.humanize import age
 from training.errors import EXIT_FAULT, GatehouseError, RecipeError
+from training.specs.proofs import LONGEST_PROOF
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.building.builder import Builder
+
+_ADOPTED, _NOT_NEEDED, _UNPROVEN = "adopted", "not needed", "unproven"
 
 app = new_app()
 
@@ -26,7 +31,7 @@ def command(
         bool, typer.Option("--all", help="Every asset that only its code sets apart from what a run would make.")
     ] = False,
     author: Author = "",
-    seconds: Annotated[float, typer.Option(min=1, help="How long the proof of one asset may take.")] = 120,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the proof of one asset may take.")] = LONGEST_PROOF,
     recipe: Recipe = "tiny",
 ) -> None:
     """Take versions over under changed code, after a proof, instead of making them anew.
@@ -49,19 +54,17 @@ def adopt(recipe: str, assets: list[str], is_all: bool, reason: str, author: str
     Raises:
         RecipeError: There is no such asset, no reason is given, or neither assets nor --all.
     """
-    from pipeline.cli.console import RunDisplay, make_console
-    from pipeline.cli.decision import login, tidy
-    from pipeline.graph import GRAPH, require_asset
-    from pipeline.humanize import age
-    from pipeline.jobs.progress import displayed
-    from pipeline.workspace import Workspace
-
+    for asset in assets:
+        require_asset(asset)
     if bool(assets) == is_all:
         raise RecipeError("name the assets to adopt, or give --all for every one that only its code sets apart")
     if not reason.strip():
         raise RecipeError("--reason: say why today's code makes the same; people will read it")
-    for asset in assets:
-        require_asset(asset)
+
+    from pipeline.cli.console import RunDisplay, make_console
+    from pipeline.cli.decision import login, tidy
+    from pipeline.jobs.progress import displayed
+    from pipeline.workspace import Workspace
 
     console, workspace = make_console(), Workspace(recipe)
     author = author or login()
@@ -69,17 +72,18 @@ def adopt(recipe: str, assets: list[str], is_all: bool, reason: str, author: str
     tidy(workspace, console)
 
     chosen = _changed(builder, console) if is_all else [asset for asset in GRAPH if asset in assets]
-    began, failed = time.monotonic(), []
+    began, outcomes = time.monotonic(), dict.fromkeys(chosen, _UNPROVEN)
     with RunDisplay(console) as display, displayed(display):
         for asset in chosen:
-            if not _adopted(builder, asset, reason, author, seconds, console):
-                failed.append(asset)
+            outcomes[asset] = _adopted(builder, asset, reason, author, seconds, console)
 
-    adopted = len(chosen) - len(failed)
+    adopted = sum(what == _ADOPTED for what in outcomes.values())
+    failed = [asset for asset, what in outcomes.items() if what == _UNPROVEN]
     spent = age(time.monotonic() - began)
     _print(console, f"{adopted} adopted in {spent}" + (f", not adopted: {', '.join(failed)}." if failed else "."))
     if adopted:
-        _print(console, f"`gatehouse run -r {recipe}` reuses them; what is measured by other code is measured again.")
+        command = f"`gatehouse run -r {workspace.store.named}`"
+        _print(console, f"{command} reuses them; what is measured by other code is measured again.")
     return not failed
 
 
@@ -94,8 +98,8 @@ def _changed(builder: Builder, console: Console) -> list[str]:
     return [status.asset for status in statuses if status.code_changed]
 
 
-def _adopted(builder: Builder, asset: str, reason: str, author: str, seconds: float, console: Console) -> bool:
-    """Whether an asset is what today's code asks for now; what was proven, or why not, is printed."""
+def _adopted(builder: Builder, asset: str, reason: str, author: str, seconds: float, console: Console) -> str:
+    """What became of an asset; what was proven, or why not, is printed."""
     from pipeline.building.adoption import adopt as prove_and_adopt
     from pipeline.building.adoption import describe_adoption
 
@@ -103,12 +107,12 @@ def _adopted(builder: Builder, asset: str, reason: str, author: str, seconds: fl
         adoption = prove_and_adopt(builder, asset, reason, author, lambda _events: None, seconds)
     except GatehouseError as error:
         _print(console, f"{asset} is not adopted: {error}", "red")
-        return False
+        return _UNPROVEN
     if adoption is None:
         _print(console, f"{asset} needs no adoption: today's code asks for a version that exists")
-    else:
-        _print(console, describe_adoption(adoption), "green")
-    return True
+        return _NOT_NEEDED
+    _print(console, describe_adoption(adoption), "green")
+    return _ADOPTED
 
 
 def _print(console: Console, line: str, style: str = "") -> None:

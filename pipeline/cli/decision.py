@@ -64,7 +64,7 @@ class Decision:
         if left and store.hold(asset, left):
             self.console.print(
                 f"{left} is held back: no run promotes it again until `gatehouse promote "
-                f"-r {store.recipe} {asset} {left}`.",
+                f"-r {store.named} {asset} {left}`.",
                 highlight=False,
             )
 

@@ -143,7 +143,7 @@ def explain(recipe: str, asset: str) -> None:
     console.print(_opening(certificate, refused, store), markup=False, highlight=False, soft_wrap=True)
     if stale := _stale(asset, certificate, latest, loaded, store):
         console.print(
-            f"The verdict is stale, because this changed since: {stale}. `{latest.run_command(recipe)}` judges it "
+            f"The verdict is stale, because this changed since: {stale}. `{latest.run_command(store.named)}` judges it "
             "again and trains nothing.",
             markup=False,
             highlight=False,
@@ -160,7 +160,7 @@ def explain(recipe: str, asset: str) -> None:
     if failed := [verdict.name for verdict in refused if not _is_waived(certificate, verdict)]:
         until = min(utc_today() + _A_MONTH, utc_today().replace(month=12, day=31))
         console.print("\n[bold]What can be done[/]")
-        for line in advice(latest, failed, recipe, until):
+        for line in advice(latest, failed, store.named, until):
             console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
 
     if page := store.gate_report(asset, latest.version):
@@ -276,7 +276,7 @@ def _cells(row: GateRow) -> tuple[str, ...]:
 def _note(asset: str, row: GateRow, store: Store) -> str:
     """What the table cannot say of an asset."""
     if row.stale:
-        command = store.manifest(asset, row.version).run_command() if row.version else ""
+        command = store.manifest(asset, row.version).run_command(store.named) if row.version else ""
         return (
             f"[yellow]{asset} is stale[/], because this changed since it was judged: {escape(row.stale)}. "
             f"`{escape(command)}` judges it again and trains nothing."

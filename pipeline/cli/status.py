@@ -17,14 +17,13 @@ from pipeline.cli.console import make_console
 from pipeline.cli.options import Recipe, new_app
 from pipeline.graph import GRAPH, require_asset
 from pipeline.humanize import age, short, size
-from pipeline.upkeep.asset_status import AssetStatus, survey
+from pipeline.upkeep.asset_status import NEVER_BUILT, AssetStatus, survey
 from pipeline.workspace import Workspace
 from training.store.store import Store
 
 _NARROW = ("asset", "version", "state", "gates", "headline", "age")
 _WIDE = ("asset", "promoted", "latest", "state", "why", "gates", "headline", "age", "size")
 _COLOURS = {"fresh": "green", "stale": "yellow", "refused": "red", "not judged": "yellow", "code changed": "yellow"}
-_NEVER = "never built"
 _LOAD = """  from transformers import pipeline
   model = pipeline("text-generation", model="{folder}")
   print(model({prompt})[0]["generated_text"])"""
@@ -81,7 +80,7 @@ def show_status(recipe: str, as_json: bool, wide: bool = False) -> None:
         return
 
     for status in statuses:
-        if not status.fresh and status.why != _NEVER:
+        if not status.fresh and status.why != NEVER_BUILT:
             console.print(f"[yellow]{status.asset}[/]: {escape(status.why)}", highlight=False, soft_wrap=True)
     if any(_newer(status) for status in statuses):
         console.print("* a newer version exists that is not promoted; --wide shows it", highlight=False)
@@ -118,7 +117,7 @@ def _cells(status: AssetStatus) -> dict[str, str]:
     """Column to cell."""
     shown = status.shown
     if shown is None:
-        state = _NEVER if status.why == _NEVER else "[red]unreadable[/]"
+        state = NEVER_BUILT if status.why == NEVER_BUILT else "[red]unreadable[/]"
         return {
             **dict.fromkeys((*_NARROW, *_WIDE), "-"),
             "asset": status.asset,
@@ -148,7 +147,7 @@ def _state(status: AssetStatus) -> str:
     """`fresh`, `code changed`, `stale`, or where nothing is promoted `refused` or `not judged`."""
     if status.fresh:
         return "fresh"
-    if status.promoted and status.code_changed:
+    if status.promoted and status.code_changed and status.is_settled:
         return "code changed"
     if status.promoted:
         return "stale"

@@ -41,7 +41,7 @@ def sync(
     Runs do the same by themselves, as far as a slow server lets them. An MLflow whose database is new gets everything.
     Nothing is recorded twice.
 
-    Exit codes: 0 MLflow has everything, 1 something is still owed to it.
+    Exit codes: 0 MLflow has everything, 1 something is still to be delivered.
     """
     console = make_console()
     logging.getLogger("gatehouse").addHandler(logging.StreamHandler())

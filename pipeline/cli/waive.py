@@ -111,6 +111,6 @@ def _show(decision: Decision, judgement: Judgement, done: str) -> None:
     elif certificate.passed:
         decision.console.print(
             f"Another version of {certificate.asset} stays promoted: `gatehouse promote "
-            f"-r {decision.builder.store.recipe} {certificate.asset} {certificate.version}` takes this one.",
+            f"-r {decision.builder.store.named} {certificate.asset} {certificate.version}` takes this one.",
             highlight=False,
         )

@@ -24,6 +24,7 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecordStatus,
 )
 
+from pipeline.building.adoption import describe_adoption
 from pipeline.defs.metadata import assessment_of, check_description, check_metadata, materialization_metadata
 from pipeline.gates.wording import gate_state
 from pipeline.graph import GRAPH
@@ -210,6 +211,7 @@ def _materialization(
         reused=True,
         store_uri=store.uri(asset, version),
         links=store.links(asset, version),
+        code=[describe_adoption(adoption) for adoption in store.adoptions(asset, version)],
     )
 
     # The same tags as a run would write: Dagster tells by them what is stale.

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.addresses import TRAINING_VIEW, run_url
-from pipeline.tracking import records as records
-from pipeline.tracking import run_pages
+from pipeline.tracking import records, run_pages
 from pipeline.tracking.connection import PATIENCE, Connection, logger
 from pipeline.tracking.metrics_follower import MetricsFollower, deliver
 from pipeline.tracking.outbox import OutboxRecord

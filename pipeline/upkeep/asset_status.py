@@ -8,13 +8,15 @@ from typing import Any
 
 from pipeline.building.builder import LAST
 from pipeline.building.code_change import changed_functions, describe_code_change, explain_change
-from pipeline.building.planner import plan_adoption, plan_asset, promoted_input
+from pipeline.building.planner import Plan, plan_adoption, promoted_input
 from pipeline.graph import GRAPH
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import StoreError, UserError
 from training.specs.artifacts import Adoption, Certificate, Manifest
 from training.store.store import Store, utc_today
 from training.store.validity import why_invalid
+
+NEVER_BUILT = "never built"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class AssetStatus:
         promoted: Whether the next stage's job would accept it (`training.store.validity`).
         fresh: True when the promoted version is what materializing would give now, and the next stage may use it.
         why: Why it is not fresh; empty when it is.
-        code_changed: Only the code sets it apart from what would be made today: it can be adopted after a proof.
+        code_changed: Only the code sets a version apart from what would be made today: it can be adopted after a proof.
+            It is the shown one where `is_settled`, else `why` names it.
         functions: The functions and classes that differ then; None where they were not recorded.
         is_settled: Whether it is what would be made today, but for code and judgement. What is made from it can then
             be looked at by itself.
@@ -130,7 +133,7 @@ def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, 
     is_stored = pointer is not None and pointer.version in store.versions(asset)
     shown = store.manifest(asset, pointer.version) if pointer and is_stored else latest
     if shown is None:
-        return _without_version(asset, problem or "never built")
+        return _without_version(asset, problem or NEVER_BUILT)
 
     status = AssetStatus(
         asset,
@@ -145,57 +148,62 @@ def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, 
         adoptions=tuple(store.adoptions(asset, shown.version)),
     )
     stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
-    if all(upstream[name].is_settled for name in stale):
-        status = _with_code_change(status, loaded, store)
-    if status.why:
-        return status
-    why = f"upstream is not fresh: {', '.join(stale)}" if stale else _why_not_fresh(status, loaded, store, problem)
-    return replace(status, fresh=not why, why=why)
+    why_stale = f"upstream is not fresh: {', '.join(stale)}" if stale else ""
+    if not all(upstream[name].is_settled for name in stale):
+        return replace(status, why=why_stale)
+
+    # By the versions that are promoted now, on whatever terms they were judged: those that are not fresh for that alone
+    # are named below, and a run would judge them again first.
+    try:
+        plan = plan_adoption(asset, loaded, store)
+    except UserError as error:
+        return replace(status, why=why_stale or str(error))
+    if plan.same_but_code is not None:
+        return _with_code_change(status, plan, plan.same_but_code, store)
+
+    is_today = plan.existing is not None and plan.existing.version == shown.version
+    if stale:
+        return replace(status, why=why_stale, is_settled=is_today)
+    why = _why_not_fresh(status, plan, loaded, store, problem)
+    return replace(status, fresh=not why, why=why, is_settled=is_today)
 
 
 def _without_version(asset: str, why: str) -> AssetStatus:
     return AssetStatus(asset, None, None, promoted=False, fresh=False, why=why, certificate=None, links={}, path="")
 
 
-def _with_code_change(status: AssetStatus, loaded: LoadedRecipe, store: Store) -> AssetStatus:
-    """The status with what its code says, by the versions that are promoted now, on whatever terms they were judged."""
-    assert status.shown is not None
-    try:
-        plan = plan_adoption(status.asset, loaded, store)
-    except UserError:  # the same is found again where it is said
-        return status
-    manifest = plan.same_but_code
-    if manifest is None:
-        is_today = plan.existing is not None and plan.existing.version == status.shown.version
-        return replace(status, is_settled=is_today)
+def _with_code_change(status: AssetStatus, plan: Plan, manifest: Manifest, store: Store) -> AssetStatus:
+    """The status where a version would be what is asked for today, had other code not made it."""
+    shown = status.shown
+    assert shown is not None
+    functions = changed_functions(manifest, store)
+    why = describe_code_change(manifest, functions, store)
+    if manifest.version != shown.version:
+        why = f"{explain_change(plan, shown)}; of {manifest.version} only the {why}"
     return replace(
-        status,
-        why=describe_code_change(manifest, store),
-        code_changed=True,
-        functions=changed_functions(manifest, store),
-        is_settled=manifest.version == status.shown.version,
+        status, why=why, code_changed=True, functions=functions, is_settled=manifest.version == shown.version
     )
 
 
-def _why_not_fresh(status: AssetStatus, loaded: LoadedRecipe, store: Store, problem: str) -> str:
+def _why_not_fresh(status: AssetStatus, plan: Plan, loaded: LoadedRecipe, store: Store, problem: str) -> str:
     """Why the next stage would refuse what is shown, or a run would build or judge it again; empty when neither.
 
     Args:
+        plan: On what is promoted upstream, all of which is fresh.
         problem: Why it is not promoted, or not validly.
     """
     shown = status.shown
     assert shown is not None
-    try:
-        plan = plan_asset(status.asset, loaded, store)
-        # In place of a version that is held back, the promoted one is what the recipe gives.
-        held_back = plan.existing is not None and store.hold(status.asset, plan.existing.version) is not None
-        is_today = plan.existing is not None and plan.existing.version == shown.version
-        if not is_today and plan.identity != shown.identity and not held_back:
-            return explain_change(plan, shown)
-        if problem:
-            return problem
+    # In place of a version that is held back, the promoted one is what the recipe gives.
+    held_back = plan.existing is not None and store.hold(status.asset, plan.existing.version) is not None
+    is_today = plan.existing is not None and plan.existing.version == shown.version
+    if not is_today and plan.identity != shown.identity and not held_back:
+        return explain_change(plan, shown)
+    if problem:
+        return problem
 
-        # The planner of the next stage asks the same, so nothing that it refuses is called fresh.
+    # The planner of the next stage asks the same, so nothing that it refuses is called fresh.
+    try:
         promoted_input(status.asset, loaded, store)
     except UserError as error:
         return str(error)

@@ -114,7 +114,7 @@ class Verification:
             if pointer not in store.promotions(asset):
                 finding.defects.append(
                     f"the history of promotions does not know the promotion of {pointer.version}: "
-                    f"`gatehouse promote -r {store.recipe} {asset} {pointer.version}` writes it"
+                    f"`gatehouse promote -r {store.named} {asset} {pointer.version}` writes it"
                 )
             if problem := why_invalid(store, pointer, utc_today()):
                 finding.defects.append(problem)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LONGEST_PROOF = 120.0
+"""Seconds that a proof may take, unless a person gives it more."""
+
 PROOF_FILE = "proof.json"
 """The answer of a proof that passed, in its attempt's folder."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import time
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -33,8 +34,10 @@ class Records:
     Args:
         root: A local folder or a URL that fsspec understands.
         recipe: Name of the recipe.
+        named: How a command names it after `-r`, such as a path; by default its name.
 
     Attributes:
+        named: The same, ready for a shell.
         storage: The files.
         base: Where the recipe's files are in it.
 
@@ -43,11 +46,12 @@ class Records:
             be read, and names the file.
     """
 
-    def __init__(self, root: str, recipe: str) -> None:
+    def __init__(self, root: str, recipe: str, named: str = "") -> None:
         self.storage = Storage(root)
         self.root = self.storage.root
         self.is_local = self.storage.is_local
         self.recipe = recipe
+        self.named = shlex.quote(named or recipe)
         self.base = self.storage.base / recipe
 
     # Judgements
@@ -279,21 +283,21 @@ class Records:
         built = asset.removesuffix(EVALUATION_SUFFIX)
         kind, name = rest[0], rest[-1].removesuffix(".json")
         if kind == "links":
-            return f", then `gatehouse sync -r {self.recipe}` writes it anew"
+            return f", then `gatehouse sync -r {self.named}` writes it anew"
         if kind == "holds":
             return f": {name} is held back no longer then"
         if kind == "waivers":
             return (
-                f", then `gatehouse waive -r {self.recipe} {asset} --version {rest[1]} --gate {name} --reason ... "
+                f", then `gatehouse waive -r {self.named} {asset} --version {rest[1]} --gate {name} --reason ... "
                 "--until ...` writes it anew"
             )
         if kind == "adoptions":
-            return f", then `gatehouse adopt -r {self.recipe} {asset} --reason ...` proves it anew"
+            return f", then `gatehouse adopt -r {self.named} {asset} --reason ...` proves it anew"
         if kind == "promotions":
             version = name.partition("-")[2]
             return (
                 f": a rollback does not know this promotion then; if {version} is still promoted, `gatehouse "
-                f"promote -r {self.recipe} {asset} {version}` writes it anew"
+                f"promote -r {self.named} {asset} {version}` writes it anew"
             )
         return f" and materialize {built} again"
 

@@ -59,13 +59,14 @@ class Store(Records):
         root: A local folder or a URL that fsspec understands.
         recipe: Name of the recipe; different recipes never share versions.
         cache: Local folder for copies of remote versions; unused with a local root.
+        named: How a command names the recipe after `-r`, such as a path; by default its name.
 
     Raises:
         StoreError: The root is a URL of a kind that cannot be opened.
     """
 
-    def __init__(self, root: str, recipe: str, cache: Path | None = None) -> None:
-        super().__init__(root, recipe)
+    def __init__(self, root: str, recipe: str, cache: Path | None = None, named: str = "") -> None:
+        super().__init__(root, recipe, named)
         self.cache = cache
         # What `file_entry` gave, with the status that the file had then.
         self._entries: dict[Path, tuple[tuple[int, ...], FileEntry]] = {}
@@ -256,7 +257,7 @@ class Store(Records):
         """What to do about a version whose files are not what was published, as the end of a sentence."""
         built = manifest.asset.removesuffix(EVALUATION_SUFFIX)  # an evaluation is made when its asset is built
         return (
-            f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.recipe} --select "
+            f"delete {self.uri(manifest.asset, manifest.version)}, then `gatehouse run -r {self.named} --select "
             f"{built}` makes it anew"
         )
 

@@ -84,12 +84,12 @@ def require_valid(
     certificate = store.promoted_with(pointer)
     if not store.storage.exists(store.place(asset, version) / MANIFEST):
         raise InputRefused(
-            f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.recipe} "
+            f"{asset} {version} is promoted and its files are gone; `gatehouse run -r {store.named} "
             f"--select {asset}` makes it anew"
         )
 
     manifest = store.manifest(asset, version)
-    again = f"`{manifest.run_command()}` judges it again and trains nothing"
+    again = f"`{manifest.run_command(store.named)}` judges it again and trains nothing"
     if certificate is None:
         raise InputRefused(f"{asset} {version} has no certificate: {again}")
     if fault := _binding_fault(certificate, pointer, digest):
@@ -169,7 +169,7 @@ def explain_unpromoted(store: Store, asset: str, asked_version: str | None, toda
             "refused now; materialize that first"
         )
     if expired := certificate.expired(today):
-        return f"{asset} {version} rests on {_explain_expired(expired[0], asset, store.recipe)}"
+        return f"{asset} {version} rests on {_explain_expired(expired[0], asset, store.named)}"
     if hold := store.hold(asset, version):
         return (
             f"{asset} {version} is held back by {hold.author}: {hold.reason}; `gatehouse promote -r "
@@ -189,7 +189,7 @@ def evidence_fault(store: Store, certificate: Certificate) -> str:
         StoreError: The evaluation's manifest is damaged.
     """
     asset, version = certificate.asset + EVALUATION_SUFFIX, certificate.evaluation_version
-    run = f"`gatehouse run -r {store.recipe} --select {certificate.asset}`"
+    run = f"`gatehouse run -r {store.named} --select {certificate.asset}`"
     if not version or not store.storage.exists(store.place(asset, version) / MANIFEST):
         return (
             f"its certificate rests on the evidence {asset} {version}, which is gone; {run} measures and judges it "
@@ -246,10 +246,10 @@ def _binding_fault(certificate: Certificate, pointer: Promotion, digest: str) ->
     return ""
 
 
-def _explain_expired(waiver: Waiver, asset: str, recipe: str) -> str:
-    then = "" if waiver.asset == asset else f", then `gatehouse run -r {recipe} --select {asset}`,"
+def _explain_expired(waiver: Waiver, asset: str, named: str) -> str:
+    then = "" if waiver.asset == asset else f", then `gatehouse run -r {named} --select {asset}`,"
     return (
         f"a waiver that has expired: {waiver.author} waived {waiver.gate} of {waiver.asset} {waiver.version} until "
-        f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {recipe} {waiver.asset} --version "
+        f"{waiver.until} ({waiver.reason}); renew it with `gatehouse waive -r {named} {waiver.asset} --version "
         f"{waiver.version} --gate {waiver.gate} --reason ... --until ...`{then} or build a version that passes"
     )

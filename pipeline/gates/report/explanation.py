@@ -42,7 +42,7 @@ def advice(manifest: Manifest, gates: list[str], recipe: str, until: date) -> li
     Args:
         manifest: The refused version.
         gates: Those that refused it.
-        recipe: Name or path of the recipe, as it was asked for.
+        recipe: How a command names the recipe (`Store.named`).
         until: A day for the example of a waiver.
     """
     asset = manifest.asset

@@ -39,7 +39,7 @@ def printed(world: World, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr("pipeline.building.planner.fingerprint", changed)
     monkeypatch.setattr(adoption_module, "_launch", passes)
     output = io.StringIO()
-    workspace = SimpleNamespace(builder=lambda author: world.builder)
+    workspace = SimpleNamespace(builder=lambda author: world.builder, store=world.store)
     monkeypatch.setattr("pipeline.workspace.Workspace", lambda recipe: workspace)
     monkeypatch.setattr("pipeline.cli.decision.tidy", lambda *_: None)  # MLflow and Dagster are left alone
     monkeypatch.setattr("pipeline.cli.console.make_console", lambda: Console(file=output, width=200))
@@ -59,8 +59,10 @@ def test_all_are_adopted_but_what_fails_its_proof(world: World, printed: io.Stri
 
 def test_what_was_adopted_needs_no_second_time(world: World, printed: io.StringIO) -> None:
     assert adopt("unit", ["corpus", "raw_corpus"], False, "moved", "ada", 120)
+    assert "2 adopted in" in printed.getvalue()
     assert adopt("unit", ["corpus"], False, "moved", "ada", 120)
     assert "corpus needs no adoption" in printed.getvalue()
+    assert "0 adopted in" in printed.getvalue()
 
 
 @pytest.mark.parametrize(

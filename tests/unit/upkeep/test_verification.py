@@ -128,7 +128,9 @@ def test_a_defect_is_named(
     show_verification(str(world.folder / "unit.yaml"), "", as_json=False)
     said = capsys.readouterr().out
     assert message in said and "not hold" in said
-    assert "`gatehouse run -r unit --select" in said or "`gatehouse promote -r unit" in said or "materialize" in said
+    named = world.folder / "unit.yaml"
+    remedies = (f"`gatehouse run -r {named} --select", f"`gatehouse promote -r {named}", "materialize", "restore")
+    assert any(remedy in said for remedy in remedies)
 
 
 def test_what_cannot_be_verified(world: World) -> None:

@@ -102,9 +102,14 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCaus
 
 
 def train(model: LlamaForCausalLM, rows: Batch, steps: int, rate: float = 3e-3) -> LlamaForCausalLM:
-    """Next-token training on rows of tokens and masks, in place."""
+    """Next-token training on rows of tokens and masks, in place.
+
+    The learning rate falls to zero: at a constant one, what is learned by the last step depends on the processor's
+    rounding.
+    """
     generator = random.Random(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     for _ in range(steps):
         picked = generator.sample(rows, min(8, len(rows)))
         longest = max(len(tokens) for tokens, _ in picked)
@@ -115,6 +120,7 @@ def train(model: LlamaForCausalLM, rows: Batch, steps: int, rate: float = 3e-3) 
             labels[row, : len(ids)] = torch.where(torch.tensor(mask), torch.tensor(ids), -100)
         model(input_ids=tokens, labels=labels).loss.backward()
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
     return model
 
