@@ -8,7 +8,7 @@ import urllib.request
 from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
-from pipeline.graph import GRAPH
+from pipeline.graph import GROUPS
 
 TRAINING_VIEW = "?workflowType=machine_learning"
 """Without it MLflow opens on its pages for language model applications, where there are no runs."""
@@ -22,7 +22,7 @@ def graph_url(dagster: str) -> str:
     Args:
         dagster: Address of the webserver.
     """
-    groups = dict.fromkeys(f"global@global:{node.group}" for node in GRAPH.values())
+    groups = [f"global@global:{group}" for group in GROUPS]
     return f"{dagster}/asset-groups?expanded={quote(','.join(groups), safe='')}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -16,29 +17,30 @@ from pipeline.defs.checks import gate_checks
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.defs.schedules import everything_job, nightly_schedule
 from pipeline.defs.sensors import alert_sensors, dead_runs_sensor, source_sensor
-from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.graph import DEFAULT_RECIPE
 from pipeline.paths import dagster_url, mlflow_url
 from pipeline.recipes.loader import LoadedRecipe, load_recipe
 
 
-def build_definitions(recipe: str = "") -> dg.Definitions:
+def build_definitions(recipe: str = "", overrides: Sequence[str] = ()) -> dg.Definitions:
     """The definitions of one recipe.
 
     Args:
         recipe: Name or path; empty takes `$GATEHOUSE_RECIPE`, by default tiny. Any other recipe than the default one
             has its name as key prefix.
+        overrides: Values for this time only, such as `base_model.steps=200`; they may change which assets there are.
 
     Raises:
         RecipeError: The recipe is wrong.
     """
     name = recipe or os.environ.get("GATEHOUSE_RECIPE", DEFAULT_RECIPE)
-    loaded = load_recipe(name)
+    loaded = load_recipe(name, overrides)
     prefix = key_prefix(loaded)
     job = everything_job(prefix)
 
     return dg.Definitions(
-        assets=[stage_asset(asset, loaded, prefix) for asset in GRAPH],
-        asset_checks=[gate_checks(asset, loaded, prefix) for asset in GRAPH],
+        assets=[stage_asset(asset, loaded, prefix) for asset in loaded.graph],
+        asset_checks=[gate_checks(asset, loaded, prefix) for asset in loaded.graph],
         jobs=[job],
         schedules=[nightly_schedule(loaded, job)],
         sensors=[source_sensor(loaded, job), *alert_sensors(loaded, prefix), dead_runs_sensor(prefix)],

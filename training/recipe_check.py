@@ -24,14 +24,13 @@ from training.engine.architecture_fields import architecture_problems, configure
 from training.engine.causality import NOT_CAUSAL, build, is_causal
 from training.errors import RecipeError
 from training.evaluation.catalogue import task_problems
-from training.specs.optimization import TrainingSection
+from training.specs.post_training import LoraModelSection
 from training.specs.recipe import Recipe
 from training.specs.recipe_check import ANSWER_FILE, REQUEST_FILE, CheckAnswer, CheckRequest, Finding, Key
 
 _REQUESTS = TypeAdapter(list[CheckRequest])
 _ANSWERS = TypeAdapter(list[CheckAnswer])
 _ARCHITECTURE: Key = ("base_model", "architecture")
-_TRAINED = ("base_model", "sft_model", "dpo_model", "lora_model")
 _SHAPES = re.compile(r"shape|size|match|multiply|divi", re.IGNORECASE)
 _LONGEST = 200
 
@@ -115,18 +114,19 @@ def _positions(recipe: Recipe, config: PretrainedConfig) -> Iterator[Finding]:
 
 
 def _target_modules(recipe: Recipe, model: PreTrainedModel) -> Iterator[Finding]:
-    try:
-        lora_config(recipe.lora_model, model)
-    except RecipeError as error:
-        yield Finding(
-            key=("lora_model", "target_modules"), message=str(error).removeprefix("lora_model.target_modules: ")
-        )
+    for asset, section in recipe.training_sections().items():
+        if not isinstance(section, LoraModelSection):
+            continue
+        try:
+            lora_config(section, model)
+        except RecipeError as error:
+            message = str(error).removeprefix("lora_model.target_modules: ")
+            yield Finding(key=(*recipe.key(asset), "target_modules"), message=message)
 
 
 def _choices(request: CheckRequest, kind: str, model: PreTrainedModel) -> Iterator[Finding]:
     """Precision and kernels that do not run where the launcher starts the job, as far as this machine can tell."""
-    for asset in _TRAINED:
-        section: TrainingSection = getattr(request.recipe, asset)
+    for asset, section in request.recipe.training_sections().items():
         wanted = request.launcher.execution(asset).device
         here = "cuda" if torch.cuda.is_available() else "cpu"
         device = here if wanted == "auto" else wanted
@@ -135,10 +135,16 @@ def _choices(request: CheckRequest, kind: str, model: PreTrainedModel) -> Iterat
         try:
             choice = choose(section.precision, section.kernels, torch.device(device), kind)
         except LmkernelsError as error:
-            yield Finding(key=(asset, "kernels" if "kernel" in str(error).lower() else "precision"), message=str(error))
+            yield Finding(
+                key=(*request.recipe.key(asset), "kernels" if "kernel" in str(error).lower() else "precision"),
+                message=str(error),
+            )
             continue
         if section.precision == "fp8" and not choice.expected_conversions(model):
-            yield Finding(key=(asset, "precision"), message="no layer of this architecture can run in FP8; use bf16")
+            yield Finding(
+                key=(*request.recipe.key(asset), "precision"),
+                message="no layer of this architecture can run in FP8; use bf16",
+            )
 
 
 def _brief(error: Exception) -> str:

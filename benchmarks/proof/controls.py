@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.proof.world import World
-from pipeline.graph import GRAPH
+from pipeline.graph import KINDS
 from training.data.tables import CONVERSATION_SCHEMA, PAIR_SCHEMA, read_rows, write_table
 from training.data.text.documents import read_split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain, train_bpe
@@ -24,7 +24,7 @@ from training.data.tokens.shards import FOLDER, TokenShards, TokenWriter
 from training.specs.artifacts import Certificate, Manifest
 from training.specs.corpus import GENERAL
 
-MODELS = tuple(asset for asset, node in GRAPH.items() if node.group == "models")
+MODELS = tuple(name for name, kind in KINDS.items() if kind.is_model)
 _DOMAIN_DOCUMENTS = 10  # the gate of adapter_data asks for so many
 _RANDOM_WEIGHTS = """
 import sys

@@ -57,7 +57,8 @@ def as_markdown(loaded: LoadedRecipe, caught: Sequence[Caught], chains: Mapping[
     for asset in MODELS:
         real = [certificates[asset] for certificates in chains.values() if asset in certificates]
         bad = [judged.certificate for judged in caught if judged.control.asset == asset]
-        lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate)) for gate in loaded.recipe.gates[asset]]
+        gates = loaded.recipe.gates_of(asset)
+        lines += [_row(asset, gate, _verdicts(real, gate), _verdicts(bad, gate)) for gate in gates]
     return "\n".join(lines) + "\n"
 
 

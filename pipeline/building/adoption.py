@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.building.builder import Builder
 from pipeline.building.code_change import changed_functions, explain_change
 from pipeline.building.planner import Plan, plan_adoption
-from pipeline.graph import GRAPH, require_asset
+from pipeline.graph import kind_named, require_asset
 from pipeline.humanize import age
 from pipeline.jobs import progress
 from pipeline.jobs.launcher import Listener, run_job
@@ -46,7 +46,7 @@ def adopt(
         JobRefused: The proof failed; the message says where.
         JobFailed: The proof ended with a fault.
     """
-    require_asset(asset)
+    require_asset(asset, builder.loaded.graph)
     if not reason.strip() or not author.strip():
         raise RecipeError("an adoption needs a --reason, and an --author where the login name is not known")
     store = builder.store
@@ -102,7 +102,7 @@ def _why_not_adoptable(plan: Plan, store: Store) -> str:
 
 def _require_time(manifest: Manifest, seconds: float) -> None:
     """Refuse the proof of a data stage that has no part of its own and that took longer than the proof may take."""
-    if GRAPH[manifest.asset].uses_gpu or manifest.stage in WRITTEN_IN_ORDER or manifest.seconds <= seconds:
+    if kind_named(manifest.asset).uses_gpu or manifest.stage in WRITTEN_IN_ORDER or manifest.seconds <= seconds:
         return
     raise InputRefused(
         f"{manifest.asset} is proven by making all of it again, which took {age(manifest.seconds)}, and the proof may "

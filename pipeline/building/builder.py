@@ -18,7 +18,7 @@ from pipeline.gates.judge import certify
 from pipeline.gates.promotion import settle
 from pipeline.gates.report.page import write_report
 from pipeline.gates.terms import terms
-from pipeline.graph import GRAPH
+from pipeline.graph import kind_named
 from pipeline.jobs import progress
 from pipeline.jobs.launcher import Launcher, Listener, run_job
 from pipeline.jobs.locks import building
@@ -184,7 +184,7 @@ class Builder:
         certificate = certify(
             manifest,
             evaluation,
-            self.loaded.recipe.gates[asset],
+            self.loaded.recipe.gates_of(asset),
             self.store,
             today,
             self.owner,
@@ -221,7 +221,7 @@ class Builder:
         That is the promoted version. A promoted or a past version is compared with its champion of before: else,
         judged again, it would be compared with itself or with nothing.
         """
-        if all(gate.champion_margin is None for gate in self.loaded.recipe.gates[manifest.asset]):
+        if all(gate.champion_margin is None for gate in self.loaded.recipe.gates_of(manifest.asset)):
             return None
 
         pointer = self.store.promotion(manifest.asset)
@@ -248,7 +248,7 @@ class Builder:
             certificate,
             read_evidence(manifest, evaluation, terms_judged_on, self.store),
             read_evidence(*champion, terms_judged_on, self.store) if champion else None,
-            self.loaded.recipe.gates[manifest.asset],
+            self.loaded.recipe.gates_of(manifest.asset),
             self.loaded.recipe.metrics(manifest.asset),
             self.store,
         )
@@ -350,7 +350,7 @@ class _Tracked:
     def __init__(self, builder: Builder, attempt: Path) -> None:
         self._store = builder.store
         self._tracker = builder.tracker
-        self._curve_shown = not GRAPH[attempt.parent.name].uses_gpu  # nothing else has a curve to look at
+        self._curve_shown = not kind_named(attempt.parent.name).uses_gpu  # nothing else has a curve to look at
         for record in records_of(attempt):
             resolve(record, builder.store)
         self._record = open_record(attempt)

@@ -26,7 +26,7 @@ def promote(builder: Builder, asset: str, version: str, author: str, on_events: 
         StoreError: There is no such version.
         InputRefused: It was never judged, a gate refuses it, it rests on an expired waiver, or its bytes have changed.
     """
-    require_asset(asset)
+    require_asset(asset, builder.loaded.graph)
     store = builder.store
     manifest = store.manifest(asset, version)
     certificate = _eligible(builder, manifest, on_events)
@@ -46,7 +46,7 @@ def rollback(builder: Builder, asset: str, reason: str, author: str, on_events: 
         RecipeError: There is no such asset.
         InputRefused: Nothing is promoted, or no earlier promotion passes; the message says why of each.
     """
-    require_asset(asset)
+    require_asset(asset, builder.loaded.graph)
     store = builder.store
     left = store.promotion(asset)
     if left is None:
@@ -99,7 +99,7 @@ def waive(
         RecipeError: There is no such asset, gate or version, or the day is not within a year from now.
         InputRefused: The gate did not refuse the version.
     """
-    manifest = _version(builder.store, asset, version)
+    manifest = _version(builder, asset, version)
     today = utc_today()
     if not today <= until <= today + LONGEST_WAIVER:
         raise RecipeError(
@@ -142,7 +142,7 @@ def withdraw_waiver(builder: Builder, asset: str, gate: str, on_events: Listener
         RecipeError: There is no such asset or version.
         InputRefused: There is no such waiver.
     """
-    manifest = _version(builder.store, asset, version)
+    manifest = _version(builder, asset, version)
     waived = [waiver.gate for waiver in builder.store.waivers(asset, manifest.version)]
     if gate not in waived:
         raise InputRefused(
@@ -192,8 +192,9 @@ def _hold(store: Store, asset: str, version: str, reason: str, author: str) -> N
     store.write_hold(Hold(asset=asset, version=version, reason=reason, author=author, created_at=time.time()))
 
 
-def _version(store: Store, asset: str, version: str) -> Manifest:
-    require_asset(asset)
+def _version(builder: Builder, asset: str, version: str) -> Manifest:
+    require_asset(asset, builder.loaded.graph)
+    store = builder.store
     if version:
         return store.manifest(asset, version)
     latest = store.latest(asset)

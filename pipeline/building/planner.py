@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.gates.terms import SUITE, evaluation_section, terms
-from pipeline.graph import GRAPH, stage_module
+from pipeline.graph import kind_named, stage_module
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe
 from training.data.sources.source_state import source_state
@@ -18,6 +18,7 @@ from training.specs.base import digest_of
 from training.specs.contracts import ARTIFACT
 from training.specs.execution import Execution
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
+from training.specs.kinds import kind_of
 from training.specs.raw_corpus import RawCorpusSection
 from training.store.store import Store, file_entry
 from training.store.validity import Terms
@@ -72,7 +73,7 @@ class Plan:
 
 def code_version(asset: str, loaded: LoadedRecipe) -> str:
     """Digest of an asset's recipe section and code, for Dagster's staleness."""
-    code = fingerprint(stage_module(GRAPH[asset].stage))
+    code = fingerprint(stage_module(loaded.graph[asset].kind.stage))
     return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, code])[:12]
 
 
@@ -101,8 +102,10 @@ def plan_adoption(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
 
 
 def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[str], Input]) -> Plan:
-    node = GRAPH[asset]
-    inputs = {name: promoted(name) for name in node.inputs}
+    node = loaded.graph[asset]
+    # A job calls its inputs by their kinds: to the stage, one adapter's data are like another's.
+    inputs = {kind_of(name): promoted(name) for name in node.inputs}
+    parts = {kind_of(name): part for name, part in node.inputs.items()}
     files = {
         field: FileInput(path=str(path), sha256=file_entry(path).sha256) for field, path in loaded.files(asset).items()
     }
@@ -113,12 +116,12 @@ def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[st
         "asset": asset,
         "section": _identity_section(asset, loaded),
         "seed": loaded.recipe.seed,
-        "inputs": {name: _part_digest(store, inputs[name], part) for name, part in node.inputs.items()},
+        "inputs": {name: _part_digest(store, inputs[name], part) for name, part in parts.items()},
         "files": {field: file.sha256 for field, file in files.items()},
         "sources": source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None,
     }
 
-    code = fingerprint(stage_module(node.stage))
+    code = fingerprint(stage_module(node.kind.stage))
     identity = digest_of(without_code | {"code": code})
     existing = store.find(asset, identity)
     if existing is not None and existing.identity != identity and not _is_same_but_code(existing, without_code):
@@ -128,7 +131,7 @@ def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[st
         )
     return Plan(
         asset,
-        node.stage,
+        node.kind.stage,
         loaded.recipe.name,
         identity,
         code,
@@ -170,11 +173,11 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, i
     Raises:
         InputRefused: Something that it is judged with is not promoted.
     """
-    node = GRAPH[manifest.asset]
+    node = loaded.graph[manifest.asset]
     inputs = {name: _reference(name, manifest, loaded, store, is_past_version) for name in node.judged_with}
     inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
 
-    code = fingerprint(stage_module(node.evaluator))
+    code = fingerprint(stage_module(node.kind.evaluator))
     section = evaluation_section(loaded)
     asset = manifest.asset + EVALUATION_SUFFIX
     # The evidence belongs to one version and not to equal bytes: its curves and its gates' names are that version's.
@@ -190,7 +193,7 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, i
 
     return Plan(
         asset,
-        node.evaluator,
+        node.kind.evaluator,
         loaded.recipe.name,
         identity,
         code,
@@ -248,4 +251,4 @@ def _part_digest(store: Store, used: Input, part: str | None) -> str:
 
 def _identity_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:
     fields = loaded.recipe.section(asset).identity_fields()
-    return {name: value for name, value in fields.items() if name not in GRAPH[asset].files}
+    return {name: value for name, value in fields.items() if name not in kind_named(asset).files}

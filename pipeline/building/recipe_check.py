@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.gates.reach import impassable_gates
-from pipeline.graph import GRAPH
 from pipeline.jobs.local import job_environment
 from pipeline.paths import ROOT, home
 from pipeline.recipes.document import listed
@@ -25,8 +24,11 @@ from pipeline.recipes.loader import LoadedRecipe
 from training.errors import GatehouseError, RecipeError
 from training.job.fingerprint import fingerprint
 from training.specs.base import canonical_json, digest_of
+from training.specs.base_model import BaseModelSection
 from training.specs.execution import Launcher
 from training.specs.micro_batches import micro_batch_pairs, micro_batch_tokens
+from training.specs.optimization import TrainingSection
+from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
 from training.specs.recipe_check import ANSWER_FILE, REQUEST_FILE, CheckAnswer, CheckRequest, Key
 
 _MODULE = "training.recipe_check"
@@ -118,7 +120,7 @@ def _run(command: list[str], output: Path) -> int:
 
 
 def _file_problems(loaded: LoadedRecipe) -> Iterator[str]:
-    for asset in GRAPH:
+    for asset in loaded.graph:
         try:
             loaded.files(asset)
         except RecipeError as error:
@@ -128,26 +130,28 @@ def _file_problems(loaded: LoadedRecipe) -> Iterator[str]:
 def _layout_problems(loaded: LoadedRecipe, launcher: Launcher) -> Iterator[tuple[Key, str]]:
     """Batches that the launcher's processes cannot share."""
     recipe = loaded.recipe
-    batches = {
-        "base_model": (recipe.base_model.batch_tokens, [phase.context for phase in recipe.base_model.curriculum]),
-        "sft_model": (recipe.sft_model.batch_tokens, [recipe.sft_model.context]),
-        "lora_model": (recipe.lora_model.batch_tokens, [recipe.lora_model.context]),
-    }
-    for asset, (tokens, contexts) in batches.items():
-        execution = launcher.execution(asset)
+    for asset, section in recipe.training_sections().items():
+        execution, key = launcher.execution(asset), recipe.key(asset)
+        wish, processes = execution.micro_batch_tokens, execution.processes
         try:
-            micro_batch_tokens(tokens, execution.micro_batch_tokens, execution.processes, contexts)
+            if isinstance(section, DpoModelSection):
+                micro_batch_pairs(section.batch_pairs, section.context, wish, processes)
+            elif isinstance(section, BaseModelSection):
+                contexts = [phase.context for phase in section.curriculum]
+                micro_batch_tokens(section.batch_tokens, wish, processes, contexts)
+            elif isinstance(section, SftModelSection | LoraModelSection):
+                micro_batch_tokens(section.batch_tokens, wish, processes, [section.context])
         except RecipeError as error:
-            # The wrong key: the context, whole rows of which do not fill the batch, or the batch itself.
-            rows_do_not_fit = "whole rows" in str(error)
-            contexts_key = "curriculum" if asset == "base_model" else "context"
-            yield (asset, contexts_key if rows_do_not_fit else "batch_tokens"), str(error)
+            yield (*key, _wrong_batch_key(section, str(error))), str(error)
 
-    execution, pairs = launcher.execution("dpo_model"), recipe.dpo_model
-    try:
-        micro_batch_pairs(pairs.batch_pairs, pairs.context, execution.micro_batch_tokens, execution.processes)
-    except RecipeError as error:
-        yield ("dpo_model", "batch_pairs"), str(error)
+
+def _wrong_batch_key(section: TrainingSection, problem: str) -> str:
+    """The context, whole rows of which do not fill the batch, or the batch itself."""
+    if isinstance(section, DpoModelSection):
+        return "batch_pairs"
+    if "whole rows" not in problem:
+        return "batch_tokens"
+    return "curriculum" if isinstance(section, BaseModelSection) else "context"
 
 
 def _folder() -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.options import Author, Recipe, new_app
-from pipeline.graph import GRAPH, require_asset
+from pipeline.graph import require_asset
 from pipeline.humanize import age
 from training.errors import EXIT_FAULT, GatehouseError, RecipeError
 from training.specs.proofs import LONGEST_PROOF
@@ -54,8 +54,6 @@ def adopt(recipe: str, assets: list[str], is_all: bool, reason: str, author: str
     Raises:
         RecipeError: There is no such asset, no reason is given, or neither assets nor --all.
     """
-    for asset in assets:
-        require_asset(asset)
     if bool(assets) == is_all:
         raise RecipeError("name the assets to adopt, or give --all for every one that only its code sets apart")
     if not reason.strip():
@@ -67,11 +65,14 @@ def adopt(recipe: str, assets: list[str], is_all: bool, reason: str, author: str
     from pipeline.workspace import Workspace
 
     console, workspace = make_console(), Workspace(recipe)
+    graph = workspace.loaded.graph
+    for asset in assets:
+        require_asset(asset, graph)
     author = author or login()
     builder = workspace.builder(author)
     tidy(workspace, console)
 
-    chosen = _changed(builder, console) if is_all else [asset for asset in GRAPH if asset in assets]
+    chosen = _changed(builder, console) if is_all else [asset for asset in graph if asset in assets]
     began, outcomes = time.monotonic(), dict.fromkeys(chosen, _UNPROVEN)
     with RunDisplay(console) as display, displayed(display):
         for asset in chosen:

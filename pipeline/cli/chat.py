@@ -12,7 +12,7 @@ import typer
 from pipeline.building.planner import promoted_input
 from pipeline.cli.options import Recipe, new_app
 from pipeline.cli.terminal import legible_environment
-from pipeline.graph import require_model
+from pipeline.graph import models_of, require_model
 from pipeline.paths import ROOT, variables
 from pipeline.workspace import Workspace
 
@@ -23,7 +23,7 @@ app = new_app()
 def chat(
     question: Annotated[str, typer.Argument(help="One question; without it, a conversation on the terminal.")] = "",
     recipe: Recipe = "tiny",
-    asset: Annotated[str, typer.Option(help="Which promoted model answers.")] = "lora_model",
+    asset: Annotated[str, typer.Option(help="Which promoted model answers; the recipe's last one by default.")] = "",
 ) -> None:
     """Talk to a promoted model."""
     raise typer.Exit(talk(recipe, asset, question))
@@ -36,8 +36,10 @@ def talk(recipe: str, asset: str, question: str) -> int:
         RecipeError: There is no such asset, or it is no model.
         InputRefused: The asset has no promoted version, or its bytes have changed.
     """
-    require_model(asset, "--asset")
     workspace = Workspace(recipe)
+    graph = workspace.loaded.graph
+    asset = asset or models_of(graph)[-1]
+    require_model(asset, graph, "--asset")
     model = promoted_input(asset, workspace.loaded, workspace.store)
     folder = workspace.store.verified_folder(model.asset, model.version, model.digest)
 

@@ -37,10 +37,10 @@ class Decision:
     """
 
     def __init__(self, recipe: str, asset: str, author: str) -> None:
-        require_asset(asset)
+        self._workspace = Workspace(recipe)
+        require_asset(asset, self._workspace.loaded.graph)
         self.console: Console = make_console()
         self.author = author or login()
-        self._workspace = Workspace(recipe)
         self.builder: Builder = self._workspace.builder(self.author)
 
         self._instance = tidy(self._workspace, self.console)

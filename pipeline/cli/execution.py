@@ -55,7 +55,7 @@ def materialize(request: Request, select: Sequence[str]) -> int:
     # A mistake in the options is found before anything is touched.
     workspace = Workspace(request.recipe, request.overrides, launcher=request.launcher)
     loaded, _ = workspace.loaded, workspace.launcher
-    assets = selected(select)
+    assets = selected(select, loaded.graph)
 
     console = make_console()
     instance = open_instance()
@@ -77,7 +77,7 @@ def materialize(request: Request, select: Sequence[str]) -> int:
 
     code = _show_failures(result, console, key_prefix(loaded))
     # Another run that was refused meanwhile may have planned the same checks, which hide this run's verdicts.
-    agree_with_dagster(workspace.store, instance, key_prefix(loaded), workspace.work)
+    agree_with_dagster(workspace.store, instance, loaded.graph, key_prefix(loaded), workspace.work)
     took = f"{time.monotonic() - started:.1f} s in all; run {result.run_id}"
     show_summary(request.recipe, workspace, display, took, code != EXIT_OK, console)
     return code
@@ -92,7 +92,7 @@ def _execute(
         location: The code location that `gatehouse up` shows the run under.
         prefix: Key prefix of the recipe's assets.
     """
-    job = build_definitions(request.recipe).resolve_implicit_global_asset_job_def()
+    job = build_definitions(request.recipe, request.overrides).resolve_implicit_global_asset_job_def()
     # Dagster's own log would tear the progress bars apart; what went wrong is shown at the end.
     config: dict[str, Any] = {
         "resources": {

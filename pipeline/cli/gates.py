@@ -24,7 +24,7 @@ from pipeline.gates.report.explanation import advice, in_words
 from pipeline.gates.report.worst_items import ShownItem, worst_items
 from pipeline.gates.terms import terms
 from pipeline.gates.wording import STATES, gate_state, number
-from pipeline.graph import GRAPH, require_asset
+from pipeline.graph import require_asset
 from pipeline.humanize import age
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.workspace import Workspace
@@ -99,7 +99,7 @@ def show_gates(recipe: str, overrides: list[str], as_json: bool) -> None:
     """Print every gate of every asset's newest version as a table, or as a JSON list. Nothing is judged."""
     workspace = Workspace(recipe, overrides)
     store = workspace.store
-    rows = {asset: _rows(asset, workspace.loaded, store) for asset in GRAPH}
+    rows = {asset: _rows(asset, workspace.loaded, store) for asset in workspace.loaded.graph}
     if as_json:
         print(json.dumps([asdict(row) for asset_rows in rows.values() for row in asset_rows], indent=1))
         return
@@ -129,9 +129,9 @@ def explain(recipe: str, asset: str) -> None:
     Raises:
         RecipeError: There is no such asset.
     """
-    require_asset(asset, "--why")
     workspace = Workspace(recipe)
     loaded, store = workspace.loaded, workspace.store
+    require_asset(asset, loaded.graph, "--why")
     console = make_console()
     latest = store.latest(asset)
     certificate = store.certificate(asset, latest.version) if latest else None
@@ -151,7 +151,7 @@ def explain(recipe: str, asset: str) -> None:
         )
 
     evidence = _evidence(certificate, latest, store, console) if refused else None
-    reasons = {gate.metric: gate.why for gate in loaded.recipe.gates[asset]}
+    reasons = {gate.metric: gate.why for gate in loaded.recipe.gates_of(asset)}
     meanings = loaded.recipe.metrics(asset)
     for verdict in refused:
         meaning, reason = meanings.get(verdict.name, ""), reasons.get(verdict.name, "")
@@ -171,7 +171,7 @@ def _rows(asset: str, loaded: LoadedRecipe, store: Store) -> list[GateRow]:
     latest = store.latest(asset)
     certificate = store.certificate(asset, latest.version) if latest else None
     if latest is None or certificate is None:
-        return [_unjudged(asset, gate, latest) for gate in loaded.recipe.gates[asset]]
+        return [_unjudged(asset, gate, latest) for gate in loaded.recipe.gates_of(asset)]
 
     pointer = store.promotion(asset)
     promoted = pointer is not None and pointer.version == latest.version

@@ -8,18 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.graph import DEFAULT_RECIPE, Graph, models_of
 from training.store.store import Store
 
-_CHAT = "lora_model"
-"""The model that `gatehouse chat` asks unless it is told otherwise."""
 
-
-def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) -> list[tuple[str, str]]:
+def next_steps(recipe: str, graph: Graph, refused: Sequence[str], failed: bool, store: Store) -> list[tuple[str, str]]:
     """Commands, each with what it does.
 
     Args:
         recipe: As the person named it.
+        graph: Its assets.
         refused: Assets that their gates refused in this run.
         failed: Something else went wrong.
         store: The recipe's store.
@@ -35,9 +33,9 @@ def next_steps(recipe: str, refused: Sequence[str], failed: bool, store: Store) 
         return []
 
     steps = [(f"{program} up{recipe_option}", "the graph, the gates and the lineage in the browser")]
-    models = [asset for asset, node in GRAPH.items() if node.group == "models" and store.promotion(asset)]
+    models = [asset for asset in models_of(graph) if store.promotion(asset)]
     if models:
-        asset_option = "" if models[-1] == _CHAT else f" --asset {models[-1]}"
+        asset_option = "" if models[-1] == models_of(graph)[-1] else f" --asset {models[-1]}"
         steps.append((f"{program} chat{asset_option}{recipe_option}", f"talk to {models[-1]}"))
         steps.append((f"{program} status {models[-1]}{recipe_option}", "where its files are, and how to load them"))
     return steps

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.options import Overrides, Recipe, new_app
-from pipeline.graph import GRAPH
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe, load_recipe, recipe_schema, render
 from training.errors import SourceError
@@ -40,7 +39,7 @@ def check(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
     workspace = Workspace(recipe, overrides or [])
     loaded = workspace.loaded
     answer = check_recipe(loaded, workspace.launcher.entry)
-    for asset in GRAPH:
+    for asset in loaded.graph:
         code_version(asset, loaded)  # a stage whose code cannot be parsed would fail at night
 
     lines = [f"{loaded.path}: {summary(loaded, answer)}: good", *_source_lines(loaded.recipe.sources)]
@@ -57,9 +56,9 @@ def schema() -> None:
 def summary(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
     """What was looked at, in one line."""
     sources = len(loaded.recipe.sources)
-    gates = sum(len(gates) for gates in loaded.recipe.gates.values())
+    gates = sum(len(loaded.recipe.gates_of(asset)) for asset in loaded.graph)
     return (
-        f"{len(GRAPH)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
+        f"{len(loaded.graph)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
         f"{answer.model_type}, {_in_short(answer.parameters)} parameters"
     )
 

@@ -24,4 +24,5 @@ def repair(workspace: Workspace, instance: dg.DagsterInstance, console: Console)
 
 def show_promotions(workspace: Workspace, instance: dg.DagsterInstance) -> list[str]:
     """Make MLflow and Dagster show what is promoted; return the assets of which they did not."""
-    return reconcile(workspace.store, workspace.tracker, instance, key_prefix(workspace.loaded), workspace.work)
+    loaded = workspace.loaded
+    return reconcile(workspace.store, workspace.tracker, instance, loaded.graph, key_prefix(loaded), workspace.work)

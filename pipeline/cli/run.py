@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import Overrides, Recipe, new_app
-from pipeline.graph import GRAPH, require_asset
+from pipeline.graph import Graph, require_asset
 from training.errors import RecipeError
 
 app = new_app()
@@ -39,7 +39,7 @@ def run(
     raise typer.Exit(materialize(Request(recipe, tuple(overrides or ()), launcher, force), select or []))
 
 
-def selected(select: Sequence[str]) -> list[str]:
+def selected(select: Sequence[str], graph: Graph) -> list[str]:
     """The assets that a selection names, in the order of the graph; all of them where it names none.
 
     Raises:
@@ -47,18 +47,18 @@ def selected(select: Sequence[str]) -> list[str]:
     """
     names = [name.strip() for item in select for name in item.split(",")]
     if not names or "*" in names:
-        return list(GRAPH)
+        return list(graph)
 
     for name in names:
         if name.endswith("+"):
             raise RecipeError(f"--select {name}: what is downstream cannot be asked for; +name takes what is upstream")
-        require_asset(name.removeprefix("+"), "--select")
+        require_asset(name.removeprefix("+"), graph, "--select")
 
     chosen: set[str] = set()
     for name in names:
-        chosen |= _upstream(name[1:]) if name.startswith("+") else {name}
-    return [asset for asset in GRAPH if asset in chosen]
+        chosen |= _upstream(name[1:], graph) if name.startswith("+") else {name}
+    return [asset for asset in graph if asset in chosen]
 
 
-def _upstream(asset: str) -> set[str]:
-    return {asset}.union(*(_upstream(name) for name in GRAPH[asset].inputs))
+def _upstream(asset: str, graph: Graph) -> set[str]:
+    return {asset}.union(*(_upstream(name, graph) for name in graph[asset].inputs))

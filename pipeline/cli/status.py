@@ -15,7 +15,7 @@ from rich.table import Table
 from pipeline.building.adoption import describe_adoption
 from pipeline.cli.console import make_console
 from pipeline.cli.options import Recipe, new_app
-from pipeline.graph import GRAPH, require_asset
+from pipeline.graph import require_asset
 from pipeline.humanize import age, short, size
 from pipeline.upkeep.asset_status import NEVER_BUILT, AssetStatus, survey
 from pipeline.workspace import Workspace
@@ -92,8 +92,8 @@ def show_asset(recipe: str, asset: str) -> None:
     Raises:
         RecipeError: There is no such asset.
     """
-    require_asset(asset)
     workspace = Workspace(recipe)
+    require_asset(asset, workspace.loaded.graph)
     store = workspace.store
     statuses = {status.asset: status for status in survey(workspace.loaded, store)}
     status = statuses[asset]
@@ -105,7 +105,7 @@ def show_asset(recipe: str, asset: str) -> None:
 
     for name, text in _details(status, statuses, store):
         console.print(f"[bold]{name:<12}[/]{escape(text)}", highlight=False, soft_wrap=True)
-    if GRAPH[asset].group == "models":
+    if workspace.loaded.graph[asset].kind.is_model:
         prompt = _BEGINNING if asset == "base_model" else _QUESTION
         console.print("\nLoad it with transformers:", highlight=False)
         console.print(

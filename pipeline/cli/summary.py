@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.console import RunDisplay
 from pipeline.cli.next_steps import next_steps
-from pipeline.graph import GRAPH
+from pipeline.graph import in_order, models_of
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.upkeep.asset_status import headline
@@ -42,9 +43,10 @@ def show_summary(
         show_sources(workspace.loaded, console)
     console.print(took, highlight=False)
 
+    graph = workspace.loaded.graph
     if not failed:
-        _show_answers(store, console)
-    _show_next(next_steps(recipe, display.refused, failed, store), console)
+        _show_answers(store, models_of(graph), console)
+    _show_next(next_steps(recipe, graph, display.refused, failed, store), console)
 
 
 def show_sources(loaded: LoadedRecipe, console: Console) -> None:
@@ -62,7 +64,7 @@ def _table(store: Store, display: RunDisplay) -> Table:
     for name in ("asset", "version", "", "time", "headline", "gates passed"):
         table.add_column(name, justify="right" if name in ("time", "gates passed") else "left", no_wrap=True)
 
-    for asset in (asset for asset in GRAPH if asset in display.states):
+    for asset in in_order(display.states):
         version = display.versions[asset]
         certificate = store.certificate(asset, version)
         verdicts = certificate.verdicts if certificate else ()
@@ -77,10 +79,10 @@ def _table(store: Store, display: RunDisplay) -> Table:
     return table
 
 
-def _show_answers(store: Store, console: Console) -> None:
+def _show_answers(store: Store, models: Sequence[str], console: Console) -> None:
     """A few questions with the answers of the first model and of the last one."""
-    before, after = _samples(store, "base_model"), _samples(store, "lora_model")
-    if not before or not after:
+    before, after = _samples(store, models[0]), _samples(store, models[-1])
+    if len(models) < 2 or not before or not after:
         return
 
     table = Table(title="The same questions, before and after", title_justify="left", show_lines=True)

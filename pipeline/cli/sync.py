@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.cli.console import make_console
 from pipeline.cli.options import new_app
-from pipeline.graph import GRAPH
+from pipeline.graph import stored_assets
 from pipeline.paths import work
 from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.delivery import Delivery, deliver_pending, requeue_missing
@@ -85,9 +85,9 @@ def _sync(recipe: str, console: Console) -> bool:
 
 def _record_versions(store: Store, tracker: Tracker) -> Delivery:
     """Record the judgements, and the versions whose attempts are gone, oldest first."""
-    delivery = Delivery()
+    delivery, assets = Delivery(), stored_assets(store)
     # A version's name begins with its time. The oldest come first, because a model's page links to its parent's.
-    versions = [(version, place, asset) for place, asset in enumerate(GRAPH) for version in store.versions(asset)]
+    versions = [(version, place, asset) for place, asset in enumerate(assets) for version in store.versions(asset)]
     for version, _, asset in sorted(versions):
         manifest, links_before = store.manifest(asset, version), store.links(asset, version)
         if not publish_late(manifest, store, tracker) or not record_judgement(manifest, store, tracker):
@@ -95,7 +95,7 @@ def _record_versions(store: Store, tracker: Tracker) -> Delivery:
         elif store.links(asset, version) != links_before:
             delivery.delivered.append(f"{asset} {version}")
 
-    for asset in GRAPH:
+    for asset in assets:
         if store.latest(asset) is not None and not agree_with_mlflow(asset, store, tracker):
             delivery.pending.append(f"which {asset} is promoted")
     return delivery

@@ -45,7 +45,7 @@ def show_verification(recipe: str, asset: str, as_json: bool) -> int:
     workspace = Workspace(recipe)
     store = workspace.store
     if asset:
-        require_asset(asset)
+        require_asset(asset, workspace.loaded.graph)
 
     findings = _read(Verification(store, asset), as_json)
     if as_json:

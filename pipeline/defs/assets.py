@@ -18,7 +18,6 @@ from pipeline.defs.metadata import Assessment, assessment_of, materialization_me
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.full_disk import explain_full_disk
 from pipeline.gates.promotion import describe_waivers
-from pipeline.graph import GRAPH
 from pipeline.jobs.launcher import JobFailed, Listener
 from pipeline.jobs.locks import mark_alive
 from pipeline.paths import runs
@@ -43,21 +42,22 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
 
     Args:
         name: Its name in the graph.
-        loaded: The recipe, for the code version.
+        loaded: The recipe.
         prefix: Key prefix; empty for the default recipe.
     """
-    node = GRAPH[name]
+    node = loaded.graph[name]
+    kind = node.kind
 
     @dg.asset(
         name=name,
         key_prefix=prefix or None,
         deps=[dg.AssetKey([*prefix, parent]) for parent in node.inputs],
-        description=node.description,
-        group_name=node.group,
-        kinds=set(node.kinds),
-        owners=[node.owner],
+        description=kind.description,
+        group_name=kind.group,
+        kinds=set(kind.badges),
+        owners=[kind.owner],
         code_version=code_version(name, loaded),
-        pool=GPU_POOL if node.uses_gpu else None,
+        pool=GPU_POOL if kind.uses_gpu else None,
     )
     def materialize(
         context: dg.AssetExecutionContext,

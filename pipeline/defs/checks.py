@@ -8,9 +8,9 @@ from pipeline.defs.assets import GPU_POOL, clear_errors, log_milestones, make_bu
 from pipeline.defs.metadata import check_description, check_metadata
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.gates.wording import gate_state, number
-from pipeline.graph import GRAPH
 from pipeline.recipes.loader import LoadedRecipe
 from training.specs.gates import Gate
+from training.specs.kinds import kind_of
 from training.specs.metrics import sampled
 
 
@@ -28,11 +28,13 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
         dg.AssetCheckSpec(
             gate.metric, asset=key, blocking=True, description=_description(asset, meanings[gate.metric], gate)
         )
-        for gate in loaded.recipe.gates[asset]
+        for gate in loaded.recipe.gates_of(asset)
     ]
 
     @dg.multi_asset_check(
-        name="_".join([*prefix, asset, "gates"]), specs=specs, pool=GPU_POOL if GRAPH[asset].uses_gpu else None
+        name="_".join([*prefix, asset, "gates"]),
+        specs=specs,
+        pool=GPU_POOL if loaded.graph[asset].kind.uses_gpu else None,
     )
     def gates(
         context: dg.AssetCheckExecutionContext,
@@ -73,6 +75,8 @@ def gate_checks(asset: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Asset
 
 def _description(asset: str, meaning: str, gate: Gate) -> str:
     """What a gate asks, what its metric is, and why: a sentence each."""
-    confidence = f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(asset, gate.metric) else ""
+    confidence = (
+        f" with {100 * gate.confidence:g}% confidence" if gate.better and sampled(kind_of(asset), gate.metric) else ""
+    )
     about = f"{meaning[:1].upper()}{meaning[1:]}." if meaning else ""
     return f"Must be {gate.must_be} {number(gate.threshold)}{confidence}. {about} {gate.why}".strip()

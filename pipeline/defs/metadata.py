@@ -17,7 +17,7 @@ from pipeline.gates.evidence_reader import shown_metrics
 from pipeline.gates.promotion import describe_waivers
 from pipeline.gates.report.plot import gate_plot
 from pipeline.gates.wording import STATES, gate_state, interval_text, number
-from pipeline.graph import GRAPH
+from pipeline.graph import kind_named
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.gates import Verdict
 from training.specs.job import EVALUATION_SUFFIX
@@ -253,7 +253,7 @@ def _verdict(manifest: Manifest, assessment: Assessment) -> str:
 
 def _headline(manifest: Manifest, measured: Mapping[str, float]) -> Metadata:
     """The measured metric that sums the asset up, or before it was measured the builder's own count."""
-    metric = GRAPH[manifest.asset].headline
+    metric = kind_named(manifest.asset).headline
     value = measured.get(metric, manifest.metrics.get(metric))
     return {} if value is None else {"headline": dg.MetadataValue.text(f"{metric} {number(value)}")}
 

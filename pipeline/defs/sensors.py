@@ -14,7 +14,6 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from pipeline.defs.dead_runs import clean_up
 from pipeline.defs.webhook import WEBHOOK, post
-from pipeline.graph import GRAPH
 from pipeline.paths import ROOT, home, runs
 from pipeline.recipes.loader import LoadedRecipe
 from training.data.sources.source_state import source_state
@@ -94,8 +93,8 @@ def alert_sensors(loaded: LoadedRecipe, prefix: list[str]) -> list[dg.SensorDefi
     """
     gates = [
         dg.AssetCheckKey(dg.AssetKey([*prefix, asset]), gate.metric)
-        for asset in GRAPH
-        for gate in loaded.recipe.gates[asset]
+        for asset in loaded.graph
+        for gate in loaded.recipe.gates_of(asset)
     ]
     return [_run_failed_sensor(loaded.recipe.name, prefix), _gate_refused_sensor(loaded.recipe.name, prefix, gates)]
 

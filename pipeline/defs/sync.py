@@ -27,7 +27,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from pipeline.building.adoption import describe_adoption
 from pipeline.defs.metadata import assessment_of, check_description, check_metadata, materialization_metadata
 from pipeline.gates.wording import gate_state
-from pipeline.graph import GRAPH
+from pipeline.graph import Graph
 from pipeline.jobs.locks import LOCK_FILE, is_held
 from pipeline.tracking.promotions import agree_with_mlflow, is_current
 from pipeline.tracking.tracker import Tracker
@@ -38,18 +38,19 @@ from training.store.validity import lets_pass
 
 
 def reconcile(
-    store: Store, tracker: Tracker, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path
+    store: Store, tracker: Tracker, instance: dg.DagsterInstance, graph: Graph, prefix: Sequence[str], work: Path
 ) -> list[str]:
     """Make MLflow and Dagster show the promoted version of every asset; return the assets of which they did not.
 
     MLflow being down is no error: it follows next time. An asset that a run is working at is left to that run.
 
     Args:
-        prefix: Key prefix of the recipe's assets.
+        graph: The recipe's assets.
+        prefix: Their key prefix.
         work: Folder of the attempts, where the builders' locks are.
     """
     repaired = []
-    for asset, key in _idle_assets(store, instance, prefix, work):
+    for asset, key in _idle_assets(store, instance, graph, prefix, work):
         mlflow_followed = not is_current(asset, store) and agree_with_mlflow(asset, store, tracker)
         if _agree_with_dagster(asset, store, instance, key) or mlflow_followed:
             repaired.append(asset)
@@ -57,21 +58,23 @@ def reconcile(
     return repaired
 
 
-def agree_with_dagster(store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path) -> None:
+def agree_with_dagster(
+    store: Store, instance: dg.DagsterInstance, graph: Graph, prefix: Sequence[str], work: Path
+) -> None:
     """Do the half of `reconcile` that is Dagster's.
 
     A run calls it at its end. Another run that was refused meanwhile, because this one was building, has planned the
     same checks: they stand in front of this run's verdicts and will never be evaluated.
     """
-    for asset, key in _idle_assets(store, instance, prefix, work):
+    for asset, key in _idle_assets(store, instance, graph, prefix, work):
         _agree_with_dagster(asset, store, instance, key)
 
 
 def _idle_assets(
-    store: Store, instance: dg.DagsterInstance, prefix: Sequence[str], work: Path
+    store: Store, instance: dg.DagsterInstance, graph: Graph, prefix: Sequence[str], work: Path
 ) -> Iterator[tuple[str, dg.AssetKey]]:
     """The assets that have a version and that no run is working at."""
-    for asset in GRAPH:
+    for asset in graph:
         key = dg.AssetKey([*prefix, asset])
         if store.latest(asset) is not None and not _is_in_progress(asset, store, instance, key, work):
             yield asset, key

@@ -13,6 +13,7 @@ from statistics import NormalDist
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import RecipeError
 from training.specs.gates import Gate
+from training.specs.kinds import kind_of
 from training.specs.metric_ranges import MetricRange, metric_range
 from training.specs.metrics import sampled
 
@@ -25,12 +26,16 @@ def impassable_gates(loaded: LoadedRecipe) -> Iterator[tuple[tuple[str | int, ..
     keys = {metric: key for task in recipe.evaluation_sets.tasks for metric, key in task.metrics.items()}
     items = _most_items(loaded)
 
-    for asset, gates in recipe.gates.items():
+    # The gates of an asset that the recipe does not have, inherited from one that has it, judge nothing.
+    used = (
+        (asset, gates) for asset, gates in recipe.gates.items() if asset in {*loaded.graph, *map(kind_of, loaded.graph)}
+    )
+    for asset, gates in used:
         for index, gate in enumerate(gates):
-            span = metric_range(asset, gate.metric, recipe.tokenizer.vocabulary, keys.get(gate.metric, ""))
-            most = items.get(gate.metric) if sampled(asset, gate.metric) else None
+            span = metric_range(kind_of(asset), gate.metric, recipe.tokenizer.vocabulary, keys.get(gate.metric, ""))
+            most = items.get(gate.metric) if sampled(kind_of(asset), gate.metric) else None
             problem = _out_of_range(gate, span) or _wrong_way(gate, span)
-            if not problem and sampled(asset, gate.metric):
+            if not problem and sampled(kind_of(asset), gate.metric):
                 problem = _never_hit(gate, span) or _beyond_its_bound(gate, span, most)
 
             if problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.graph import GRAPH, stage_module
+from pipeline.graph import stage_module
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import InputRefused
 from training.job.fingerprint import fingerprint
@@ -22,14 +22,16 @@ def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
     Raises:
         InputRefused: It is judged with the evaluation sets, and none are promoted.
     """
-    node = GRAPH[asset]
+    node = loaded.graph[asset]
     sets = store.promotion(SUITE) if SUITE in node.judged_with else None
     if sets is None and SUITE in node.judged_with:
         raise InputRefused(store.explain_unpromoted(SUITE))
 
     suite = {"evaluation_sets": sets.digest if sets else None, "evaluation": evaluation_section(loaded)}
     return Terms(
-        thresholds_digest(loaded.recipe.gates[asset]), fingerprint(stage_module(node.evaluator)), digest_of(suite)
+        thresholds_digest(loaded.recipe.gates_of(asset)),
+        fingerprint(stage_module(node.kind.evaluator)),
+        digest_of(suite),
     )
 
 

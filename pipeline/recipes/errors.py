@@ -121,6 +121,7 @@ def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] |
     annotation: Any = model
     for key in path:
         annotation = _step(annotation, str(key))
+    annotation = _without_none(annotation)
     return list(annotation.model_fields) if _is_model(annotation) else None
 
 
@@ -143,20 +144,27 @@ def _about(model: type[BaseModel], path: KeyPath) -> str:
     annotation: Any = model
     for key in path[:-1]:
         annotation = _step(annotation, str(key))
+    annotation = _without_none(annotation)
     described = annotation.model_fields[str(path[-1])].description if _is_model(annotation) else None
     return f": {described}" if described else ""
 
 
 def _step(annotation: Any, key: str) -> Any:
     """The annotation of what lies under one key."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    annotation = _without_none(annotation)
     if _is_model(annotation):
         field = annotation.model_fields.get(key)
         return field.annotation if field else None
     if get_origin(annotation) in (dict, Mapping):
         return get_args(annotation)[1]
     return get_args(annotation)[0] if get_origin(annotation) is tuple else None
+
+
+def _without_none(annotation: Any) -> Any:
+    """The annotation of a key that may be left out, as it is where it is given."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
 
 
 def _is_model(annotation: Any) -> bool:

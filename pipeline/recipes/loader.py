@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from pipeline.graph import GRAPH
+from pipeline.graph import KINDS, Graph, graph_of, is_asset, kind_named
 from pipeline.humanize import nearest
 from pipeline.recipes.document import (
     KeyPath,
@@ -63,6 +64,11 @@ class LoadedRecipe:
     path: Path
     document: Tree = field(repr=False, compare=False)
 
+    @cached_property
+    def graph(self) -> Graph:
+        """The assets that the recipe's sections ask for, with what each is made from."""
+        return graph_of(self.recipe)
+
     def files(self, asset: str) -> dict[str, Path]:
         """The files that an asset's section names: field, such as `harmful` or `tasks.0.file`, to existing file.
 
@@ -72,7 +78,7 @@ class LoadedRecipe:
             RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe.
         """
         section = self.recipe.section(asset)
-        written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in GRAPH[asset].files}
+        written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in kind_named(asset).files}
         tasks = section.tasks if isinstance(section, EvaluationSetsSection) else ()
         written |= {("tasks", index, "file"): task.file for index, task in enumerate(tasks) if task.file is not None}
 
@@ -82,7 +88,7 @@ class LoadedRecipe:
             path = self._find(value)
             if path is None:
                 folders = " nor in ".join(dict.fromkeys((shown(self.path.parent), shown(FOLDER))))
-                problems.append(self.at((asset, *keys), f"there is no file {value!r} in {folders}"))
+                problems.append(self.at((*self.recipe.key(asset), *keys), f"there is no file {value!r} in {folders}"))
             else:
                 files[".".join(map(str, keys))] = path
 
@@ -150,8 +156,8 @@ def load_launchers(path: Path | None = None) -> dict[str, Launcher]:
     for name, tree in document.value.items():
         stages = tree.child("stages")
         for asset, child in (stages.value if stages and isinstance(stages.value, dict) else {}).items():
-            if asset not in GRAPH:
-                problems.append(f"{child.where}: {name}.stages.{asset}: there is no such asset{nearest(asset, GRAPH)}")
+            if not is_asset(asset):
+                problems.append(f"{child.where}: {name}.stages.{asset}: there is no such asset{nearest(asset, KINDS)}")
 
         try:
             launchers[name] = _validate(Launcher, tree, name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.graph import GRAPH
+from pipeline.graph import stored_assets
 from pipeline.jobs.attempt import JOB_FILE
 from pipeline.jobs.locks import LOCK_FILE, is_held
 from pipeline.tracking.connection import logger
@@ -125,7 +125,7 @@ def requeue_missing(work: Path, store: Store, tracker: Tracker, runs: set[str]) 
         for record in outbox(work, store.recipe)
         if record.build.run_id and record.build.run_id not in runs
     }
-    for asset in GRAPH:
+    for asset in stored_assets(store):
         registered = tracker.model_versions(asset) if is_model(asset) else None
         for version in store.versions(asset):
             links = store.links(asset, version)

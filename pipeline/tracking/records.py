@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.gates.wording import GATES_HEADING, STATES, gate_state, interval_text
-from pipeline.graph import DEFAULT_RECIPE, GRAPH
+from pipeline.graph import DEFAULT_RECIPE, is_asset, kind_named
 from pipeline.tracking.run_pages import ASSET, KEY, OUTPUT_DIGEST, RECIPE, VERSION, run_name, version_tags
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.evidence import REPORT_FILE, EvaluationReport
@@ -54,7 +54,7 @@ def model_name(recipe: str, asset: str) -> str:
 
 def is_model(asset: str) -> bool:
     """True for assets that are registered as models."""
-    return asset in GRAPH and GRAPH[asset].group == "models"
+    return is_asset(asset) and kind_named(asset).is_model
 
 
 def flat(section: Mapping[str, object], prefix: str = "") -> dict[str, str]:

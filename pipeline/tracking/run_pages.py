@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.gates.evidence_reader import shown_metrics
 from pipeline.gates.promotion import describe_waivers
 from pipeline.gates.wording import number
-from pipeline.graph import GRAPH
+from pipeline.graph import kind_named
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.store.store import Store
 
@@ -86,7 +86,7 @@ def description(certificate: Certificate, promoted: bool, evaluation: Path | Non
 
 
 def _headline(certificate: Certificate, evaluation: Path | None) -> str:
-    metric = GRAPH[certificate.asset].headline
+    metric = kind_named(certificate.asset).headline
     judged = {verdict.name: verdict.value for verdict in certificate.verdicts}
     value = shown_metrics(evaluation).get(metric, judged.get(metric))
     return "" if value is None else f"{metric} {number(value)}"

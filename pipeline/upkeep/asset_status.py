@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.building.builder import LAST
 from pipeline.building.code_change import changed_functions, describe_code_change, explain_change
 from pipeline.building.planner import Plan, plan_adoption, promoted_input
-from pipeline.graph import GRAPH
+from pipeline.graph import kind_named
 from pipeline.recipes.loader import LoadedRecipe
 from training.errors import StoreError, UserError
 from training.specs.artifacts import Adoption, Certificate, Manifest
@@ -95,7 +95,7 @@ class AssetStatus:
 
 def headline(manifest: Manifest, certificate: Certificate | None) -> str:
     """The metric that sums a version up, with its value: as measured, or the builder's own count before that."""
-    metric = GRAPH[manifest.asset].headline
+    metric = kind_named(manifest.asset).headline
     measured = {verdict.name: verdict.value for verdict in certificate.verdicts} if certificate else {}
     value = measured.get(metric)
     if value is None:
@@ -114,7 +114,7 @@ def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
     """
     statuses: dict[str, AssetStatus] = {}
     errors = []
-    for asset in GRAPH:
+    for asset in loaded.graph:
         try:
             statuses[asset] = _status(asset, loaded, store, statuses)
         except StoreError as error:
@@ -122,7 +122,7 @@ def survey(loaded: LoadedRecipe, store: Store) -> list[AssetStatus]:
             statuses[asset] = _without_version(asset, str(error))
 
     # One damaged record is its asset's own row. When every row is an error, the store itself cannot be read.
-    if len(errors) == len(GRAPH):
+    if len(errors) == len(loaded.graph):
         raise errors[0]
     return list(statuses.values())
 
@@ -147,7 +147,7 @@ def _status(asset: str, loaded: LoadedRecipe, store: Store, upstream: dict[str, 
         path=store.uri(asset, shown.version),
         adoptions=tuple(store.adoptions(asset, shown.version)),
     )
-    stale = [name for name in GRAPH[asset].inputs if not upstream[name].fresh]
+    stale = [name for name in loaded.graph[asset].inputs if not upstream[name].fresh]
     why_stale = f"upstream is not fresh: {', '.join(stale)}" if stale else ""
     if not all(upstream[name].is_settled for name in stale):
         return replace(status, why=why_stale)

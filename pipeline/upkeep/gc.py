@@ -19,12 +19,12 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from pipeline.building.planner import plan_asset
-from pipeline.graph import GRAPH
+from pipeline.graph import in_order, is_asset, stored_assets
 from pipeline.humanize import age
 from pipeline.jobs.locks import building
 from pipeline.recipes.loader import LoadedRecipe
 from pipeline.tracking.outbox import has_undelivered
-from pipeline.upkeep.retention import NAMES, RetainedVersions, Versions, busy
+from pipeline.upkeep.retention import RetainedVersions, Versions, busy
 from training.errors import Busy, StoreError, UserError
 from training.job.fingerprint import FingerprintError, fingerprint
 from training.specs.artifacts import Manifest
@@ -103,12 +103,12 @@ def find_garbage(loaded: LoadedRecipe, store: Store, work: Path, keep_seconds: f
     ]
     # Such a run may have begun after the scan, and may have ended before the next one. Its locks alone do not do.
     for name in working:
-        for version in retained.versions[name]:
+        for version in retained.versions.get(name, {}):
             retained.keep_failed(name, version)
 
     collector = _Collector(loaded, store, retained.versions, retained.reasons, before, notes)
     deletions: list[Deletion] = []
-    for name in (name for name in _dependents_first() if name not in working):
+    for name in (name for name in _dependents_first(store, work) if name not in working):
         deletions += collector.attempts(name, work / store.recipe / name)
         deletions += collector.copies(name)
         deletions += collector.stored_versions(name)
@@ -148,8 +148,11 @@ def delete_garbage(garbage: Garbage, store: Store, work: Path, on_deletion: Call
                 report(deletion, str(error))
 
 
-def _dependents_first() -> Iterator[str]:
-    for asset in reversed(GRAPH):
+def _dependents_first(store: Store, work: Path) -> Iterator[str]:
+    """Every asset of which there is anything, in the store or among the attempts, and its evaluations."""
+    attempted = {path.name.removesuffix(EVALUATION_SUFFIX) for path in (work / store.recipe).glob("*") if path.is_dir()}
+    assets = {*stored_assets(store), *(name for name in attempted if is_asset(name))}
+    for asset in reversed(in_order(assets)):
         yield from (asset, asset + EVALUATION_SUFFIX)
 
 
@@ -179,7 +182,7 @@ class _Collector:
 
     def stored_versions(self, name: str) -> Iterable[Deletion]:
         """Versions that nothing keeps, newest first."""
-        for version, manifest in reversed(self.versions[name].items()):
+        for version, manifest in reversed(self.versions.get(name, {}).items()):
             if (name, version) not in self.reasons:
                 yield Deletion(
                     "version",
@@ -283,7 +286,7 @@ class _Collector:
 
     def _current_attempt(self, name: str) -> str | None:
         """Folder of the attempt that the recipe asks for now, empty for evaluations; None when it cannot be told."""
-        if name not in GRAPH:
+        if name not in self.loaded.graph:
             return ""
         try:
             return plan_asset(name, self.loaded, self.store).identity[:16]
@@ -298,7 +301,9 @@ class _Collector:
             return
 
         # A copy is named as `Store` names it.
-        version_of = {f"{version}-{manifest.digest[:12]}": version for version, manifest in self.versions[name].items()}
+        version_of = {
+            f"{version}-{manifest.digest[:12]}": version for version, manifest in self.versions.get(name, {}).items()
+        }
         for copy in sorted((self.store.cache / self.store.recipe / name).glob("*")):
             measure, version = _local(copy), version_of.get(copy.name, "")
             if (name, version) not in self.reasons and measure.changed <= self.before:
@@ -362,7 +367,7 @@ class _Collector:
         for upload in self._storage.unfinished_uploads():
             below = upload.path.is_relative_to(self.store.base)
             name = upload.path.relative_to(self.store.base).parts[0] if below else ""
-            if name in NAMES and upload.began <= self.before:
+            if is_asset(name.removesuffix(EVALUATION_SUFFIX)) and upload.began <= self.before:
                 yield Deletion(
                     "upload",
                     name,

@@ -7,13 +7,13 @@ it was made from, the evaluations that measured it, and the champion that it was
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.graph import GRAPH
+from pipeline.graph import is_asset, stored_assets
 from pipeline.jobs.attempt import JOB_FILE
 from pipeline.jobs.locks import LOCK_FILE, is_held
 from training.specs.artifacts import Certificate, InputRecord, Manifest
@@ -22,9 +22,6 @@ from training.store.store import Store, utc_today
 
 KEPT_PROMOTIONS = 3
 """How many promotions of an asset are kept: the one in force, and two that a rollback may take."""
-
-NAMES = (*GRAPH, *(asset + EVALUATION_SUFFIX for asset in GRAPH))
-"""Every asset and what holds its evaluations."""
 
 Versions = dict[str, dict[str, Manifest]]
 
@@ -43,13 +40,18 @@ def all_versions(store: Store, read_before: Versions) -> Versions:
             version: read_before.get(name, {}).get(version) or store.manifest(name, version)
             for version in store.versions(name)
         }
-        for name in NAMES
+        for name in with_evaluations(stored_assets(store))
     }
+
+
+def with_evaluations(assets: Iterable[str]) -> list[str]:
+    """Assets, and for each what holds its evaluations."""
+    return [name for asset in assets for name in (asset, asset + EVALUATION_SUFFIX)]
 
 
 def busy(work: Path, recipe: str) -> list[str]:
     """The assets of a recipe, and the evaluations, that a run is working at."""
-    return [name for name in NAMES if is_held(work / recipe / name / LOCK_FILE)]
+    return sorted(lock.parent.name for lock in (work / recipe).glob(f"*/{LOCK_FILE}") if is_held(lock))
 
 
 class RetainedVersions:
@@ -88,10 +90,11 @@ class RetainedVersions:
         self.versions = all_versions(self._store, self.versions)
 
         scan = _Scan(self._store, self.versions)
-        for asset in GRAPH:
-            scan.keep_decided(asset)
-        for name in NAMES:
-            for version, manifest in self.versions[name].items():
+        for asset in self.versions:
+            if is_asset(asset):
+                scan.keep_decided(asset)
+        for name, versions in self.versions.items():
+            for version, manifest in versions.items():
                 if manifest.started_at + manifest.seconds > self._before:
                     scan.keep_root(name, version, "it is new")
 
@@ -118,7 +121,7 @@ class RetainedVersions:
 
     def _keep_for_run(self, name: str, scan: _Scan) -> None:
         """Keep what the run that works at an asset has made or reads."""
-        for version in self.versions[name]:
+        for version in self.versions.get(name, {}):
             scan.keep_root(name, version, f"{name} is being worked at")
         for job in _jobs(self._work / self._store.recipe / name):
             for used in job.inputs.values():
@@ -204,7 +207,7 @@ class _Scan:
 
     def _read_certificates(self, asset: str, version: str) -> list[Certificate]:
         """A version's certificate, and the one it was promoted with while the pointer has not followed."""
-        if asset not in GRAPH:
+        if not is_asset(asset):
             return []
         pointer = self._promotion(asset)
         is_promoted = pointer is not None and pointer.version == version

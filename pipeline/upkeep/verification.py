@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.building.adoption import describe_adoption
-from pipeline.graph import GRAPH
+from pipeline.graph import stored_assets
 from training.errors import InputRefused, StoreError, UserError
 from training.specs.artifacts import Manifest, Promotion, content_digest
 from training.specs.job import EVALUATION_SUFFIX
@@ -69,7 +69,7 @@ class Verification:
         self._store = store
         self._manifests: dict[tuple[str, str], tuple[Manifest, Finding]] = {}
 
-        for name in [asset] if asset else GRAPH:
+        for name in [asset] if asset else stored_assets(store):
             try:
                 pointer = store.promotion(name)
             except UserError as error:  # a damaged pointer is a finding, and the other assets are still looked at

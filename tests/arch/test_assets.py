@@ -4,16 +4,16 @@ import importlib.util
 
 import pytest
 
-from pipeline.graph import GRAPH, stage_module
+from pipeline.graph import KINDS, in_order, stage_module
 from pipeline.recipes.document import read_yaml
-from pipeline.recipes.loader import FOLDER, available
+from pipeline.recipes.loader import FOLDER, available, load_recipe
 from tests.conftest import ROOT
 from training.specs.contracts import CONTRACTS
 from training.specs.metrics import METRICS
 from training.specs.recipe import Recipe
 from training.stages.evaluate_data import MEASURES
 
-ASSETS = sorted({*GRAPH, *CONTRACTS, *METRICS})
+ASSETS = sorted({*KINDS, *CONTRACTS, *METRICS})
 
 
 @pytest.mark.parametrize("asset", ASSETS)
@@ -24,17 +24,20 @@ def test_every_place_knows_the_asset(asset: str) -> None:
     assert importlib.util.find_spec(stage_module(asset)), "2. training/stages: the module that makes it"
     if CONTRACTS[asset].evaluator == "evaluate_data":
         assert asset in MEASURES, "2. training/stages/evaluate_data.py: how it is measured"
-    assert asset in GRAPH, "3. pipeline/graph.py: what people read about it"
-    assert GRAPH[asset].headline in METRICS[asset] or GRAPH[asset].group == "models", "its headline is measured"
+    assert asset in KINDS, "3. pipeline/graph.py: what people read about it"
+    assert KINDS[asset].headline in METRICS[asset] or KINDS[asset].is_model, "its headline is measured"
     for name in available():
         document = read_yaml(FOLDER / f"{name}.yaml")
         gates = document.child("gates")
         assert document.child("extends") or (gates and gates.child(asset)), f"4. assets_config/{name}.yaml: its gates"
 
 
-def test_an_asset_comes_after_what_it_is_made_from() -> None:
-    order = list(GRAPH)
-    for asset, node in GRAPH.items():
+@pytest.mark.parametrize("name", available())
+def test_an_asset_comes_after_what_it_is_made_from(name: str) -> None:
+    graph = load_recipe(name).graph
+    order = list(graph)
+    assert order == in_order(reversed(order))
+    for asset, node in graph.items():
         assert all(order.index(name) < order.index(asset) for name in node.inputs), asset
 
 
@@ -48,6 +51,7 @@ def test_no_table_beside_these_lists_the_data_assets() -> None:
     ]
     assert sorted(listed) == [
         "training/specs/contracts.py",
+        "training/specs/lineage.py",
         "training/specs/metrics.py",
         "training/stages/evaluate_data.py",
     ]

@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 
 from pipeline.defs.schedules import MISSED
-from pipeline.graph import GRAPH
+from pipeline.graph import KINDS
 from tests.chaos.nights import SCHEDULED, Nights, nights
 from tests.chaos.stand import Stand
 from tests.integration.workspaces import Workspace, workspace
@@ -184,12 +184,12 @@ class Month:
         """Every promotion of every asset, oldest first."""
         return {
             asset: [path.stem.partition("-")[2] for path in sorted(self.space.asset(asset).glob("promotions/*"))]
-            for asset in GRAPH
+            for asset in KINDS
         }
 
     def versions(self) -> int:
         """How many versions of assets there are."""
-        return sum(len(self.store.versions(asset)) for asset in GRAPH)
+        return sum(len(self.store.versions(asset)) for asset in KINDS)
 
     def files(self) -> dict[str, int]:
         """Every file of the store, with its size."""

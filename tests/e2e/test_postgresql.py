@@ -17,8 +17,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from pipeline.graph import GRAPH
 from pipeline.paths import variables
+from pipeline.recipes.loader import load_recipe
 from pipeline.tracking.metrics_follower import points_of
 from tests.conftest import ROOT, environment
 from tests.e2e.conftest import Chain
@@ -119,7 +119,7 @@ def assert_all_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every asset is promoted, and Dagster and MLflow show it, with its gates, lineage and metrics, once."""
     client, store = place.mlflow(), place.store
     with place.instance(monkeypatch) as instance:
-        for asset in GRAPH:
+        for asset, node in load_recipe("smoke").graph.items():
             pointer = store.promotion(asset)
             assert pointer is not None, asset
             manifest, certificate = store.manifest(asset, pointer.version), store.certificate(asset, pointer.version)
@@ -136,7 +136,7 @@ def assert_all_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
             }
             run = client.get_run(store.links(asset, pointer.version)["mlflow_run_id"])
             assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "promoted"
-            assert {used.dataset.name for used in run.inputs.dataset_inputs} == set(GRAPH[asset].inputs)
+            assert {used.dataset.name for used in run.inputs.dataset_inputs} == set(node.inputs)
     for asset in ("base_model", "sft_model", "dpo_model", "lora_model"):
         pointer = store.promotion(asset)
         assert pointer is not None

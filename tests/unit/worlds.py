@@ -102,7 +102,7 @@ class World:
         """Metrics that just pass every gate of an asset."""
         return {
             gate.metric: gate.threshold + {">": 1, "<": -1}.get(gate.must_be, 0)
-            for gate in self.builder.loaded.recipe.gates[asset]
+            for gate in self.builder.loaded.recipe.gates_of(asset)
         }
 
     def evaluated(self, manifest: Manifest, metrics: dict[str, float]) -> Manifest:

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.engine.fit import Fit
 from training.engine.session import Session
+from training.specs.kinds import kind_of
 
 _ABOUT = {
     "base_model": "A language model trained from random weights on packed documents.",
@@ -52,7 +53,7 @@ def write(session: Session, result: Fit, saved: str) -> str:
     """
     context, facts = session.context, session.facts()
 
-    about = _ABOUT.get(context.asset, "A causal language model.")
+    about = _ABOUT.get(kind_of(context.asset), "A causal language model.")
     lines = [
         "---",
         "library_name: transformers",

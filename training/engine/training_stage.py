@@ -20,6 +20,7 @@ from training.engine.fit import fit
 from training.engine.session import Session, convert, examine, load_parent, model_type, open_session
 from training.engine.trainer import StepOrdered
 from training.job.context import StageContext
+from training.specs.contracts import parent_in
 from training.specs.job import StageResult
 from training.specs.optimization import TrainingSection
 from training.specs.probe import Probe
@@ -50,13 +51,11 @@ class TrainingStage(ABC, Generic[SectionT, BatchesT]):
     """What a training stage brings to `train`, which calls the methods in the order in which they stand here.
 
     Attributes:
-        parent: Asset whose model training begins from; a stage without one says itself how its model is built.
         packs_rows: Whether its batches hold rows of several documents, so that the model must keep them apart.
         prompts: What the samples in the report are asked.
         loss_unit: Unit of the loss, for the report's curve.
     """
 
-    parent: ClassVar[str | None] = None
     packs_rows: ClassVar[bool] = True
     prompts: ClassVar[Sequence[Prompt]]
     loss_unit: ClassVar[str] = "nats per token"
@@ -64,6 +63,8 @@ class TrainingStage(ABC, Generic[SectionT, BatchesT]):
     def __init__(self, context: StageContext[SectionT]) -> None:
         self.context = context
         self.section = context.section
+        self.parent = parent_in(context.inputs)
+        """The input whose model training begins from; a stage without one says itself how its model is built."""
 
     def model_type(self) -> str:
         """transformers' model type of the model that `build_model` will give; kernels are chosen by it."""

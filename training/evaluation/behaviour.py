@@ -96,11 +96,14 @@ JUDGED_PARTS = {
     "dpo_model": Parts(general=True, right_answers=True, safety=True, preferences=True),
     "lora_model": Parts(general=True, domain=True, right_answers=True, safety=True),
 }
+"""Kind of a model to what is measured of it."""
+
 PARENT_PARTS = {
-    "sft_model": ("base_model", Parts(right_answers=True)),
-    "dpo_model": ("sft_model", Parts(preferences=True)),
-    "lora_model": ("dpo_model", Parts(general=True, domain=True)),
+    "sft_model": Parts(right_answers=True),
+    "dpo_model": Parts(preferences=True),
+    "lora_model": Parts(general=True, domain=True),
 }
+"""Kind of a model to what is measured of its parent beside it."""
 
 
 @dataclass(frozen=True)

@@ -137,23 +137,23 @@ def _able(behaviour: Behaviour, nats: float, tokens: int) -> bool:
     return tokens > 0 and learnt(-nats, tokens, behaviour.vocabulary)
 
 
-def compare(asset: str, findings: Findings, judged: Behaviour, parent: Behaviour | None, sets: Sets) -> None:
+def compare(kind: str, findings: Findings, judged: Behaviour, parent: Behaviour | None, sets: Sets) -> None:
     """Add the metrics that set a model against its reference: a uniform guess, or its parent.
 
     Args:
-        asset: The judged model's asset name.
+        kind: The judged model's kind, such as `sft_model`.
         findings: Metrics so far; they are added to.
         judged: What the judged model does.
         parent: What its parent does; None for the base model.
         sets: The evaluation sets.
     """
-    if asset == "sft_model" and parent:
+    if kind == "sft_model" and parent:
         _against_base(findings, judged, parent)
-    elif asset == "dpo_model" and parent:
+    elif kind == "dpo_model" and parent:
         _against_sft(findings, judged, parent, sets)
-    elif asset == "lora_model" and parent:
+    elif kind == "lora_model" and parent:
         _against_dpo(findings, judged, parent)
-    elif asset == "base_model":
+    elif kind == "base_model":
         losses = [{"id": key, "score": score.nats, "weight": score.tokens} for key, score in judged.general.items()]
         findings.ratio("loss_drop", losses, _NO_TEXT, offset=math.log(judged.vocabulary), scale=-1.0)
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.kinds import kind_of
 
 
 class Execution(Spec):
@@ -30,5 +31,5 @@ class Launcher(Spec):
     stages: dict[str, Execution] = Field({}, description="Asset name to its own layout.")
 
     def execution(self, asset: str) -> Execution:
-        """The layout for an asset's job."""
-        return self.stages.get(asset, self.default)
+        """The layout for an asset's job; a listed adapter without one of its own has that of `lora_model`."""
+        return self.stages.get(asset) or self.stages.get(kind_of(asset), self.default)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from training.specs.optimization import TrainingSection
+from training.specs.post_training_data import AdapterDataSection
 
 SHORTEST_CONVERSATION = 10
 """Tokens of the least question and answer in the chat template: two roles, two ends of a turn, their four line ends,
@@ -53,3 +54,14 @@ class LoraModelSection(TrainingSection):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
+
+
+class AdapterSection(LoraModelSection):
+    """One more LoRA adapter on the parent of `lora_model`: the asset `lora_<name>`, on `adapter_data_<name>`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="What its assets are named after.")
+    data: AdapterDataSection = AdapterDataSection()
+
+    def training(self) -> LoraModelSection:
+        """What decides the adapter itself: neither its name nor how its data are gathered."""
+        return LoraModelSection.model_validate(self.model_dump(exclude={"name", "data"}))

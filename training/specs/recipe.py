@@ -11,13 +11,17 @@ from pydantic import Field, field_validator, model_validator
 
 from training.specs.base import Spec
 from training.specs.base_model import BaseModelSection
+from training.specs.contracts import Contract
 from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
+from training.specs.kinds import adapter_of, kind_of
+from training.specs.lineage import contracts_of
 from training.specs.metrics import METRICS, comparable, metrics_of, source_metric
+from training.specs.optimization import TrainingSection
 from training.specs.packed_shards import PackedShardsSection
-from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
+from training.specs.post_training import AdapterSection, DpoModelSection, LoraModelSection, SftModelSection
 from training.specs.post_training_data import AdapterDataSection, InstructionDataSection, PreferenceDataSection
 from training.specs.raw_corpus import RawCorpusOptions, RawCorpusSection, Source
 from training.specs.tokenizer import TokenizerSection
@@ -59,28 +63,76 @@ class Recipe(Spec):
     packed_shards: PackedShardsSection = PackedShardsSection()
     base_model: BaseModelSection
     instruction_data: InstructionDataSection = InstructionDataSection()
-    sft_model: SftModelSection
+    sft_model: SftModelSection | None = Field(
+        None, description="Left out, or null where it is inherited, there is no such asset. So it is with the next two."
+    )
     preference_data: PreferenceDataSection = PreferenceDataSection()
-    dpo_model: DpoModelSection
+    dpo_model: DpoModelSection | None = None
     adapter_data: AdapterDataSection = AdapterDataSection()
-    lora_model: LoraModelSection
+    lora_model: LoraModelSection | None = None
+    adapters: tuple[AdapterSection, ...] = Field(
+        (), description="Further LoRA adapters on the same parent, each with its own data and gates."
+    )
     evaluation: EvaluationSection = EvaluationSection()
-    gates: dict[str, tuple[Gate, ...]] = Field(description="Asset to the gates it must pass; every asset has one.")
+    gates: dict[str, tuple[Gate, ...]] = Field(
+        description="Asset to the gates it must pass; every asset has one. A listed adapter and its data have those of "
+        "`lora_model` and `adapter_data` where none are given for `lora_<name>` and `adapter_data_<name>`."
+    )
 
     @model_validator(mode="after")
     def _domain_of_the_adapter(self) -> Self:
         declared = list(self._domains())
-        if "domain" not in self.adapter_data.model_fields_set and len(declared) == 1:
-            self._fill_in("adapter_data", domain=declared[0])
-        domain = self.adapter_data.domain
-        if "exclude_domains" not in self.packed_shards.model_fields_set and domain in declared:
-            self._fill_in("packed_shards", exclude_domains=(domain,))
+        if len(declared) == 1:
+            self._choose_domain(declared[0])
+
+        adapted = {section.domain for _, section in self._adapter_data()}
+        if "exclude_domains" not in self.packed_shards.model_fields_set and adapted & {*declared}:
+            excluded = tuple(domain for domain in declared if domain in adapted)
+            self._fill_in("packed_shards", exclude_domains=excluded)
         return self
+
+    def _choose_domain(self, domain: str) -> None:
+        """Give the only domain there is to every adapter that names none."""
+        if "domain" not in self.adapter_data.model_fields_set:
+            self._fill_in("adapter_data", domain=domain)
+        adapters = tuple(
+            adapter
+            if "domain" in adapter.data.model_fields_set
+            else adapter.model_copy(update={"data": adapter.data.model_copy(update={"domain": domain})})
+            for adapter in self.adapters
+        )
+        object.__setattr__(self, "adapters", adapters)
+
+    def contracts(self) -> dict[str, Contract]:
+        """The recipe's assets with what each is made from, in an order in which everything comes after that."""
+        return contracts_of(self)
+
+    def training_sections(self) -> dict[str, TrainingSection]:
+        """The recipe's models with the sections that train them, in the order of the graph."""
+        models = (asset for asset in self.contracts() if kind_of(asset).endswith("_model"))
+        sections = {asset: self.section(asset) for asset in models}
+        return {asset: section for asset, section in sections.items() if isinstance(section, TrainingSection)}
+
+    def key(self, asset: str) -> tuple[str | int, ...]:
+        """The key of an asset's section in a recipe file."""
+        name = adapter_of(asset)
+        if not name:
+            return (asset,)
+        index = [adapter.name for adapter in self.adapters].index(name)
+        return ("adapters", index, "data") if kind_of(asset) == "adapter_data" else ("adapters", index)
+
+    def _adapter_data(self) -> Iterator[tuple[tuple[str | int, ...], AdapterDataSection]]:
+        """The data of every adapter there is, each with its key in the recipe."""
+        if self.lora_model is not None:
+            yield ("adapter_data",), self.adapter_data
+        for index, adapter in enumerate(self.adapters):
+            yield ("adapters", index, "data"), adapter.data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = [
             *self._source_problems(),
+            *self._adapter_problems(),
             *self._gate_problems(),
             *self._task_problems(),
             *self._domain_problems(),
@@ -104,10 +156,21 @@ class Recipe(Spec):
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
 
+    def _adapter_problems(self) -> Iterator[str]:
+        names: set[str] = set()
+        for index, adapter in enumerate(self.adapters):
+            if adapter.name in names:
+                yield f"adapters.{index}.name: there is an adapter {adapter.name} already; choose another name"
+            names.add(adapter.name)
+            if kind_of(f"lora_{adapter.name}") == f"lora_{adapter.name}":
+                yield f"adapters.{index}.name: lora_{adapter.name} is an asset of its own; choose another name"
+
     def _gate_problems(self) -> Iterator[str]:
+        contracts = self.contracts()
         for asset, gates in self.gates.items():
-            if asset not in METRICS:
-                yield f"gates.{asset}: there is no such asset; the assets are {', '.join(METRICS)}"
+            if asset not in METRICS and asset not in contracts:
+                assets = ", ".join(dict.fromkeys([*METRICS, *contracts]))
+                yield f"gates.{asset}: there is no such asset; the assets are {assets}"
                 continue
             metrics = self.metrics(asset)
             for index, gate in enumerate(gates):
@@ -124,7 +187,7 @@ class Recipe(Spec):
                     problems = self._champion_problems(asset, gate)
                     yield from (f"{where}.champion_margin: {problem}" for problem in problems)
 
-        missing = [asset for asset in METRICS if not self.gates.get(asset)]
+        missing = [asset for asset in contracts if not self.gates_of(asset)]
         if missing:
             yield f"gates: every asset needs at least one gate; none is given for {', '.join(missing)}"
 
@@ -155,6 +218,10 @@ class Recipe(Spec):
                 if metrics.setdefault(metric, task.name) != task.name:
                     yield f"{where}.metrics.{metric}: the task {metrics[metric]} gives a metric of this name already"
 
+    def gates_of(self, asset: str) -> tuple[Gate, ...]:
+        """The gates of an asset; a listed adapter without gates of its own has those of its kind."""
+        return self.gates.get(asset) or self.gates.get(kind_of(asset), ())
+
     def _domain_problems(self) -> Iterator[str]:
         declared = self._domains()
         declaration = f"the sources declare {', '.join(declared) or 'no domains'}"
@@ -164,10 +231,12 @@ class Recipe(Spec):
             yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
         if GENERAL in declared:
             yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
-        if "domain" not in self.adapter_data.model_fields_set and len(declared) > 1:
-            yield f"adapter_data: choose the adapter's `domain`; {declaration}"
-        if self.adapter_data.domain not in (GENERAL, *declared):
-            yield f"adapter_data.domain: there is no domain {self.adapter_data.domain!r}; {declaration}"
+        for key, section in self._adapter_data():
+            dotted = ".".join(map(str, key))
+            if "domain" not in section.model_fields_set and len(declared) > 1:
+                yield f"{dotted}: choose the adapter's `domain`; {declaration}"
+            if section.domain not in (GENERAL, *declared):
+                yield f"{dotted}.domain: there is no domain {section.domain!r}; {declaration}"
         for domain in self.packed_shards.exclude_domains:
             if domain not in declared:
                 yield f"packed_shards.exclude_domains: there is no domain {domain!r}; {declaration}"
@@ -193,11 +262,11 @@ class Recipe(Spec):
             positions: Their number.
         """
         curriculum = max(phase.context for phase in self.base_model.curriculum)
+        tuned = {name: getattr(self, name) for name in ("sft_model", "dpo_model", "lora_model")}
+        tuned |= {f"adapters.{index}": adapter for index, adapter in enumerate(self.adapters)}
         for name, context in (
             ("base_model.curriculum", curriculum),
-            ("sft_model.context", self.sft_model.context),
-            ("dpo_model.context", self.dpo_model.context),
-            ("lora_model.context", self.lora_model.context),
+            *((f"{name}.context", section.context) for name, section in tuned.items() if section is not None),
             ("evaluation.context", self.evaluation.context),
         ):
             if context > positions:
@@ -219,7 +288,8 @@ class Recipe(Spec):
 
     def metrics(self, asset: str) -> dict[str, str]:
         """The metrics that an asset's evaluation produces, with what each means."""
-        return metrics_of(asset, [source.name for source in self.sources], self.evaluation_sets.task_metrics())
+        sources = [source.name for source in self.sources]
+        return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics())
 
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""
@@ -232,6 +302,10 @@ class Recipe(Spec):
         if asset == "packed_shards":
             weights = {source.name: source.weight for source in self.sources}
             return self.packed_shards.model_copy(update={"weights": weights})
+        name = adapter_of(asset)
+        adapter = next((adapter for adapter in self.adapters if name and adapter.name == name), None)
+        if adapter is not None:
+            return adapter.data if kind_of(asset) == "adapter_data" else adapter.training()
         section = getattr(self, asset)
-        assert isinstance(section, Spec)
+        assert isinstance(section, Spec), f"the recipe has no {asset}"
         return section

@@ -32,7 +32,6 @@ def run(context: StageContext[Section]) -> StageResult | None:
 class DpoModelStage(TrainingStage[Section, PairBatches]):
     """Preference of the chosen over the rejected answer, measured against the SFT model."""
 
-    parent = "sft_model"
     packs_rows = False  # every answer has a row of its own
     prompts = (
         ("What does `textwrap.dedent` do?", True),

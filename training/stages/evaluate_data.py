@@ -9,6 +9,7 @@ from training.evaluation.measurement import Measurement
 from training.job.context import StageContext
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
+from training.specs.kinds import kind_of
 from training.specs.metrics import METRICS
 
 Section = EvaluationSection
@@ -82,9 +83,10 @@ MEASURES: dict[str, Callable[[_Context], Measurement]] = {
 def run(context: _Context) -> StageResult:
     """Measure the artifact and write the report."""
     asset = context.input("artifact").manifest.asset
-    if asset not in MEASURES:
+    kind = kind_of(asset)
+    if kind not in MEASURES:
         raise RecipeError(f"evaluate_data does not judge {asset}; it judges {', '.join(MEASURES)}")
     context.events.phase(f"measure {asset}")
-    measurement = MEASURES[asset](context)
-    measurement.write(context.out, asset, METRICS[asset])
+    measurement = MEASURES[kind](context)
+    measurement.write(context.out, asset, METRICS[kind])
     return StageResult(metrics=measurement.report.metrics)

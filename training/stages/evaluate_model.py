@@ -15,8 +15,10 @@ from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
 from training.job.context import StageContext
+from training.specs.contracts import parent_in
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
+from training.specs.kinds import kind_of
 from training.specs.metrics import METRICS, metrics_of
 from training.specs.probe import Probe
 
@@ -39,8 +41,8 @@ def run(context: Context) -> StageResult | None:
     if context.rank != 0:
         return None
     artifact = context.input("artifact")
-    asset = artifact.manifest.asset
-    if asset not in JUDGED_PARTS:
+    asset, kind = artifact.manifest.asset, kind_of(artifact.manifest.asset)
+    if kind not in JUDGED_PARTS:
         raise InputRefused(f"evaluate_model cannot judge {asset}; it judges {', '.join(JUDGED_PARTS)}")
     sets = read_sets(context.input("evaluation_sets").folder, artifact.manifest.facts.get("domain", ""))
     context.events.phase("load")
@@ -55,7 +57,8 @@ def run(context: Context) -> StageResult | None:
 
 def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wrong: str | None) -> StageResult:
     context.events.phase(f"measure {asset}")
-    own = measure(loaded, sets, JUDGED_PARTS[asset], context.section, context.seed, chat_scoring=asset != "base_model")
+    kind = kind_of(asset)
+    own = measure(loaded, sets, JUDGED_PARTS[kind], context.section, context.seed, chat_scoring=kind != "base_model")
     findings = own_findings(own, sets)
     probe = read_probe(context.input("artifact").folder)
     _folder(findings, loaded, probe, wrong)
@@ -65,7 +68,7 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
         findings.task(result.metric, result.items, result.missing or "the task has no items")
     del loaded  # the parent takes its place in memory
     parent = _parent(context, asset, sets, lambda model: _change(findings, probe, said, model))
-    compare(asset, findings, own, parent, sets)
+    compare(kind, findings, own, parent, sets)
     notes = [f"The saved folder is not sound: {wrong}."] if wrong else []
     reference = (
         {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} if parent else {}
@@ -112,7 +115,7 @@ def _change(findings: Findings, probe: Probe | str, said: Answer | str, parent: 
 
 def _dropped(findings: Findings, asset: str, probe: Probe | str) -> None:
     """How much of what it was to learn from was longer than its context."""
-    metric = next((name for name in METRICS[asset] if name.startswith("dropped_")), None)
+    metric = next((name for name in METRICS[kind_of(asset)] if name.startswith("dropped_")), None)
     if metric is None:
         return
     if isinstance(probe, str):
@@ -141,9 +144,9 @@ def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str
 
 
 def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedModel], None]) -> Behaviour | None:
-    if asset not in PARENT_PARTS:
+    name, parts = parent_in(context.inputs), PARENT_PARTS.get(kind_of(asset))
+    if name is None or parts is None:
         return None
-    name, parts = PARENT_PARTS[asset]
     context.events.phase(f"measure {name}")
     try:
         loaded = load(context.input(name), prepare(context.execution))
@@ -155,7 +158,7 @@ def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedMode
 
 def _meanings(context: Context, asset: str, sets: Sets) -> dict[str, str]:
     sources = sorted({row["source"] for row in sets.texts()})
-    return metrics_of(asset, sources, task_metrics(context.input("evaluation_sets").folder))
+    return metrics_of(kind_of(asset), sources, task_metrics(context.input("evaluation_sets").folder))
 
 
 def _refused(context: Context, asset: str, sets: Sets, reason: str) -> StageResult:

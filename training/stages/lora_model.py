@@ -32,7 +32,6 @@ def run(context: StageContext[Section]) -> StageResult | None:
 class LoraModelStage(TrainingStage[Section, PackedBatches]):
     """Next-token prediction on the domain's documents and its conversations, by an adapter on frozen weights."""
 
-    parent = "dpo_model"
     prompts = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True), ("import ", False))
 
     def read_batches(self, session: Session) -> tuple[PackedBatches, Dropped]:
@@ -62,12 +61,13 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
 
     def save(self, session: Session, trained: Trained[PackedBatches]) -> str:
         """The adapter by itself, and the parent with the adapter merged into its weights."""
-        parent, folder = self.context.input("dpo_model").manifest, self.context.out / "adapter"
+        assert self.parent is not None
+        parent, folder = self.context.input(self.parent).manifest, self.context.out / "adapter"
         adapter.save(folder, trained.trainer.model, trained.weights, parent)
         export.save_tokenizer(session, folder, trained.model.config)
 
         # Merged from the saved files, so that the merged model is what others get who load the adapter.
-        merged = adapter.merge(load_parent(session, "dpo_model"), parent, folder)
+        merged = adapter.merge(load_parent(session, self.parent), parent, folder)
         return export.save_weights(
             self.context.out, merged.config, merged.state_dict(), session, trained.probe, self.parent
         )

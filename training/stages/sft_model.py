@@ -29,7 +29,6 @@ def run(context: StageContext[Section]) -> StageResult | None:
 class SftModelStage(TrainingStage[Section, PackedBatches]):
     """Next-token prediction on the assistant's turns, and on whole documents of the base model's data."""
 
-    parent = "base_model"
     prompts = (
         ("What does `textwrap.dedent` do?", True),
         ("What does `os.path.join` do?", True),
@@ -47,7 +46,8 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
 
         # `replay` is a share of the learned tokens, and of a conversation only the answers are learned.
         answer_tokens = sum(int(mask.sum()) for mask in masks)
-        replayed = self._replay(session.end, round(answer_tokens * section.replay / (1 - section.replay)))
+        wanted = round(answer_tokens * section.replay / (1 - section.replay))
+        replayed = self._replay(session.end, wanted) if section.replay else []
         replayed_tokens = sum(len(ids) - 1 for ids in replayed)
         sequences += replayed
         masks += [np.ones(len(ids), np.bool_) for ids in replayed]

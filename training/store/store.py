@@ -73,6 +73,11 @@ class Store(Records):
 
     # Reading
 
+    def assets(self) -> list[str]:
+        """Every asset that the recipe has ever had, in the order of their names; evaluations are left out."""
+        names = {name.removesuffix(EVALUATION_SUFFIX) for name in self.storage.names(self.base)}
+        return sorted(name for name in names if NAME.fullmatch(name))
+
     def versions(self, asset: str) -> list[str]:
         """Published versions of an asset, oldest first."""
         folder = self._path(asset, "versions")

@@ -39,7 +39,7 @@ def printed(world: World, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr("pipeline.building.planner.fingerprint", changed)
     monkeypatch.setattr(adoption_module, "_launch", passes)
     output = io.StringIO()
-    workspace = SimpleNamespace(builder=lambda author: world.builder, store=world.store)
+    workspace = SimpleNamespace(builder=lambda author: world.builder, store=world.store, loaded=world.builder.loaded)
     monkeypatch.setattr("pipeline.workspace.Workspace", lambda recipe: workspace)
     monkeypatch.setattr("pipeline.cli.decision.tidy", lambda *_: None)  # MLflow and Dagster are left alone
     monkeypatch.setattr("pipeline.cli.console.make_console", lambda: Console(file=output, width=200))

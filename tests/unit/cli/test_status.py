@@ -13,6 +13,7 @@ from pipeline import addresses, graph
 from pipeline.cli import status
 from pipeline.cli.next_steps import next_steps
 from pipeline.humanize import nearest
+from pipeline.recipes.loader import load_recipe
 from pipeline.workspace import Workspace
 from tests.unit.worlds import World, world
 from training.errors import RecipeError
@@ -20,6 +21,7 @@ from training.job.fingerprint import fingerprint
 
 __all__ = ["world"]
 TERMINAL = 80
+GRAPH = load_recipe("tiny").graph
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_status_fits_a_terminal_and_breaks_no_name(world: World, shown: io.Strin
     lines = shown.getvalue().splitlines()
 
     table = [line for line in lines if re.match(r" \w+ +([0-9a-f]{8}|-)\*? ", line)]
-    assert [line.split()[0] for line in table] == list(graph.GRAPH)
+    assert [line.split()[0] for line in table] == list(graph.KINDS)
     assert max(map(len, table)) <= TERMINAL
     assert next(line for line in table if "base_model" in line).split()[2] == "refused"
     assert any(line.startswith("base_model: ") and "refused it" in line for line in lines), "the reason stands below"
@@ -90,24 +92,30 @@ def test_an_asset_that_was_never_built_says_what_to_do(shown: io.StringIO) -> No
 
 
 def test_after_a_refusal_the_next_step_is_why(world: World) -> None:
-    steps = next_steps("my notes.yaml", ["base_model"], failed=True, store=world.store)
+    steps = next_steps("my notes.yaml", GRAPH, ["base_model"], failed=True, store=world.store)
     assert [step.split(" ", 1)[1] for step, _ in steps] == ["gates --why base_model -r 'my notes.yaml'"]
 
 
 def test_a_chat_is_proposed_only_with_a_promoted_model(world: World) -> None:
     world.publish_upstream()
-    assert [step.split()[1] for step, _ in next_steps("unit", [], failed=False, store=world.store)] == ["up"]
+    assert [step.split()[1] for step, _ in next_steps("unit", GRAPH, [], failed=False, store=world.store)] == ["up"]
     world.publish("base_model", world.passing("base_model"))
     assert world.judge("base_model").promoted
-    steps = [step.split(" ", 1)[1] for step, _ in next_steps("unit", [], failed=False, store=world.store)]
+    steps = [step.split(" ", 1)[1] for step, _ in next_steps("unit", GRAPH, [], failed=False, store=world.store)]
     assert steps == ["up -r unit", "chat --asset base_model -r unit", "status base_model -r unit"]
-    assert next_steps("unit", [], failed=True, store=world.store) == []
+    assert next_steps("unit", GRAPH, [], failed=True, store=world.store) == []
 
 
 @pytest.mark.parametrize(("word", "meant"), [("sft", "sft_model"), ("sft_modle", "sft_model"), ("base", "base_model")])
 def test_the_beginning_of_a_name_is_enough_to_be_understood(word: str, meant: str) -> None:
     with pytest.raises(RecipeError, match=f"--why {word}: there is no such asset; did you mean {meant}?"):
-        graph.require_asset(word, "--why")
+        graph.require_asset(word, GRAPH, "--why")
+
+
+def test_an_asset_that_the_recipe_left_out_is_no_typing_error() -> None:
+    short = load_recipe("tiny", ["dpo_model=null"]).graph
+    with pytest.raises(RecipeError, match="this recipe has no dpo_model: it has no section dpo_model; its assets are"):
+        graph.require_asset("dpo_model", short)
 
 
 def test_what_begins_several_names_is_no_hint() -> None:
@@ -116,7 +124,7 @@ def test_what_begins_several_names_is_no_hint() -> None:
 
 def test_a_chat_needs_a_model() -> None:
     with pytest.raises(RecipeError, match="this is no model; the models are base_model, sft_model"):
-        graph.require_model("tokenizer", "--asset")
+        graph.require_model("tokenizer", GRAPH, "--asset")
 
 
 def test_addresses_open_on_the_expanded_graph_and_on_mlflows_training_view() -> None:

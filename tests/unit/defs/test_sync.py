@@ -50,7 +50,14 @@ def models(template: World, tmp_path: Path) -> World:
 
 
 def agree(world: World, instance: dg.DagsterInstance, tracker: Tracker | None = None) -> list[str]:
-    return reconcile(world.store, tracker or world.builder.tracker, instance, ["unit"], world.folder / "work")
+    return reconcile(
+        world.store,
+        tracker or world.builder.tracker,
+        instance,
+        world.builder.loaded.graph,
+        ["unit"],
+        world.folder / "work",
+    )
 
 
 def champion(world: World) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from pipeline.building.recipe_check import ask, plain_problems
-from pipeline.graph import GRAPH
 from pipeline.jobs.launcher import launcher_entry
 from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, render
 from tests.conftest import share_checks
@@ -58,10 +57,10 @@ def test_every_shipped_recipe_is_tested_here() -> None:
 
 def test_it_loads_and_its_files_are_there(name: str, recipe: Recipe, tmp_path: Path) -> None:
     loaded = load_recipe(name)
-    for asset, node in GRAPH.items():
+    for asset, node in loaded.graph.items():
         tasks = recipe.evaluation_sets.tasks if asset == "evaluation_sets" else ()
         local = {f"tasks.{index}.file" for index, task in enumerate(tasks) if task.file is not None}
-        assert set(loaded.files(asset)) == {*node.files, *local}
+        assert set(loaded.files(asset)) == {*node.kind.files, *local}
         assert recipe.section(asset).model_dump(mode="json") is not None
     assert recipe.launcher in load_launchers()
     own = recipe.model_copy(update={"name": "rendered"})  # a shipped one's name is nobody else's
@@ -131,7 +130,7 @@ def test_the_large_model_is_what_it_claims() -> None:
 
 
 def test_every_asset_has_gates_with_a_reason(recipe: Recipe) -> None:
-    assert set(recipe.gates) == set(METRICS) == set(GRAPH)
+    assert set(recipe.gates) == set(METRICS) == set(recipe.contracts())
     for gates in recipe.gates.values():
         assert len({gate.metric for gate in gates}) == len(gates)
         for gate in gates:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.building.planner import code_version
-from pipeline.graph import EXCLUSIONS, GRAPH
+from pipeline.graph import EXCLUSIONS, KINDS
 from pipeline.recipes.loader import FOLDER, load_recipe
 from tests.unit.data.conftest import Pipeline
 from tests.unit.data.test_stages import CORPUS, EVALUATION, STDLIB, prompts
@@ -20,7 +20,7 @@ MINE = "extends: tiny\nname: mine\nevaluation_sets:\n  tasks:\n"
 FOUR_WAY = (FOLDER / "tasks" / "four_way.yaml").read_text()
 LOCAL = "    - {name: four_way, file: four.yaml, metrics: {choice_accuracy_dcpmi: acc_dcpmi}}\n"
 GATES = "gates:\n" + "".join(
-    f"  {asset}:\n    - {{metric: loads, must_be: '==', threshold: 1}}\n" for asset in GRAPH if asset.endswith("_model")
+    f"  {asset}:\n    - {{metric: loads, must_be: '==', threshold: 1}}\n" for asset in KINDS if asset.endswith("_model")
 )
 
 
@@ -114,7 +114,7 @@ def test_a_task_gives_every_model_its_metric_and_a_gate_may_name_it(tmp_path: Pa
         written(tmp_path, f"{MINE}    - {{name: boolq, metrics: {{boolq: acc}}, about: Yes or no.}}\n" + gate)
     ).recipe
     assert [gate.metric for gate in recipe.gates["base_model"]] == ["boolq"]
-    assert all(recipe.metrics(asset)["boolq"] == "Yes or no." for asset in GRAPH if asset.endswith("_model"))
+    assert all(recipe.metrics(asset)["boolq"] == "Yes or no." for asset in KINDS if asset.endswith("_model"))
     assert "boolq" not in recipe.metrics("corpus")
 
 
@@ -129,10 +129,10 @@ def test_tasks_change_the_evaluation_sets_and_nothing_that_is_trained(tmp_path: 
             "metrics: {domain_choice_accuracy_dcpmi: acc_dcpmi}}\n" + "    - {name: boolq, metrics: {boolq: acc}}\n",
         )
     )
-    changed = [asset for asset in GRAPH if code_version(asset, plain) != code_version(asset, more)]
+    changed = [asset for asset in KINDS if code_version(asset, plain) != code_version(asset, more)]
     assert changed == ["evaluation_sets"]
     # What is made further down depends on one file of them.
-    parts = {node.inputs["evaluation_sets"] for node in GRAPH.values() if "evaluation_sets" in node.inputs}
+    parts = {node.inputs["evaluation_sets"] for node in plain.graph.values() if "evaluation_sets" in node.inputs}
     assert parts == {EXCLUSIONS}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.graph import GRAPH
+from pipeline.recipes.loader import load_recipe
 from tests.conftest import ROOT
 from training.errors import InputRefused
 from training.job.fingerprint import fingerprint
@@ -19,6 +19,7 @@ STAGES = sorted(path.stem for path in (ROOT / "training" / "stages").glob("[a-z]
 EVALUATORS = {contract.evaluator for contract in CONTRACTS.values()}
 ASSETS = [name for asset in CONTRACTS for name in (asset, asset + EVALUATION_SUFFIX)]
 NAMES = [ARTIFACT, *CONTRACTS]
+GRAPH = load_recipe("tiny").graph
 
 
 def job(asset: str, stage: str, inputs: dict[str, Input], code: str = "", attempt: str = "") -> Job:
@@ -50,7 +51,8 @@ def planned(asset: str) -> dict[str, Input]:
 
 def stage_of(asset: str) -> str:
     measured = asset.removesuffix(EVALUATION_SUFFIX)
-    return GRAPH[measured].stage if asset == measured else GRAPH[measured].evaluator
+    kind = GRAPH[measured].kind
+    return kind.stage if asset == measured else kind.evaluator
 
 
 def test_every_stage_belongs_to_an_asset() -> None:
@@ -71,13 +73,15 @@ def test_asset_and_stage_belong_together(asset: str, stage: str) -> None:
             continue
         assert stage == stage_of(asset)
         assert promoted or stage in EVALUATORS
-        assert inputs.keys() == planned(asset).keys()
+        optional = set() if stage in EVALUATORS else {*CONTRACTS[asset].may_have}
+        assert inputs.keys() - optional == planned(asset).keys() - optional
         assert of == (asset.removesuffix(EVALUATION_SUFFIX) if name == ARTIFACT else name)
 
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_no_input_may_be_left_out(asset: str) -> None:
-    for name in planned(asset):
+    may_be_left_out = CONTRACTS[asset].may_have if asset in CONTRACTS else ()
+    for name in planned(asset).keys() - {*may_be_left_out}:
         inputs = {other: used for other, used in planned(asset).items() if other != name}
         assert list(breaches(job(asset, stage_of(asset), inputs)))
 
@@ -93,3 +97,29 @@ def test_a_training_that_says_it_is_an_evaluation(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="the stage of sft_model.evaluation is evaluate_model, not sft_model"):
         run_job(disguised)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_trained_on_one_parent_that_it_may_have() -> None:
+    data = {"adapter_data": used("adapter_data"), "tokenizer": used("tokenizer")}
+
+    def breach(*parents: str) -> list[str]:
+        return list(breaches(job("lora_model", "lora_model", data | {name: used(name) for name in parents})))
+
+    assert [breach(parent) for parent in ("dpo_model", "sft_model", "base_model")] == [[], [], []]
+    (none,) = breach()
+    assert "needs one of the inputs dpo_model, sft_model, base_model, and has none" in none
+    (both,) = breach("dpo_model", "base_model")
+    assert "and has dpo_model and base_model" in both
+
+
+def test_an_adapter_reads_its_own_data() -> None:
+    inputs = {"base_model": used("base_model"), "tokenizer": used("tokenizer")}
+
+    def breach(data: str) -> list[str]:
+        return list(breaches(job("lora_mail", "lora_model", inputs | {"adapter_data": used(data)})))
+
+    assert breach("adapter_data_mail") == []
+    for other in ("adapter_data", "adapter_data_news"):
+        assert breach(other) == [
+            f"the input adapter_data of lora_mail is a version of adapter_data_mail, not of {other}"
+        ]
