@@ -56,15 +56,17 @@ class ConversationSource(Origin):
     """
 
     from_corpus: bool = Field(
-        False, description="Conversations that are generated from the corpus; with `name`, `weight` and `max_rows` alone."
+        False,
+        description="Conversations that are generated from the corpus; with `name`, `weight` and `max_rows` alone.",
     )
     format: ConversationFormat = Field(
         "auto",
-        description="How a row holds its conversation. `auto` looks at each row. Files of plain text, such as .txt, are "
-        "read with `plain_text` alone.",
+        description="How a row holds its conversation. `auto` looks at each row. Files of plain text, such as .txt, "
+        "are read with `plain_text` alone.",
     )
     columns: dict[str, str] = Field(
-        {}, description="Gatehouse's name of a column to the rows' own name; `data.text` is `text` in the object `data`."
+        {},
+        description="Gatehouse's name of a column to the rows' own name; `data.text` is `text` in the object `data`.",
     )
     max_rows: int | None = Field(None, gt=0, description="Stop after this many rows.")
 
@@ -100,12 +102,13 @@ class PreferenceSource(Origin):
 
     format: PreferenceFormat = Field("auto", description="How a row holds its answers. `auto` looks at each row.")
     columns: dict[str, str] = Field(
-        {}, description="Gatehouse's name of a column to the rows' own name; `data.text` is `text` in the object `data`."
+        {},
+        description="Gatehouse's name of a column to the rows' own name; `data.text` is `text` in the object `data`.",
     )
     labels: Annotated[dict[str, bool], BeforeValidator(_words)] = Field(
         {},
-        description="Word of a single answer's label to whether the answer is good, such as `{good: true, bad: false}`. "
-        "Without it a label is true, false, 1 or 0.",
+        description="Word of a single answer's label to whether the answer is good, such as `{good: true, bad: false}`."
+        " Without it a label is true, false, 1 or 0.",
     )
     max_rows: int | None = Field(None, gt=0, description="Stop after this many rows.")
 
@@ -122,8 +125,8 @@ class PreferenceSource(Origin):
 
 RolesRule = Literal["refuse", "merge", "drop"]
 _ROLES = (
-    "What to do with roles that repeat and conversations that begin with the assistant. `refuse`: the row is a bad row. "
-    "`drop`: the row is dropped and counted. `merge`: turns of one role become one, joined by a blank line, and turns "
+    "What to do with roles that repeat and conversations that begin with the assistant. `refuse`: the row is a bad row."
+    " `drop`: the row is dropped and counted. `merge`: turns of one role become one, joined by a blank line, and turns "
     "of the assistant before the first question are removed."
 )
 
@@ -184,8 +187,8 @@ class PreferencesOptions(Spec):
     roles: RolesRule = Field("refuse", description=_ROLES)
     contradictions: Literal["refuse", "drop"] = Field(
         "refuse",
-        description="Opposite judgements of the same two answers to one prompt stop the job, or all of them are dropped "
-        "and counted.",
+        description="Opposite judgements of the same two answers to one prompt stop the job, or all of them are "
+        "dropped and counted.",
     )
     max_identical: float = Field(
         0.1,
