@@ -1,8 +1,8 @@
 """Readers of one file each: texts, JSON lines, JSON and CSV.
 
 Those of `read_...` yield pairs: a document's path (see `provenance`) and its text. Those of `..._rows` yield whole
-rows, and the others take their texts from them. Rows that cannot be read are reported to `bad`. A file that cannot be opened
-or decompressed raises one of `DECOMPRESSION_ERRORS`.
+rows, and the others take their texts from them. Rows that cannot be read are reported to `bad`. A file that cannot be
+opened or decompressed raises one of `DECOMPRESSION_ERRORS`.
 """
 
 from __future__ import annotations
