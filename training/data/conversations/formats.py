@@ -27,6 +27,7 @@ from training.data.conversations.messages import (
     Message,
     RowProblem,
     content_text,
+    is_messages,
     is_sharegpt,
     kind_of,
     messages_of,
@@ -129,13 +130,8 @@ def answer(content: object, where: str, train: bool | None = None) -> Message:
 
 def prompt_of(value: object, key: str = "prompt") -> list[Message]:
     """A prompt as messages: a text is the user's; answers within it are not learned."""
-    if isinstance(value, str) and not value.lstrip().startswith("["):
+    if isinstance(value, str) and not is_messages(value):
         return [turn(USER, value, key)]
-    if isinstance(value, str):
-        try:
-            parsed_list(value, key)
-        except RowProblem:  # a text that happens to begin with a bracket
-            return [turn(USER, value, key)]
     return [
         {**message, "train": False} if message["role"] == ASSISTANT else message for message in messages_of(value, key)
     ]
@@ -147,7 +143,7 @@ def completion_of(value: object, key: str) -> list[Message]:
     Raises:
         RowProblem: Messages do not begin with the assistant's.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and not is_messages(value):
         return [answer(value, key)]
     messages = messages_of([value] if isinstance(value, Mapping) else value, key)
     if messages[0]["role"] != ASSISTANT:
@@ -232,8 +228,8 @@ def _recognised(row: Row, value: object, columns: Mapping[str, str]) -> str:
         if all(key in row for key in keys):
             return format_
     raise RowProblem(
-        f"is in no known format of conversations; its keys are {shown_keys(value, columns)}. Set columns of the source, "
-        "such as {question: ..., answer: ...}, or exclude the file"
+        f"is in no known format of conversations; its keys are {shown_keys(value, columns)}. Set columns of the source, such "
+        "as {question: ..., answer: ...}, or exclude the file"
     )
 
 

@@ -26,6 +26,7 @@ _SHAREGPT_ROLES = {
     "tool": TOOL, FUNCTION_CALL: ASSISTANT,
 }  # fmt: skip
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_SPEAKERS = {"role", "from"}
 _READ_KEYS = {
     "role", "from", "content", "value", "tool_calls", "function_call", "name", "tool_call_id", "train", "weight",
 }  # fmt: skip
@@ -38,6 +39,18 @@ class RowProblem(ValueError):
 def is_sharegpt(message: object) -> bool:
     """Whether a message says who speaks with `from`."""
     return isinstance(message, Mapping) and "from" in message and "role" not in message
+
+
+def is_messages(value: object) -> bool:
+    """Whether a value is a list of messages, or the JSON text of one; a text may begin with a bracket by itself."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("[{"):
+            return False
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, list) and all(isinstance(item, Mapping) and item.keys() & _SPEAKERS for item in value)
 
 
 def messages_of(value: object, key: str, unread: Counter[str] | None = None) -> list[Message]:

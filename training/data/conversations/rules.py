@@ -102,7 +102,7 @@ def with_learned(messages: Sequence[Message], train: str) -> list[Message]:
     last = max((place for place, message in enumerate(messages) if message["role"] == ASSISTANT), default=-1)
     decided = []
     for place, message in enumerate(messages):
-        plain = {
+        plain: Message = {
             key: message[key] for key in ("role", "content", "tool_calls", "name", "tool_call_id") if key in message
         }
         if message["role"] == ASSISTANT:
