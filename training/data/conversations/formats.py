@@ -228,8 +228,8 @@ def _recognised(row: Row, value: object, columns: Mapping[str, str]) -> str:
         if all(key in row for key in keys):
             return format_
     raise RowProblem(
-        f"is in no known format of conversations; its keys are {shown_keys(value, columns)}. Set columns of the source, such "
-        "as {question: ..., answer: ...}, or exclude the file"
+        f"is in no known format of conversations; its keys are {shown_keys(value, columns)}. Set columns of the "
+        "source, such as {question: ..., answer: ...}, or exclude the file"
     )
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import eq
 from typing import Any
 
 from training.data.conversations.formats import (
@@ -127,55 +127,56 @@ def _recognised(row: Row, value: object, columns: Mapping[str, str]) -> str:
 
 def _prompted(row: Row) -> Judgement:
     prompt = _prompt(row["prompt"])
-    both = [_answer_after(prompt, row[key], key) for key in ("chosen", "rejected")]
-    return Judgement(PROMPTED, prompt, ((both[0], both[1]),))
+    if all(_is_whole(row[key]) for key in ("chosen", "rejected")):  # some sets write the prompt before each answer
+        whole = _implicit(row)
+        if prompt_key(whole.prompt[-1]["content"]) != prompt_key(prompt[-1]["content"]):
+            raise RowProblem("chosen and rejected are conversations that do not begin with the prompt; repair the row")
+        return replace(whole, format=PROMPTED)
+    return Judgement(PROMPTED, prompt, ((completion_of(row["chosen"], "chosen"), _rejected(row)),))
+
+
+def _rejected(row: Row) -> list[Message]:
+    return completion_of(row["rejected"], "rejected")
+
+
+def _is_whole(value: object) -> bool:
+    """Whether an answer is a conversation with its prompt."""
+    return is_messages(value) and messages_of(value, "chosen")[0]["role"] != ASSISTANT
 
 
 def _prompt(value: object) -> list[Message]:
     """A prompt as messages; one that is a transcript keeps its turns."""
     if isinstance(value, str) and value.lstrip().startswith("Human:") and value.rstrip().endswith("Assistant:"):
-        return _turns(value.rstrip().removesuffix("Assistant:"), "prompt")
+        return _unlearned(_turns(value.rstrip().removesuffix("Assistant:"), "prompt"))
     return prompt_of(value)
 
 
-def _answer_after(prompt: Sequence[Message], value: object, key: str) -> list[Message]:
-    """An answer as messages, without the prompt that some sets write before it once more."""
-    if not is_messages(value):
-        return completion_of(value, key)
-    messages = messages_of(value, key)
-    if messages[0]["role"] == ASSISTANT:
-        return messages
-
-    first = next((place for place, message in enumerate(messages) if message["role"] == ASSISTANT), len(messages))
-    # A prompt may have answers of its own, so it is compared as a whole where it is as long.
-    length = len(prompt) if len(messages) > len(prompt) and _same(messages[: len(prompt)], prompt) else first
-    if length == len(messages) or prompt_key(messages[length - 1]["content"]) != prompt_key(prompt[-1]["content"]):
-        raise RowProblem(f"{key} is a conversation that does not begin with the prompt; repair the row")
-    return messages[length:]
-
-
-def _same(left: Sequence[Message], right: Sequence[Message]) -> bool:
-    return turns_key(left) == turns_key(right)
+def _same(left: Message, right: Message) -> bool:
+    return turns_key([left]) == turns_key([right])
 
 
 def _implicit(row: Row) -> Judgement:
     chosen, rejected = (messages_of(row[key], key) for key in ("chosen", "rejected"))
-    shared = 0
-    for left, right in zip(chosen, rejected, strict=False):
-        if not _same([left], [right]):
-            break
-        shared += 1
-
-    next_roles = {messages[shared]["role"] for messages in (chosen, rejected) if shared < len(messages)}
-    if shared == min(len(chosen), len(rejected)) or next_roles != {ASSISTANT}:
-        # One conversation goes on where the other ends, or they go apart in a question.
-        if shared < max(len(chosen), len(rejected)) and next_roles != {ASSISTANT}:
-            raise RowProblem(f"{_PROMPTS_DIFFER}; repair the row")
+    shared = _shared_length(chosen, rejected, _same)
+    if shared == len(chosen) == len(rejected):
         shared = max((place for place in range(shared) if chosen[place]["role"] == ASSISTANT), default=0)
-    if shared == 0:
+    elif shared == min(len(chosen), len(rejected)):
+        raise RowProblem("chosen and rejected are the same conversation, and one goes on; repair the row")
+    elif {chosen[shared]["role"], rejected[shared]["role"]} != {ASSISTANT}:
         raise RowProblem(f"{_PROMPTS_DIFFER}; repair the row")
-    prompt = [{**message, "train": False} if message["role"] == ASSISTANT else message for message in chosen[:shared]]
-    return Judgement(IMPLICIT, prompt, ((chosen[shared:], rejected[shared:]),))
+    if shared == 0:
+        raise RowProblem("chosen and rejected share no prompt; add the key prompt, or repair the row")
+    return Judgement(IMPLICIT, _unlearned(chosen[:shared]), ((chosen[shared:], rejected[shared:]),))
+
+
+def _shared_length(left: Sequence[Any], right: Sequence[Any], is_same: Callable[[Any, Any], bool] = eq) -> int:
+    """How many items two sequences begin with alike."""
+    shorter = min(len(left), len(right))
+    return next((place for place in range(shorter) if not is_same(left[place], right[place])), shorter)
+
+
+def _unlearned(messages: Sequence[Message]) -> list[Message]:
+    return [{**message, "train": False} if message["role"] == ASSISTANT else message for message in messages]
 
 
 def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -184,7 +185,7 @@ def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
     Raises:
         RowProblem: They share no such prompt.
     """
-    shared = os.path.commonprefix([chosen, rejected])
+    shared = chosen[: _shared_length(chosen, rejected)]
     end = shared.rfind(_ASSISTANT)
     if end < 0 or shared.rfind(_HUMAN) > end:
         raise RowProblem(f"{_PROMPTS_DIFFER}; repair the row, or add the key prompt where these are answers alone")
@@ -196,10 +197,7 @@ def _transcripts(row: Row) -> Judgement:
     texts = [_begun(content_text(row[key], key)) for key in ("chosen", "rejected")]
     prompt, chosen, rejected = split_transcripts(texts[0], texts[1])
     both = [_turns(f"{_ASSISTANT}{text}", key) for text, key in ((chosen, "chosen"), (rejected, "rejected"))]
-    messages = [
-        {**message, "train": False} if message["role"] == ASSISTANT else message
-        for message in _turns(prompt.removesuffix(_ASSISTANT), "chosen")
-    ]
+    messages = _unlearned(_turns(prompt.removesuffix(_ASSISTANT), "chosen"))
     return Judgement(TRANSCRIPTS, messages, ((both[0], both[1]),))
 
 
@@ -222,6 +220,8 @@ def _turns(transcript: str, key: str) -> list[Message]:
 
 
 def _ranked(row: Row) -> Judgement:
+    if "ranked" not in row:
+        demanded(row, ("responses", "scores"), RANKED, row)
     key = "ranked" if "ranked" in row else "responses"
     answers = [completion_of(item, f"{key}: answer {number}") for number, item in _numbered(row[key], key)]
     if len(answers) > _MOST_RANKED:
