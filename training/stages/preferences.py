@@ -33,8 +33,8 @@ from training.data.sources.rows import SourceRow, read_rows_of
 from training.data.tables import GATHERED_PAIR_SCHEMA, TableWriter, text_id
 from training.errors import RecipeError, SourceError
 from training.job.context import StageContext
-from training.specs.conversations import PreferencesSection as Section
 from training.specs.conversations import PreferenceSource
+from training.specs.conversations import PreferencesSection as Section
 from training.specs.corpus import dropped_metric
 from training.specs.job import StageResult
 
@@ -320,7 +320,8 @@ def _check_kept(gathering: _Gathering) -> None:
     listed = itertools.chain(gathering.bad.listed, [f"dropped are {reasons}" if reasons else "their files hold no row"])
     names = ", ".join(source.name for source in gathering.section.sources)
     raise SourceError(
-        f"the sources {names} give no pair: {next(listed)}; correct their files or the rules of the recipe's preferences"
+        f"the sources {names} give no pair: {next(listed)}; correct their files or the rules of the recipe's "
+        "preferences"
     )
 
 
