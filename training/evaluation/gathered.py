@@ -87,7 +87,7 @@ def _first_prompt(row: dict[str, Any], column: str) -> str:
 
 def _damaged(measurement: Measurement, row: dict[str, Any], *parts: str) -> bool:
     """Whether a row's id is not that of its messages."""
-    is_damaged = text_id(*parts) != row["id"]
+    is_damaged = bool(text_id(*parts) != row["id"])
     if is_damaged:
         measurement.fail("bad_rows", row["id"], 1.0, reason="not the messages of its id")
     return is_damaged

@@ -130,7 +130,7 @@ def answer(content: object, where: str, train: bool | None = None) -> Message:
 
 def prompt_of(value: object, key: str = "prompt") -> list[Message]:
     """A prompt as messages: a text is the user's; answers within it are not learned."""
-    if isinstance(value, str) and not is_messages(value):
+    if not is_messages(value) and not isinstance(value, list):
         return [turn(USER, value, key)]
     return [
         {**message, "train": False} if message["role"] == ASSISTANT else message for message in messages_of(value, key)
@@ -143,9 +143,10 @@ def completion_of(value: object, key: str) -> list[Message]:
     Raises:
         RowProblem: Messages do not begin with the assistant's.
     """
-    if isinstance(value, str) and not is_messages(value):
+    value = [value] if isinstance(value, Mapping) else value
+    if not is_messages(value) and not isinstance(value, list):
         return [answer(value, key)]
-    messages = messages_of([value] if isinstance(value, Mapping) else value, key)
+    messages = messages_of(value, key)
     if messages[0]["role"] != ASSISTANT:
         raise RowProblem(f"{key} begins with a turn of the {messages[0]['role']}, not of the assistant; repair the row")
     return messages
