@@ -203,7 +203,7 @@ def test_columns_have_the_names_that_the_recipe_says(talk: Gather) -> None:
 
 
 def test_turns_with_a_weight_of_their_own(talk: Gather) -> None:
-    fruit = [
+    fruit: list[dict[str, Any]] = [
         {"role": "user", "content": "Name a red fruit."},
         {"role": "assistant", "content": "Cherry.", "weight": 0},
         {"role": "user", "content": "And a blue one?"},
