@@ -185,7 +185,7 @@ def test_an_arrow_file_with_offsets_beyond_its_bytes(tmp_path: Path) -> None:
     offsets = [b"".join(value.to_bytes(4, "little") for value in (0, 3, end)) for end in (6, 2**30)]
     data = path.read_bytes()
     assert data.count(offsets[0]) == 1
-    path.write_bytes(data.replace(*offsets))
+    path.write_bytes(data.replace(offsets[0], offsets[1]))
     assert "a.arrow: cannot be read" in refusal(tmp_path, path=".")
 
 
