@@ -135,7 +135,9 @@ def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
 
             if len(line) > MAX_DOCUMENT_BYTES:
                 bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one row on each line")
-                return
+                while line and not line.endswith(b"\n"):  # the rows after it are read all the same
+                    line = stream.readline(MAX_DOCUMENT_BYTES + 1)
+                continue
 
             try:
                 value = json.loads(line.decode("utf-8-sig"))

@@ -295,9 +295,11 @@ def test_a_row_that_is_too_long_is_named_or_skipped(
 ) -> None:
     for module in (readers, bad_rows):
         monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", 2**20)
-    path = lines(tmp_path / "a.jsonl", pair("q"), pair("long", "x" * 2**20))
+    path = lines(tmp_path / "a.jsonl", pair("q"), pair("long", "x" * 2**22), pair("after"))
     assert f"{path}:2: a line of more than 1 MB" in refusal(talk, path=path)
-    assert talk(path=path, on_bad_row="skip").metrics["bad_rows"] == 1
+    made = talk(path=path, on_bad_row="skip")
+    assert made.metrics["bad_rows"] == 1
+    assert [row["where"] for row in made.rows] == ["a.jsonl:1", "a.jsonl:3"]
 
 
 def test_compressed_files_csv_and_json(talk: Gather, tmp_path: Path) -> None:
