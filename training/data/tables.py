@@ -25,6 +25,24 @@ CORPUS_SCHEMA = RAW_SCHEMA.append(pa.field("domain", pa.string(), nullable=False
 CONVERSATION_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("id", "messages", "kind", "domain", "source_id")]
 )
+GATHERED_CONVERSATION_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("id", "messages", "tools", "source", "where")),
+        pa.field("licence", pa.string()),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+    ]
+)
+GATHERED_PAIR_SCHEMA = pa.schema(
+    [
+        *(
+            pa.field(name, pa.string(), nullable=False)
+            for name in ("id", "prompt", "chosen", "rejected", "source", "where")
+        ),
+        pa.field("licence", pa.string()),
+        pa.field("format", pa.string(), nullable=False),
+    ]
+)
 PAIR_SCHEMA = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("id", "prompt", "chosen", "rejected", "kind", "domain")]
 )
@@ -88,6 +106,43 @@ class ShardWriter:
         if error is None and (self._rows or self._parts == 0):  # an empty table still names its columns
             self._flush()
         self._close()
+
+
+class TableWriter:
+    """Writes rows to one parquet file as they come; see `ShardWriter`. A file without rows names its columns.
+
+    Args:
+        path: The file.
+        schema: Of every row.
+    """
+
+    _FLUSH_BYTES = 8 * 2**20
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema, self._file = schema, _writer(path, schema)
+        self._rows: list[Mapping[str, Any]] = []
+        self._pending = 0
+
+    def add(self, row: Mapping[str, Any], size: int) -> None:
+        """Add a row of about `size` uncompressed bytes."""
+        self._rows.append(row)
+        self._pending += size
+        if self._pending >= self._FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._pending = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._rows:
+            self._flush()
+        self._file.close()
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from training.data.conversations.contamination import words_key
+from training.data.conversations.messages import plain_answer
 from training.data.tables import read_rows
-from training.data.text.similarity import normalised_words
 from training.errors import InputRefused
 from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
@@ -37,7 +37,7 @@ def measure_preference_data(artifact: InputArtifact, evaluation_sets: InputArtif
     rows = list(read_rows(artifact.folder / "train.parquet"))
     measurement.add("pairs", len(rows), len(rows))
 
-    identical = [row for row in rows if _plain(row["chosen"]) == _plain(row["rejected"])]
+    identical = [row for row in rows if plain_answer(row["chosen"]) == plain_answer(row["rejected"])]
     for row in identical:
         measurement.fail("identical_pairs", row["id"], 1.0, prompt=row["prompt"][:120])
     measurement.add("identical_pairs", len(identical), len(rows))
@@ -81,15 +81,6 @@ def _prompts(rows: list[dict[str, Any]]) -> Iterable[str]:
     return (message["content"] for row in rows for message in row["messages"] if message["role"] == "user")
 
 
-def _plain(answer: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", answer).split())
-
-
-def _key(prompt: str) -> str:
-    """A prompt without case, punctuation and white space; as it is where nothing else is left."""
-    return " ".join(normalised_words(prompt)) or prompt
-
-
 def _leaks(
     measurement: Measurement,
     metric: str,
@@ -98,9 +89,9 @@ def _leaks(
     names: tuple[str, ...],
 ) -> None:
     """Record the held-out items of these files whose prompt is among the training prompts."""
-    training_keys = {_key(prompt) for prompt in prompts}
+    training_keys = {words_key(prompt) for prompt in prompts}
     items = [row for name in names for row in read_lines(evaluation_sets.folder / name)]
-    leaked = [row for row in items if _key(row["prompt"]) in training_keys]
+    leaked = [row for row in items if words_key(row["prompt"]) in training_keys]
     for row in leaked:
         measurement.fail(metric, str(row["id"]), 1.0, prompt=row["prompt"][:120])
     measurement.add(metric, len(leaked), len(items))

@@ -25,6 +25,7 @@ _SHARES_DOWN = (
     "empty_rate",
     "dropped_conversations_share",
     "dropped_pairs_share",
+    "dropped_share",
 )
 _FAULTS = (
     "bad_rows",
@@ -34,6 +35,8 @@ _FAULTS = (
     "leaked_questions",
     "leaked_prompts",
     "identical_pairs",
+    "prompts_in_both_splits",
+    "contradictions",
     "fp8_overflows",
     "export_logprob_error",
     "export_parent_ratio",
@@ -54,8 +57,10 @@ _AMOUNTS = (
     "bytes_per_token",
     "tokens",
     "conversations",
+    "heldout_conversations",
     "refusals",
     "pairs",
+    "heldout_pairs",
 )
 # The harness's metrics that are a share of its items.
 _TASK_SHARES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_dcpmi", "exact_match", "pass@1")

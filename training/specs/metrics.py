@@ -64,6 +64,22 @@ METRICS: dict[str, dict[str, str]] = {
         "finished corpus",
         "heldout_leaks": "held-out documents that appear in the training split, exactly or nearly",
     },
+    "conversations": {
+        "conversations": "training conversations",
+        "heldout_conversations": "held-out conversations",
+        "bad_rows": "rows or files that could not be read, and rows whose id is not their messages'",
+        "prompts_in_both_splits": "first questions that both splits hold, whatever their case and blanks",
+        "dropped_share": "share of the readable rows that a rule of the recipe dropped",
+    },
+    "preferences": {
+        "pairs": "training pairs",
+        "heldout_pairs": "held-out pairs",
+        "bad_rows": "rows or files that could not be read, and rows whose id is not their messages'",
+        "prompts_in_both_splits": "first questions that both splits hold, whatever their case and blanks",
+        "identical_pairs": "pairs whose chosen and rejected answers are the same, blanks aside",
+        "contradictions": "pairs that are there the other way round as well",
+        "dropped_share": "share of the pairs and rows without a pair that a rule of the recipe dropped",
+    },
     "evaluation_sets": {
         "text_bytes": "UTF-8 bytes of held-out text",
         "questions": "four-way questions",

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from training.specs.base import Spec
+from training.specs.origin import Origin
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _SUFFIX = re.compile(r"(\.[a-z0-9_+-]{1,16})?")
 
 
-class Source(Spec):
+class Source(Origin):
     """One body of text: a local folder or glob, the Python standard library, or a Hugging Face dataset.
 
     Exactly one of `path`, `stdlib` and `dataset` is given.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Short name; it appears in every statistic.")
-    path: str | None = Field(
-        None,
-        description="A folder, file or glob. `~` and environment variables are expanded; "
-        "a relative path starts at the folder of the recipe file that writes it.",
-    )
     stdlib: bool = Field(False, description="Use the standard library of the running interpreter.")
-    dataset: str | None = Field(None, description="A dataset's name on the Hugging Face hub.")
-    config: str | None = Field(None, description="The dataset's configuration.")
-    revision: str | None = Field(None, description="The dataset's commit; pin it, it is part of the identity.")
-    split: str = Field("train", description="The dataset's split.")
-    include: tuple[str, ...] = Field((), description="Keep only paths that match one of these globs.")
-    exclude: tuple[str, ...] = Field((), description="Drop paths that match one of these globs.")
     domains: dict[str, tuple[str, ...]] = Field(
         {},
         description="Name of a domain to globs of this source's paths. "
@@ -47,15 +36,6 @@ class Source(Spec):
         (),
         description="Suffixes of further files that are one text each, such as "
         "`.c`; `''` stands for files without a suffix.",
-    )
-    follow_links: bool = Field(
-        False,
-        description="Read links to files and folders outside of the source's folder, "
-        "such as those of a download cache.",
-    )
-    licence: str | None = Field(None, description="Licence of the texts, recorded as provenance.")
-    weight: float = Field(
-        1.0, gt=0, description="Share of the training tokens relative to the other sources' weights times their sizes."
     )
     max_documents: int | None = Field(None, gt=0, description="Stop after this many documents.")
 
@@ -84,12 +64,15 @@ class Source(Spec):
                 )
         return domains
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        given = [name for name in ("path", "dataset") if getattr(self, name)] + (["stdlib"] if self.stdlib else [])
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of path, stdlib and dataset (given: {', '.join(given) or 'none'})")
-        return self
+    @property
+    def limit(self) -> int | None:
+        """The most documents that are read; None for all of them."""
+        return self.max_documents
+
+    @property
+    def other_origins(self) -> tuple[str, ...]:
+        """The standard library needs no path."""
+        return ("stdlib",)
 
 
 class RawCorpusOptions(Spec):

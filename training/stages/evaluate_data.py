@@ -24,6 +24,18 @@ def _raw_corpus(context: _Context) -> Measurement:
     return measure_raw_corpus(context.input("artifact"))
 
 
+def _conversations(context: _Context) -> Measurement:
+    from training.evaluation.gathered import measure_conversations
+
+    return measure_conversations(context.input("artifact"))
+
+
+def _preferences(context: _Context) -> Measurement:
+    from training.evaluation.gathered import measure_preferences
+
+    return measure_preferences(context.input("artifact"))
+
+
 def _corpus(context: _Context) -> Measurement:
     from training.evaluation.corpora import measure_corpus
 
@@ -71,6 +83,8 @@ def _adapter_data(context: _Context) -> Measurement:
 MEASURES: dict[str, Callable[[_Context], Measurement]] = {
     "raw_corpus": _raw_corpus,
     "corpus": _corpus,
+    "conversations": _conversations,
+    "preferences": _preferences,
     "evaluation_sets": _evaluation_sets,
     "tokenizer": _tokenizer,
     "packed_shards": _packed_shards,

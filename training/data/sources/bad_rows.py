@@ -15,7 +15,7 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 MAX_BLANK_LINES = 100_000
 LONGEST_MESSAGE = 500  # some messages quote a row's own keys, and a row may be long
 _LIST_LIMIT = 100
-_MISSING = object()
+MISSING = object()
 
 
 class BadRows:
@@ -24,13 +24,15 @@ class BadRows:
     Args:
         on_bad_row: Stop at the first one, or skip all of them.
         path: A JSONL file that gets one line for every skipped row. It exists, empty, when none was skipped.
+        key: The recipe's key that skips them; a message names it.
 
     Attributes:
         count: Rows and files that were skipped.
         listed: The messages of the first hundred.
     """
 
-    def __init__(self, on_bad_row: Literal["fail", "skip"], path: Path) -> None:
+    def __init__(self, on_bad_row: Literal["fail", "skip"], path: Path, key: str = "raw_corpus.on_bad_row") -> None:
+        self._key = key
         self._fail = on_bad_row == "fail"
         self._path = path
         self._path.write_text("")
@@ -45,7 +47,7 @@ class BadRows:
         """
         message = printable(message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}...")
         if self._fail:
-            raise SourceError(f"{message}, or set raw_corpus.on_bad_row: skip to leave out what cannot be read")
+            raise SourceError(f"{message}, or set {self._key}: skip to leave out what cannot be read")
 
         self.count += 1
         # Opened anew for each row, since skipped rows are rare and nobody is there to close the file.
@@ -70,8 +72,8 @@ def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
         )
         return None
 
-    value = _field(row, column)
-    if value is _MISSING:
+    value = field_of(row, column)
+    if value is MISSING:
         bad.report(
             f"{where}: has no key {column!r}, only {names(column_paths(row))}; set text_column of the source to the "
             "one that holds the text, or exclude the file"
@@ -80,7 +82,12 @@ def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
     return text_value(value, where, column, bad)
 
 
-def _field(row: Mapping[str, Any], column: str) -> object:
+def field_of(row: Mapping[str, Any], column: str) -> object:
+    """The value of a key; `data.text` is the key `data.text`, else the key `text` of the mapping `data`.
+
+    Returns:
+        `MISSING` where there is none, None where the mapping is null.
+    """
     if column in row:
         return row[column]
 
@@ -89,7 +96,7 @@ def _field(row: Mapping[str, Any], column: str) -> object:
         if value is None:
             return None
         if not isinstance(value, Mapping) or key not in value:
-            return _MISSING
+            return MISSING
         value = value[key]
     return value
 
@@ -140,13 +147,19 @@ def report_not_utf8(where: str, column: str, bad: BadRows) -> None:
 
 def is_clean(text: str, where: str, bad: BadRows) -> bool:
     """False, and reported, for text that UTF-8 files must not hold: NUL characters and lone surrogates."""
+    problem = unclean(text)
+    if problem:
+        bad.report(f"{where}: {problem}")
+    return not problem
+
+
+def unclean(text: str) -> str:
+    """What a UTF-8 file must not hold and this text does, with the remedy; empty for a clean text."""
     if "\0" in text:
-        bad.report(f"{where}: holds NUL characters, so it is not text; repair or exclude it")
-        return False
+        return "holds NUL characters, so it is not text; repair or exclude it"
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        bad.report(f"{where}: holds half of a surrogate pair, which UTF-8 cannot express; repair or exclude it")
-        return False
-    return True
+        return "holds half of a surrogate pair, which UTF-8 cannot express; repair or exclude it"
+    return ""
 
 
 def names(columns: Iterable[object]) -> str:

@@ -8,15 +8,15 @@ from pathlib import PurePosixPath
 
 from training.specs.raw_corpus import COMPRESSIONS
 
-TEXT, JSON_LINES, JSON, CSV, PARQUET = "text", "JSON lines", "JSON", "CSV", "Parquet"
+TEXT, JSON_LINES, JSON, CSV, PARQUET, ARROW = "text", "JSON lines", "JSON", "CSV", "Parquet", "Arrow"
 FORMATS = {
     ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT, ".rst": TEXT, ".py": TEXT,
     ".jsonl": JSON_LINES, ".jsonlines": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON,
-    ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET,
+    ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET, ".arrow": ARROW, ".feather": ARROW,
 }  # fmt: skip
 READABLE = (
-    f"{', '.join(FORMATS)} (all but .parquet also with {', '.join(COMPRESSIONS[:-1])} or {COMPRESSIONS[-1]}; "
-    "text_suffixes adds others)"
+    f"{', '.join(FORMATS)} (all but .parquet, .arrow and .feather also with {', '.join(COMPRESSIONS[:-1])} or "
+    f"{COMPRESSIONS[-1]}; text_suffixes adds others)"
 )
 
 _SUFFIX = re.compile(r"\.[\w+-]{1,16}")  # " Smith" of the name "Mr. Smith" is no suffix
@@ -50,8 +50,8 @@ def format_of(name: str, text_suffixes: Iterable[str] = ()) -> str | None:
         return TEXT
 
     format_ = FORMATS.get(suffix)
-    # Parquet compresses its own pages and is read from its end, which a compressed stream cannot be.
-    return None if format_ == PARQUET and compression_of(name) else format_
+    # Both compress their own data and are read from their end, which a compressed stream cannot be.
+    return None if format_ in (PARQUET, ARROW) and compression_of(name) else format_
 
 
 def shown_suffix(name: str) -> str:

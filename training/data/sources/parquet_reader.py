@@ -1,4 +1,4 @@
-"""Reads the text column of a parquet file, in bounded memory."""
+"""Reads the text column, or whole rows, of Parquet and Arrow files, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from training.data.sources.bad_rows import (
     text_value,
 )
 from training.data.sources.decompression import DecompressionBomb, allowance
+from training.data.sources.readers import FileRow
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
 
 _BATCH_ROWS = 256
+_ARROW_FILE = b"ARROW1"  # a stream has no such mark
 _TEXT_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -44,33 +46,153 @@ def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tup
     if not _holds_text(schema, file, source, bad):
         return
 
-    keys = [] if column in schema.names else column.split(".")[1:]
     # As a dictionary, because each of a batch's rows may be the same long text.
     with pq.ParquetFile(file.path, read_dictionary=[column]) as table:
-        number, left = 0, allowance(file.bytes)
-        for index in range(table.num_row_groups):
-            group = table.metadata.row_group(index)
-            average_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
-            batch_rows = min(_BATCH_ROWS, MAX_DOCUMENT_BYTES // average_bytes + 1)
-            first = number
+        yield from _texts(_parquet_batches(table, file, bad, [column]), _keys(schema, column), file, column, bad)
 
-            for batch in table.iter_batches(batch_rows, [index], [column]):
-                for value in batch.column(0):
-                    number += 1
-                    text = _text(value, keys, f"{file.path}: row {number}", column, bad)
-                    if text is None:
-                        continue
-                    left -= len(text)
-                    if left < 0:
-                        raise DecompressionBomb
-                    yield f"{file.name}#{number}", text
 
-            # pyarrow gives the rows that are there, and does not compare their number with the footer's.
-            if number - first != group.num_rows:
-                bad.report(
-                    f"{file.path}: row group {index} holds {number - first} rows, and its footer says "
-                    f"{group.num_rows}; repair or exclude it"
-                )
+def read_arrow(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """Paths and texts of the rows of an Arrow file or stream; see `read_parquet`."""
+    column = source.text_column
+    with pa.OSFile(str(file.path)) as opened:
+        reader = _arrow_reader(file, opened)
+        if _holds_text(reader.schema, file, source, bad):
+            keys = _keys(reader.schema, column)
+            top = column if not keys else column.split(".")[0]
+            batches = (batch.select([top]) for batch in _arrow_batches(reader))
+            yield from _texts(batches, keys, file, column, bad)
+
+
+def parquet_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The rows of a parquet file as mappings, without the keys that are null; see `plain`.
+
+    Raises:
+        ArrowException: While iterating: the file is damaged.
+        DecompressionBomb: While iterating: it holds more than a file of its size can.
+    """
+    if _has_distinct_columns(pq.read_schema(file.path), file, bad):
+        with pq.ParquetFile(file.path) as table:
+            yield from _rows(_parquet_batches(table, file, bad, None), file, bad)
+
+
+def arrow_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The rows of an Arrow file or stream as mappings; see `parquet_rows`."""
+    with pa.OSFile(str(file.path)) as opened:
+        reader = _arrow_reader(file, opened)
+        if _has_distinct_columns(reader.schema, file, bad):
+            yield from _rows(_arrow_batches(reader), file, bad)
+
+
+def _parquet_batches(
+    table: pq.ParquetFile, file: SourceFile, bad: BadRows, columns: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    for index in range(table.num_row_groups):
+        group = table.metadata.row_group(index)
+        average_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+        batch_rows = min(_BATCH_ROWS, MAX_DOCUMENT_BYTES // average_bytes + 1)
+
+        rows = 0
+        for batch in table.iter_batches(batch_rows, [index], columns):
+            rows += batch.num_rows
+            yield batch
+
+        # pyarrow gives the rows that are there, and does not compare their number with the footer's.
+        if rows != group.num_rows:
+            bad.report(
+                f"{file.path}: row group {index} holds {rows} rows, and its footer says "
+                f"{group.num_rows}; repair or exclude it"
+            )
+
+
+def _arrow_reader(file: SourceFile, opened: pa.NativeFile) -> Any:
+    """A reader of an Arrow file, which Feather files of version 2 are, or of a stream, as `datasets` saves them."""
+    with file.path.open("rb") as stream:
+        is_file = stream.read(len(_ARROW_FILE)) == _ARROW_FILE
+    return pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
+
+
+def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+    batches = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
+    for batch in batches:
+        # Nothing else compares the offsets of a damaged file with the bytes that are there.
+        batch.validate(full=True)
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+
+
+def _texts(
+    batches: Iterator[pa.RecordBatch], keys: list[str], file: SourceFile, column: str, bad: BadRows
+) -> Iterator[tuple[str, str]]:
+    number, left = 0, allowance(file.bytes)
+    for batch in batches:
+        for value in batch.column(0):
+            number += 1
+            text = _text(value, keys, f"{file.path}: row {number}", column, bad)
+            if text is None:
+                continue
+            left -= len(text)
+            if left < 0:
+                raise DecompressionBomb
+            yield f"{file.name}#{number}", text
+
+
+def _rows(batches: Iterator[pa.RecordBatch], file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    number, left = 0, allowance(file.bytes)
+    for batch in batches:
+        left -= batch.nbytes
+        if left < 0:
+            raise DecompressionBomb
+        for index in range(batch.num_rows):
+            number += 1
+            where = f"{file.path}: row {number}"
+            row = {}
+            try:
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    value = plain(column[index].as_py(), column.type)
+                    if value is not None:
+                        row[name] = value
+            except UnicodeDecodeError:
+                report_not_utf8(where, name, bad)
+                continue
+            yield FileRow(number, where, row)
+
+
+def plain(value: Any, kind: pa.DataType) -> Any:
+    """A value of an Arrow array as JSON would give it.
+
+    Arrow has one set of keys for all objects of a column, and null where an object lacks a key. So a null key cannot
+    be told from a missing one, and is left out. Objects in JSON files keep their nulls, and so do maps and lists.
+
+    Raises:
+        UnicodeDecodeError: Bytes are not UTF-8.
+    """
+    if value is None:
+        return None
+    if pa.types.is_dictionary(kind):
+        return plain(value, kind.value_type)
+    if pa.types.is_struct(kind):
+        inner = {field.name: plain(value[field.name], field.type) for field in kind}
+        return {key: item for key, item in inner.items() if item is not None}
+    if pa.types.is_map(kind):
+        return {key: plain(item, kind.item_type) for key, item in value}
+    if isinstance(value, list):
+        return [plain(item, kind.value_type) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, str | bool | int | float) else str(value)
+
+
+def _has_distinct_columns(schema: pa.Schema, file: SourceFile, bad: BadRows) -> bool:
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        bad.report(f"{file.path}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
+    return not twice
+
+
+def _keys(schema: pa.Schema, column: str) -> list[str]:
+    """The keys that lead from a column of structs to the text."""
+    return [] if column in schema.names else column.split(".")[1:]
 
 
 def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:

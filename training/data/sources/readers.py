@@ -1,7 +1,8 @@
 """Readers of one file each: texts, JSON lines, JSON and CSV.
 
-Each yields pairs: a document's path (see `provenance`) and its text. Rows that cannot be read are reported to `bad`. A
-file that cannot be opened or decompressed raises one of `DECOMPRESSION_ERRORS`.
+Those of `read_...` yield pairs: a document's path (see `provenance`) and its text. Those of `..._rows` yield whole
+rows, and the others take their texts from them. Rows that cannot be read are reported to `bad`. A file that cannot be
+opened or decompressed raises one of `DECOMPRESSION_ERRORS`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import csv
 import io
 import json
 import tokenize
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
 
 from training.data.sources.bad_rows import (
     MAX_BLANK_LINES,
@@ -33,8 +34,26 @@ from training.specs.raw_corpus import Source
 _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
+class FileRow(NamedTuple):
+    """One row of a file, as it was read.
+
+    Attributes:
+        number: Of the line or item in its file, from 1.
+        where: File and row, for messages.
+        value: What stands there; nothing was checked.
+    """
+
+    number: int
+    where: str
+    value: object
+
+
 def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The one document of a file, in UTF-8; a Python file may declare another encoding in its first two lines."""
+    yield from _text_of(file, bad)
+
+
+def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
     with open_decompressed(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
@@ -61,6 +80,12 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
         yield file.name, text
 
 
+def text_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The one text of a file as a row with the key `text`."""
+    for _, text in _text_of(file, bad):
+        yield FileRow(1, f"{file.path}", {"text": text})
+
+
 def _declared_encoding(data: bytes) -> str:
     """The encoding that a Python file declares (PEP 263); UTF-8 if it declares none, or none that files are in."""
     try:
@@ -73,6 +98,23 @@ def _declared_encoding(data: bytes) -> str:
 
 def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The documents of a file with one JSON object a line, or of a JSON array under the same suffix."""
+    yield from _texts(json_line_rows(file, bad), file, source, bad)
+
+
+def read_json(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The documents of a JSON array of objects, or of one or more objects that follow each other."""
+    yield from _texts(json_rows(file, bad), file, source, bad)
+
+
+def _texts(rows: Iterator[FileRow], file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        text = row_text(row.value, row.where, source.text_column, bad)
+        if text is not None:
+            yield f"{file.name}#{row.number}", text
+
+
+def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The values of a file with one JSON value a line, or of a JSON array under the same suffix."""
     blank_lines, started = 0, False
     with open_decompressed(file.path, file.bytes) as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
@@ -88,45 +130,37 @@ def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[
             # The suffix is not believed: a whole array is often saved under it.
             is_first, started = not started, True
             if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-                yield from _json_items(file, source, bad, stream, line)
+                yield from _json_items(file, bad, stream, line)
                 return
 
             if len(line) > MAX_DOCUMENT_BYTES:
-                bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one document on each line")
-                return
+                bad.report(f"{where}: a line of more than {MAX_DOCUMENT_BYTES >> 20} MB; put one row on each line")
+                while line and not line.endswith(b"\n"):  # the rows after it are read all the same
+                    line = stream.readline(MAX_DOCUMENT_BYTES + 1)
+                continue
 
-            text = _json_line(line, where, source.text_column, bad)
-            if text is not None:
-                yield f"{file.name}#{number}", text
-
-
-def _json_line(line: bytes, where: str, column: str, bad: BadRows) -> str | None:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        bad.report(f"{where}: is not UTF-8 (byte 0x{line[error.start]:02x}); convert the file to UTF-8 or exclude it")
-        return None
-    except (ValueError, RecursionError) as error:
-        bad.report(f"{where}: is not JSON ({error}); repair the line")
-        return None
-    return row_text(row, where, column, bad)
+            try:
+                value = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                bad.report(f"{where}: is not UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8 or exclude it")
+            except (ValueError, RecursionError) as error:
+                bad.report(f"{where}: is not JSON ({error}); repair the line")
+            else:
+                yield FileRow(number, where, value)
 
 
-def read_json(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """The documents of a JSON array of objects, or of one or more objects that follow each other."""
+def json_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The items of a JSON array, or one or more values that follow each other."""
     with open_decompressed(file.path, file.bytes) as stream:
-        yield from _json_items(file, source, bad, stream, b"")
+        yield from _json_items(file, bad, stream, b"")
 
 
-def _json_items(
-    file: SourceFile, source: Source, bad: BadRows, stream: IO[bytes], start: bytes
-) -> Iterator[tuple[str, str]]:
+def _json_items(file: SourceFile, bad: BadRows, stream: IO[bytes], start: bytes) -> Iterator[FileRow]:
     number = 0
     try:
-        for number, row in enumerate(JsonItems(stream, start), start=1):
-            text = row_text(row, f"{file.path}: item {number}", source.text_column, bad)
-            if text is not None:
-                yield f"{file.name}#{number}", text
+        for number, value in enumerate(JsonItems(stream, start), start=1):
+            yield FileRow(number, f"{file.path}: item {number}", value)
     except DecompressionBomb:
         raise  # also a ValueError, but one of the whole file and not of this item
     except UnicodeDecodeError as error:
@@ -140,10 +174,34 @@ def _json_items(
 
 
 def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """The documents of a file of values separated by commas, or by tabs in .tsv, with a line of names first.
+    """The documents of a file of values separated by commas, or by tabs in .tsv, with a line of names first."""
+    column = source.text_column
+    for header, row, where, number in _csv_values(file, bad, lambda header: _has_column(header, file, source, bad)):
+        text = _csv_text(row[header.index(column)], where, column, bad)
+        if text is not None:
+            yield f"{file.name}#{number}", text
+
+
+def csv_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
+    """The rows of such a file as mappings from the names in its first line to texts."""
+    for header, row, where, number in _csv_values(file, bad, lambda header: _has_distinct_names(header, file, bad)):
+        texts = [_csv_text(value, where, name, bad) for name, value in zip(header, row, strict=True)]
+        if None not in texts:
+            yield FileRow(number, where, dict(zip(header, texts, strict=True)))
+
+
+def _csv_values(
+    file: SourceFile, bad: BadRows, is_usable: Callable[[list[str]], bool]
+) -> Iterator[tuple[list[str], list[str], str, int]]:
+    """The names of the first line, the values of a row, where it stands, and its number from 1.
 
     Values in double quotes may hold line ends, as in RFC 4180. A row with more or fewer values than the first line is
     bad: an unquoted comma cuts a text short, and the number of values is the only sign of it.
+
+    Args:
+        file: What to read.
+        bad: Where a bad row is reported.
+        is_usable: Whether rows with these names are read; it reports why not.
     """
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     with open_decompressed(file.path, file.bytes) as stream:
@@ -151,8 +209,7 @@ def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[s
         rows = (row for row in reader if row)  # blank lines hold no row
         try:
             header = next(rows, None)
-            column = None if header is None else _csv_column(header, file, source, bad)
-            if header is None or column is None:
+            if header is None or not is_usable(header):
                 return
 
             for number, row in enumerate(rows, start=1):
@@ -163,9 +220,7 @@ def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[s
                         "hold the separator in double quotes"
                     )
                     continue
-                text = _csv_text(row[column], where, source.text_column, bad)
-                if text is not None:
-                    yield f"{file.name}#{number}", text
+                yield header, row, where, number
         except csv.Error as error:
             bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
 
@@ -182,15 +237,22 @@ def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
         yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode(errors="surrogateescape")
 
 
-def _csv_column(header: list[str], file: SourceFile, source: Source, bad: BadRows) -> int | None:
+def _has_column(header: list[str], file: SourceFile, source: Source, bad: BadRows) -> bool:
     if header.count(source.text_column) == 1:
-        return header.index(source.text_column)
+        return True
     problem = "several columns" if source.text_column in header else "no column"
     bad.report(
         f"{file.path}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
         f"{source.name} to the one that holds the text, or exclude the file"
     )
-    return None
+    return False
+
+
+def _has_distinct_names(header: list[str], file: SourceFile, bad: BadRows) -> bool:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        bad.report(f"{file.path}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
+    return not twice
 
 
 def _csv_text(value: str, where: str, column: str, bad: BadRows) -> str | None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
-from training.data.sources.formats import CSV, JSON, JSON_LINES, PARQUET, TEXT, format_of
-from training.data.sources.parquet_reader import read_parquet
+from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
+from training.data.sources.parquet_reader import read_arrow, read_parquet
 from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
-from training.data.sources.source_files import PROJECT_ROOT, SourceFile, list_source, local_dataset
+from training.data.sources.source_files import PROJECT_ROOT, SourceFile, format_in, list_source, local_dataset
 from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
+from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
 
 # The longest document takes 1 GB as bytes, text and the row around it; a row group of parquet takes as much.
@@ -26,6 +27,7 @@ READING_MEMORY = 4 * 2**30
 _TOO_MUCH_MEMORY = f"it takes more than {READING_MEMORY >> 30} GB of memory"
 STDLIB_LICENCE = "PSF-2.0"
 WITHOUT_DOCUMENT, BEYOND_LIMIT = "without a row of text", "beyond max_documents"
+WITHOUT_ROW, BEYOND_ROWS = "without a row", "beyond max_rows"
 _DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and the like
 _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
     TEXT: read_text,
@@ -33,7 +35,9 @@ _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, 
     JSON: read_json,
     CSV: read_csv,
     PARQUET: read_parquet,
+    ARROW: read_arrow,
 }
+ItemT = TypeVar("ItemT")
 
 
 class Document(NamedTuple):
@@ -76,27 +80,50 @@ def licence_of(source: Source) -> str | None:
 
 
 def _read_files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+    def read(file: SourceFile) -> Iterator[Document]:
+        reader = _READERS[format_in(file.name, source) or TEXT]
+        for path, text in reader(file, source, bad):
+            yield Document(text, source.name, path, licence_of(source))
+
     listing = list_source(source, base)
     left_out.update(listing.left_out)
+    yield from items_of_files(listing.files, read, source, bad, left_out)
+
+
+def items_of_files(
+    files: Sequence[SourceFile],
+    read: Callable[[SourceFile], Iterator[ItemT]],
+    source: Origin,
+    bad: BadRows,
+    left_out: Counter[str],
+) -> Iterator[ItemT]:
+    """What the files of a source hold, in their order, up to the source's limit.
+
+    Args:
+        files: What to read.
+        read: Reads one file.
+        source: Whose files they are.
+        bad: Where a file that cannot be read is reported.
+        left_out: Files that give nothing are counted here, by reason.
+    """
     count = 0
-    for place, file in enumerate(listing.files):
-        if count == source.max_documents:
-            left_out[BEYOND_LIMIT] += len(listing.files) - place
+    for place, file in enumerate(files):
+        if count == source.limit:
+            left_out[BEYOND_LIMIT if isinstance(source, Source) else BEYOND_ROWS] += len(files) - place
             return
 
         count_before, bad_before = count, bad.count
-        read = _READERS[format_of(file.name, source.text_suffixes) or TEXT]
         try:
-            for path, text in read(file, source, bad):
+            for item in read(file):
                 count += 1
-                yield Document(text, source.name, path, licence_of(source))
-                if count == source.max_documents:
+                yield item
+                if count == source.limit:
                     break
         except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
 
         if (count, bad.count) == (count_before, bad_before):
-            left_out[WITHOUT_DOCUMENT] += 1
+            left_out[WITHOUT_DOCUMENT if isinstance(source, Source) else WITHOUT_ROW] += 1
 
 
 def _reason(error: Exception) -> str:
@@ -133,25 +160,25 @@ def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterato
     revision = None if folder else pinned_revision(source)
     try:
         builder = datasets.load_dataset_builder(str(folder or source.dataset), source.config, revision=revision)
-        _check_builder(builder, source, folder)
+        check_builder(builder, source, folder)
         stream = builder.as_streaming_dataset(split=source.split)
         if folder is not None:
-            left_out.update(_not_of_the_split(builder, source, base))
+            left_out.update(not_of_the_split(builder, source, base))
     except SourceError:
         raise
     except Exception as error:  # the library documents no errors; the network, the hub or the data can fail
-        raise _dataset_error(source, error) from error
+        raise dataset_error(source, error) from error
 
     def rows() -> Iterator[dict[str, Any]]:
         try:
             yield from stream
         except Exception as error:
-            raise _dataset_error(source, error) from error
+            raise dataset_error(source, error) from error
 
     return rows(), stream.column_names
 
 
-def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
+def check_builder(builder: Any, source: Origin, folder: Path | None) -> None:
     """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _DATASET_FORMATS:
@@ -171,7 +198,7 @@ def _check_builder(builder: Any, source: Source, folder: Path | None) -> None:
             )
 
 
-def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
+def not_of_the_split(builder: Any, source: Origin, base: Path) -> Counter[str]:
     """Files of a dataset's folder that its split does not name, and those that no dataset can name, by reason."""
     # A split may be written `train[:10%]+validation`.
     splits = {part.partition("[")[0].strip() for part in source.split.split("+")}
@@ -186,7 +213,8 @@ def _not_of_the_split(builder: Any, source: Source, base: Path) -> Counter[str]:
     return listing.left_out + Counter({f"not of the split {source.split}": others})
 
 
-def _dataset_error(source: Source, error: Exception) -> SourceError:
+def dataset_error(source: Origin, error: Exception) -> SourceError:
+    """What a person is told of a dataset that cannot be read."""
     message = str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
     reason = _TOO_MUCH_MEMORY if isinstance(error, MemoryError) else message
     return SourceError(

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from training.data.sources.formats import READABLE, format_of, shown_suffix
+from training.data.sources.formats import READABLE, TEXT, format_of, shown_suffix
 from training.errors import SourceError
+from training.specs.conversations import PLAIN_TEXT, ConversationSource
+from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -67,7 +69,7 @@ class SourceListing:
     names: list[str]
 
 
-def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
+def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
     """The files of a source.
 
     Names and globs are compared in NFC, so that a name from macOS is the name that a person types.
@@ -88,7 +90,7 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
     except (OSError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "its folders are nested too deeply"
         raise SourceError(
-            f"source {source.name}: {_origin(source)} cannot be listed ({reason}); correct its path in the recipe"
+            f"source {source.name}: {_place(source)} cannot be listed ({reason}); correct its path in the recipe"
         ) from error
 
     named = [(path, path.relative_to(root).as_posix()) for path in paths]
@@ -110,15 +112,16 @@ def list_source(source: Source, base: Path = PROJECT_ROOT) -> SourceListing:
     if not files:
         files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
         raise SourceError(
-            f"source {source.name}: {_origin(source) or root} holds no file to read ({files_left_out}); correct "
+            f"source {source.name}: {_place(source) or root} holds no file to read ({files_left_out}); correct "
             f"its path in the recipe. What can be read is {READABLE}"
         )
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
 
 
-def unmatched_globs(source: Source, listing: SourceListing) -> list[str]:
+def unmatched_globs(source: Origin, listing: SourceListing) -> list[str]:
     """Globs of a source that match none of its files: most likely a slip of the pen."""
-    globs = [*source.include, *source.exclude, *(glob for globs in source.domains.values() for glob in globs)]
+    domains = source.domains if isinstance(source, Source) else {}
+    globs = [*source.include, *source.exclude, *(glob for globs in domains.values() for glob in globs)]
     return [pattern for pattern in dict.fromkeys(globs) if not any(matches(name, [pattern]) for name in listing.names)]
 
 
@@ -133,7 +136,7 @@ def shown_reasons(left_out: Counter[str]) -> str:
     return ", ".join([*shown, f"{others:,} others"] if others else shown)
 
 
-def local_dataset(source: Source, base: Path = PROJECT_ROOT) -> Path | None:
+def local_dataset(source: Origin, base: Path = PROJECT_ROOT) -> Path | None:
     """The folder of a dataset that lies on this machine instead of on the hub."""
     if source.dataset is None:
         return None
@@ -168,17 +171,35 @@ def expanded(path: str, base: Path) -> Path:
     return base / expanded_path
 
 
-def _origin(source: Source) -> str:
+def _place(source: Origin) -> str:
     return source.path or source.dataset or ""
 
 
-def _reason_to_leave_out(name: str, source: Source) -> str | None:
+def _reason_to_leave_out(name: str, source: Origin) -> str | None:
     if (source.include and not matches(name, source.include)) or matches(name, source.exclude):
         return EXCLUDED
-    return None if format_of(name, source.text_suffixes) else shown_suffix(name)
+    return None if format_in(name, source) else shown_suffix(name)
 
 
-def _status(source: Source, path: Path, folder: str | None, root: str | None) -> os.stat_result:
+def format_in(name: str, source: Origin) -> str | None:
+    """The format by which a source reads a file; None if it does not read it.
+
+    A file of plain text is a text of a corpus. Beside rows it is mostly a note about them, so that a source of
+    conversations reads it where it says so.
+    """
+    if isinstance(source, Source):
+        return format_of(name, source.text_suffixes)
+    format_ = format_of(name)
+    reads_text = isinstance(source, ConversationSource) and source.format == PLAIN_TEXT
+    return format_ if format_ != TEXT or reads_text else None
+
+
+def is_stdlib(source: Origin) -> bool:
+    """Whether a source is the standard library of the running interpreter."""
+    return isinstance(source, Source) and source.stdlib
+
+
+def _status(source: Origin, path: Path, folder: str | None, root: str | None) -> os.stat_result:
     """The status of a file that may be read.
 
     Args:
@@ -219,19 +240,19 @@ def printable(text: str) -> str:
     return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def _candidates(source: Source, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:
+def _candidates(source: Origin, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:
     """The folder that names are relative to, the files in it, and whether they may be links to anywhere."""
-    if source.stdlib:
+    if is_stdlib(source):
         root = Path(sysconfig.get_paths()["stdlib"])
         uncounted = Counter[str]()  # only the modules are meant, so the other files are not counted as left out
         modules = [path for path in _walk(root, uncounted, follow=False) if _is_stdlib_module(path.relative_to(root))]
         return root, modules, True
 
-    path = _on_disk(expanded(_origin(source), base))
+    path = _on_disk(expanded(_place(source), base))
     if path.is_dir():
         return path, list(_walk(path, left_out, source.follow_links)), source.follow_links
     if path.exists():
-        if not format_of(path.name, source.text_suffixes):
+        if not format_in(path.name, source):
             raise SourceError(f"source {source.name}: {path} has no format that can be read: {READABLE}")
         return path.parent, [path], True
 

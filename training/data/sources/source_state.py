@@ -9,6 +9,7 @@ from pathlib import Path
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
+    is_stdlib,
     list_source,
     local_dataset,
     shown_reasons,
@@ -16,12 +17,12 @@ from training.data.sources.source_files import (
 )
 from training.errors import SourceError
 from training.specs.base import digest_of
-from training.specs.raw_corpus import Source
+from training.specs.origin import Origin
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def source_state(sources: Iterable[Source], base: Path = PROJECT_ROOT) -> str:
+def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
     """SHA-256 (hex) of the state of all sources: names, sizes, times and inodes of files, commits of datasets.
 
     No file is opened. The state changes with any write to a file, even one that sets its time of change back, and when
@@ -35,10 +36,10 @@ def source_state(sources: Iterable[Source], base: Path = PROJECT_ROOT) -> str:
     return digest_of([_state(source, base) for source in sources])
 
 
-def _state(source: Source, base: Path) -> list[object]:
+def _state(source: Origin, base: Path) -> list[object]:
     if source.dataset is not None and local_dataset(source, base) is None:
         return [source.name, source.dataset, source.config, source.split, pinned_revision(source)]
-    return [source.name, [_file_state(file, source.stdlib) for file in list_source(source, base).files]]
+    return [source.name, [_file_state(file, is_stdlib(source)) for file in list_source(source, base).files]]
 
 
 def _file_state(file: SourceFile, installed: bool) -> list[object]:
@@ -47,7 +48,7 @@ def _file_state(file: SourceFile, installed: bool) -> list[object]:
     return state if installed else [*state, file.status.st_ctime_ns, file.status.st_ino]
 
 
-def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
+def describe_source(source: Origin, base: Path = PROJECT_ROOT) -> str:
     """The files of a source that are read and left out, in one line: `notes: 497 files, 11.4 MB; left out: 3 .pdf`.
 
     Raises:
@@ -64,7 +65,7 @@ def describe_source(source: Source, base: Path = PROJECT_ROOT) -> str:
     return f"{text}; no file matches {', '.join(unmatched)}" if unmatched else text
 
 
-def pinned_revision(source: Source) -> str:
+def pinned_revision(source: Origin) -> str:
     """The commit of a dataset on the hub.
 
     Raises:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -156,6 +157,36 @@ def test_every_type_of_text_in_parquet(tmp_path: Path, array: pa.Array) -> None:
     pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
     assert [document.text for document in read(tmp_path, path=".")] == ["text"]
     assert [document.text for document in read(tmp_path, dataset=".")] == ["text"]
+
+
+def test_texts_of_arrow_files_and_streams(tmp_path: Path) -> None:
+    table = pa.table({"id": [1, 2], "text": ["one", "two"], "data": [{"text": "three"}, {"text": None}]})
+    feather.write_feather(table, str(tmp_path / "a.feather"))
+    with pa.OSFile(str(tmp_path / "b.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    documents = read(tmp_path, path=".")
+    assert [document.text for document in documents] == ["one", "two"] * 2
+    assert documents[-1].path == "b.arrow#2"
+    assert "b.arrow: row 2: 'data.text' is null" in refusal(tmp_path, path="b.arrow", text_column="data.text")
+    assert "has no column 'body', only data.text, id, text" in refusal(tmp_path, path="b.arrow", text_column="body")
+
+
+@pytest.mark.parametrize("damage", [b"ARROW1 no", b"no"])
+def test_a_damaged_arrow_file(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "a.arrow").write_bytes(damage)
+    assert "a.arrow: cannot be read" in refusal(tmp_path, path=".")
+
+
+def test_an_arrow_file_with_offsets_beyond_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    batch = pa.RecordBatch.from_arrays([pa.array(["one", "two"])], ["text"])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    offsets = [b"".join(value.to_bytes(4, "little") for value in (0, 3, end)) for end in (6, 2**30)]
+    data = path.read_bytes()
+    assert data.count(offsets[0]) == 1
+    path.write_bytes(data.replace(offsets[0], offsets[1]))
+    assert "a.arrow: cannot be read" in refusal(tmp_path, path=".")
 
 
 def test_a_field_of_an_object(tmp_path: Path) -> None:
