@@ -24,6 +24,7 @@ from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_F
 from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
+from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS
 
 # Arguments of every call that loads a model.
 SAFELY: dict[str, Any] = {
@@ -135,7 +136,7 @@ def load_model(folder: Path) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The byte-level BPE in a folder, as transformers sees it.
+    """The fast tokenizer in a folder, as transformers sees it: one that was trained here, or that an import wrote.
 
     Raises:
         InputRefused: There is none, or it is something else.
@@ -154,6 +155,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises errors of every kind
         raise InputRefused(f"{folder}: transformers cannot load this tokenizer: {_brief(error)}") from error
+
+
+def is_own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has the special tokens of those that are trained here.
+
+    Each one's name alone says nothing: many models have a `<|endoftext|>`.
+    """
+    vocabulary = tokenizer.get_vocab()
+    return all(token in vocabulary for token in SPECIAL_TOKENS)
+
+
+def tokenizer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Ids of the tokens that end a turn or a text, by the tokenizer alone."""
+    if is_own_tokenizer(tokenizer):
+        return tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, END_OF_TEXT))
+    return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
 
 
 def _only_files(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:

@@ -94,3 +94,23 @@ class Imported(Spec):
         # The alias whether it is asked for or not: the dump of a section is validated again by the job.
         origin = fields.pop("from_", fields.pop("from", None))
         return fields if origin is None else {"from": origin, **fields}
+
+
+TOKENIZER_IMPORT = "import.json"
+
+
+class TokenizerImport(Spec):
+    """`import.json` of an imported tokenizer: what other stages must know of it.
+
+    Attributes:
+        added: Special tokens of the recipe that the tokenizer did not have, with their ids.
+        turn_ends: Ids of the tokens that end an answer by the chat template.
+        template: Name of the template, and the SHA-256 of its text; empty where there is none.
+    """
+
+    kind: str = ""
+    added: dict[str, int] = {}
+    turn_ends: tuple[int, ...] = ()
+    template: str = ""
+    template_digest: str = ""
+    notes: tuple[str, ...] = ()
