@@ -19,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
 from training.data.sources.bounded_memory import bounded_memory
@@ -114,10 +116,14 @@ def load_model(folder: Path) -> PreTrainedModel:
         InputRefused: The folder is no plain one, or its weights are not those that its configuration asks for.
     """
     size = sum(path.stat().st_size for path in plain_model(folder).iterdir() if path.is_file())
+    kind = str(_read(folder / _CONFIG).get("model_type"))
     try:
         with bounded_memory(_MEMORY_PER_BYTE * size + _MEMORY):
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, **SAFELY, dtype=torch.float32, output_loading_info=True
+                folder,
+                **SAFELY | {"attn_implementation": best_attention(kind)},
+                dtype=torch.float32,
+                output_loading_info=True,
             )
     except Exception as error:  # a configuration that makes no sense leads to errors of every kind
         raise InputRefused(
@@ -133,6 +139,13 @@ def load_model(folder: Path) -> PreTrainedModel:
             )
     assert isinstance(model, PreTrainedModel)
     return model.eval()
+
+
+def best_attention(model_type: str) -> str:
+    """transformers' attention implementation for a model type: torch's scaled dot product where it is implemented."""
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "sdpa"  # refused where the model is built
+    return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]._supports_sdpa else "eager"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -187,7 +187,8 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
 
     The folder is loaded as others will load it, so the samples show what was saved and not what was trained.
     """
-    model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **SAFELY).to(session.runtime.device).eval()
+    arguments = SAFELY | {"attn_implementation": session.choice.attention}
+    model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **arguments).to(session.runtime.device).eval()
     rows = []
     for text, chat in prompts:
         ids = _prompt_ids(session, text, chat).to(session.runtime.device)

@@ -29,7 +29,7 @@ from training.data.tokens.gguf_files import GgufHeader, read_gguf
 from training.engine.causality import NOT_CAUSAL, looks_ahead
 from training.errors import InputRefused
 from training.job.outcome import is_out_of_memory
-from training.model_folder import MAX_JSON_BYTES, SAFELY, load_model
+from training.model_folder import MAX_JSON_BYTES, SAFELY, best_attention, load_model
 
 # Loading takes a file in its own precision and again in float32; a quantised one grows about eightfold.
 _MEMORY_PER_BYTE, _MEMORY_PER_GGUF_BYTE, _MEMORY = 4, 12, 2 * 2**30
@@ -92,12 +92,12 @@ def origin_model_type(files: OriginFiles) -> str:
     return str(AutoConfig.from_pretrained(files.folder, gguf_file=files.gguf.name, local_files_only=True).model_type)
 
 
-def import_model(files: OriginFiles, attention: str = "sdpa") -> ImportedModel:
+def import_model(files: OriginFiles, attention: str = "") -> ImportedModel:
     """Verify an origin and load it.
 
     Args:
         files: The origin's.
-        attention: transformers' attention implementation.
+        attention: transformers' attention implementation; by default the best one that the architecture has.
 
     Raises:
         InputRefused: It is no causal language model in safetensors or GGUF, or it is damaged or incomplete.
@@ -121,6 +121,7 @@ def _of_folder(files: OriginFiles, attention: str) -> ImportedModel:
     shapes, kinds = _tensors(files)
     generation, generation_notes = _generation(files, config)
     weights = sum(path.stat().st_size for path in files.model)
+    attention = attention or best_attention(config["model_type"])
     model, tie_notes = _loaded(files, config, generation, attention, weights)
     floats = {_FLOATS[kind] for kind in kinds if kind in _FLOATS}
     dtype = floats.pop() if len(floats) == 1 and torch.float64 not in floats else torch.float32
@@ -346,8 +347,6 @@ def _from_pretrained(
                 f"{files.folder}: loading it takes more than {memory / 2**30:.1f} GiB, which its files do not explain "
                 f"({_brief(error)}); config.json describes another model, or the machine is too small"
             ) from error
-        if "sdpa" in str(error) and attention == "sdpa":
-            return _from_pretrained(files, folder, memory, "eager", **more)
         raise InputRefused(f"{files.gguf or files.folder}: transformers cannot load it: {_brief(error)}") from error
     assert isinstance(model, PreTrainedModel)
     return model, report
@@ -398,6 +397,7 @@ def _settle_tie(model: PreTrainedModel) -> list[str]:
 def _of_gguf(files: OriginFiles, attention: str) -> ImportedModel:
     assert files.gguf is not None
     header = read_gguf(files.gguf)
+    attention = attention or best_attention(origin_model_type(files))
     memory = _MEMORY_PER_GGUF_BYTE * files.gguf.stat().st_size + _MEMORY
     loaded, report = _from_pretrained(files, files.folder, memory, attention, gguf_file=files.gguf.name)
     _require_all(files, report, {})
