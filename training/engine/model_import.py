@@ -111,6 +111,10 @@ def import_model(files: OriginFiles, attention: str = "") -> ImportedModel:
         ahead = looks_ahead(model)
     except (ValueError, IndexError):  # a model that answers nothing, or one of fewer tokens than the trial has
         ahead = False
+    except Exception as error:  # a configuration that makes no sense leads to errors of every kind
+        if is_out_of_memory(error):
+            raise  # no fault of the model
+        raise InputRefused(f"{files.gguf or files.folder}: the model does not run: {_brief(error)}") from error
     if ahead:
         raise InputRefused(f"{files.folder}: {NOT_CAUSAL.format(model.config.model_type)}")
     return imported
