@@ -134,6 +134,8 @@ def _layout_problems(loaded: LoadedRecipe, launcher: Launcher) -> Iterator[tuple
         "lora_model": (recipe.lora_model.batch_tokens, [recipe.lora_model.context]),
     }
     for asset, (tokens, contexts) in batches.items():
+        if not contexts:  # a model that is imported as it is
+            continue
         execution = launcher.execution(asset)
         try:
             micro_batch_tokens(tokens, execution.micro_batch_tokens, execution.processes, contexts)

@@ -17,13 +17,8 @@ from training.data.reports import markdown_table, write_samples
 from training.data.sources.origins import OriginFiles, origin_files, origin_state
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
 from training.engine import export, export_probe, isolation
-from training.engine.model_import import (
-    ImportedModel,
-    fit_tokenizer,
-    import_model,
-    logits_of,
-    write_model,
-)
+from training.engine.imported_weights import fit_tokenizer, logits_of, write_model
+from training.engine.model_import import ImportedModel, import_model
 from training.engine.saved_weights import sample_weights
 from training.errors import GatehouseError, InputRefused
 from training.job.context import StageContext

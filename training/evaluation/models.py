@@ -125,7 +125,7 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
 
     stops = _stops(tokenizer, model)
     if tokenizer.pad_token_id is None or not stops or max(stops) >= model.config.vocab_size:
-        raise LoadFailed(f"{folder}: its tokenizer names no padding, or nothing that ends a text and that the model has")
+        raise LoadFailed(f"{folder}: its tokenizer names no padding, or no end of a text that the model has")
     words = [token for token, number in tokenizer.get_vocab().items() if number >= model.config.vocab_size]
     if lacking := sorted(set(words) - set(tokenizer.all_special_tokens) - set(_added_special(tokenizer))):
         raise LoadFailed(f"{folder}: the model has no row for {len(lacking)} tokens, such as {lacking[0]!r}")

@@ -60,8 +60,9 @@ class BaseModelSection(Imported, TrainingSection):
 
     def _missing(self) -> list[str]:
         """What a model that is trained here has not got."""
-        needed = () if self.from_ is not None and not self.is_trained else _TRAINING
-        needed += () if self.from_ is not None else ("architecture",)
+        needed = list(_TRAINING) if self.from_ is None or self.is_trained else []
+        if self.from_ is None:
+            needed.append("architecture")
         problems = []
         for name in needed:
             if name not in self.model_fields_set:

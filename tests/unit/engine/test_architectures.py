@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.foreign import files_of, saved, tiny_model
 from training.engine import isolation
-from training.engine.model_import import import_model, logits_of, write_model, written_difference
+from training.engine.imported_weights import logits_of, write_model, written_difference
+from training.engine.model_import import import_model
 from training.model_folder import load_model
 
 _WINDOW = {"sliding_window": 8}
@@ -42,7 +43,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "head_dim": 16,
     },
 }  # fmt: skip
-# Documents that share a row see each other: transformers keeps them apart by position ids, and these do not use them so.
+# Documents that share a row see each other: these do not read position ids as transformers otherwise does.
 NOT_ISOLATED = ("falcon",)
 LENGTHS = (5, 40)  # the longer one is beyond every window and beyond the context before scaling
 
@@ -63,6 +64,8 @@ def test_an_imported_model_answers_as_its_origin(name: str, tmp_path: Path) -> N
     write_model(imported, tmp_path / "written", (2,), 0)
 
     assert imported.parameters == sum(parameter.numel() for parameter in theirs.parameters())
-    assert max(float((a - b).abs().max()) for a, b in zip(logits_of(imported.model, rows), expected, strict=True)) < 1e-6
+    assert (
+        max(float((a - b).abs().max()) for a, b in zip(logits_of(imported.model, rows), expected, strict=True)) < 1e-6
+    )
     assert written_difference(tmp_path / "written", rows, expected) < 1e-6
     assert isolation.examine(load_model(tmp_path / "written")).isolated == (name not in NOT_ISOLATED)

@@ -15,7 +15,8 @@ from tests.foreign import byte_level, files_of
 from tests.ggufs import write_llama
 from training.data.tokens.foreign_tokenizer import read_foreign
 from training.data.tokens.gguf_files import read_gguf
-from training.engine.model_import import import_model, logits_of, write_model, written_difference
+from training.engine.imported_weights import logits_of, write_model, written_difference
+from training.engine.model_import import import_model
 from training.errors import InputRefused, SourceError
 
 NAME = "tiny.gguf"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -17,6 +19,7 @@ from tests.ggufs import write_llama
 from training.data.conversations.chat_format import ChatFormat
 from training.errors import InputRefused, RecipeError, SourceError
 from training.evaluation.models import load
+from training.evaluation.tokenizers import measure_tokenizer
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
 from training.model_folder import load_tokenizer, plain_model
@@ -39,7 +42,9 @@ class Bench:
     root: Path
     count: int = 0
 
-    def run(self, stage: Any, section: Any, files: dict[str, Path] | None = None, **inputs: InputArtifact) -> InputArtifact:
+    def run(
+        self, stage: Any, section: Any, files: dict[str, Path] | None = None, **inputs: InputArtifact
+    ) -> InputArtifact:
         """Run a stage; its artifact."""
         self.count += 1
         asset = stage.__name__.rpartition(".")[2]
@@ -47,7 +52,18 @@ class Bench:
         out.mkdir()
         work.mkdir()
         context = StageContext(
-            asset, "i" * 64, section, 0, inputs, files or {}, out, work, Execution(), EventWriter(work / EVENTS_FILE), 0, 1
+            asset,
+            "i" * 64,
+            section,
+            0,
+            inputs,
+            files or {},
+            out,
+            work,
+            Execution(),
+            EventWriter(work / EVENTS_FILE),
+            0,
+            1,
         )
         result = stage.run(context)
         assert isinstance(result, StageResult)
@@ -134,14 +150,15 @@ def test_an_imported_version_is_measured_as_any_other(bench: Bench, tmp_path: Pa
     sets = tmp_path / "sets"
     (sets / "tasks").mkdir(parents=True)
     (sets / "tasks" / "tasks.json").write_text("[]")
-    rows = [{"id": f"t{n}", "text": text, "source": "s", "domain": "general", "bytes": len(text)} for n, text in enumerate(HELDOUT)]
+    rows = [
+        {"id": f"t{n}", "text": text, "source": "s", "domain": "general", "bytes": len(text)}
+        for n, text in enumerate(HELDOUT)
+    ]
     (sets / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (sets / "samples.jsonl").write_text(json.dumps({"id": "s", "prompt": "the file"}) + "\n")
 
     section = EvaluationSection(context=64, max_new_tokens=8, batch=4)
-    evaluated = bench.run(
-        evaluate_model, section, artifact=model, evaluation_sets=InputArtifact(sets, model.manifest)
-    )
+    evaluated = bench.run(evaluate_model, section, artifact=model, evaluation_sets=InputArtifact(sets, model.manifest))
 
     metrics = evaluated.manifest.metrics
     assert metrics["loads"] == 1
@@ -225,3 +242,15 @@ def test_a_tokenizer_of_another_model_is_refused(bench: Bench, tmp_path: Path) -
 def test_a_folder_that_is_gone_is_named(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing is no folder"):
         bench.tokenizer(tmp_path / "nothing")
+
+
+def test_an_imported_tokenizer_is_measured_on_its_own_special_tokens_and_template(bench: Bench, tmp_path: Path) -> None:
+    words = bench.tokenizer(chat_folder(tmp_path / "origin"))
+    heldout = tmp_path / "corpus" / "heldout"
+    heldout.mkdir(parents=True)
+    pq.write_table(pa.table({"id": ["a", "b"], "text": HELDOUT}), heldout / "part-00000.parquet")
+
+    measured = measure_tokenizer(words, InputArtifact(tmp_path / "corpus", words.manifest))
+
+    values = {name: estimate.value for name, estimate in measured.estimates.items()}
+    assert values["round_trip"] == 1 and values["special_tokens"] == 1 and values["generation_mask"] == 1

@@ -16,14 +16,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, Gene
 
 from tests.foreign import byte_level, edit, files_of, saved, tiny_model
 from training.engine.export import read_ends
-from training.engine.model_import import (
-    embedding_rows,
-    fit_tokenizer,
-    import_model,
-    logits_of,
-    write_model,
-    written_difference,
-)
+from training.engine.imported_weights import fit_tokenizer, logits_of, write_model, written_difference
+from training.engine.model_import import embedding_rows, import_model
 from training.errors import InputRefused
 from training.model_folder import plain_model
 
@@ -133,7 +127,9 @@ def test_shards_are_read_and_half_of_them_are_refused_by_name(tmp_path: Path) ->
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     imported = import_model(files_of(folder))
-    assert all(torch.equal(a, b) for a, b in zip(logits_of(imported.model, ROWS), logits_of(tiny_model(), ROWS)))
+    assert all(
+        torch.equal(a, b) for a, b in zip(logits_of(imported.model, ROWS), logits_of(tiny_model(), ROWS), strict=True)
+    )
 
     shards[1].unlink()
     assert f"1 of the {len(shards)} files that model.safetensors.index.json names are missing: {shards[1].name}" in (
@@ -206,9 +202,7 @@ def test_code_beside_a_known_architecture_is_left_out(folder: Path) -> None:
 
 
 def test_what_is_no_causal_language_model_is_refused(tmp_path: Path) -> None:
-    bert = BertConfig(
-        vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
+    bert = BertConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
     assert "BertForMaskedLM is no causal language model" in refusal(tmp_path / "bert")
 
@@ -242,7 +236,7 @@ def test_a_configuration_that_is_no_object_is_refused(folder: Path, content: str
 
 def test_generation_settings_that_cannot_be_saved_are_repaired_and_said(folder: Path, tmp_path: Path) -> None:
     settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 7]}
-    with pytest.raises(ValueError):  # what would happen after the training
+    with pytest.raises(ValueError, match="GenerationConfig is invalid"):  # what would happen after the training
         GenerationConfig(**settings).save_pretrained(tmp_path)
     (folder / "generation_config.json").write_text(json.dumps(settings))
 

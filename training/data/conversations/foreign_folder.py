@@ -97,9 +97,7 @@ def require_same_ids(tokenizer: Tokenizer, folder: Path, texts: Sequence[str]) -
                 raise GatehouseError(f"{name} gives other ids for {text[:40]!r}: {others[:8]} instead of {ids[:8]}")
 
 
-def chosen_template(
-    section: TokenizerSection, foreign: ForeignTokenizer, file: Path | None
-) -> tuple[str, str | None]:
+def chosen_template(section: TokenizerSection, foreign: ForeignTokenizer, file: Path | None) -> tuple[str, str | None]:
     """Name and text of the template that the recipe chooses, in the form that every Jinja can parse.
 
     Args:

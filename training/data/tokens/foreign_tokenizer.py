@@ -318,15 +318,16 @@ def _with_roles(foreign: ForeignTokenizer) -> ForeignTokenizer:
 
 
 def _with_tokens(foreign: ForeignTokenizer, tokens: Sequence[str]) -> ForeignTokenizer:
-    added, notes = {}, list(foreign.notes)
+    added: dict[str, int] = {}
+    notes = list(foreign.notes)
     for token in tokens:
-        if foreign.tokenizer.token_to_id(token) is not None:
+        is_there = foreign.tokenizer.token_to_id(token) is not None
+        foreign.tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        number = foreign.tokenizer.token_to_id(token)
+        if is_there or number is None:
             notes.append(f"the special token {token} is there already")
         else:
-            added[token] = -1
-        foreign.tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-    for token in added:
-        added[token] = int(foreign.tokenizer.token_to_id(token))
+            added[token] = number
     return replace(foreign, added=added, notes=tuple(notes))
 
 

@@ -57,9 +57,7 @@ def test_the_state_is_that_of_the_content(folder: Path, tmp_path: Path) -> None:
     assert state(folder) != before
 
 
-def test_digests_are_kept_until_a_file_changes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digests_are_kept_until_a_file_changes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, read = tmp_path / "cache" / "digests.json", []
     original = origins.file_entry
     monkeypatch.setattr(origins, "file_entry", lambda path: read.append(path.name) or original(path))

@@ -146,7 +146,9 @@ def test_the_template_is_read_from_the_configuration(tmp_path: Path, written: ob
 
 
 def test_code_is_left_out_beside_a_tokenizer_and_refused_without_one(tmp_path: Path) -> None:
-    folder = save_tokenizer(byte_level(), tmp_path, eos_token="<|im_end|>", auto_map={"AutoTokenizer": ["evil.T", None]})
+    folder = save_tokenizer(
+        byte_level(), tmp_path, eos_token="<|im_end|>", auto_map={"AutoTokenizer": ["evil.T", None]}
+    )
     assert any("no code of a folder is run" in note for note in read_foreign(files_of(folder)).notes)
     (folder / "tokenizer.json").unlink()
     assert "needs code of its own" in refusal(folder)
