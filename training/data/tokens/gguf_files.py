@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +14,6 @@ from training.errors import InputRefused
 
 _MAGIC = b"GGUF"
 _MEMORY = 2 * 2**30
-_SMALL = 4096  # values of an array that are read
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GgufHeader:
 
 
 def gguf_metadata(path: Path) -> dict[str, Any]:
-    """The scalars and texts of the header, and its short arrays."""
+    """The scalars and texts of the header; of a list of texts only its length."""
     return read_gguf(path).metadata
 
 
@@ -56,7 +56,8 @@ def read_gguf(path: Path) -> GgufHeader:
     """
     if find_spec("gguf") is None:
         raise InputRefused(f"{path}: GGUF files are read by a package that is not installed: pip install gguf==0.19.0")
-    from gguf import GGUFReader
+    from gguf import GGMLQuantizationType
+    from transformers.integrations.gguf import reader
 
     try:
         with path.open("rb") as file:
@@ -68,12 +69,14 @@ def read_gguf(path: Path) -> GgufHeader:
 
     try:
         with bounded_memory(_MEMORY):
-            reader = GGUFReader(path)
-            metadata = {name: field.contents() for name, field in reader.fields.items() if len(field.data) <= _SMALL}
+            # gguf's own reader makes an object of every token of the vocabulary, which takes seconds.
+            header = reader.GgufHeader.from_file(str(path))
+            metadata, _ = reader.read_gguf_metadata(str(path))
             tensors = tuple(
-                GgufTensor(tensor.name, tensor.tensor_type.name, int(tensor.n_elements)) for tensor in reader.tensors
+                GgufTensor(tensor.name, GGMLQuantizationType(tensor.ggml_type).name, math.prod(tensor.shape))
+                for tensor in header.tensors
             )
-            ends = [int(tensor.data_offset + tensor.n_bytes) for tensor in reader.tensors]
+            ends = [header.data_start + tensor.offset + tensor.nbytes for tensor in header.tensors]
     except Exception as error:  # a file that is cut short or damaged leads to errors of every kind
         raise InputRefused(
             f"{path} is damaged or cut short ({path.stat().st_size:,} bytes): {str(error)[:160]}; fetch it again"
