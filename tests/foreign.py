@@ -66,7 +66,7 @@ def byte_level(
 ) -> Tokenizer:
     """A byte-level BPE that cuts words by GPT-2's rule or another one."""
     tokenizer = Tokenizer(models.BPE())
-    rule = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rule: pre_tokenizers.PreTokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if split is not None:
         rule = pre_tokenizers.Sequence(
             [
