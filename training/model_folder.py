@@ -19,11 +19,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
 from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
+from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS
 
 # Arguments of every call that loads a model.
 SAFELY: dict[str, Any] = {
@@ -113,10 +116,14 @@ def load_model(folder: Path) -> PreTrainedModel:
         InputRefused: The folder is no plain one, or its weights are not those that its configuration asks for.
     """
     size = sum(path.stat().st_size for path in plain_model(folder).iterdir() if path.is_file())
+    kind = str(_read(folder / _CONFIG).get("model_type"))
     try:
         with bounded_memory(_MEMORY_PER_BYTE * size + _MEMORY):
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, **SAFELY, dtype=torch.float32, output_loading_info=True
+                folder,
+                **SAFELY | {"attn_implementation": best_attention(kind)},
+                dtype=torch.float32,
+                output_loading_info=True,
             )
     except Exception as error:  # a configuration that makes no sense leads to errors of every kind
         raise InputRefused(
@@ -134,8 +141,15 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def best_attention(model_type: str) -> str:
+    """transformers' attention implementation for a model type: torch's scaled dot product where it is implemented."""
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "sdpa"  # refused where the model is built
+    return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]]._supports_sdpa else "eager"
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The byte-level BPE in a folder, as transformers sees it.
+    """The fast tokenizer in a folder, as transformers sees it: one that was trained here, or that an import wrote.
 
     Raises:
         InputRefused: There is none, or it is something else.
@@ -154,6 +168,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises errors of every kind
         raise InputRefused(f"{folder}: transformers cannot load this tokenizer: {_brief(error)}") from error
+
+
+def is_own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has the special tokens of those that are trained here.
+
+    Each one's name alone says nothing: many models have a `<|endoftext|>`.
+    """
+    vocabulary = tokenizer.get_vocab()
+    return all(token in vocabulary for token in SPECIAL_TOKENS)
+
+
+def tokenizer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Ids of the tokens that end a turn or a text, by the tokenizer alone."""
+    if is_own_tokenizer(tokenizer):
+        return tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, END_OF_TEXT))
+    return () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
 
 
 def _only_files(folder: Path, names: tuple[str, ...], pattern: re.Pattern[str]) -> None:

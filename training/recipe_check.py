@@ -19,11 +19,14 @@ from pydantic import TypeAdapter
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from training.data.sources.origins import origin_files
 from training.engine.adapter import lora_config
 from training.engine.architecture_fields import architecture_problems, configure, position_field
 from training.engine.causality import NOT_CAUSAL, build, is_causal
-from training.errors import RecipeError
+from training.engine.model_import import model_on_meta
+from training.errors import RecipeError, UserError
 from training.evaluation.catalogue import task_problems
+from training.specs.imports import Origin
 from training.specs.post_training import LoraModelSection
 from training.specs.recipe import Recipe
 from training.specs.recipe_check import ANSWER_FILE, REQUEST_FILE, CheckAnswer, CheckRequest, Finding, Key
@@ -47,7 +50,7 @@ def check(request: CheckRequest, cache: Path) -> CheckAnswer:
         Finding(key=("evaluation_sets", "tasks", *key), message=message)
         for key, message in task_problems(recipe.evaluation_sets.tasks, cache)
     ]
-    kind = str(recipe.base_model.architecture["model_type"])
+    kind = str(recipe.base_model.architecture.get("model_type", "") if model is None else model.config.model_type)
     if model is not None and config is not None:
         findings += [*_positions(recipe, config), *_target_modules(recipe, model), *_choices(request, kind, model)]
     parameters = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
@@ -55,7 +58,9 @@ def check(request: CheckRequest, cache: Path) -> CheckAnswer:
 
 
 def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | None, PretrainedConfig | None]:
-    """What is wrong with the architecture; the model on the meta device when nothing is."""
+    """What is wrong with the architecture or the origin; the model on the meta device when nothing is."""
+    if recipe.base_model.origin is not None:
+        return _origin_findings(recipe.base_model.origin)
     architecture = recipe.base_model.architecture
     found = [_of_field(*problem) for problem in architecture_problems(architecture)]
     if found:
@@ -83,6 +88,17 @@ def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | No
     if is_causal(architecture) is False:
         return [_of_field("model_type", NOT_CAUSAL.format(architecture["model_type"]))], None, None
     return [], model, config
+
+
+def _origin_findings(origin: Origin) -> tuple[list[Finding], PreTrainedModel | None, PretrainedConfig | None]:
+    """What is wrong with a model that is imported, by its headers. A check fetches nothing: the hub's are let pass."""
+    if origin.is_hub:
+        return [], None, None
+    try:
+        model = model_on_meta(origin_files(origin))
+    except UserError as error:
+        return [Finding(key=("base_model", "from"), message=str(error))], None, None
+    return [], model, model.config
 
 
 def _of_field(field: str, message: str) -> Finding:

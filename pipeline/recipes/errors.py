@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipeline.humanize import nearest
@@ -122,7 +123,7 @@ def known_keys(model: type[BaseModel], path: Iterable[str | int]) -> list[str] |
     for key in path:
         annotation = _step(annotation, str(key))
     annotation = _without_none(annotation)
-    return list(annotation.model_fields) if _is_model(annotation) else None
+    return [field.alias or name for name, field in annotation.model_fields.items()] if _is_model(annotation) else None
 
 
 @functools.cache
@@ -145,15 +146,15 @@ def _about(model: type[BaseModel], path: KeyPath) -> str:
     for key in path[:-1]:
         annotation = _step(annotation, str(key))
     annotation = _without_none(annotation)
-    described = annotation.model_fields[str(path[-1])].description if _is_model(annotation) else None
-    return f": {described}" if described else ""
+    field = _field(annotation, str(path[-1])) if _is_model(annotation) else None
+    return f": {field.description}" if field and field.description else ""
 
 
 def _step(annotation: Any, key: str) -> Any:
     """The annotation of what lies under one key."""
     annotation = _without_none(annotation)
     if _is_model(annotation):
-        field = annotation.model_fields.get(key)
+        field = _field(annotation, key)
         return field.annotation if field else None
     if get_origin(annotation) in (dict, Mapping):
         return get_args(annotation)[1]
@@ -165,6 +166,11 @@ def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next(part for part in get_args(annotation) if part is not type(None))
     return annotation
+
+
+def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that a key of a file fills; the alias is the key where there is one."""
+    return next((field for name, field in model.model_fields.items() if (field.alias or name) == key), None)
 
 
 def _is_model(annotation: Any) -> bool:

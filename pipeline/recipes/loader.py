@@ -45,6 +45,7 @@ _EXTENDS = "extends"
 _OWN_KEYS = (_EXTENDS, "name", "description")
 _ARCHITECTURE = ("base_model", "architecture")
 _MODEL_TYPE = (*_ARCHITECTURE, "model_type")
+_WITH_ORIGIN = ("base_model", "tokenizer")
 _NAME = re.compile(r"^name: *(\w+)", re.MULTILINE)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -314,8 +315,15 @@ def _inherit(base: Tree, top: Tree) -> Tree:
     """`top` over `base`. The architecture of another `model_type` inherits no field.
 
     Two kinds of model may name one thing differently. Where both names are given, transformers takes one of them
-    silently.
+    silently. A section that names an origin inherits nothing either: its architecture and its steps were meant for a
+    model that is made from nothing.
     """
+    for section in _WITH_ORIGIN:
+        origin = lookup(top, (section, "from"))
+        inherited = lookup(base, (section,))
+        if origin and origin.value is not None and inherited and inherited.child("from") is None:
+            base = without(base, (section,))
+
     before, after = lookup(base, _MODEL_TYPE), lookup(top, _MODEL_TYPE)
     if before and after and before.value != after.value:
         base = without(base, _ARCHITECTURE)

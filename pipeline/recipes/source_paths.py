@@ -1,4 +1,4 @@
-"""Where the relative paths of a recipe's sources start."""
+"""Where the relative paths of a recipe's sources, and of the model and tokenizer that it imports, start."""
 
 from __future__ import annotations
 
@@ -9,22 +9,41 @@ from typing import Any
 
 from pipeline.recipes.document import Tree
 
+_WITH_ORIGIN, _ORIGIN = ("base_model", "tokenizer"), "from"
+
 
 def anchored(document: Tree, folder: Path) -> Tree:
-    """The document with the relative paths of its sources made absolute.
+    """The document with the relative paths of its sources and of its origins made absolute.
 
     A source is inherited with the folder of the recipe that wrote it: `path: notes` means the same in every recipe that
-    extends it.
+    extends it. So is the origin of a model or a tokenizer.
 
     Args:
         document: A recipe file's values.
         folder: Where its relative paths start.
     """
+    for section in _WITH_ORIGIN:
+        document = _anchored_origin(document, section, folder)
+
     sources = document.child("sources")
     if sources is None or not isinstance(sources.value, list):
         return document
     items = [_anchored(source, folder) for source in sources.value]
     return Tree(document.value | {"sources": Tree(items, sources.file, sources.line)}, document.file, document.line)
+
+
+def _anchored_origin(document: Tree, section: str, folder: Path) -> Tree:
+    tree = document.child(section)
+    origin = tree.child(_ORIGIN) if tree is not None and isinstance(tree.value, dict) else None
+    if tree is None or origin is None or not isinstance(origin.value, str):
+        return document
+
+    # With a revision it is a name on the hub.
+    path = None if tree.child("revision") else _absolute("path", origin.value, folder)
+    if path is None:
+        return document
+    value = tree.value | {_ORIGIN: Tree(path, origin.file, origin.line)}
+    return Tree(document.value | {section: Tree(value, tree.file, tree.line)}, document.file, document.line)
 
 
 def _anchored(source: Tree, folder: Path) -> Tree:

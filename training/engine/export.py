@@ -20,10 +20,9 @@ from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
-from training.model_folder import SAFELY, plain_model
+from training.model_folder import SAFELY, plain_model, tokenizer_ends
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
-from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32
@@ -60,6 +59,7 @@ def save_weights(
     session: Session,
     taken: Probe,
     parent: str | None = None,
+    kept_ends: Sequence[int] = (),
 ) -> str:
     """Save weights, configuration, generation settings, tokenizer and probe.
 
@@ -70,6 +70,7 @@ def save_weights(
         session: The weights are saved in its precision (bf16 for bf16 and fp8) if that keeps what was trained.
         taken: The probe; a sample of the weights is added to it.
         parent: The input that the training began from; None for a base model.
+        kept_ends: Ids of the tokens that ended a text of an imported model; a parent's are kept in any case.
 
     Returns:
         The precision that the weights were saved in, and why.
@@ -90,7 +91,9 @@ def save_weights(
         strict=True,
     )
     model.tie_weights()
-    model.generation_config = generation_config(session)
+    if parent is not None:
+        kept_ends = (*read_ends(session.context.input(parent).folder / "model"), *kept_ends)
+    model.generation_config = generation_config(session, kept_ends)
 
     model.save_pretrained(folder)
     save_tokenizer(session, folder, config)
@@ -99,11 +102,15 @@ def save_weights(
 
 
 def save_tokenizer(session: Session, folder: Path, config: PreTrainedConfig) -> None:
-    """Put the tokenizer beside weights, with the model's number of positions in its configuration.
+    """Put the job's tokenizer beside weights; see `copy_tokenizer`."""
+    copy_tokenizer(session.context.input("tokenizer").folder / "tokenizer", folder, config)
+
+
+def copy_tokenizer(source: Path, folder: Path, config: PreTrainedConfig) -> None:
+    """Put a tokenizer beside weights, with the model's number of positions in its configuration.
 
     `tokenizer.json` and the templates are copied byte by byte, so that a tokenizer's digest stays the same.
     """
-    source = session.context.input("tokenizer").folder / "tokenizer"
     shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
     settings: dict[str, Any] = json.loads((source / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
@@ -120,10 +127,22 @@ def _parameter_names(config: PreTrainedConfig) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-def generation_config(session: Session) -> GenerationConfig:
-    """Greedy decoding that stops at the end of a turn or of a text."""
-    ends = session.tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
-    return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
+def generation_config(session: Session, kept_ends: Sequence[int] = ()) -> GenerationConfig:
+    """Greedy decoding that stops at the end of a turn or of a text.
+
+    Args:
+        session: The job.
+        kept_ends: Ids that ended a text before the training: an end that a model has learnt stays one.
+    """
+    ends = list(dict.fromkeys([*tokenizer_ends(session.tokenizer), *kept_ends]))
+    return GenerationConfig(eos_token_id=ends, pad_token_id=session.pad, do_sample=False)
+
+
+def read_ends(folder: Path) -> tuple[int, ...]:
+    """Ids of the tokens that end a generated text, by the generation_config.json of a model folder."""
+    settings = json.loads((folder / "generation_config.json").read_bytes())
+    ends = settings.get("eos_token_id")
+    return tuple(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))
 
 
 def report(
@@ -168,7 +187,8 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
 
     The folder is loaded as others will load it, so the samples show what was saved and not what was trained.
     """
-    model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **SAFELY).to(session.runtime.device).eval()
+    arguments = SAFELY | {"attn_implementation": session.choice.attention}
+    model = AutoModelForCausalLM.from_pretrained(plain_model(folder), **arguments).to(session.runtime.device).eval()
     rows = []
     for text, chat in prompts:
         ids = _prompt_ids(session, text, chat).to(session.runtime.device)

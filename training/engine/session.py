@@ -12,8 +12,6 @@ import torch
 import transformers
 from lmkernels import Choice, LmkernelsError, choose
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.engine import deepspeed_config, isolation, runtime
 from training.engine.batches import Batches
@@ -22,7 +20,7 @@ from training.engine.runtime import Runtime
 from training.engine.trainer import arguments
 from training.errors import RecipeError
 from training.job.context import StageContext
-from training.model_folder import SAFELY, load_tokenizer, plain_model
+from training.model_folder import SAFELY, best_attention, load_tokenizer, plain_model
 from training.specs.optimization import TrainingSection
 from training.store.store import file_entry
 
@@ -104,7 +102,7 @@ def open_session(context: StageContext[Any], architecture: str) -> Session:
     job_runtime = runtime.start(context.execution, context.rank, context.world_size, context.seed)
 
     section: TrainingSection = context.section
-    has_sdpa = _has_sdpa(architecture)
+    has_sdpa = best_attention(architecture) == "sdpa"
     try:
         choice = choose(section.precision, section.kernels, job_runtime.device, architecture, has_sdpa)
     except LmkernelsError as error:
@@ -171,13 +169,6 @@ def convert(session: Session, model: torch.nn.Module) -> int:
 
 def _rows_in_words(result: Isolation) -> str:
     return f"packed: {result.reason}" if result.isolated else f"one document each, padded: {result.reason}"
-
-
-def _has_sdpa(architecture: str) -> bool:
-    """Whether transformers implements an architecture with torch's scaled dot product attention."""
-    if architecture not in CONFIG_MAPPING or CONFIG_MAPPING[architecture] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return True  # refused where the model is built
-    return bool(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[architecture]]._supports_sdpa)
 
 
 def _quiet() -> None:

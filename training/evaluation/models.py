@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training.data.conversations.chat_template import encode_conversation, plain_content
 from training.errors import GatehouseError, InputRefused
 from training.job.context import InputArtifact
-from training.model_folder import load_model, load_tokenizer
+from training.model_folder import is_own_tokenizer, load_model, load_tokenizer, tokenizer_ends
 from training.specs.execution import Execution
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 from training.store.store import file_entry
@@ -55,8 +55,11 @@ class LoadedModel:
 
     @property
     def start(self) -> int:
-        """Id of the token before every document: the end of the document before."""
-        return self._id(END_OF_TEXT)
+        """Id of the token before every document: the end of the document before, or what its tokenizer begins with."""
+        if is_own_tokenizer(self.tokenizer):
+            return self._id(END_OF_TEXT)
+        begin = self.tokenizer("a", verbose=False)["input_ids"][0]
+        return int(begin if begin == self.tokenizer.bos_token_id else self.tokenizer.eos_token_id)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, as training encodes documents: the names of special tokens in it are text too."""
@@ -120,10 +123,27 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     except InputRefused as error:
         raise LoadFailed(str(error)) from error
 
-    stops = tuple(int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TEXT, END_OF_TURN))
-    if tokenizer.pad_token_id is None or tokenizer.unk_token_id in stops or len(tokenizer) > model.config.vocab_size:
-        raise LoadFailed(f"{folder}: its tokenizer lacks Gatehouse's special tokens, or has more tokens than the model")
+    stops = _stops(tokenizer, model)
+    if tokenizer.pad_token_id is None or not stops or max(stops) >= model.config.vocab_size:
+        raise LoadFailed(f"{folder}: its tokenizer names no padding, or no end of a text that the model has")
+    words = [token for token, number in tokenizer.get_vocab().items() if number >= model.config.vocab_size]
+    if lacking := sorted(set(words) - set(tokenizer.all_special_tokens) - set(_added_special(tokenizer))):
+        raise LoadFailed(f"{folder}: the model has no row for {len(lacking)} tokens, such as {lacking[0]!r}")
     return LoadedModel(asset, model.to(device), tokenizer, stops)
+
+
+def _stops(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
+    """The ids that end a text: for an imported model those of its generation settings too."""
+    own = tokenizer_ends(tokenizer)
+    if is_own_tokenizer(tokenizer):
+        return own[::-1]
+    named = getattr(model.generation_config, "eos_token_id", None)
+    more = named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys([*own, *(int(end) for end in more if end is not None)]))
+
+
+def _added_special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _check_tokenizer(folder: Path, expected_digest: str | None) -> None:

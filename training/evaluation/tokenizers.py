@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from training.data.conversations import chat_format
+from training.data.conversations.chat_template import TEMPLATE_FILE
 from training.data.text.documents import read_split, text_batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
 from training.job.context import InputArtifact
-from training.model_folder import load_tokenizer
+from training.model_folder import is_own_tokenizer, load_tokenizer
 from training.specs.tokenizer import SPECIAL_TOKENS
 
 _MAX_BYTES = 20 * 2**20
@@ -48,25 +54,39 @@ def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact) -> Measure
 
     # The names of special tokens as plain text are added: none of them may become a special token.
     tokenizer = load_tokenizer(artifact.folder / "tokenizer")
-    hostile = list(encode_texts(plain, [" ".join(SPECIAL_TOKENS), "".join(SPECIAL_TOKENS)]))
-    _special_tokens(measurement, tokenizer, [*encoded, *hostile])
-    _generation_mask(measurement, tokenizer, texts)
+    is_own = is_own_tokenizer(tokenizer)
+    names = SPECIAL_TOKENS if is_own else special_names(plain)
+    hostile = list(encode_texts(plain, [" ".join(names), "".join(names)]))
+    _special_tokens(measurement, tokenizer, names, [*encoded, *hostile])
+    if is_own:
+        _generation_mask(measurement, tokenizer, texts)
+    else:
+        _foreign_mask(measurement, artifact.folder / "tokenizer", texts)
     return measurement
 
 
+def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The special tokens of an imported tokenizer, in the order of their ids."""
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    return tuple(token.content for _, token in added if token.special)
+
+
 def _special_tokens(
-    measurement: Measurement, tokenizer: PreTrainedTokenizerBase, plain: list[npt.NDArray[np.int32]]
+    measurement: Measurement,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    plain: list[npt.NDArray[np.int32]],
 ) -> None:
     """Whether each special token is one token, and one that no plain text contains."""
     used = set(np.unique(np.concatenate(plain)).tolist())
     good = 0
-    for token in SPECIAL_TOKENS:
+    for token in names:
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         is_sound = len(ids) == 1 and tokenizer.convert_ids_to_tokens(ids) == [token] and ids[0] not in used
         good += is_sound
         if not is_sound:
             measurement.fail("special_tokens", token, 0.0, ids=list(ids))
-    measurement.add("special_tokens", good / len(SPECIAL_TOKENS), len(SPECIAL_TOKENS))
+    measurement.add("special_tokens", good / len(names), len(names))
 
 
 def sample_conversations(texts: list[str]) -> list[Conversation]:
@@ -90,3 +110,34 @@ def _generation_mask(measurement: Measurement, tokenizer: PreTrainedTokenizerBas
         if reason:
             measurement.fail("generation_mask", f"conversation {number}", 0.0, reason=reason)
     measurement.add("generation_mask", good / len(conversations), len(conversations))
+
+
+def _foreign_mask(measurement: Measurement, folder: Path, texts: list[str]) -> None:
+    """The same for an imported tokenizer, whose template is rendered in a process of its own.
+
+    A template may refuse a role or an empty answer. Such a conversation would be refused in training too, so it is
+    counted apart.
+    """
+    if not (folder / TEMPLATE_FILE).is_file():
+        measurement.leave_out("generation_mask", "the tokenizer has no chat template: name one as tokenizer.template")
+        return
+    chat = chat_format.ChatFormat.load(folder)
+    conversations = [chat_format.Conversation(messages) for messages in sample_conversations(texts)]
+    good = read = 0
+    for number, (conversation, encoded) in enumerate(zip(conversations, chat.encode_each(conversations), strict=True)):
+        if isinstance(encoded, chat_format.RowRefused):
+            continue
+        read += 1
+        try:
+            chat_format.check(chat, conversation, encoded)
+            good += 1
+        except chat_format.RowRefused as error:
+            measurement.fail("generation_mask", f"conversation {number}", 0.0, reason=str(error))
+    if read < len(conversations):
+        measurement.notes.append(
+            f"the chat template refuses {len(conversations) - read} of {len(conversations)} samples"
+        )
+    if read:
+        measurement.add("generation_mask", good / read, read)
+    else:
+        measurement.leave_out("generation_mask", "the chat template refuses every sample conversation")

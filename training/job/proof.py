@@ -64,7 +64,7 @@ def prove(job: Job, context: StageContext[Any], run: Callable[[StageContext[Any]
     manifest = store.manifest(job.asset, job.proof.version)
     context.events.phase(PROVING)
     deadline = time.time() + _SHARE_OF_TIME * job.proof.seconds
-    if isinstance(context.section, TrainingSection):
+    if isinstance(context.section, TrainingSection) and context.section.steps:
         proof = _prove_training(context, run, store, manifest, deadline)
     else:
         proof = _prove_data(context, run, store, manifest, deadline)

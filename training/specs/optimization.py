@@ -90,6 +90,8 @@ class TrainingSection(Spec):
     @model_validator(mode="after")
     def _fits_the_steps(self) -> Self:
         problems = []
+        if not self.steps:  # a model that is imported as it is
+            return self
         if self.optimizer.warmup_steps >= self.steps:
             problems.append(
                 f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below steps, {self.steps}: "

@@ -108,8 +108,10 @@ class Recipe(Spec):
         return contracts_of(self)
 
     def training_sections(self) -> dict[str, TrainingSection]:
-        """The recipe's models with the sections that train them, in the order of the graph."""
-        models = (asset for asset in self.contracts() if kind_of(asset).endswith("_model"))
+        """The models that the recipe trains, with their sections, in the order of the graph."""
+        models = [asset for asset in self.contracts() if kind_of(asset).endswith("_model")]
+        if not self.base_model.is_trained:
+            models.remove("base_model")
         sections = {asset: self.section(asset) for asset in models}
         return {asset: section for asset, section in sections.items() if isinstance(section, TrainingSection)}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any, Self
 
-from training.specs.base import Spec
+from pydantic import Field, model_validator
+
+from training.specs.imports import Imported
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -14,10 +16,51 @@ ASSISTANT = "<|assistant|>"
 END_OF_TURN = "<|end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 
+OWN_TEMPLATE = "own"
+TEMPLATE_NAMES = ("chatml", "llama3", "mistral", "gemma", "alpaca", "plain")
+TEMPLATE_SUFFIX = ".jinja"
+_UNSET: dict[str, Any] = {"template": OWN_TEMPLATE, "special_tokens": ()}
 
-class TokenizerSection(Spec):
-    """Everything that decides the content of `tokenizer`: a byte-level BPE trained on the corpus."""
+
+class TokenizerSection(Imported):
+    """Everything that decides the content of `tokenizer`: a byte-level BPE trained on the corpus, or an imported one.
+
+    An imported one has no use for the fields of the training, and its dump leaves them out.
+    """
 
     vocabulary: int = Field(2048, ge=300, description="Number of tokens, special tokens included.")
     min_frequency: int = Field(2, ge=1)
     sample_megabytes: int = Field(64, gt=0, description="Text to train on, taken by digest from the whole corpus.")
+    template: str = Field(
+        OWN_TEMPLATE,
+        min_length=1,
+        description="Chat template of an imported tokenizer: `own`, one of "
+        f"{', '.join(TEMPLATE_NAMES)}, or a .jinja file beside the recipe.",
+    )
+    special_tokens: tuple[str, ...] = Field(
+        (), description="Further special tokens of an imported tokenizer; the model's embedding grows by their rows."
+    )
+
+    @property
+    def template_file(self) -> str | None:
+        """The file that `template` names; None where it is no file."""
+        return self.template if self.template.endswith(TEMPLATE_SUFFIX) else None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.template_file is None and self.template not in (OWN_TEMPLATE, *TEMPLATE_NAMES):
+            problems.append(
+                f"template: {self.template[:60]!r} is no template; write {OWN_TEMPLATE}, "
+                f"{', '.join(TEMPLATE_NAMES)}, or the path of a .jinja file"
+            )
+        if len(set(self.special_tokens)) < len(self.special_tokens) or not all(map(str.strip, self.special_tokens)):
+            problems.append("special_tokens: a token is empty, or stands here twice")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _unwritten(self) -> set[str]:
+        unused = {"vocabulary", "min_frequency", "sample_megabytes"} if self.from_ is not None else set()
+        unset = {name for name, value in _UNSET.items() if getattr(self, name) == value}
+        return super()._unwritten() | unused | unset

@@ -1,4 +1,8 @@
-"""base_model: a causal language model from random weights, trained on the packed shards."""
+"""base_model: a causal language model trained on the packed shards, or an imported one.
+
+Training begins from random weights, or from those of somebody else's model. Without steps that model is imported as it
+is.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from training.data.sources.origins import OriginFiles, origin_files
 from training.data.tokens.shards import ShardDocuments, TokenShards
+from training.engine import export
 from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, read_documents, share_steps
+from training.engine.imported_model import for_training, publish_import
+from training.engine.model_import import ImportedModel, origin_model_type
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered, pretraining_trainer
-from training.engine.training_stage import TrainingStage, train
+from training.engine.training_stage import Trained, TrainingStage, train
 from training.job.context import StageContext
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
@@ -22,7 +30,9 @@ if TYPE_CHECKING:  # training.engine must be loaded before torch, and so before 
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
-    """Build the model, train it along the curriculum, save it."""
+    """Build or import the model, train it along the curriculum if there are steps, save it."""
+    if not context.section.is_trained:
+        return publish_import(context) if context.rank == 0 else None
     return train(BaseModelStage(context))
 
 
@@ -36,13 +46,31 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         ("The ", False),
     )
 
+    def __init__(self, context: StageContext[Section]) -> None:
+        super().__init__(context)
+        origin = self.section.origin
+        self._files: OriginFiles | None = None if origin is None else origin_files(origin)
+        self._imported: ImportedModel | None = None
+
     def model_type(self) -> str:
-        """As the recipe's architecture says."""
+        """As the recipe's architecture says, or the model that is imported."""
+        if self._files is not None:
+            return origin_model_type(self._files)
         return str(self.section.architecture["model_type"])
 
     def build_model(self, session: Session) -> PreTrainedModel:
-        """The recipe's architecture with seeded random weights."""
-        return untrained_model(session, self.section.architecture)
+        """The recipe's architecture with seeded random weights, or the imported model in float32."""
+        if self._files is None:
+            return untrained_model(session, self.section.architecture)
+        self._imported = for_training(self.context, self._files, session.choice.attention)
+        return self._imported.model
+
+    def save(self, session: Session, trained: Trained[PackedBatches]) -> str:
+        """As every stage, with the ends that an imported model had."""
+        ends = () if self._imported is None else self._imported.ends
+        return export.save_weights(
+            self.context.out, trained.model.config, trained.weights, session, trained.probe, kept_ends=ends
+        )
 
     def read_batches(self, session: Session) -> tuple[PackedBatches, None]:
         """Packed rows along the curriculum; documents that are longer than a row are split, so none is left out."""

@@ -1,4 +1,4 @@
-"""Tokenizer: a byte-level BPE trained on the training split, saved as a transformers folder with the chat template."""
+"""Tokenizer: a byte-level BPE trained on the training split, or an imported one, as a folder with its chat template."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from training.data.conversations.chat_template import write_templates
+from training.data.conversations.foreign_folder import publish_tokenizer
 from training.data.text.documents import read_split, text_batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
 from training.job.context import StageContext
@@ -25,8 +26,10 @@ _SAMPLES = 8
 
 
 def run(context: StageContext[TokenizerSection]) -> StageResult:
-    """Train the tokenizer, save it, and report how it splits text."""
+    """Train or import the tokenizer, save it, and report how it splits text."""
     section = context.section
+    if section.origin is not None:
+        return publish_tokenizer(context)
     context.events.phase("train the tokenizer")
     documents = read_split(context.input("corpus").folder / "train", ["id", "text"])
     texts = (text for batch in text_batches(documents, section.sample_megabytes * 10**6) for text in batch)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from training.data.tokens.tokenizer_kinds import MAX_BYTES, problem_of
 from training.errors import InputRefused, RecipeError
 from training.specs.tokenizer import SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
-# The largest vocabularies in use have 262,000 tokens, in a file of 33 MB.
-MAX_TOKENS = 1_000_000
-MAX_BYTES = 64 * 2**20
+# SentencePiece's spelling of a byte that no token holds, and of a space.
+_BYTE, _SPACE = re.compile("<0x[0-9A-F]{2}>"), "\u2581"
 # GPT-2's pattern, but marks belong to the letters before them: without that, words of Hindi, Tamil, Thai or pointed
 # Arabic fall apart at every vowel sign, and no merge can put them together again.
 WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
-# Tokenizers that were made before marks belonged to letters have GPT-2's own pattern, and models exist with them.
-_OLDER = pre_tokenizers.ByteLevel(add_prefix_space=False)
-_KINDS = {"model": "BPE", "normalizer": None, "decoder": "ByteLevel", "post_processor": "TemplateProcessing"}
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Tokenizer:
@@ -76,7 +73,7 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer of the kind that `train_bpe` makes.
+    """Read a tokenizer of the kind that `train_bpe` makes, or of one that is imported.
 
     Others are refused: their regular expressions and tables can take any time and any memory on the wrong text.
 
@@ -87,7 +84,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         text = path.read_text(encoding="utf-8")
-        problem = _foreign(json.loads(text))
+        problem = problem_of(json.loads(text))
         if problem:
             raise ValueError(problem)
         return Tokenizer.from_str(text)
@@ -95,20 +92,6 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise InputRefused(
             f"{path} is not a tokenizer of Gatehouse ({str(error)[:300]}); materialize tokenizer again"
         ) from error
-
-
-def _foreign(content: Any) -> str:
-    """What tells a tokenizer's file from a byte-level BPE of Gatehouse; empty if nothing does."""
-    kinds = {name: content[name] and content[name]["type"] for name in _KINDS}
-    if kinds != _KINDS and kinds != _KINDS | {"post_processor": None}:
-        return f"it is no byte-level BPE: {kinds}"
-
-    rules = [json.loads(rule.__getstate__()) for rule in (pre_tokenizer(), _OLDER)]
-    if content["pre_tokenizer"] not in rules:
-        return f"it cuts words by another rule: {json.dumps(content['pre_tokenizer'])[:200]}"
-
-    tokens = len(content["model"]["vocab"]) + len(content["added_tokens"])
-    return f"it has {tokens:,} tokens, and {MAX_TOKENS:,} are the most" if tokens > MAX_TOKENS else ""
 
 
 def load_plain(path: Path) -> Tokenizer:
@@ -131,11 +114,23 @@ def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Iterator[npt.NDArray
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """UTF-8 bytes that each token stands for, int64 [vocabulary]; a special token counts its name."""
-    special = set(SPECIAL_TOKENS)
+    """UTF-8 bytes that each token stands for, int64 [vocabulary]; an added token counts its name."""
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     # A byte-level token spells each byte as one character, so its characters are its bytes.
-    names = (tokenizer.id_to_token(index) or "" for index in range(tokenizer.get_vocab_size()))
-    return np.array([len(name.encode()) if name in special else len(name) for name in names], np.int64)
+    is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    names = (tokenizer.id_to_token(index) or "" for index in range(rows_of(tokenizer)))
+    return np.array([_bytes_of(name, is_byte_level and name not in added) for name in names], np.int64)
+
+
+def _bytes_of(name: str, is_byte_level: bool) -> int:
+    if is_byte_level:
+        return len(name)
+    return 1 if _BYTE.fullmatch(name) else len(name.replace(_SPACE, " ").encode())
+
+
+def rows_of(tokenizer: Tokenizer) -> int:
+    """Rows that an embedding needs: the largest id and one. Ids may have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def frequencies(encoded: Iterable[npt.NDArray[np.int32]], vocabulary: int) -> npt.NDArray[np.int64]:
