@@ -70,7 +70,9 @@ def look_at(process: TemplateProcess, added: Mapping[str, int], special: Iterabl
     numbers = [int(match.group(1)) for match in words.pattern.finditer(whole.text)]
     if numbers != [0, 1, 2, 3]:
         lost = next((roles[number] for number in range(4) if numbers.count(number) != 1), "user")
-        raise TemplateRefused(f"{process.name}: it renders a text of the role {lost} {numbers.count(1)} times, not once")
+        raise TemplateRefused(
+            f"{process.name}: it renders a text of the role {lost} {numbers.count(1)} times, not once"
+        )
     opening, question, between, second, tail = words.pattern.split(whole.text)[::2]
 
     names = re.compile("|".join(sorted(map(re.escape, added), key=lambda name: (-len(name), name))) or r"(?!)")

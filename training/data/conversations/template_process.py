@@ -46,6 +46,9 @@ class Limits:
     longest: int = 2**20
 
 
+USUAL = Limits()
+
+
 @dataclass(frozen=True)
 class Request:
     """One conversation to render.
@@ -99,7 +102,7 @@ class TemplateProcess:
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
     date: datetime.date = datetime.date(2026, 1, 1)
-    limits: Limits = Limits()
+    limits: Limits = USUAL
     borders: tuple[str, ...] = ()
     has_marks: bool = False
 
