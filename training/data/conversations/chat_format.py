@@ -318,6 +318,10 @@ def check(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded)
         if any(int(token) in chat_format.stops for token in ids[:-1]):
             raise RowRefused(f"{conversation.named}: message {turn.message + 1} has more than one end token")
 
+        beginning = chat_format.decode(ids[:1].tolist())
+        content = str(conversation.messages[turn.message].get("content") or "")
+        if beginning.isspace() and "\n" in beginning and not content[:1].isspace():
+            raise RowRefused(f"{conversation.named}: what is learned begins with white space of the template")
         if not _is_answer(chat_format, conversation.messages[turn.message], ids):
             raise RowRefused(
                 f"{conversation.named}: what is learned of message {turn.message + 1} is "

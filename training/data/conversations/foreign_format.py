@@ -189,7 +189,10 @@ class ForeignFormat(ChatFormat):
     def _prints_texts_alone(self) -> bool:
         word = Words().word(0)
         for content in (None, [{"type": "text", "text": word}]):
-            messages = [{"role": "user", "content": content}, {"role": ASSISTANT, "content": word}]
+            messages: list[dict[str, Any]] = [
+                {"role": "user", "content": content},
+                {"role": ASSISTANT, "content": word},
+            ]
             (rendering,) = self.process.render([Request(messages)])
             if not rendering.error and ("None" in rendering.text or "{'" in rendering.text):
                 return False

@@ -120,5 +120,5 @@ def _own_words(opening: str, names: Iterable[str]) -> str:
     text = opening
     for name in names:
         text = text.replace(name, "\n")
-    text = _ROLES.sub("", text).strip()
+    text = "\n".join(line for line in text.splitlines() if _ROLES.sub("", line).strip()).strip()
     return text if len(re.findall(r"[^\W\d_]{2,}", text)) >= _FEWEST_WORDS else ""

@@ -88,9 +88,9 @@ def _borders(tree: nodes.Template) -> list[str]:
     inner: list[Any] = []
     for compared in tree.find_all(nodes.Compare):
         inner += [compared.expr, *compared.ops]
-    for kind in (nodes.Call, nodes.Filter, nodes.Test):
-        for called in tree.find_all(kind):
-            inner += [*(called.args or ()), *(called.kwargs or ())]
+    called: list[Any] = [*tree.find_all((nodes.Call, nodes.Filter, nodes.Test))]
+    for node in called:
+        inner += [*(node.args or ()), *(node.kwargs or ())]
     texts = {
         constant.value
         for part in inner
