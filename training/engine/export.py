@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from training.data.conversations.chat_template import encode_conversation
 from training.engine import card, export_probe
 from training.engine.fit import Fit
 from training.engine.plots import loss_curve
@@ -23,7 +22,6 @@ from training.errors import RecipeError
 from training.model_folder import SAFELY, plain_model
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
-from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32
@@ -122,8 +120,7 @@ def _parameter_names(config: PreTrainedConfig) -> list[str]:
 
 def generation_config(session: Session) -> GenerationConfig:
     """Greedy decoding that stops at the end of a turn or of a text."""
-    ends = session.tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
-    return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
+    return GenerationConfig(eos_token_id=list(session.chat_format.stops), pad_token_id=session.pad, do_sample=False)
 
 
 def report(
@@ -182,8 +179,7 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
 def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
     """Token ids, int64 [1, length]."""
     if chat:
-        ids, _ = encode_conversation(session.tokenizer, [{"role": "user", "content": text}], True)
-        return torch.from_numpy(ids).unsqueeze(0)
+        return torch.from_numpy(session.chat_format.prompt([{"role": "user", "content": text}])).unsqueeze(0)
     return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)])
 
 

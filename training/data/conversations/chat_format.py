@@ -239,6 +239,10 @@ class ChatFormat(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, with the names of control tokens."""
 
+    def written(self, content: str) -> str:
+        """A content as the template writes it, where it changes what a content holds."""
+        return content
+
     @abc.abstractmethod
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of plain text, in which names of control tokens are text too."""

@@ -78,6 +78,10 @@ class OwnFormat(ChatFormat):
         """See `ChatFormat`."""
         return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
+    def written(self, content: str) -> str:
+        """See `ChatFormat`: the names of special tokens are broken by a space."""
+        return plain_content(content)
+
     def encode_plain(self, text: str) -> list[int]:
         """See `ChatFormat`."""
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)

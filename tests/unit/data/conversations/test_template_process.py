@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.sandbox
 import pytest
 
 from tests.unit.data.conversations.chat_tokenizers import STYLES, write
