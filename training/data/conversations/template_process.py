@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.data.conversations import template_worker  # imported, so that a fingerprint covers it
 from training.errors import InputRefused
 
-_WORKER = Path(__file__).with_name("template_worker.py")
+_WORKER = Path(template_worker.__file__)
 _READ = 2**16
 
 

@@ -137,7 +137,7 @@ def test_the_harness_scores_a_chat_model_on_the_turns_of_training(
     model.loglikelihood(requests((context, answer)))
 
     assert list(spans[0].given) == loaded.prompt(question, chat=True)
-    assert [*spans[0].scored, loaded.stops[0]] == loaded.answered(question, answer, chat=True)[1]
+    assert [*spans[0].scored, loaded.stops[1]] == loaded.answered(question, answer, chat=True)[1]
 
 
 def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM) -> None:
