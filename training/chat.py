@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from training.data.conversations.chat_format import ChatFormat
+
 _MAX_NEW_TOKENS = 128
 _ANSWER_SHARE = 4  # a quarter of a small model's positions is kept for the answer
 _ENDS = ("quit", "exit")
@@ -67,6 +69,7 @@ class Conversation:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     messages: list[dict[str, str]] = field(default_factory=list)
+    chat_format: ChatFormat | None = None
 
     @property
     def positions(self) -> int | None:
@@ -99,12 +102,14 @@ class Conversation:
         """Token ids of the conversation with its next question, int64 [1, length]; its oldest turns may be left out."""
         import torch
 
-        from training.data.conversations.chat_template import encode_conversation
+        from training.data.conversations.chat_format import ChatFormat
 
+        if self.chat_format is None:
+            self.chat_format = ChatFormat.of(self.tokenizer)
         kept = list(self.messages)
         while True:
             asked = [*kept, {"role": "user", "content": question}]
-            ids = torch.from_numpy(encode_conversation(self.tokenizer, asked, add_generation_prompt=True)[0])[None]
+            ids = torch.from_numpy(self.chat_format.prompt(asked))[None]
             if self.limit is None or ids.shape[1] <= self.limit:
                 break
             if not kept:

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from training.data.conversations.chat_template import encode_conversation
 from training.engine import card, export_probe
 from training.engine.fit import Fit
 from training.engine.plots import loss_curve
@@ -134,8 +133,8 @@ def generation_config(session: Session, kept_ends: Sequence[int] = ()) -> Genera
         session: The job.
         kept_ends: Ids that ended a text before the training: an end that a model has learnt stays one.
     """
-    ends = list(dict.fromkeys([*tokenizer_ends(session.tokenizer), *kept_ends]))
-    return GenerationConfig(eos_token_id=ends, pad_token_id=session.pad, do_sample=False)
+    ends = [*tokenizer_ends(session.tokenizer), *session.chat_format.stops, *kept_ends]
+    return GenerationConfig(eos_token_id=list(dict.fromkeys(ends)), pad_token_id=session.pad, do_sample=False)
 
 
 def read_ends(folder: Path) -> tuple[int, ...]:
@@ -202,8 +201,7 @@ def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[
 def _prompt_ids(session: Session, text: str, chat: bool) -> torch.Tensor:
     """Token ids, int64 [1, length]."""
     if chat:
-        ids, _ = encode_conversation(session.tokenizer, [{"role": "user", "content": text}], True)
-        return torch.from_numpy(ids).unsqueeze(0)
+        return torch.from_numpy(session.chat_format.prompt([{"role": "user", "content": text}])).unsqueeze(0)
     return torch.tensor([session.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)])
 
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lmkernels import high_precision
-from transformers import PreTrainedTokenizerBase
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from training.data.conversations.chat_template import encode_conversations
+from training.data.conversations.chat_format import ChatFormat, Conversation
 from training.data.tokens.order import RowOrder
 from training.engine.batches import Batch, Dropped, smaller_divisor
 from training.engine.deepspeed_config import undivided
@@ -56,12 +55,12 @@ class Pair:
 
 
 def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, Any]], context: int, log: Callable[[str], None]
+    chat_format: ChatFormat, rows: Sequence[dict[str, Any]], context: int, log: Callable[[str], None]
 ) -> tuple[list[Pair], Dropped]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
     Args:
-        tokenizer: With the chat template.
+        chat_format: How conversations become token ids.
         rows: `id`, `prompt`, `chosen` and `rejected` of each pair.
         context: Most tokens of a prompt with one answer.
         log: Called with a line when some are left out.
@@ -72,15 +71,23 @@ def encode_pairs(
     sides = []
     for side in ("chosen", "rejected"):
         conversations = [
-            [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}] for row in rows
+            Conversation(
+                [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}],
+                where=f"the {side} answer of the pair {row['id']}",
+            )
+            for row in rows
         ]
-        sides.append(encode_conversations(tokenizer, conversations))
+        sides.append(chat_format.encode(conversations))
 
     pairs = []
-    for row, (chosen, chosen_mask), (rejected, rejected_mask) in zip(rows, *sides, strict=True):
-        answer_start = int(np.argmax(chosen_mask))  # the first token that the assistant says
-        prompt = chosen[:answer_start].tolist()
-        pairs.append(Pair(str(row["id"]), prompt, chosen[chosen_mask].tolist(), rejected[rejected_mask].tolist()))
+    for row, chosen, rejected in zip(rows, *sides, strict=True):
+        # A token over the border belongs to an answer, so one answer of the two may begin a token earlier.
+        start = min(int(np.argmax(side.learned)) for side in (chosen, rejected))
+        prompt, answers = chosen.ids[:start], []
+        for side in (chosen, rejected):
+            end = int(np.flatnonzero(side.learned)[-1]) + 1
+            answers.append(side.ids[start:end].tolist())
+        pairs.append(Pair(str(row["id"]), prompt.tolist(), *answers))
 
     kept = [pair for pair in pairs if pair.longest <= context]
     if not kept:

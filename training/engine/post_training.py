@@ -14,6 +14,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from training.data.conversations.chat_format import Conversation, Encoded, check, total_notes
 from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import PackedBatches, read_documents
 from training.engine.pairs import CHOSEN_SHARE
@@ -140,20 +141,44 @@ def packed_batches(
     return PackedBatches(segments, tokens, batch_tokens, micro, world_size, session.pad, session.alone)
 
 
-def pieces_of(document: np.ndarray, end: int, context: int) -> list[np.ndarray]:
+def encode_conversations(session: Session, path: Path) -> list[Encoded]:
+    """The conversations of a parquet file in the order of their ids, each checked to teach what it should.
+
+    Raises:
+        RowRefused: One cannot be encoded, or teaches something else than its chosen turns.
+    """
+    conversations = [
+        Conversation(
+            json.loads(row["messages"]),
+            json.loads(row.get("tools") or "[]"),
+            str(row.get("where") or f"{path.name}: {row['id']}"),
+        )
+        for row in read_rows(path)
+    ]
+    encoded = session.chat_format.encode(conversations)
+    for conversation, row in zip(conversations, encoded, strict=True):
+        check(session.chat_format, conversation, row)
+
+    counted = {name.replace("_", " "): count for name, count in total_notes(encoded).items() if count}
+    if counted:
+        session.context.events.log("conversations: " + ", ".join(f"{count} {name}" for name, count in counted.items()))
+    return encoded
+
+
+def pieces_of(document: np.ndarray, before: int, context: int) -> list[np.ndarray]:
     """A document as sequences that fit into a row; each begins with the last token of the one before.
 
     That token is given and not learned, so every token of the document is learned once.
 
     Args:
         document: Token ids, int64 [length].
-        end: Id of `<|endoftext|>`, which comes before a document.
+        before: Id of the token before a document.
         context: Tokens per row.
 
     Returns:
         int64 [2 to `context`] each; without their first tokens they make up the document.
     """
-    whole = np.concatenate([[end], document]).astype(np.int64)
+    whole = np.concatenate([[before], document]).astype(np.int64)
     return [whole[start : start + context] for start in range(0, len(document), context - 1)]
 
 
@@ -167,8 +192,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise SourceError(f"{path} has no rows to train on; materialize the asset it belongs to again")
     return sorted(rows, key=lambda row: str(row["id"]))
-
-
-def read_conversations(path: Path) -> list[list[dict[str, str]]]:
-    """Messages of every conversation of a parquet file, in the order of their ids."""
-    return [json.loads(row["messages"]) for row in read_rows(path)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from lmkernels import Choice, LmkernelsError, choose
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from training.data.conversations.chat_format import ChatFormat
 from training.engine import deepspeed_config, isolation, runtime
 from training.engine.batches import Batches
 from training.engine.isolation import Isolation
@@ -40,19 +42,26 @@ class Session:
     tokenizer: PreTrainedTokenizerBase
     isolation: Isolation | None = None
 
+    @cached_property
+    def chat_format(self) -> ChatFormat:
+        """How conversations become token ids."""
+        return ChatFormat.of(self.tokenizer)
+
     @property
     def pad(self) -> int:
         """Id of the padding token."""
         pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        return pad
+        return pad if isinstance(pad, int) else self.chat_format.pad
 
     @property
     def end(self) -> int:
-        """Id of `<|endoftext|>`, which ends a document and comes before one."""
-        end = self.tokenizer.eos_token_id
-        assert isinstance(end, int)
-        return end
+        """Id of the token that ends a document."""
+        return self.chat_format.end_of_text
+
+    @property
+    def before_document(self) -> int:
+        """Id of the token before a document: the model's start, or else the end of the document before."""
+        return self.chat_format.before_document
 
     @property
     def alone(self) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from training.data.conversations.chat_template import CHAT_TEMPLATE, plain_content
 from training.evaluation.generation import generate
 from training.evaluation.models import LoadedModel
 from training.evaluation.scoring import Span, score, windows
@@ -44,6 +43,8 @@ class HarnessModel(LM):  # type: ignore[misc]
         super().__init__()
         self.elsewhere: dict[tuple[str, int, int], float] = {}
         self._dcpmi = dcpmi
+        # The harness hands a conversation on as text, which no longer says what in it is a name and what a token.
+        self._prompts: dict[str, list[int]] = {}
         self._loaded, self._batch, self._context = loaded, batch, context
 
         self._device = loaded.device
@@ -54,17 +55,18 @@ class HarnessModel(LM):  # type: ignore[misc]
         return self._loaded.asset
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as text, in the chat template of training. The template of the model's folder is not run.
+        """The conversation as text, in the chat format of training.
 
         Without `add_generation_prompt` the last turn is the beginning of the assistant's answer, which is left open.
         """
         turns, beginning = chat_history, ""
         if not add_generation_prompt:
             turns, beginning = chat_history[:-1], chat_history[-1]["content"]
-        rendered = self._loaded.tokenizer.apply_chat_template(
-            turns, chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered) + _plain(beginning)
+        chat_format = self._loaded.chat_format
+        rendered = chat_format.render(turns, prompt=True)
+        if not beginning and rendered not in self._prompts:
+            self._prompts[rendered] = chat_format.prompt(turns).tolist()
+        return rendered + self._plain(beginning)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Natural logarithm of each continuation's probability after its context.
@@ -141,7 +143,7 @@ class HarnessModel(LM):  # type: ignore[misc]
     def _given(self, context: str) -> list[int]:
         """Token ids of a context."""
         if self._loaded.is_chat and context:
-            return self._loaded.encode_rendered(context)
+            return self._prompts.get(context) or self._loaded.encode_rendered(context)
         return self._document(context)
 
     def _document(self, text: str) -> list[int]:
@@ -154,17 +156,16 @@ class HarnessModel(LM):  # type: ignore[misc]
         chat's answer is tokenized by itself, as in training.
         """
         if self._loaded.is_chat and context:
-            return Span(self._given(context), self._loaded.encode(_plain(continuation)))
+            return Span(self._given(context), self._loaded.encode(self._plain(continuation)))
         kept = context.rstrip()
         given, whole = self._document(kept), self._document(context + continuation)
         return Span(given, whole[len(given) :] or self._loaded.encode(continuation))
 
-
-def _plain(text: str) -> str:
-    """A turn's content with the names of special tokens broken, and the white space at its ends kept."""
-    inner = text.strip()
-    start = text.index(inner)
-    return text[:start] + plain_content(inner) + text[start + len(inner) :]
+    def _plain(self, text: str) -> str:
+        """A turn's content as the template writes it, with the white space at its ends kept."""
+        inner = text.strip()
+        start = text.index(inner)
+        return text[:start] + self._loaded.chat_format.written(inner) + text[start + len(inner) :]
 
 
 def _stops(arguments: dict[str, Any]) -> tuple[str, ...]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.data.conversations.chat_template import encode_conversation, plain_content
+from training.data.conversations.chat_format import ChatFormat
 from training.errors import GatehouseError, InputRefused
 from training.job.context import InputArtifact
 from training.model_folder import is_own_tokenizer, load_model, load_tokenizer, tokenizer_ends
 from training.specs.execution import Execution
-from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 from training.store.store import file_entry
 
 
@@ -55,11 +55,13 @@ class LoadedModel:
 
     @property
     def start(self) -> int:
-        """Id of the token before every document: the end of the document before, or what its tokenizer begins with."""
-        if is_own_tokenizer(self.tokenizer):
-            return self._id(END_OF_TEXT)
-        begin = self.tokenizer("a", verbose=False)["input_ids"][0]
-        return int(begin if begin == self.tokenizer.bos_token_id else self.tokenizer.eos_token_id)
+        """Id of the token before every document."""
+        return self.chat_format.before_document
+
+    @cached_property
+    def chat_format(self) -> ChatFormat:
+        """How conversations become token ids."""
+        return ChatFormat.of(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, as training encodes documents: the names of special tokens in it are text too."""
@@ -83,22 +85,22 @@ class LoadedModel:
         """Token ids of a question: a user's turn and the opening of the assistant's, or `Q: ...` and `A:`."""
         if chat:
             messages = [{"role": "user", "content": text}]
-            ids, _ = encode_conversation(self.tokenizer, messages, add_generation_prompt=True)
-            return [int(token) for token in ids]
+            return [int(token) for token in self.chat_format.prompt(messages)]
         return [self.start, *self.encode(f"Q: {text}\nA:")]
 
-    def answer(self, text: str, chat: bool) -> list[int]:
-        """Token ids of an answer to `prompt`; in a chat it ends with the end of the turn, as it does in training."""
+    def answered(self, question: str, answer: str, chat: bool) -> tuple[list[int], list[int]]:
+        """Token ids of a question, as in `prompt`, and of an answer to it.
+
+        In a chat the answer ends with the end of the turn, as it does in training.
+        """
         if chat:
-            return [*self.encode(plain_content(text)), self._id(END_OF_TURN)]
-        return self.encode(f" {text.strip()}")
+            given, scored = self.chat_format.answered([{"role": "user", "content": question}], answer)
+            return given.tolist(), scored.tolist()
+        return self.prompt(question, chat), self.encode(f" {answer.strip()}")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, without special tokens; bytes that are not UTF-8 become U+FFFD."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-    def _id(self, token: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(token))
 
 
 def prepare(execution: Execution) -> torch.device:
@@ -123,7 +125,11 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     except InputRefused as error:
         raise LoadFailed(str(error)) from error
 
-    stops = _stops(tokenizer, model)
+    try:
+        chat_stops = ChatFormat.of(tokenizer).stops
+    except InputRefused as error:
+        raise LoadFailed(f"{folder}: {error}") from error
+    stops = tuple(dict.fromkeys([*_stops(tokenizer, model), *chat_stops]))
     if tokenizer.pad_token_id is None or not stops or max(stops) >= model.config.vocab_size:
         raise LoadFailed(f"{folder}: its tokenizer names no padding, or no end of a text that the model has")
     words = [token for token, number in tokenizer.get_vocab().items() if number >= model.config.vocab_size]

@@ -240,5 +240,5 @@ def score_answers(
         batch: Most rows of one forward pass.
         context: Most tokens of a row.
     """
-    spans = [Span(loaded.prompt(prompt, chat), loaded.answer(answer, chat)) for prompt, answer in pairs]
+    spans = [Span(*loaded.answered(prompt, answer, chat)) for prompt, answer in pairs]
     return score(loaded, spans, batch, context)

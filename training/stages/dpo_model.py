@@ -45,7 +45,7 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
         context, section = self.context, self.section
         context.events.phase("encode pairs")
         rows = read_rows(context.input("preference_data").folder / "train.parquet")
-        pairs, dropped = encode_pairs(session.tokenizer, rows, section.context, context.events.log)
+        pairs, dropped = encode_pairs(session.chat_format, rows, section.context, context.events.log)
 
         wish = context.execution.micro_batch_tokens
         batches = PairBatches(

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from training.data.conversations.chat_template import encode_conversations
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.engine import adapter, export
 from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
-from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
+from training.engine.post_training import conversation_trainer, encode_conversations, packed_batches, pieces_of
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import Trained, TrainingStage, train
@@ -38,12 +37,12 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
         """Rows of documents, of which every token is learned, and of conversations, of which the answers are."""
         context, section = self.context, self.section
         context.events.phase("encode documents")
-        conversations = read_conversations(context.input("adapter_data").folder / "train.parquet")
-        encoded = encode_conversations(session.tokenizer, conversations)
-        sequences, masks, dropped = conversations_that_fit(encoded, section.context, context.events.log)
+        encoded = encode_conversations(session, context.input("adapter_data").folder / "train.parquet")
+        rows = [(row.ids, row.learned) for row in encoded]
+        sequences, masks, dropped = conversations_that_fit(rows, section.context, context.events.log)
 
         for ids in self._documents(session.end):
-            pieces = pieces_of(ids, session.end, section.context)
+            pieces = pieces_of(ids, session.before_document, section.context)
             sequences += pieces
             masks += [np.ones(len(piece), np.bool_) for piece in pieces]
         batches = packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.data.conversations.chat_template import encode_conversations
 from training.data.tokens.shards import TokenShards
 from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
-from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
+from training.engine.post_training import conversation_trainer, encode_conversations, packed_batches, pieces_of
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import TrainingStage, train
@@ -40,14 +39,14 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         """Rows of conversations and of replayed documents."""
         context, section = self.context, self.section
         context.events.phase("encode conversations")
-        conversations = read_conversations(context.input("instruction_data").folder / "train.parquet")
-        encoded = encode_conversations(session.tokenizer, conversations)
-        sequences, masks, dropped = conversations_that_fit(encoded, section.context, context.events.log)
+        encoded = encode_conversations(session, context.input("instruction_data").folder / "train.parquet")
+        rows = [(row.ids, row.learned) for row in encoded]
+        sequences, masks, dropped = conversations_that_fit(rows, section.context, context.events.log)
 
         # `replay` is a share of the learned tokens, and of a conversation only the answers are learned.
         answer_tokens = sum(int(mask.sum()) for mask in masks)
         wanted = round(answer_tokens * section.replay / (1 - section.replay))
-        replayed = self._replay(session.end, wanted) if section.replay else []
+        replayed = self._replay(session.before_document, wanted) if section.replay else []
         replayed_tokens = sum(len(ids) - 1 for ids in replayed)
         sequences += replayed
         masks += [np.ones(len(ids), np.bool_) for ids in replayed]
@@ -60,11 +59,11 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         """TRL's trainer for supervised fine-tuning."""
         return conversation_trainer(model, session, session.arguments(batches))
 
-    def _replay(self, end: int, tokens: int) -> list[np.ndarray]:
+    def _replay(self, before: int, tokens: int) -> list[np.ndarray]:
         """The documents that come first by digest, in pieces that fit into a row, until `tokens` are learned.
 
         Args:
-            end: Id of `<|endoftext|>`, which comes before a document.
+            before: Id of the token before a document.
             tokens: Tokens to learn.
 
         Returns:
@@ -77,5 +76,5 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
                 break
             document = shards.document(index).astype(np.int64)[:tokens]
             tokens -= len(document)
-            pieces += pieces_of(document, end, self.section.context)
+            pieces += pieces_of(document, before, self.section.context)
         return pieces

@@ -19,8 +19,8 @@ import numpy as np
 
 from training.data.conversations.chat_template import CHAT_TEMPLATE, TEMPLATE_FILE
 from training.data.conversations.named_templates import NAMES, exported, named_template
-from training.data.conversations.spans import Message
-from training.data.conversations.template_process import Limits, TemplateRefused
+from training.data.conversations.spans import THOUGHTS, Message
+from training.data.conversations.template_process import USUAL, Limits, TemplateRefused
 from training.data.tokens.shards import Bool, Int64
 from training.errors import InputRefused
 
@@ -108,6 +108,7 @@ class ChatFormat(abc.ABC):
         start: Id of the token before a text; None where the model has none.
         end_of_text: Id of the token after a document.
         pad: Id of the padding token.
+        added_before_answer: What the template puts before an answer that no message says, such as an empty thought.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ChatFormat(abc.ABC):
     start: int | None
     end_of_text: int
     pad: int
+    added_before_answer = ""
 
     @staticmethod
     def load(
@@ -123,7 +125,7 @@ class ChatFormat(abc.ABC):
         template: str | None = None,
         date: datetime.date = datetime.date(2026, 1, 1),
         train_added: bool = False,
-        limits: Limits = Limits(),
+        limits: Limits = USUAL,
     ) -> ChatFormat:
         """The format of a tokenizer's or a model's folder.
 
@@ -226,7 +228,7 @@ class ChatFormat(abc.ABC):
         """`prompt` for many conversations."""
 
     @abc.abstractmethod
-    def render(self, messages: Sequence[Message], prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], prompt: bool = False, tools: Sequence[Any] = ()) -> str:
         """A conversation as the template's text.
 
         Raises:
@@ -236,6 +238,10 @@ class ChatFormat(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, with the names of control tokens."""
+
+    def written(self, content: str) -> str:
+        """A content as the template writes it, where it changes what a content holds."""
+        return content
 
     @abc.abstractmethod
     def encode_plain(self, text: str) -> list[int]:
@@ -248,6 +254,10 @@ class ChatFormat(abc.ABC):
     @abc.abstractmethod
     def count_controls(self, ids: Int64) -> int:
         """Number of control tokens among ids."""
+
+    def is_thought(self, text: str) -> bool:
+        """Whether a text is a thought that the template leaves out of earlier turns."""
+        return False
 
     def encode_text(self, text: str, end: bool = False) -> Encoded:
         """A text that was rendered elsewhere, all of it learned but its start token.
@@ -279,7 +289,9 @@ def choose_template(wanted: str | None, own: str | None, place: str, has_start: 
     """
     if wanted is None:
         if not own:
-            raise TemplateRefused(f"{place} does not exist: name a chat_template, one of {', '.join(NAMES)} or a .jinja")
+            raise TemplateRefused(
+                f"{place} does not exist: name a chat_template, one of {', '.join(NAMES)} or a .jinja"
+            )
         return own, place
     if wanted in NAMES:
         return named_template(wanted, has_start), wanted
@@ -310,20 +322,33 @@ def check(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded)
         if any(int(token) in chat_format.stops for token in ids[:-1]):
             raise RowRefused(f"{conversation.named}: message {turn.message + 1} has more than one end token")
 
-        decoded = chat_format.decode(ids.tolist())
-        message = conversation.messages[turn.message]
-        content = chat_format.as_read(_answer_of(message))
-        answer = decoded.removesuffix(chat_format.decode(ids[-1:].tolist()))
-        is_whole = _plain(answer) == _plain(content)
-        is_thoughtless = content.rstrip().endswith(answer.strip()) and bool(answer.strip())
-        has_more = bool(message.get("tool_calls")) or len(turn.text) > len(_answer_of(message))
-        if not (is_whole or is_thoughtless or (has_more and _plain(content) in _plain(answer))):
+        beginning = chat_format.decode(ids[:1].tolist())
+        content = str(conversation.messages[turn.message].get("content") or "")
+        if beginning.isspace() and "\n" in beginning and not content[:1].isspace():
+            raise RowRefused(f"{conversation.named}: what is learned begins with white space of the template")
+        if not _is_answer(chat_format, conversation.messages[turn.message], ids):
             raise RowRefused(
-                f"{conversation.named}: what is learned of message {turn.message + 1} is {decoded[:80]!r}, "
-                f"and the message is {content[:80]!r}"
+                f"{conversation.named}: what is learned of message {turn.message + 1} is "
+                f"{chat_format.decode(ids.tolist())[:80]!r}, which is not what the message says"
             )
     if not np.array_equal(covered, encoded.learned):
         raise RowRefused(f"{conversation.named}: tokens are learned that belong to no turn of the assistant")
+
+
+def _is_answer(chat_format: ChatFormat, message: Message, ids: Int64) -> bool:
+    """Whether the tokens of a turn are what its message says and an end token."""
+    content = chat_format.as_read(str(message.get("content") or ""))
+    answer = chat_format.decode(ids[:-1].tolist())
+    says, learned = _plain(content), _plain(answer)
+    if message.get("tool_calls") or any(message.get(key) for key in THOUGHTS):
+        return says in learned
+    if learned in (says, _plain(chat_format.added_before_answer + content)):
+        return True
+    if says.endswith(learned):
+        return bool(learned) and chat_format.is_thought(content[: content.rindex(answer.strip())])
+    # The first token may hold the end of what stands before the answer, if it holds the answer's beginning too.
+    without_first = _plain(chat_format.decode(ids[1:-1].tolist()))
+    return learned.endswith(says) and len(without_first) < len(says)
 
 
 def is_learned(message: Message) -> bool:
@@ -337,10 +362,6 @@ def total_notes(rows: Sequence[Encoded]) -> dict[str, int]:
     for row in rows:
         total.update(row.notes)
     return {name: total[name] for name in NOTES}
-
-
-def _answer_of(message: Message) -> str:
-    return str(message.get("content") or "")
 
 
 def _plain(text: str) -> str:

@@ -145,7 +145,9 @@ class ControlTokens:
         names = {token: f"x{nonce}x{token}z" for token in self.ids.values()}
         new = {name: names[token] for name, token in self.ids.items()}
         model = dict(self._content["model"])
-        added = [token | {"content": new.get(token["content"], token["content"])} for token in self._content["added_tokens"]]
+        added = [
+            token | {"content": new.get(token["content"], token["content"])} for token in self._content["added_tokens"]
+        ]
         content = self._content | {"added_tokens": added, "model": model}
 
         vocabulary = model["vocab"]
@@ -178,7 +180,8 @@ def _carry(offsets: Int64, begins: Int64, targets: Int64, side: Any) -> Int64:
     piece = np.maximum(np.searchsorted(begins, offsets, side) - 1, 0)
     moved = targets[piece] + offsets - begins[piece]
     following = np.append(targets[1:], np.iinfo(np.int64).max)[piece]
-    return np.minimum(moved, following).astype(np.int64)
+    carried: Int64 = np.minimum(moved, following).astype(np.int64)
+    return carried
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from training.data.conversations.chat_format import (
     with_dictionaries,
 )
 from training.data.conversations.control_tokens import ControlTokens, Place, TokenRow
+from training.data.conversations.named_templates import exported, with_texts
 from training.data.conversations.spans import Alignment, Masked, Masking, Message, Placed, Words, align
 from training.data.conversations.template_frame import Frame, look_at
 from training.data.conversations.template_process import Limits, Rendering, Request, TemplateProcess
@@ -31,6 +34,7 @@ from training.data.tokens.shards import Int64
 
 _CALLS: tuple[AbstractSet[str], ...] = ({"name", "argument"}, {"argument"}, {"name"}, frozenset())
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+_KINDS = {"content": "text", "thought": "thought", "name": "tool call", "argument": "arguments of a tool call"}
 _HIDDEN = ("train", "weight")
 
 
@@ -90,7 +94,8 @@ class ForeignFormat(ChatFormat):
         self.frame: Frame = look_at(self.process, plain.added, plain.ids)
         self.tokens = plain.with_more(self.frame.controls)
         self.borders = _borders(self.process.borders, self.tokens)
-        self._arguments_as_text = False
+        self._arguments_as_text: bool | None = None
+        self.added_before_answer = self.frame.added_before_answer
 
         added = plain.added
         ids = {role: added.get(files.variables.get(role, "")) for role in ("bos_token", "eos_token", "pad_token")}
@@ -118,10 +123,7 @@ class ForeignFormat(ChatFormat):
         results: list[Encoded | RowRefused] = []
         for row, turns, tokens in zip(rows, spans, tokenized, strict=True):
             encoded = None if row.refused or tokens is None else self._encoded(row, turns, tokens)
-            if encoded is None:
-                row.refuse("it cannot be encoded")
-                assert row.refused is not None
-            results.append(row.refused if encoded is None or row.refused else encoded)
+            results.append(encoded or row.refused or RowRefused(f"{row.conversation.named}: it cannot be encoded"))
         return results
 
     def prompts(self, conversations: Sequence[Conversation]) -> list[Int64]:
@@ -136,9 +138,9 @@ class ForeignFormat(ChatFormat):
             results.append(tokens.ids)
         return results
 
-    def render(self, messages: Sequence[Message], prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], prompt: bool = False, tools: Sequence[Any] = ()) -> str:
         """See `ChatFormat`."""
-        row = self._row(Conversation(messages))
+        row = self._row(Conversation(messages, tools))
         (rendering,) = self.process.render([Request(row.messages, row.tools, prompt)])
         if rendering.error:
             raise RowRefused(f"a conversation: {self.name} refuses it: {rendering.error}")
@@ -152,7 +154,8 @@ class ForeignFormat(ChatFormat):
         """See `ChatFormat`."""
         (row,) = self.tokens.encode([text], [()])
         assert row is not None  # no control token is expected, and with renamed ones none can come
-        return row.ids.tolist()
+        ids: list[int] = row.ids.tolist()
+        return ids
 
     def as_read(self, text: str) -> str:
         """See `ChatFormat`."""
@@ -174,9 +177,41 @@ class ForeignFormat(ChatFormat):
             raise row.refused or RowRefused(f"{conversation.named}: it cannot be rendered")
         return len(self._written(row.alignment))
 
-    def arguments_as_text(self, is_text: bool) -> None:
-        """Give the arguments of tool calls as JSON text: some templates join them to other texts."""
-        self._arguments_as_text = is_text
+    def is_thought(self, text: str) -> bool:
+        """See `ChatFormat`. A thought ends with a text at which the template cuts answers."""
+        return any(text.rstrip().endswith(border) for border in self.process.borders)
+
+    @cached_property
+    def exported(self) -> str:
+        """See `ChatFormat`. Contents become texts first where the template would print parts or the word None."""
+        return exported(self.template if self._prints_texts_alone() else with_texts(self.template))
+
+    def _prints_texts_alone(self) -> bool:
+        word = Words().word(0)
+        for content in (None, [{"type": "text", "text": word}]):
+            messages: list[dict[str, Any]] = [
+                {"role": "user", "content": content},
+                {"role": ASSISTANT, "content": word},
+            ]
+            (rendering,) = self.process.render([Request(messages)])
+            if not rendering.error and ("None" in rendering.text or "{'" in rendering.text):
+                return False
+            if content and not rendering.error and rendering.text.count(word) != len(messages):
+                return False
+        return True
+
+    def _wants_text(self) -> bool:
+        """Whether the template joins the arguments of a tool call to other texts, and so wants them as JSON text."""
+        words = Words()
+        given = {words.word(0): words.word(1)}
+        question = {"role": "user", "content": words.word(2)}
+        for arguments in (given, json.dumps(given)):
+            call = {"type": "function", "id": "a00000001", "function": {"name": words.word(3), "arguments": arguments}}
+            calling = {"role": ASSISTANT, "content": "", "tool_calls": [call]}
+            (rendering,) = self.process.render([Request([question, calling])])
+            if not rendering.error and words.word(1) in rendering.text:
+                return arguments is not given
+        return False
 
     def _meant(self, text: str) -> list[int]:
         return list(self.tokens.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -206,8 +241,8 @@ class ForeignFormat(ChatFormat):
         return row
 
     def _call(self, call: Any) -> Any:
-        from training.data.conversations.chat_format import json
-
+        if self._arguments_as_text is None:
+            self._arguments_as_text = self._wants_text()
         parsed = with_dictionaries(call)
         if not self._arguments_as_text or not isinstance(parsed, Mapping):
             return parsed
@@ -277,7 +312,12 @@ class ForeignFormat(ChatFormat):
                 segment.kind == "thought" or (segment.kind == "content" and last_of.get(segment.message, -1) > number)
             )
             if not is_thought:
-                row.refuse(f"{self.name} leaves out the {segment.kind} of the role {role}", segment.message)
+                row.refuse(f"{self.name} leaves out the {_KINDS[segment.kind]} of the role {role}", segment.message)
+        for number, message in enumerate(row.messages):
+            for call in message.get("tool_calls") or ():
+                inner = call.get("function", call) if isinstance(call, Mapping) else {}
+                if str(inner.get("name", "")) not in row.alignment.text:
+                    row.refuse(f"{self.name} leaves out the tool call of the role {message['role']}", number)
 
     def _keep_heads(self, rows: Sequence[_Row]) -> None:
         """See which of the white space at the ends of answers the template kept: render them without it."""
@@ -318,9 +358,7 @@ class ForeignFormat(ChatFormat):
         kept = len(gap) - len(stripped)
         for tail_kept in sorted(range(len(tail) + 1), key=lambda number: number not in (0, len(tail))):
             head_kept = kept - tail_kept
-            if 0 <= head_kept <= len(head) and gap == (
-                tail[:tail_kept] + stripped + head[len(head) - head_kept :]
-            ):
+            if 0 <= head_kept <= len(head) and gap == (tail[:tail_kept] + stripped + head[len(head) - head_kept :]):
                 break
         else:
             tail_kept, head_kept = len(tail), 0
@@ -347,9 +385,7 @@ class ForeignFormat(ChatFormat):
                 else:
                     waiting.append((row, number))
 
-        requests = [
-            Request(row.messages[:number], row.tools, True, row.conversation.named) for row, number in waiting
-        ]
+        requests = [Request(row.messages[:number], row.tools, True, row.conversation.named) for row, number in waiting]
         for (row, number), rendering in zip(waiting, self.process.render(requests), strict=True):
             assert row.alignment is not None
             if not rendering.error and row.alignment.text.startswith(rendering.text):
@@ -405,9 +441,7 @@ class ForeignFormat(ChatFormat):
         )
         opening = alignment.text.find(self.frame.prompt, after, limit) if self.frame.prompt else -1
         limit = limit if opening < 0 else opening
-        return next(
-            (p for p in written if p.start >= after and p.end <= limit and p.id in self._answer_ends), None
-        )
+        return next((p for p in written if p.start >= after and p.end <= limit and p.id in self._answer_ends), None)
 
     def _written(self, alignment: Alignment) -> list[Place]:
         """The control tokens that the template wrote."""
@@ -448,9 +482,7 @@ class ForeignFormat(ChatFormat):
             notes["thoughts_added"] += bool(added) and not self.train_added and text.endswith(added, 0, start)
             turns.append(Turn(number, first, last + 1, text[begin:end]))
 
-        thoughts = {
-            segment.message for segment in row.alignment.missing() if segment.kind in ("content", "thought")
-        }
+        thoughts = {segment.message for segment in row.alignment.missing() if segment.kind in ("content", "thought")}
         notes["thoughts_removed"] = len(thoughts)
         has_system = bool(row.messages) and row.messages[0]["role"] in ("system", "developer")
         notes["system_added"] = int(bool(self.frame.added_system) and not has_system)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from training.data.conversations.chat_template import (
 )
 from training.data.conversations.spans import Message
 from training.data.tokens.shards import Int64
+from training.errors import InputRefused
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN, PAD, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class OwnFormat(ChatFormat):
             tokenizer: With Gatehouse's special tokens.
         """
         self._tokenizer = tokenizer
+        unknown = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_added_vocab()]
+        if unknown:
+            raise InputRefused(f"the tokenizer lacks {', '.join(unknown)}, which {self.name} writes")
         end, text, pad = (int(tokenizer.convert_tokens_to_ids(token)) for token in (END_OF_TURN, END_OF_TEXT, PAD))
         self.stops, self.start, self.end_of_text, self.pad = (end, text), None, text, pad
         self._controls = np.array(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), np.int64)
@@ -48,9 +52,7 @@ class OwnFormat(ChatFormat):
     def encode_each(self, conversations: Sequence[Conversation]) -> list[Encoded | RowRefused]:
         """See `ChatFormat`."""
         problems = [_problem(conversation) for conversation in conversations]
-        whole = [
-            conversation for conversation, problem in zip(conversations, problems, strict=True) if problem is None
-        ]
+        whole = [conversation for conversation, problem in zip(conversations, problems, strict=True) if problem is None]
         rows = iter(encode_conversations(self._tokenizer, [conversation.messages for conversation in whole]))
         return [
             self._encoded(conversation, *next(rows)) if problem is None else problem
@@ -65,9 +67,9 @@ class OwnFormat(ChatFormat):
         talks = [conversation.messages for conversation in conversations]
         return [ids for ids, _ in encode_conversations(self._tokenizer, talks, add_generation_prompt=True)]
 
-    def render(self, messages: Sequence[Message], prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], prompt: bool = False, tools: Sequence[Any] = ()) -> str:
         """See `ChatFormat`."""
-        if problem := _problem(Conversation(messages)):
+        if problem := _problem(Conversation(messages, tools)):
             raise problem
         turns = [f"{ROLES[turn['role']]}\n{plain_content(turn.get('content'))}{END_OF_TURN}\n" for turn in messages]
         return "".join(turns) + (f"{ROLES[ASSISTANT]}\n" if prompt else "")
@@ -75,6 +77,10 @@ class OwnFormat(ChatFormat):
     def decode(self, ids: Sequence[int]) -> str:
         """See `ChatFormat`."""
         return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def written(self, content: str) -> str:
+        """See `ChatFormat`: the names of special tokens are broken by a space."""
+        return plain_content(content)
 
     def encode_plain(self, text: str) -> list[int]:
         """See `ChatFormat`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 Message = Mapping[str, Any]
 TOOLS = -1
-_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Masking:
                 elif key == "content" and isinstance(value, str):
                     text = value.strip() if strip and message["role"] == "assistant" else value
                     masked[key] = self._content(result, number, "content", text)
-                elif key in _THOUGHTS and isinstance(value, str):
+                elif key in THOUGHTS and isinstance(value, str):
                     masked[key] = self._content(result, number, "thought", value)
                 elif key == "tool_calls" and value:
                     masked[key] = [self._call(result, number, call, calls) for call in value]

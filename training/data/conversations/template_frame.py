@@ -70,7 +70,9 @@ def look_at(process: TemplateProcess, added: Mapping[str, int], special: Iterabl
     numbers = [int(match.group(1)) for match in words.pattern.finditer(whole.text)]
     if numbers != [0, 1, 2, 3]:
         lost = next((roles[number] for number in range(4) if numbers.count(number) != 1), "user")
-        raise TemplateRefused(f"{process.name}: it renders a text of the role {lost} {numbers.count(1)} times, not once")
+        raise TemplateRefused(
+            f"{process.name}: it renders a text of the role {lost} {numbers.count(1)} times, not once"
+        )
     opening, question, between, second, tail = words.pattern.split(whole.text)[::2]
 
     names = re.compile("|".join(sorted(map(re.escape, added), key=lambda name: (-len(name), name))) or r"(?!)")
@@ -118,5 +120,5 @@ def _own_words(opening: str, names: Iterable[str]) -> str:
     text = opening
     for name in names:
         text = text.replace(name, "\n")
-    text = _ROLES.sub("", text).strip()
+    text = "\n".join(line for line in text.splitlines() if _ROLES.sub("", line).strip()).strip()
     return text if len(re.findall(r"[^\W\d_]{2,}", text)) >= _FEWEST_WORDS else ""

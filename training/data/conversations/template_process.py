@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.data.conversations import template_worker  # imported, so that a fingerprint covers it
 from training.errors import InputRefused
 
-_WORKER = Path(__file__).with_name("template_worker.py")
+_WORKER = Path(template_worker.__file__)
 _READ = 2**16
 
 
@@ -44,6 +45,9 @@ class Limits:
     wall_seconds: float = 120.0
     memory: int = 2**30
     longest: int = 2**20
+
+
+USUAL = Limits()
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class TemplateProcess:
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
     date: datetime.date = datetime.date(2026, 1, 1)
-    limits: Limits = Limits()
+    limits: Limits = USUAL
     borders: tuple[str, ...] = ()
     has_marks: bool = False
 

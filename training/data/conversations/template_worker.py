@@ -86,8 +86,11 @@ def _refuse_files(tree: nodes.Template) -> None:
 def _borders(tree: nodes.Template) -> list[str]:
     """Texts that the template looks for or cuts at, such as `</think>`: they decide what it makes of a content."""
     inner: list[Any] = []
-    for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test)):
-        inner += [node.expr, *node.ops] if isinstance(node, nodes.Compare) else [*(node.args or ()), *node.kwargs]
+    for compared in tree.find_all(nodes.Compare):
+        inner += [compared.expr, *compared.ops]
+    called: list[Any] = [*tree.find_all((nodes.Call, nodes.Filter, nodes.Test))]
+    for node in called:
+        inner += [*(node.args or ()), *(node.kwargs or ())]
     texts = {
         constant.value
         for part in inner

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from training.data.conversations.chat_format import ChatFormat
 from training.data.conversations.chat_template import encode_conversation
 from training.data.tokens.byte_bpe import load_plain
 from training.engine.batches import Dropped
@@ -82,7 +83,7 @@ def test_a_plain_prompt_holds_one_special_token(loaded: LoadedModel) -> None:
 
     assert prompt[0] == loaded.start
     assert min(prompt[1:]) >= len(SPECIAL_TOKENS)
-    assert min(loaded.answer(NAMES_IN_TEXT, chat=False)) >= len(SPECIAL_TOKENS)
+    assert min(loaded.answered("Q", NAMES_IN_TEXT, chat=False)[1]) >= len(SPECIAL_TOKENS)
 
 
 def test_held_out_text_is_scored_by_the_tokens_of_training(loaded: LoadedModel, plain: Tokenizer) -> None:
@@ -136,7 +137,7 @@ def test_the_harness_scores_a_chat_model_on_the_turns_of_training(
     model.loglikelihood(requests((context, answer)))
 
     assert list(spans[0].given) == loaded.prompt(question, chat=True)
-    assert [*spans[0].scored, loaded.stops[1]] == loaded.answer(answer, chat=True)
+    assert [*spans[0].scored, loaded.stops[1]] == loaded.answered(question, answer, chat=True)[1]
 
 
 def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, untrained: LlamaForCausalLM) -> None:
@@ -148,14 +149,14 @@ def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, 
         for number, answer in enumerate(ANSWERS)
     ]
 
-    pairs, dropped = encode_pairs(tokenizer, rows, 512, print)
+    pairs, dropped = encode_pairs(ChatFormat.of(tokenizer), rows, 512, print)
 
     assert (len(pairs), dropped) == (168, Dropped("pairs", 0, 168))
     for row, pair in zip(rows, pairs, strict=True):
         turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
         rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
         assert pair.prompt == loaded.prompt(row["prompt"], chat=True)
-        assert pair.chosen == pair.rejected == loaded.answer(row["chosen"], chat=True)
+        assert pair.chosen == pair.rejected == loaded.answered(row["prompt"], row["chosen"], chat=True)[1]
         assert (
             [*pair.prompt, *pair.chosen, *loaded.encode("\n")]
             == rendered

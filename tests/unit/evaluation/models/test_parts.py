@@ -23,10 +23,7 @@ def loaded(chat: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Loaded
 
 
 def test_scores_do_not_depend_on_the_batch(loaded: LoadedModel) -> None:
-    spans = [
-        Span(loaded.prompt(question(name), True), loaded.answer("x " * length, True))
-        for length, name in enumerate(NAMES, start=1)
-    ]
+    spans = [Span(*loaded.answered(question(name), "x " * length, True)) for length, name in enumerate(NAMES, start=1)]
     together = score(loaded, spans, batch=8, context=128)
     for span, likelihood in zip(spans, together, strict=True):
         tokens = torch.tensor([[*span.given, *span.scored]])
