@@ -108,6 +108,22 @@ _KINDS = (
         badges=frozenset({"daft", "parquet"}),
     ),
     Kind(
+        "conversations",
+        "The recipe's own conversations, read from files of any common format, each with its file and row. Duplicates "
+        "and empty answers are dropped and counted, and a share is held out by the digest of the prompt.",
+        headline="conversations",
+        badges=frozenset({"parquet"}),
+        group="post_training_data",
+    ),
+    Kind(
+        "preferences",
+        "The recipe's own judged answers as pairs of a chosen and a rejected one, each with its file and row. A share "
+        "is held out by the digest of the prompt.",
+        headline="pairs",
+        badges=frozenset({"parquet"}),
+        group="post_training_data",
+    ),
+    Kind(
         "evaluation_sets",
         "What every model is measured on: held-out text, four-way questions, preference pairs, prompts to "
         "refuse and look-alikes to answer. Training documents that contain its items are listed in "
@@ -119,8 +135,8 @@ _KINDS = (
     ),
     Kind(
         "tokenizer",
-        "A byte-level BPE trained on the corpus, with special tokens and a chat template, frozen. Its digest "
-        "is part of everything made with it; a job whose inputs disagree about it stops.",
+        "A byte-level BPE trained on the corpus, or the imported model's own, with special tokens and a chat template, "
+        "frozen. Its digest is part of everything made with it; a job whose inputs disagree about it stops.",
         headline="bytes_per_token",
         badges=frozenset({"huggingface"}),
     ),
@@ -160,8 +176,8 @@ _KINDS = (
     ),
     Kind(
         "base_model",
-        "A causal language model built from the recipe's architecture and pretrained on the packed shards, "
-        "with a context-length curriculum at a constant number of tokens per step.",
+        "A causal language model. It is built from the recipe's architecture and pretrained on the packed shards, with "
+        "a context-length curriculum at a constant number of tokens per step, or it is imported and converted.",
         headline="heldout_perplexity",
         badges=frozenset({"deepspeed", "pytorch", "huggingface"}),
         group="models",

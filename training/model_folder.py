@@ -22,11 +22,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from training.data.conversations.chat_format import is_own_vocabulary
 from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
 from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
-from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS
+from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
 # Arguments of every call that loads a model.
 SAFELY: dict[str, Any] = {
@@ -171,12 +172,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def is_own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has the special tokens of those that are trained here.
-
-    Each one's name alone says nothing: many models have a `<|endoftext|>`.
-    """
-    vocabulary = tokenizer.get_vocab()
-    return all(token in vocabulary for token in SPECIAL_TOKENS)
+    """Whether a tokenizer has the special tokens of those that are trained here."""
+    return is_own_vocabulary(tokenizer.get_vocab())
 
 
 def tokenizer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from pipeline.gates.terms import SUITE, evaluation_section, terms
 from pipeline.graph import kind_named, stage_module
-from pipeline.paths import ROOT
+from pipeline.paths import ROOT, home
 from pipeline.recipes.loader import LoadedRecipe
+from training.data.sources.origins import origin_state
 from training.data.sources.source_state import source_state
 from training.errors import InputRefused, StoreError
 from training.job.fingerprint import fingerprint
 from training.specs.artifacts import Manifest, content_digest
-from training.specs.base import digest_of
+from training.specs.base import Spec, digest_of
 from training.specs.contracts import ARTIFACT
+from training.specs.conversations import ConversationsSection, PreferencesSection
 from training.specs.execution import Execution
+from training.specs.imports import Imported
 from training.specs.job import EVALUATION_SUFFIX, FileInput, Input, Job
 from training.specs.kinds import kind_of
 from training.specs.raw_corpus import RawCorpusSection
@@ -118,7 +121,7 @@ def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[st
         "seed": loaded.recipe.seed,
         "inputs": {name: _part_digest(store, inputs[name], part) for name, part in parts.items()},
         "files": {field: file.sha256 for field, file in files.items()},
-        "sources": source_state(section.sources, ROOT) if isinstance(section, RawCorpusSection) else None,
+        "sources": _outside_state(section),
     }
 
     code = fingerprint(stage_module(node.kind.stage))
@@ -247,6 +250,17 @@ def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store
 
 def _part_digest(store: Store, used: Input, part: str | None) -> str:
     return used.digest if part is None else content_digest(store.manifest(used.asset, used.version).files, part)
+
+
+def _outside_state(section: Spec) -> str | None:
+    """The state of what a stage reads from outside of the store: files of texts or rows, an imported model."""
+    if isinstance(section, ConversationsSection):
+        return source_state(section.files, ROOT)
+    if isinstance(section, RawCorpusSection | PreferencesSection):
+        return source_state(section.sources, ROOT)
+    if isinstance(section, Imported) and section.origin is not None:
+        return origin_state(section.origin, home() / "cache" / "origins.json", ROOT)
+    return None
 
 
 def _identity_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:

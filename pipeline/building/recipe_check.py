@@ -21,6 +21,7 @@ from pipeline.jobs.local import job_environment
 from pipeline.paths import ROOT, home
 from pipeline.recipes.document import listed
 from pipeline.recipes.loader import LoadedRecipe
+from training.data.sources.origins import origin_state
 from training.errors import GatehouseError, RecipeError
 from training.job.fingerprint import fingerprint
 from training.specs.base import canonical_json, digest_of
@@ -40,6 +41,7 @@ _TAIL = 2000
 # `training.recipe_check` looks at the model and the tasks. A change of a gate or of a source's path asks nobody again.
 _NOT_LOOKED_AT = {
     *("name", "description", "seed", "nightly", "sources", "gates"),
+    *("conversations", "conversation_options", "preferences", "preference_options"),
     *("raw_corpus", "corpus", "packed_shards", "instruction_data", "preference_data", "adapter_data"),
 }
 
@@ -167,6 +169,9 @@ def _path(loaded: LoadedRecipe, launcher: Launcher) -> Path:
             continue
 
     looked_at = loaded.recipe.model_dump(mode="json", exclude=_NOT_LOOKED_AT)
+    # A folder is looked at again when its files have changed.
+    origin = loaded.recipe.base_model.origin
+    looked_at["origin"] = None if origin is None else origin_state(origin, home() / "cache" / "origins.json", ROOT)
     digest = digest_of([looked_at, launcher.model_dump(mode="json"), versions, fingerprint(_MODULE)])
     return _folder() / f"{digest}.json"
 

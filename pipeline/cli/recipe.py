@@ -12,7 +12,7 @@ from pipeline.cli.options import Overrides, Recipe, new_app
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe, load_recipe, recipe_schema, render
 from training.errors import SourceError
-from training.specs.raw_corpus import Source
+from training.specs.origin import Origin
 from training.specs.recipe_check import CheckAnswer
 
 app = new_app("Look at recipes.")
@@ -42,7 +42,7 @@ def check(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
     for asset in loaded.graph:
         code_version(asset, loaded)  # a stage whose code cannot be parsed would fail at night
 
-    lines = [f"{loaded.path}: {summary(loaded, answer)}: good", *_source_lines(loaded.recipe.sources)]
+    lines = [f"{loaded.path}: {summary(loaded, answer)}: good", *_source_lines(loaded.recipe.all_sources())]
     for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -55,7 +55,7 @@ def schema() -> None:
 
 def summary(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
     """What was looked at, in one line."""
-    sources = len(loaded.recipe.sources)
+    sources = len(loaded.recipe.all_sources())
     gates = sum(len(loaded.recipe.gates_of(asset)) for asset in loaded.graph)
     return (
         f"{len(loaded.graph)} assets, {gates} gates, {sources} source{'' if sources == 1 else 's'}, model: "
@@ -63,7 +63,7 @@ def summary(loaded: LoadedRecipe, answer: CheckAnswer) -> str:
     )
 
 
-def _source_lines(sources: Sequence[Source]) -> list[str]:
+def _source_lines(sources: Sequence[Origin]) -> list[str]:
     """What is read of each source, and what is left out.
 
     Raises:

@@ -39,7 +39,7 @@ def show_summary(
     store = workspace.store
     if display.states:
         console.print(_table(store, display))
-    if "raw_corpus" in display.states:
+    if display.states.keys() & {"raw_corpus", "conversations", "preferences"}:
         show_sources(workspace.loaded, console)
     console.print(took, highlight=False)
 
@@ -51,7 +51,7 @@ def show_summary(
 
 def show_sources(loaded: LoadedRecipe, console: Console) -> None:
     """Print what was read of each source and what was left out, as `gatehouse recipe check` does."""
-    for source in loaded.recipe.sources:
+    for source in loaded.recipe.all_sources():
         try:
             line = describe_source(source, ROOT)
         except SourceError as error:  # it went, or changed, since it was read

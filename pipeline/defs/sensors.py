@@ -33,12 +33,12 @@ def source_sensor(loaded: LoadedRecipe, job: UnresolvedAssetJobDefinition) -> dg
         name=job.name.replace("everything", "sources_changed"),
         job=job,
         minimum_interval_seconds=60,
-        description="Starts the chain when a source file of the corpus is added, changed or removed, and two "
+        description="Starts the chain when a file of the recipe's sources is added, changed or removed, and two "
         "looks have seen the same.",
     )
     def sources_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            state = source_state(loaded.recipe.sources, ROOT)
+            state = source_state(loaded.recipe.all_sources(), ROOT)
         except SourceError as error:
             return dg.SkipReason(str(error))
 

@@ -35,6 +35,7 @@ from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
 from training.specs.recipe import Recipe
 from training.specs.tasks import Task, misfits, read_task_file
+from training.specs.tokenizer import TokenizerSection
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets_config"
 FOLDER_VARIABLE = "GATEHOUSE_RECIPES"
@@ -42,6 +43,8 @@ _LAUNCHERS = "launchers.yaml"
 _SUFFIXES = (".yaml", ".yml")
 # A recipe that extends another one is a recipe of its own: it never takes over the other's name.
 _EXTENDS = "extends"
+_BASES = "bases"
+"""Folder of recipes that are not whole: others extend them."""
 _OWN_KEYS = (_EXTENDS, "name", "description")
 _ARCHITECTURE = ("base_model", "architecture")
 _MODEL_TYPE = (*_ARCHITECTURE, "model_type")
@@ -81,6 +84,8 @@ class LoadedRecipe:
         section = self.recipe.section(asset)
         written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in kind_named(asset).files}
         tasks = section.tasks if isinstance(section, EvaluationSetsSection) else ()
+        if isinstance(section, TokenizerSection) and section.template_file is not None:
+            written["template",] = section.template_file
         written |= {("tasks", index, "file"): task.file for index, task in enumerate(tasks) if task.file is not None}
 
         files: dict[str, Path] = {}
@@ -235,12 +240,17 @@ def _locate(name: str, beside: Path | None = None) -> Path:
             raise RecipeError(f"{shown(path)}: {_no_file(path)}")
         return path
 
-    folders = ([beside] if beside else []) + _folders()
+    folders = [beside, *_folders(), FOLDER / _BASES] if beside else _folders()
     for folder in folders:
         path = folder / f"{name}.yaml"
         if path.is_file() and path.name != _LAUNCHERS:
             return path
 
+    if (FOLDER / _BASES / f"{name}.yaml").is_file():
+        raise RecipeError(
+            f"{name} is a base to build on, and no whole recipe: write one with `extends: {name}`, a name and what "
+            f"{shown(FOLDER / _BASES / f'{name}.yaml')} says at its head"
+        )
     places = ", ".join(dict.fromkeys(shown(folder) for folder in folders))
     raise RecipeError(
         f"there is no recipe called {name!r} in {places}{nearest(name, available())}; the recipes are "

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.recipes.document import Tree
 
 _WITH_ORIGIN, _ORIGIN = ("base_model", "tokenizer"), "from"
+_LISTS = ("sources", "conversations", "preferences")
 
 
 def anchored(document: Tree, folder: Path) -> Tree:
@@ -25,11 +26,13 @@ def anchored(document: Tree, folder: Path) -> Tree:
     for section in _WITH_ORIGIN:
         document = _anchored_origin(document, section, folder)
 
-    sources = document.child("sources")
-    if sources is None or not isinstance(sources.value, list):
-        return document
-    items = [_anchored(source, folder) for source in sources.value]
-    return Tree(document.value | {"sources": Tree(items, sources.file, sources.line)}, document.file, document.line)
+    for name in _LISTS:
+        sources = document.child(name)
+        if sources is not None and isinstance(sources.value, list):
+            items = [_anchored(source, folder) for source in sources.value]
+            lists = {name: Tree(items, sources.file, sources.line)}
+            document = Tree(document.value | lists, document.file, document.line)
+    return document
 
 
 def _anchored_origin(document: Tree, section: str, folder: Path) -> Tree:

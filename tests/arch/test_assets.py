@@ -29,7 +29,10 @@ def test_every_place_knows_the_asset(asset: str) -> None:
     for name in available():
         document = read_yaml(FOLDER / f"{name}.yaml")
         gates = document.child("gates")
-        assert document.child("extends") or (gates and gates.child(asset)), f"4. assets_config/{name}.yaml: its gates"
+        is_there = asset in load_recipe(name).graph
+        assert document.child("extends") or not is_there or (gates and gates.child(asset)), (
+            f"4. assets_config/{name}.yaml: its gates"
+        )
 
 
 @pytest.mark.parametrize("name", available())

@@ -26,6 +26,7 @@ class Contract:
         evaluator: Module under `training.stages` that measures it, and trains nothing.
         judged_with: Upstream assets that the evaluator reads beside the artifact.
         may_have: Upstream assets that the recipe decides about, such as the shards that an SFT replays.
+        may_be_judged_with: Likewise, of what the evaluator reads.
         parents: The models that it may be trained on, nearest first. One of them is an input, and the evaluator
             compares the artifact with it.
     """
@@ -34,6 +35,7 @@ class Contract:
     evaluator: str
     judged_with: tuple[str, ...] = ()
     may_have: tuple[str, ...] = ()
+    may_be_judged_with: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
 
 
@@ -41,15 +43,17 @@ _SETS = ("evaluation_sets",)
 CONTRACTS: dict[str, Contract] = {
     "raw_corpus": Contract((), _DATA),
     "corpus": Contract(("raw_corpus",), _DATA),
-    "evaluation_sets": Contract(("corpus",), _DATA),
-    "tokenizer": Contract(("corpus",), _DATA, ("corpus",)),
+    "conversations": Contract((), _DATA),
+    "preferences": Contract((), _DATA),
+    "evaluation_sets": Contract((), _DATA, may_have=("corpus", "conversations", "preferences")),
+    "tokenizer": Contract((), _DATA, may_have=("corpus",), may_be_judged_with=("corpus",)),
     "packed_shards": Contract(
         ("corpus", "tokenizer", "evaluation_sets"), _DATA, ("corpus", "tokenizer", "evaluation_sets")
     ),
-    "instruction_data": Contract(("corpus", "evaluation_sets"), _DATA, _SETS),
-    "preference_data": Contract(("instruction_data",), _DATA, _SETS),
-    "adapter_data": Contract(("corpus", "instruction_data", "evaluation_sets"), _DATA, _SETS),
-    "base_model": Contract(("packed_shards", "tokenizer"), _MODEL, _SETS),
+    "instruction_data": Contract(("evaluation_sets",), _DATA, _SETS, may_have=("corpus", "conversations")),
+    "preference_data": Contract((), _DATA, _SETS, may_have=("instruction_data", "preferences", "evaluation_sets")),
+    "adapter_data": Contract(("instruction_data", "evaluation_sets"), _DATA, _SETS, may_have=("corpus",)),
+    "base_model": Contract(("tokenizer",), _MODEL, _SETS, may_have=("packed_shards",)),
     "sft_model": Contract(
         ("instruction_data", "tokenizer"), _MODEL, _SETS, may_have=("packed_shards",), parents=("base_model",)
     ),
@@ -81,7 +85,7 @@ def breaches(job: Job) -> Iterator[str]:
         yield f"the stage of {job.asset} is {stage}, not {job.stage}"
 
     required = [*(contract.judged_with if evaluates else contract.inputs), *([ARTIFACT] if evaluates else [])]
-    allowed = {*required, *contract.parents, *(() if evaluates else contract.may_have)}
+    allowed = {*required, *contract.parents, *(contract.may_be_judged_with if evaluates else contract.may_have)}
     for name in required:
         if name not in job.inputs:
             yield f"{job.asset} needs the input {name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from training.specs.contracts import CONTRACTS, Contract
@@ -25,14 +24,11 @@ def contracts_of(recipe: Recipe) -> dict[str, Contract]:
     for asset in assets:
         contract = CONTRACTS[kind_of(asset)]
         inputs = [_instance(name, asset) for name in contract.inputs]
-        inputs += [name for name in contract.may_have if _wants(recipe, asset, name)]
+        inputs += [name for name in contract.may_have if name in assets and _wants(recipe, asset, name)]
         parent = [name for name in contract.parents if name in assets][:1]
-        contracts[asset] = replace(
-            contract,
-            inputs=(*parent, *inputs),
-            judged_with=(*parent, *contract.judged_with),
-            may_have=(),
-            parents=(),
+        judged_with = [name for name in contract.may_be_judged_with if name in inputs]
+        contracts[asset] = Contract(
+            (*parent, *inputs), contract.evaluator, (*parent, *contract.judged_with, *judged_with)
         )
     return contracts
 
@@ -40,13 +36,19 @@ def contracts_of(recipe: Recipe) -> dict[str, Contract]:
 def _assets(recipe: Recipe) -> Iterator[str]:
     """The assets that the recipe's sections ask for, in the order of `CONTRACTS`."""
     adapters = [adapter_assets(adapter.name) for adapter in recipe.adapters]
+    sft, dpo, lora = recipe.sft_model, recipe.dpo_model, recipe.lora_model
     needed = {
-        "instruction_data": recipe.sft_model or recipe.dpo_model or recipe.lora_model or adapters,
-        "preference_data": recipe.dpo_model,
-        "adapter_data": recipe.lora_model,
-        "sft_model": recipe.sft_model,
-        "dpo_model": recipe.dpo_model,
-        "lora_model": recipe.lora_model,
+        "raw_corpus": recipe.sources,
+        "corpus": recipe.sources,
+        "conversations": recipe.conversation_files(),
+        "preferences": recipe.preferences,
+        "packed_shards": recipe.base_model.is_trained or (sft is not None and sft.replay > 0),
+        "instruction_data": sft or lora or adapters or (dpo and not recipe.preferences),
+        "preference_data": dpo,
+        "adapter_data": lora,
+        "sft_model": sft,
+        "dpo_model": dpo,
+        "lora_model": lora,
     }
     for kind in CONTRACTS:
         if needed.get(kind, True):
@@ -55,10 +57,22 @@ def _assets(recipe: Recipe) -> Iterator[str]:
 
 
 def _wants(recipe: Recipe, asset: str, name: str) -> bool:
-    """Whether an asset has an input that the recipe decides about."""
-    if (asset, name) == ("sft_model", "packed_shards"):
-        return recipe.sft_model is not None and recipe.sft_model.replay > 0
-    return False
+    """Whether an asset has an input that the recipe decides about and that there is."""
+    match asset, name:
+        case "tokenizer", "corpus":
+            return recipe.tokenizer_section().origin is None
+        case "instruction_data", "corpus":
+            return recipe.asks_the_corpus()
+        case "preference_data", "instruction_data":
+            return not recipe.preferences
+        case "preference_data", "evaluation_sets":
+            return bool(recipe.preferences)
+        case "base_model", "packed_shards":
+            return recipe.base_model.is_trained
+        case "sft_model", "packed_shards":
+            return recipe.sft_model is not None and recipe.sft_model.replay > 0
+        case _:
+            return True
 
 
 def _instance(name: str, child: str) -> str:

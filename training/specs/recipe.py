@@ -12,14 +12,23 @@ from pydantic import Field, field_validator, model_validator
 from training.specs.base import Spec
 from training.specs.base_model import BaseModelSection
 from training.specs.contracts import Contract
+from training.specs.conversations import (
+    ConversationsOptions,
+    ConversationSource,
+    ConversationsSection,
+    PreferencesOptions,
+    PreferenceSource,
+    PreferencesSection,
+)
 from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
-from training.specs.kinds import adapter_of, kind_of
+from training.specs.kinds import adapter_assets, adapter_of, kind_of
 from training.specs.lineage import contracts_of
 from training.specs.metrics import METRICS, comparable, metrics_of, source_metric
 from training.specs.optimization import TrainingSection
+from training.specs.origin import Origin
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.post_training import AdapterSection, DpoModelSection, LoraModelSection, SftModelSection
 from training.specs.post_training_data import AdapterDataSection, InstructionDataSection, PreferenceDataSection
@@ -55,7 +64,17 @@ class Recipe(Spec):
     seed: int = Field(0, ge=0, lt=2**32, description="The one seed: order of data, initial weights, dropout.")
     nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
     launcher: str = Field("local", description="Entry of launchers.yaml; never part of identity.")
-    sources: tuple[Source, ...] = Field(min_length=1, description="The texts; every one with a name of its own.")
+    sources: tuple[Source, ...] = Field((), description="The texts; every one with a name of its own.")
+    conversations: tuple[ConversationSource, ...] = Field(
+        (),
+        description="The conversations to learn from. `from_corpus: true` are those that are generated from the texts, "
+        "which is also what there is where none are listed.",
+    )
+    conversation_options: ConversationsOptions = ConversationsOptions()
+    preferences: tuple[PreferenceSource, ...] = Field(
+        (), description="The judged answers to learn from; where none are listed, pairs are made of the conversations."
+    )
+    preference_options: PreferencesOptions = PreferencesOptions()
     raw_corpus: RawCorpusOptions = RawCorpusOptions()
     corpus: CorpusSection = CorpusSection()
     evaluation_sets: EvaluationSetsSection = EvaluationSetsSection()
@@ -107,13 +126,32 @@ class Recipe(Spec):
         """The recipe's assets with what each is made from, in an order in which everything comes after that."""
         return contracts_of(self)
 
+    def conversation_files(self) -> tuple[ConversationSource, ...]:
+        """The listed conversations that lie in files: all but those that are generated from the corpus."""
+        return tuple(source for source in self.conversations if not source.from_corpus)
+
+    def all_sources(self) -> tuple[Origin, ...]:
+        """Whatever the recipe reads files of: texts, conversations, judged answers."""
+        return (*self.sources, *self.conversation_files(), *self.preferences)
+
+    def asks_the_corpus(self) -> bool:
+        """Whether conversations are generated from the corpus."""
+        return not self.conversations or any(source.from_corpus for source in self.conversations)
+
+    def tokenizer_section(self) -> TokenizerSection:
+        """The section of `tokenizer`: it comes with an imported model, unless it says another origin itself."""
+        model = self.base_model
+        if self.tokenizer.origin is not None or model.origin is None:
+            return self.tokenizer
+        return self.tokenizer.model_copy(update={"from_": model.from_, "revision": model.revision, "gguf": model.gguf})
+
     def training_sections(self) -> dict[str, TrainingSection]:
         """The models that the recipe trains, with their sections, in the order of the graph."""
-        models = [asset for asset in self.contracts() if kind_of(asset).endswith("_model")]
-        if not self.base_model.is_trained:
-            models.remove("base_model")
-        sections = {asset: self.section(asset) for asset in models}
-        return {asset: section for asset, section in sections.items() if isinstance(section, TrainingSection)}
+        base = self.base_model if self.base_model.is_trained else None
+        sections: dict[str, TrainingSection | None] = {"base_model": base}
+        sections |= {name: getattr(self, name) for name in ("sft_model", "dpo_model", "lora_model")}
+        sections |= {adapter_assets(adapter.name)["lora_model"]: adapter.training() for adapter in self.adapters}
+        return {asset: section for asset, section in sections.items() if section is not None}
 
     def key(self, asset: str) -> tuple[str | int, ...]:
         """The key of an asset's section in a recipe file."""
@@ -134,6 +172,7 @@ class Recipe(Spec):
     def _consistent(self) -> Self:
         problems = [
             *self._source_problems(),
+            *self._missing_problems(),
             *self._adapter_problems(),
             *self._gate_problems(),
             *self._task_problems(),
@@ -157,6 +196,26 @@ class Recipe(Spec):
                 )
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
+
+    def _missing_problems(self) -> Iterator[str]:
+        """Sections that need something which the recipe has not got."""
+        if self.sources:
+            return
+        if self.tokenizer_section().origin is None:
+            yield "sources: a tokenizer is trained on texts, and none are listed; add `sources`, or `base_model.from`"
+        if self.base_model.is_trained:
+            yield "sources: base_model.steps trains on texts, and none are listed; add `sources`, or leave `steps` out"
+        if self.sft_model is not None and self.sft_model.replay > 0:
+            yield "sft_model.replay: it repeats texts of the corpus; add `sources`, or write 0"
+        if any(source.from_corpus for source in self.conversations):
+            yield "conversations: from_corpus needs a corpus; add `sources`"
+
+        learners = [name for name in ("sft_model", "lora_model") if getattr(self, name) is not None]
+        learners += [f"adapters.{index}" for index, _ in enumerate(self.adapters)]
+        if not self.conversations:
+            yield from (f"{name}: it has nothing to learn from; add `conversations`, or `sources`" for name in learners)
+        if self.dpo_model is not None and not self.preferences:
+            yield "dpo_model: it has nothing to learn from; add `preferences`, or `sources` to make pairs of"
 
     def _adapter_problems(self) -> Iterator[str]:
         names: set[str] = set()
@@ -263,7 +322,7 @@ class Recipe(Spec):
             field: Field of the architecture that says how many positions it has.
             positions: Their number.
         """
-        curriculum = max(phase.context for phase in self.base_model.curriculum)
+        curriculum = max((phase.context for phase in self.base_model.curriculum), default=0)
         tuned = {name: getattr(self, name) for name in ("sft_model", "dpo_model", "lora_model")}
         tuned |= {f"adapters.{index}": adapter for index, adapter in enumerate(self.adapters)}
         for name, context in (
@@ -299,6 +358,12 @@ class Recipe(Spec):
             # Later stages use domains and weights; changing them must not gather the texts again.
             plain = tuple(source.model_copy(update={"domains": {}, "weight": 1.0}) for source in self.sources)
             return RawCorpusSection(sources=plain, **self.raw_corpus.model_dump())
+        if asset == "conversations":
+            return ConversationsSection(sources=self.conversation_files(), **self.conversation_options.model_dump())
+        if asset == "preferences":
+            return PreferencesSection(sources=self.preferences, **self.preference_options.model_dump())
+        if asset == "tokenizer":
+            return self.tokenizer_section()
         if asset == "corpus":
             return self.corpus.model_copy(update={"domains": self._domains()})
         if asset == "packed_shards":

@@ -45,7 +45,7 @@ def run(context: StageContext[Section]) -> StageResult:
     section = context.section
     if not section.files:
         raise RecipeError("conversations: all sources are from the corpus; add one with path or dataset")
-    bad = BadRows(section.on_bad_row, context.report / SKIPPED, "conversations.on_bad_row")
+    bad = BadRows(section.on_bad_row, context.report / SKIPPED, "conversation_options.on_bad_row")
     dropped, gathered = DroppedRows(context.report / DROPPED), Gathered(section.files)
     seen: set[bytes] = set()
 

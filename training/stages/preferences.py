@@ -86,7 +86,7 @@ def run(context: StageContext[Section]) -> StageResult:
         RecipeError: All pairs are held out.
     """
     section = context.section
-    bad = BadRows(section.on_bad_row, context.report / SKIPPED, "preferences.on_bad_row")
+    bad = BadRows(section.on_bad_row, context.report / SKIPPED, "preference_options.on_bad_row")
     gathering = _Gathering(section, bad, DroppedRows(context.report / DROPPED), Gathered(section.sources))
     with bounded_memory(READING_MEMORY):
         for source in section.sources:

@@ -130,7 +130,7 @@ def test_the_large_model_is_what_it_claims() -> None:
 
 
 def test_every_asset_has_gates_with_a_reason(recipe: Recipe) -> None:
-    assert set(recipe.gates) == set(METRICS) == set(recipe.contracts())
+    assert set(recipe.gates) == set(recipe.contracts()) <= set(METRICS)
     for gates in recipe.gates.values():
         assert len({gate.metric for gate in gates}) == len(gates)
         for gate in gates:

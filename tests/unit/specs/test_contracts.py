@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipes.loader import load_recipe
 from tests.conftest import ROOT
 from training.errors import InputRefused
 from training.job.fingerprint import fingerprint
@@ -19,7 +18,6 @@ STAGES = sorted(path.stem for path in (ROOT / "training" / "stages").glob("[a-z]
 EVALUATORS = {contract.evaluator for contract in CONTRACTS.values()}
 ASSETS = [name for asset in CONTRACTS for name in (asset, asset + EVALUATION_SUFFIX)]
 NAMES = [ARTIFACT, *CONTRACTS]
-GRAPH = load_recipe("tiny").graph
 
 
 def job(asset: str, stage: str, inputs: dict[str, Input], code: str = "", attempt: str = "") -> Job:
@@ -44,15 +42,22 @@ def used(asset: str, promoted: bool = True) -> Input:
 def planned(asset: str) -> dict[str, Input]:
     """The inputs of the job that the control plane would plan."""
     measured = asset.removesuffix(EVALUATION_SUFFIX)
+    contract = CONTRACTS[measured]
     if asset == measured:
-        return {name: used(name) for name in GRAPH[asset].inputs}
-    return {name: used(name) for name in GRAPH[measured].judged_with} | {ARTIFACT: used(measured, promoted=False)}
+        return {name: used(name) for name in (*contract.parents[:1], *contract.inputs, *contract.may_have)}
+    judged_with = (*contract.parents[:1], *contract.judged_with, *contract.may_be_judged_with)
+    return {name: used(name) for name in judged_with} | {ARTIFACT: used(measured, promoted=False)}
 
 
 def stage_of(asset: str) -> str:
     measured = asset.removesuffix(EVALUATION_SUFFIX)
-    kind = GRAPH[measured].kind
-    return kind.stage if asset == measured else kind.evaluator
+    return measured if asset == measured else CONTRACTS[measured].evaluator
+
+
+def may_be_left_out(asset: str) -> set[str]:
+    """The inputs that the recipe decides about."""
+    contract = CONTRACTS[asset.removesuffix(EVALUATION_SUFFIX)]
+    return {*(contract.may_have if asset in CONTRACTS else contract.may_be_judged_with)}
 
 
 def test_every_stage_belongs_to_an_asset() -> None:
@@ -73,15 +78,14 @@ def test_asset_and_stage_belong_together(asset: str, stage: str) -> None:
             continue
         assert stage == stage_of(asset)
         assert promoted or stage in EVALUATORS
-        optional = set() if stage in EVALUATORS else {*CONTRACTS[asset].may_have}
+        optional = may_be_left_out(asset)
         assert inputs.keys() - optional == planned(asset).keys() - optional
         assert of == (asset.removesuffix(EVALUATION_SUFFIX) if name == ARTIFACT else name)
 
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_no_input_may_be_left_out(asset: str) -> None:
-    may_be_left_out = CONTRACTS[asset].may_have if asset in CONTRACTS else ()
-    for name in planned(asset).keys() - {*may_be_left_out}:
+    for name in planned(asset).keys() - may_be_left_out(asset):
         inputs = {other: used for other, used in planned(asset).items() if other != name}
         assert list(breaches(job(asset, stage_of(asset), inputs)))
 

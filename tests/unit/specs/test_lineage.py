@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.graph import graph_of, in_order, is_asset
@@ -103,3 +105,55 @@ def test_the_kind_of_a_name() -> None:
     ]
     assert (adapter_of("lora_mail"), adapter_of("adapter_data_mail"), adapter_of("lora_model")) == ("mail", "mail", "")
     assert is_asset("lora_mail") and not is_asset("mail")
+
+
+FINETUNE = """\
+extends: finetune
+name: support
+base_model: {{from: {folder}}}
+conversations:
+  - {{name: tickets, path: {folder}/tickets.jsonl}}
+"""
+
+
+@pytest.fixture
+def support(tmp_path: Path) -> str:
+    """Path of the five lines with which people begin."""
+    recipe = tmp_path / "support.yaml"
+    recipe.write_text(FINETUNE.format(folder=tmp_path))
+    return str(recipe)
+
+
+def test_five_lines_bring_a_model_and_conversations(support: str) -> None:
+    graph = load_recipe(support).graph
+    assert {asset: tuple(node.inputs) for asset, node in graph.items()} == {
+        "conversations": (),
+        "evaluation_sets": ("conversations",),
+        "tokenizer": (),
+        "instruction_data": ("evaluation_sets", "conversations"),
+        "adapter_data": ("instruction_data", "evaluation_sets"),
+        "base_model": ("tokenizer",),
+        "lora_model": ("base_model", "adapter_data", "tokenizer"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["base_model.from=null"], "base_model"),
+        (["conversations=[]"], "lora_model: it has nothing to learn from; add `conversations`, or `sources`"),
+        (["conversations=[{name: c, from_corpus: true}]"], "conversations: from_corpus needs a corpus; add `sources`"),
+        (["sft_model={steps: 5, replay: 0.5, optimizer: {learning_rate: 0.001, warmup_steps: 1}}"], "sft_model.replay"),
+        (["dpo_model={steps: 5, optimizer: {learning_rate: 0.001, warmup_steps: 1}}"], "add `preferences`"),
+        (["adapter_data.domain=news"], "adapter_data.domain: there is no domain 'news'"),
+    ],
+)
+def test_what_a_section_lacks_is_said(support: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(support, overrides)
+    assert message in str(refused.value)
+
+
+def test_a_base_is_no_recipe_by_itself() -> None:
+    with pytest.raises(RecipeError, match="finetune is a base to build on, and no whole recipe"):
+        load_recipe("finetune")

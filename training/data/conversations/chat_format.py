@@ -10,7 +10,7 @@ import abc
 import datetime
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from training.data.conversations.spans import THOUGHTS, Message
 from training.data.conversations.template_process import USUAL, Limits, TemplateRefused
 from training.data.tokens.shards import Bool, Int64
 from training.errors import InputRefused
+from training.specs.tokenizer import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,7 +167,9 @@ class ChatFormat(abc.ABC):
 
         own = tokenizer.chat_template
         own = own.get("default") if isinstance(own, dict) else own
-        if template is None and own == CHAT_TEMPLATE:
+        # By its tokens and not by its template: another template in such a folder is a fault to be measured, and nothing
+        # of it is ever run.
+        if template is None and (own == CHAT_TEMPLATE or is_own_vocabulary(tokenizer.get_vocab())):
             from training.data.conversations.own_format import OwnFormat
 
             return OwnFormat(tokenizer)
@@ -279,6 +282,14 @@ class ChatFormat(abc.ABC):
     @abc.abstractmethod
     def _meant(self, text: str) -> list[int]:
         """Token ids of a text in which the names of control tokens are meant."""
+
+
+def is_own_vocabulary(vocabulary: Container[str]) -> bool:
+    """Whether a vocabulary has the special tokens of the tokenizers that are trained here.
+
+    One name alone says nothing: many models have a `<|endoftext|>`.
+    """
+    return all(token in vocabulary for token in SPECIAL_TOKENS)
 
 
 def choose_template(wanted: str | None, own: str | None, place: str, has_start: bool) -> tuple[str, str]:
