@@ -235,6 +235,22 @@ def is_asset(name: str) -> bool:
     return kind_of(name) in KINDS
 
 
+def upstream_of(asset: str, graph: Graph) -> set[str]:
+    """Whatever an asset is made from or judged with, directly and further up, and itself."""
+    node = graph[asset]
+    return {asset}.union(*(upstream_of(name, graph) for name in (*node.inputs, *node.judged_with)))
+
+
+def waits_for(asset: str, graph: Graph) -> list[str]:
+    """The assets that come directly before one: its inputs, and what it is judged with where no input brings that.
+
+    An imported model is made from no evaluation sets, and yet it cannot be judged before there are some.
+    """
+    node = graph[asset]
+    brought = set().union(*(upstream_of(name, graph) for name in node.inputs))
+    return [*node.inputs, *(name for name in node.judged_with if name not in brought)]
+
+
 def stored_assets(store: Store) -> list[str]:
     """The assets that a store holds, those included that today's recipe has no section for; each after its inputs."""
     return in_order(asset for asset in store.assets() if is_asset(asset))

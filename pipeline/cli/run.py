@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import Overrides, Recipe, new_app
-from pipeline.graph import Graph, require_asset
+from pipeline.graph import Graph, require_asset, upstream_of
 from training.errors import RecipeError
 
 app = new_app()
@@ -56,9 +56,5 @@ def selected(select: Sequence[str], graph: Graph) -> list[str]:
 
     chosen: set[str] = set()
     for name in names:
-        chosen |= _upstream(name[1:], graph) if name.startswith("+") else {name}
+        chosen |= upstream_of(name[1:], graph) if name.startswith("+") else {name}
     return [asset for asset in graph if asset in chosen]
-
-
-def _upstream(asset: str, graph: Graph) -> set[str]:
-    return {asset}.union(*(_upstream(name, graph) for name in graph[asset].inputs))

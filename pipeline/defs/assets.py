@@ -18,6 +18,7 @@ from pipeline.defs.metadata import Assessment, assessment_of, materialization_me
 from pipeline.defs.resources import LauncherResource, RecipeResource, StoreResource, TrackerResource
 from pipeline.full_disk import explain_full_disk
 from pipeline.gates.promotion import describe_waivers
+from pipeline.graph import waits_for
 from pipeline.jobs.launcher import JobFailed, Listener
 from pipeline.jobs.locks import mark_alive
 from pipeline.paths import runs
@@ -45,13 +46,12 @@ def stage_asset(name: str, loaded: LoadedRecipe, prefix: list[str]) -> dg.Assets
         loaded: The recipe.
         prefix: Key prefix; empty for the default recipe.
     """
-    node = loaded.graph[name]
-    kind = node.kind
+    kind = loaded.graph[name].kind
 
     @dg.asset(
         name=name,
         key_prefix=prefix or None,
-        deps=[dg.AssetKey([*prefix, parent]) for parent in node.inputs],
+        deps=[dg.AssetKey([*prefix, upstream]) for upstream in waits_for(name, loaded.graph)],
         description=kind.description,
         group_name=kind.group,
         kinds=set(kind.badges),

@@ -25,24 +25,22 @@ _CONVERSATIONS = 64
 _PIECE = 120
 
 
-def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact) -> Measurement:
-    """Losslessness, bytes per token, special tokens, and the mask of the assistant's turns."""
+def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact | None) -> Measurement:
+    """Losslessness, bytes per token, special tokens, and the mask of the assistant's turns.
+
+    Args:
+        artifact: The tokenizer.
+        corpus: Its held-out texts are measured on; without one, the texts of a few awkward conversations are.
+    """
     measurement = Measurement()
-    heldout = read_split(corpus.folder / "heldout", ["id", "text"])
-    texts = [text for batch in text_batches(heldout, _MAX_BYTES) for text in batch]
-    if len(texts) < heldout.num_rows:
-        measurement.notes.append(
-            f"measured on {len(texts):,} of {heldout.num_rows:,} held-out documents, chosen by digest"
-        )
+    ids, texts = _texts(corpus, measurement)
 
     plain = load_plain(artifact.folder / TOKENIZER_FILE)
     encoded = list(encode_texts(plain, texts))
     decoded = plain.decode_batch([tokens.tolist() for tokens in encoded], skip_special_tokens=False)
     wrong = [index for index, text in enumerate(texts) if decoded[index].encode() != text.encode()]
     for index in wrong:
-        measurement.fail(
-            "round_trip", heldout["id"][index].as_py(), 0.0, text=texts[index][:80], decoded=decoded[index][:80]
-        )
+        measurement.fail("round_trip", ids[index], 0.0, text=texts[index][:80], decoded=decoded[index][:80])
 
     if texts:
         measurement.add("round_trip", 1 - len(wrong) / len(texts), len(texts))
@@ -63,6 +61,22 @@ def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact) -> Measure
     else:
         _foreign_mask(measurement, artifact.folder / "tokenizer", texts)
     return measurement
+
+
+def _texts(corpus: InputArtifact | None, measurement: Measurement) -> tuple[list[str], list[str]]:
+    """Ids and texts to measure on."""
+    if corpus is None:
+        measurement.notes.append("the recipe has no corpus: measured on the texts of a few awkward conversations")
+        turns = [(name, turn["content"]) for name, talk in awkward_conversations().items() for turn in talk]
+        return [name for name, _ in turns], [text for _, text in turns]
+
+    heldout = read_split(corpus.folder / "heldout", ["id", "text"])
+    texts = [text for batch in text_batches(heldout, _MAX_BYTES) for text in batch]
+    if len(texts) < heldout.num_rows:
+        measurement.notes.append(
+            f"measured on {len(texts):,} of {heldout.num_rows:,} held-out documents, chosen by digest"
+        )
+    return heldout["id"].to_pylist()[: len(texts)], texts
 
 
 def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def contracts_of(recipe: Recipe) -> dict[str, Contract]:
         inputs = [_instance(name, asset) for name in contract.inputs]
         inputs += [name for name in contract.may_have if name in assets and _wants(recipe, asset, name)]
         parent = [name for name in contract.parents if name in assets][:1]
-        judged_with = [name for name in contract.may_be_judged_with if name in inputs]
+        judged_with = [name for name in contract.may_be_judged_with if name in assets]
         contracts[asset] = Contract(
             (*parent, *inputs), contract.evaluator, (*parent, *contract.judged_with, *judged_with)
         )
