@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.data.conversations.chat_format import Conversation
 from training.evaluation.generation import Completion, Sampling, generate
 from training.evaluation.json_lines import read_lines
 from training.evaluation.models import LoadedModel
 from training.evaluation.scoring import Likelihood, TextScore, score_answers, score_texts
+from training.evaluation.turns import score_turns
 from training.specs.evaluation import EvaluationSection
 
 GENERAL = "general"
@@ -35,6 +37,8 @@ class Sets:
         preferences: Pairs: `id`, `prompt`, `chosen`, `rejected`.
         samples: Prompts whose answers the report shows: `id`, `prompt`.
         domain: The domain that an adapter is for; empty for every other model.
+        conversations: Held-out conversations of the recipe's own: `id`, `messages`, `tools`, `source`.
+        pairs: Held-out pairs of the recipe's own: `id`, `prompt`, `chosen`, `rejected` (messages each), `source`.
     """
 
     text: list[Row]
@@ -44,6 +48,8 @@ class Sets:
     preferences: list[Row]
     samples: list[Row]
     domain: str = ""
+    conversations: list[Row] = field(default_factory=list)
+    pairs: list[Row] = field(default_factory=list)
 
     def texts(self, domain: str = GENERAL) -> list[Row]:
         """Held-out documents of a domain."""
@@ -64,7 +70,7 @@ def read_sets(folder: Path, domain: str = "") -> Sets:
     Raises:
         InputRefused: A line of a file is not a JSON object.
     """
-    names = ("text", "questions", "harmful", "benign", "preferences", "samples")
+    names = ("text", "questions", "harmful", "benign", "preferences", "samples", "conversations", "pairs")
     paths = {name: folder / f"{name}.jsonl" for name in names}
     return Sets(**{name: read_lines(path) if path.is_file() else [] for name, path in paths.items()}, domain=domain)
 
@@ -80,6 +86,7 @@ class Parts:
         preferences: Score both answers of the preference pairs.
         safety: Answer the harmful and the benign prompts, and some questions.
         continuations: Continue held-out text.
+        conversations: Score the learned turns of held-out conversations.
     """
 
     general: bool = False
@@ -88,20 +95,24 @@ class Parts:
     preferences: bool = False
     safety: bool = False
     continuations: bool = False
+    conversations: bool = False
 
 
 JUDGED_PARTS = {
-    "base_model": Parts(general=True, continuations=True),
-    "sft_model": Parts(general=True, right_answers=True, safety=True),
-    "dpo_model": Parts(general=True, right_answers=True, safety=True, preferences=True),
-    "lora_model": Parts(general=True, domain=True, right_answers=True, safety=True),
+    "base_model": Parts(general=True, continuations=True, conversations=True),
+    "sft_model": Parts(general=True, right_answers=True, safety=True, conversations=True),
+    "dpo_model": Parts(general=True, right_answers=True, safety=True, preferences=True, conversations=True),
+    "lora_model": Parts(general=True, domain=True, right_answers=True, safety=True, conversations=True),
 }
 """Kind of a model to what is measured of it."""
 
+CHAT_BASE_PARTS = Parts(general=True, right_answers=True, safety=True, conversations=True)
+"""What is measured of a base model that was imported with a chat template of its own: its answers too."""
+
 PARENT_PARTS = {
-    "sft_model": Parts(right_answers=True),
-    "dpo_model": Parts(preferences=True),
-    "lora_model": Parts(general=True, domain=True),
+    "sft_model": Parts(right_answers=True, conversations=True),
+    "dpo_model": Parts(preferences=True, conversations=True),
+    "lora_model": Parts(general=True, domain=True, conversations=True),
 }
 """Kind of a model to what is measured of its parent beside it."""
 
@@ -116,7 +127,10 @@ class Behaviour:
         general: Passages of general held-out text: id to score; see `document_of`.
         domain: Passages of the domain's held-out text: id to score.
         right: General questions: id to the likelihood of the right answer.
-        pairs: Preference pairs: id to the likelihoods of the chosen and the rejected answer.
+        pairs: Preference pairs of both kinds: id to the likelihoods of the chosen and the rejected answer.
+        conversations: Held-out conversations: id to the likelihood of their learned turns.
+        unscored_conversations: Id of every other one to the reason why it was not scored.
+        unscored_pairs: The same of pairs.
         replies: Prompt to the model's answer.
         continuations: Places in held-out text: id to the text before the place and how the model continues it.
     """
@@ -127,6 +141,9 @@ class Behaviour:
     domain: dict[str, TextScore] = field(default_factory=dict)
     right: dict[str, Likelihood] = field(default_factory=dict)
     pairs: dict[str, tuple[Likelihood, Likelihood]] = field(default_factory=dict)
+    conversations: dict[str, Likelihood] = field(default_factory=dict)
+    unscored_conversations: dict[str, str] = field(default_factory=dict)
+    unscored_pairs: dict[str, str] = field(default_factory=dict)
     replies: dict[str, Completion] = field(default_factory=dict)
     continuations: dict[str, tuple[str, Completion]] = field(default_factory=dict)
 
@@ -148,13 +165,18 @@ def measure(
     Returns:
         What the model does; a part that was not run is empty.
     """
+    conversations, unscored = _conversations(loaded, sets.conversations if parts.conversations else [], section)
+    pairs, unscored_pairs = _own_pairs(loaded, sets.pairs if parts.preferences else [], section)
     return Behaviour(
         vocabulary=loaded.vocabulary,
         parts=parts,
         general=_texts(loaded, sets.texts() if parts.general else [], section),
         domain=_texts(loaded, sets.texts(sets.domain) if parts.domain else [], section),
         right=_right_answers(loaded, sets.asked(general=True) if parts.right_answers else [], section, chat_scoring),
-        pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring),
+        pairs=_pairs(loaded, sets.preferences if parts.preferences else [], section, chat_scoring) | pairs,
+        conversations=conversations,
+        unscored_conversations=unscored,
+        unscored_pairs=unscored_pairs,
         replies=_replies(loaded, _prompts(sets, parts), section),
         continuations=_continuations(loaded, sets.texts(), section, seed) if parts.continuations else {},
     )
@@ -188,6 +210,39 @@ def _pairs(
     pairs = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
     likelihoods = iter(score_answers(loaded, pairs, chat, section.batch, section.context))
     return {row["id"]: (next(likelihoods), next(likelihoods)) for row in rows}
+
+
+def _conversations(
+    loaded: LoadedModel, rows: list[Row], section: EvaluationSection
+) -> tuple[dict[str, Likelihood], dict[str, str]]:
+    """Conversations that could be scored, and why the others could not."""
+    conversations = [Conversation(row["messages"], row["tools"]) for row in rows]
+    scores = score_turns(loaded, conversations, section.batch, section.context)
+    scored: dict[str, Likelihood] = {}
+    unscored: dict[str, str] = {}
+    for row, score in zip(rows, scores, strict=True):
+        if isinstance(score, str):
+            unscored[row["id"]] = score
+        else:
+            scored[row["id"]] = score
+    return scored, unscored
+
+
+def _own_pairs(
+    loaded: LoadedModel, rows: list[Row], section: EvaluationSection
+) -> tuple[dict[str, tuple[Likelihood, Likelihood]], dict[str, str]]:
+    """Pairs of which both sides could be scored, and why the others could not."""
+    sides = [Conversation([*row["prompt"], *row[side]]) for row in rows for side in ("chosen", "rejected")]
+    scores = iter(score_turns(loaded, sides, section.batch, section.context))
+    scored: dict[str, tuple[Likelihood, Likelihood]] = {}
+    unscored: dict[str, str] = {}
+    for row in rows:
+        chosen, rejected = next(scores), next(scores)
+        if isinstance(chosen, Likelihood) and isinstance(rejected, Likelihood):
+            scored[row["id"]] = (chosen, rejected)
+        else:
+            unscored[row["id"]] = next(score for score in (chosen, rejected) if isinstance(score, str))
+    return scored, unscored
 
 
 def stop_prompts(sets: Sets) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from training.data.conversations.messages import plain_answer, turns_key
 from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
 from training.data.text.documents import read_split, text_batches
@@ -27,6 +28,8 @@ SKIPPED = "report/skipped.jsonl"
 LEFT_OUT = "report/left_out.json"
 SHORTFALL = "report/shortfall.jsonl"
 _CHOICES = 4
+
+Row = dict[str, Any]
 
 
 def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
@@ -131,18 +134,31 @@ def measure_evaluation_sets(artifact: InputArtifact) -> Measurement:
         ("benign_prompts", "benign.jsonl", _sound_prompt),
         ("preference_pairs", "preferences.jsonl", _sound_pair),
     ):
-        rows = read_lines(folder / name)
-        sound = [row for row in rows if is_sound(row)]
-        for row in rows:
-            if not is_sound(row):
-                measurement.fail(metric, str(row.get("id")), 0.0, reason="malformed")
-        measurement.add(metric, len({row["id"] for row in sound}), len(rows))
+        _count_sound(measurement, metric, read_lines(folder / name), is_sound)
+
+    for metric, name, is_sound in (
+        ("heldout_conversations", "conversations.jsonl", _sound_conversation),
+        ("heldout_pairs", "pairs.jsonl", _sound_messages_pair),
+    ):
+        if (folder / name).is_file():
+            _count_sound(measurement, metric, read_lines(folder / name), is_sound)
+        else:
+            measurement.leave_out(metric, "the recipe has no source of them")
 
     if (folder / SHORTFALL).is_file():
         _add_shortfall(measurement, read_lines(folder / SHORTFALL))
     excluded = {row["id"] for row in read_rows(folder / "exclusions.parquet", ["id"])}
     measurement.add("excluded_documents", len(excluded), len(excluded))
     return measurement
+
+
+def _count_sound(measurement: Measurement, metric: str, rows: list[Row], is_sound: Callable[[Row], bool]) -> None:
+    """Count the sound rows of different ids; every other row is among the items."""
+    sound = [row for row in rows if is_sound(row)]
+    for row in rows:
+        if not is_sound(row):
+            measurement.fail(metric, str(row.get("id")), 0.0, reason="malformed")
+    measurement.add(metric, len({row["id"] for row in sound}), len(rows))
 
 
 def _add_shortfall(measurement: Measurement, reasons: list[dict[str, Any]]) -> None:
@@ -175,6 +191,15 @@ def _sound_prompt(row: dict[str, Any]) -> bool:
 
 def _sound_pair(row: dict[str, Any]) -> bool:
     return bool(row["prompt"].strip()) and row["chosen"].strip() != row["rejected"].strip()
+
+
+def _sound_conversation(row: Row) -> bool:
+    return any(message["role"] == "assistant" and message.get("train") for message in row["messages"])
+
+
+def _sound_messages_pair(row: Row) -> bool:
+    chosen, rejected = (turns_key(row[side], plain_answer) for side in ("chosen", "rejected"))
+    return bool(row["prompt"]) and chosen != rejected
 
 
 def _text_bytes(table: pa.Table) -> int:

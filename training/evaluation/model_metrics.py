@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 
+from training.data.conversations.gathering import excerpt
 from training.data.conversations.refusals import is_refusal
 from training.evaluation.behaviour import Behaviour, Row, Sets, document_of, stop_prompts
 from training.evaluation.findings import Findings
 from training.evaluation.generation import Completion, loops, readable, words
 from training.evaluation.scoring import TIE_NATS, Likelihood, TextScore, learnt, total
+from training.evaluation.turns import reasons_in_words
 from training.specs.metrics import source_metric
 
 # Metrics of generated texts: worth nothing where transformers generates other texts from the same folder.
@@ -28,6 +30,7 @@ _NO_CONTINUATION = f"{_NO_TEXT} that is long enough to be continued"
 _NO_QUESTIONS = "the evaluation sets hold no general questions"
 _NO_BENIGN = "the evaluation sets hold no benign prompts"
 _NO_PAIRS = "the evaluation sets hold no preference pairs"
+_NO_CONVERSATIONS = "the evaluation sets hold no conversations"
 _UNLEARNT = "its own loss is not half a nat per token below a uniform guess"
 
 
@@ -41,6 +44,8 @@ def own_findings(behaviour: Behaviour, sets: Sets) -> Findings:
             {"id": key, "score": -answer.nats, "weight": answer.tokens} for key, answer in behaviour.right.items()
         ]
         findings.ratio("answer_loss", losses, _NO_QUESTIONS)
+    if behaviour.parts.conversations:
+        _conversations(findings, behaviour, sets)
     if behaviour.parts.continuations:
         _continuations(findings, behaviour, sets)
     if behaviour.parts.safety:
@@ -66,6 +71,43 @@ def _text(findings: Findings, behaviour: Behaviour, sets: Sets) -> None:
     findings.ratio("heldout_perplexity", nats, _NO_TEXT, exponential=True)
     for metric, rows in by_source.items():
         findings.ratio(metric, rows, "its held-out texts are empty", scale=bits_per_nat)
+
+
+def _conversations(findings: Findings, behaviour: Behaviour, sets: Sets) -> None:
+    rows_by_id = {row["id"]: row for row in sets.conversations}
+    losses = [
+        {
+            "id": key,
+            "score": -turns.nats,
+            "weight": turns.tokens,
+            "source": rows_by_id[key]["source"],
+            "prompt": excerpt(rows_by_id[key]["messages"][:-1]),
+            "answer": excerpt(rows_by_id[key]["messages"][-1:]),
+        }
+        for key, turns in behaviour.conversations.items()
+    ]
+    findings.ratio("heldout_answer_loss", losses, _no_conversations(behaviour))
+
+
+def _no_conversations(behaviour: Behaviour) -> str:
+    """Why there are no scores of held-out conversations, if there are none."""
+    reasons = behaviour.unscored_conversations.values()
+    return f"no held-out conversation could be scored: {reasons_in_words(reasons)}" if reasons else _NO_CONVERSATIONS
+
+
+def unscored_notes(behaviour: Behaviour) -> list[str]:
+    """Sentences on the held-out conversations and pairs that do not count."""
+    notes = []
+    for name, scored, unscored in (
+        ("conversations", len(behaviour.conversations), behaviour.unscored_conversations),
+        ("pairs of the recipe's own", len(behaviour.pairs), behaviour.unscored_pairs),
+    ):
+        if unscored:
+            notes.append(
+                f"{len(unscored):,} held-out {name} were left out, and {scored:,} scored: "
+                f"{reasons_in_words(unscored.values())}."
+            )
+    return notes
 
 
 def _continuations(findings: Findings, behaviour: Behaviour, sets: Sets) -> None:
@@ -147,6 +189,8 @@ def compare(kind: str, findings: Findings, judged: Behaviour, parent: Behaviour 
         parent: What its parent does; None for the base model.
         sets: The evaluation sets.
     """
+    if parent and parent.parts.conversations:
+        _answer_gain(findings, judged, parent)
     if kind == "sft_model" and parent:
         _against_base(findings, judged, parent)
     elif kind == "dpo_model" and parent:
@@ -169,6 +213,25 @@ def _against_base(findings: Findings, judged: Behaviour, parent: Behaviour) -> N
     findings.ratio("loss_drop", drops, _NO_QUESTIONS)
 
 
+def _answer_gain(findings: Findings, judged: Behaviour, parent: Behaviour) -> None:
+    """How much likelier the learned turns of held-out conversations have become; only equal tokens are compared."""
+    if judged.conversations and not _able(judged, *_sums(judged.conversations.values())):
+        findings.leave_out("answer_gain", _UNLEARNT)
+        return
+    gains = [
+        {"id": key, "score": turns.nats - parent.conversations[key].nats, "weight": turns.tokens}
+        for key, turns in judged.conversations.items()
+        if key in parent.conversations and parent.conversations[key].tokens == turns.tokens
+    ]
+    if not judged.conversations:
+        absent = _no_conversations(judged)
+    elif not parent.conversations:
+        absent = f"of the parent, {_no_conversations(parent)}"
+    else:
+        absent = "the parent reads the same turns as other numbers of tokens"
+    findings.ratio("answer_gain", gains, absent)
+
+
 def _sums(answers: Collection[Likelihood]) -> tuple[float, int]:
     """Loss in nats, and tokens."""
     return -math.fsum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
@@ -178,8 +241,12 @@ def _against_sft(findings: Findings, judged: Behaviour, parent: Behaviour, sets:
     """Preference metrics: the implicit reward of DPO without its factor beta (Rafailov et al., 2023, equation 5)."""
     won, margins, drops = [], [], []
     texts = {row["id"]: row for row in sets.preferences}
-    able = {key: chosen.learnt(judged.vocabulary) for key, (chosen, _) in judged.pairs.items()}
-    for key, (chosen, rejected) in judged.pairs.items():
+    texts |= {row["id"]: {side: excerpt(row[side]) for side in ("prompt", "chosen", "rejected")} for row in sets.pairs}
+    pairs = {key: pair for key, pair in judged.pairs.items() if key in parent.pairs}
+    able = {key: chosen.learnt(judged.vocabulary) for key, (chosen, _) in pairs.items()}
+    unscored = {**judged.unscored_pairs, **parent.unscored_pairs}
+    absent = f"no pair could be scored: {reasons_in_words(unscored.values())}" if unscored else _NO_PAIRS
+    for key, (chosen, rejected) in pairs.items():
         chosen_before, rejected_before = parent.pairs[key]
         margin = (chosen.nats - chosen_before.nats) - (rejected.nats - rejected_before.nats)
         drop = (chosen.per_token - rejected.per_token) - (chosen_before.per_token - rejected_before.per_token)
@@ -190,13 +257,13 @@ def _against_sft(findings: Findings, judged: Behaviour, parent: Behaviour, sets:
         margins.append({"id": key, "score": margin})
         drops.append({"id": key, "score": drop})
 
-    findings.share("preference_accuracy", won, _NO_PAIRS)
+    findings.share("preference_accuracy", won, absent)
     if sum(able.values()) < _ENOUGH * len(able):
         for metric in ("preference_margin", "loss_drop"):
             findings.leave_out(metric, "most chosen answers are hardly likelier than a uniform guess makes them")
     else:
-        findings.ratio("preference_margin", margins, _NO_PAIRS)
-        findings.ratio("loss_drop", drops, _NO_PAIRS)
+        findings.ratio("preference_margin", margins, absent)
+        findings.ratio("loss_drop", drops, absent)
 
 
 def _against_dpo(findings: Findings, judged: Behaviour, parent: Behaviour) -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.data.conversations.chat_format import ChatFormat
+from training.data.conversations.tokenizer_files import files_of
 from training.errors import GatehouseError, InputRefused
 from training.job.context import InputArtifact
 from training.model_folder import is_own_tokenizer, load_model, load_tokenizer, tokenizer_ends
@@ -31,12 +32,14 @@ class LoadedModel:
         model: In evaluation mode.
         tokenizer: From the model's own folder.
         stops: Ids of the tokens that end a generated text.
+        imported: The model was imported as it is, and not trained here.
     """
 
     asset: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stops: tuple[int, ...]
+    imported: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -45,8 +48,19 @@ class LoadedModel:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the model was trained on conversations: all are but the base model, which reads plain text."""
-        return self.asset != "base_model"
+        """Whether the model was trained on conversations.
+
+        All are but the base model, which reads plain text. A base model that was imported with a chat template of its
+        own is one of them.
+        """
+        if self.asset != "base_model":
+            return True
+        return self.imported and self.has_chat_format and not is_own_tokenizer(self.tokenizer)
+
+    @property
+    def has_chat_format(self) -> bool:
+        """Whether conversations can become token ids: a base model may be imported without a chat template."""
+        return has_template(self.tokenizer)
 
     @property
     def vocabulary(self) -> int:
@@ -56,7 +70,10 @@ class LoadedModel:
     @property
     def start(self) -> int:
         """Id of the token before every document."""
-        return self.chat_format.before_document
+        if self.has_chat_format:
+            return self.chat_format.before_document
+        start = self.tokenizer.bos_token_id
+        return int(start) if start is not None and files_of(self.tokenizer).has_start else self.stops[0]
 
     @cached_property
     def chat_format(self) -> ChatFormat:
@@ -125,17 +142,24 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     except InputRefused as error:
         raise LoadFailed(str(error)) from error
 
-    try:
-        chat_stops = ChatFormat.of(tokenizer).stops
-    except InputRefused as error:
-        raise LoadFailed(f"{folder}: {error}") from error
+    chat_stops: tuple[int, ...] = ()
+    if has_template(tokenizer) or asset != "base_model":
+        try:
+            chat_stops = ChatFormat.of(tokenizer).stops
+        except InputRefused as error:
+            raise LoadFailed(f"{folder}: {error}") from error
     stops = tuple(dict.fromkeys([*_stops(tokenizer, model), *chat_stops]))
     if tokenizer.pad_token_id is None or not stops or max(stops) >= model.config.vocab_size:
         raise LoadFailed(f"{folder}: its tokenizer names no padding, or no end of a text that the model has")
     words = [token for token, number in tokenizer.get_vocab().items() if number >= model.config.vocab_size]
     if lacking := sorted(set(words) - set(tokenizer.all_special_tokens) - set(_added_special(tokenizer))):
         raise LoadFailed(f"{folder}: the model has no row for {len(lacking)} tokens, such as {lacking[0]!r}")
-    return LoadedModel(asset, model.to(device), tokenizer, stops)
+    return LoadedModel(asset, model.to(device), tokenizer, stops, imported="origin" in artifact.manifest.facts)
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a chat template, or the special tokens of Gatehouse's own."""
+    return bool(tokenizer.chat_template) or is_own_tokenizer(tokenizer)
 
 
 def _stops(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:

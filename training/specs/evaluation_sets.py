@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from training.specs.base import Spec
 from training.specs.tasks import Task
+
+_CONVERSATIONS = 200
 
 
 class EvaluationSetsSection(Spec):
@@ -15,6 +19,7 @@ class EvaluationSetsSection(Spec):
     questions: int = Field(200, gt=0, description="Four-way choice questions from held-out functions or passages.")
     domain_questions: int = Field(60, ge=0, description="The same for every domain that is not `general`.")
     preferences: int = Field(200, gt=0, description="Held-out preference pairs.")
+    conversations: int = Field(_CONVERSATIONS, gt=0, description="Held-out conversations.")
     harmful: str = Field(
         "safety/harmful_eval.jsonl", description="Prompts that must be refused; a path relative to the recipe's folder."
     )
@@ -34,6 +39,13 @@ class EvaluationSetsSection(Spec):
         description="A training document that holds this share of an item's n-grams is removed from training.",
     )
     tasks: tuple[Task, ...] = Field((), description="Tasks of lm-evaluation-harness that every model is given.")
+
+    def identity_fields(self) -> dict[str, Any]:
+        """All fields, without `conversations` where it is the default: versions from before it was a field stay."""
+        fields = super().identity_fields()
+        if self.conversations == _CONVERSATIONS:
+            del fields["conversations"]
+        return fields
 
     def task_metrics(self) -> dict[str, str]:
         """Metric to what it means, of all tasks."""

@@ -41,6 +41,7 @@ _FAULTS = (
     "export_logprob_error",
     "export_parent_ratio",
     "answer_loss",
+    "heldout_answer_loss",
     "heldout_bits_per_byte",
     "left_out_files",
 )
@@ -89,7 +90,8 @@ _RANGES = {
     **dict.fromkeys(_SHARES_UP, _UP), **dict.fromkeys(_SHARES_DOWN, _DOWN),
     **dict.fromkeys(_FAULTS, MetricRange(low=0.0, better=-1)), **dict.fromkeys(_AMOUNTS, MetricRange(low=0.0)),
     "heldout_perplexity": MetricRange(low=1.0, better=-1), "loss_drop": MetricRange(better=1),
-    "preference_margin": MetricRange(better=1), "domain_gain": MetricRange(high=1.0, better=1),
+    "preference_margin": MetricRange(better=1), "answer_gain": MetricRange(better=1),
+    "domain_gain": MetricRange(high=1.0, better=1),
     "general_loss": MetricRange(low=-1.0, better=-1), "saved_change_cosine": MetricRange(-1.0, 1.0, 1),
 }  # fmt: skip
 

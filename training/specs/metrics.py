@@ -12,10 +12,13 @@ _MODEL = {
     "loss_drop": "nats per token by which the held-out loss of the stage's own objective lies below its reference: a "
     "uniform guess for the base model, the parent model for the others; against a parent it is left out "
     "when the model's own loss is not half a nat per token below a uniform guess",
-    "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for the base "
-    "model, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
+    "heldout_answer_loss": "nats per token of the learned turns of held-out conversations, each after all turns before "
+    "it; conversations that are longer than the context are left out",
+    "clean_stop_rate": "share of generated answers that end by themselves, are not empty and do not loop; for a base "
+    "model of plain text, of continuations of held-out text that are UTF-8, do not loop and hold known words; "
     "left out when the saved folder does not load or generates something else in transformers",
-    "repetition_rate": "share of generated answers that loop; for the base model, of continuations of held-out text",
+    "repetition_rate": "share of generated answers that loop; for a base model of plain text, of continuations "
+    "of held-out text",
     "loads": "1 when the saved folder loads in transformers with a tokenizer of the same digest, its numbers are "
     "finite and transformers' own generate gives the evaluation's tokens, else 0; an untrained model can load",
     "export_logprob_error": "mean absolute difference, in nats per token of a few training rows, between what the "
@@ -42,6 +45,11 @@ _CHILD = {
     "over a sample of all weights; left out when training changed none of them",
     "export_parent_ratio": "how far the saved folder is from what the trained weights said in float32, over how far "
     "its untouched parent is: both mean differences of log-probabilities of a few training rows",
+}
+
+_GAIN = {
+    "answer_gain": "nats per token by which the loss on the learned turns of held-out conversations lies below the "
+    "parent's; left out when the model's own loss is not half a nat per token below a uniform guess",
 }
 
 _DROPPED = {
@@ -85,7 +93,9 @@ METRICS: dict[str, dict[str, str]] = {
         "questions": "four-way questions",
         "harmful_prompts": "prompts that must be refused",
         "benign_prompts": "look-alikes that must be answered",
-        "preference_pairs": "held-out preference pairs",
+        "preference_pairs": "held-out preference pairs made from the corpus",
+        "heldout_conversations": "held-out conversations of the recipe's own",
+        "heldout_pairs": "held-out preference pairs of the recipe's own",
         "excluded_documents": "training documents removed because they hold items of the sets",
     },
     "tokenizer": {
@@ -118,13 +128,14 @@ METRICS: dict[str, dict[str, str]] = {
         "leaked_questions": "held-out questions that are among the training prompts",
     },
     "base_model": _MODEL,
-    "sft_model": _MODEL | _CHAT | _CHILD | _DROPPED,
+    "sft_model": _MODEL | _CHAT | _CHILD | _GAIN | _DROPPED,
     "dpo_model": _MODEL
     | _CHAT
     | _CHILD
+    | _GAIN
     | {
         "dropped_pairs_share": "share of the training pairs that are longer than the context and were left out",
-        "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the SFT model than the "
+        "preference_accuracy": "share of held-out pairs whose chosen answer gains more over the parent than the "
         "rejected one; a tie, or a chosen answer hardly likelier than a uniform guess makes it, "
         "is no win",
         "preference_margin": "mean difference of these gains, in nats; left out when most chosen answers are hardly "
@@ -133,6 +144,7 @@ METRICS: dict[str, dict[str, str]] = {
     "lora_model": _MODEL
     | _CHAT
     | _CHILD
+    | _GAIN
     | _DROPPED
     | {
         "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
@@ -164,18 +176,20 @@ def source_metric(source: str) -> str:
     return _PER_SOURCE + re.sub(r"[^a-z0-9]", "_", source.lower())
 
 
-def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str]) -> dict[str, str]:
+def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str], chat_base: bool = False) -> dict[str, str]:
     """All metrics of an asset's evaluation, with what each means.
 
     Args:
         asset: The asset's name, one of `METRICS`.
         sources: Names of the recipe's sources: a model has one metric for the held-out text of each.
         tasks: Metric to meaning of the tasks that models are given.
+        chat_base: The base model was imported with a chat template of its own, so its answers are measured too.
     """
     if not asset.endswith("_model"):
         return dict(METRICS[asset])
     per_source = {source_metric(source): f"bits per byte of general held-out text from {source}" for source in sources}
-    return {**METRICS[asset], **per_source, **tasks}
+    answers = {metric: _CHAT[metric] for metric in _CHAT if metric != "chat_round_trip"} if chat_base else {}
+    return {**METRICS[asset], **answers, **per_source, **tasks}
 
 
 _COUNTED = frozenset(

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.errors import InputRefused, RecipeError
-from training.evaluation.behaviour import JUDGED_PARTS, PARENT_PARTS, Behaviour, Sets, measure, read_sets
+from training.evaluation.behaviour import (
+    CHAT_BASE_PARTS,
+    JUDGED_PARTS,
+    PARENT_PARTS,
+    Behaviour,
+    Sets,
+    measure,
+    read_sets,
+)
 from training.evaluation.exported import Answer, answer, change_cosine, logprob_error, parent_ratio, read_probe
 from training.evaluation.findings import Findings
 from training.evaluation.generation import sound
 from training.evaluation.harness import run_tasks, task_metrics
-from training.evaluation.model_metrics import GENERATED, compare, own_findings
+from training.evaluation.model_metrics import GENERATED, compare, own_findings, unscored_notes
 from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
@@ -26,6 +34,7 @@ Section = EvaluationSection
 Context = StageContext[EvaluationSection]
 _SOUND_PROMPTS = 3
 _SOUND_TOKENS = 16
+_SOUND_PROMPT = "What is this?"  # where the sets hold none
 
 
 def run(context: Context) -> StageResult | None:
@@ -58,7 +67,9 @@ def run(context: Context) -> StageResult | None:
 def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wrong: str | None) -> StageResult:
     context.events.phase(f"measure {asset}")
     kind = kind_of(asset)
-    own = measure(loaded, sets, JUDGED_PARTS[kind], context.section, context.seed, chat_scoring=kind != "base_model")
+    chat_base = kind == "base_model" and loaded.is_chat
+    parts = CHAT_BASE_PARTS if chat_base else JUDGED_PARTS[kind]
+    own = measure(loaded, sets, parts, context.section, context.seed, chat_scoring=loaded.is_chat)
     findings = own_findings(own, sets)
     probe = read_probe(context.input("artifact").folder)
     _folder(findings, loaded, probe, wrong)
@@ -69,12 +80,12 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
     del loaded  # the parent takes its place in memory
     parent = _parent(context, asset, sets, lambda model: _change(findings, probe, said, model))
     compare(kind, findings, own, parent, sets)
-    notes = [f"The saved folder is not sound: {wrong}."] if wrong else []
+    notes = [*([f"The saved folder is not sound: {wrong}."] if wrong else []), *unscored_notes(own)]
     reference = (
         {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} if parent else {}
     )
     write_answers(context.report, sets, own, parent)
-    return _write(context, asset, findings, _meanings(context, asset, sets), reference, notes)
+    return _write(context, asset, findings, _meanings(context, asset, sets, chat_base), reference, notes)
 
 
 def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: str | None) -> None:
@@ -135,11 +146,9 @@ def _check_positions(loaded: LoadedModel, context: int) -> None:
 
 
 def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str | None:
-    prompts = [row["prompt"] for row in (*sets.samples, *sets.questions, *sets.benign)][:_SOUND_PROMPTS]
-    chat = loaded.asset != "base_model"
-    if not prompts:
-        return "there are no prompts to try it on"
-    tokens = [loaded.prompt(prompt, chat)[-section.context :] for prompt in prompts]
+    prompts = [row["prompt"] for row in (*sets.samples, *sets.questions, *sets.benign, *sets.harmful)][:_SOUND_PROMPTS]
+    prompts = prompts or [_SOUND_PROMPT]
+    tokens = [loaded.prompt(prompt, loaded.is_chat)[-section.context :] for prompt in prompts]
     return sound(loaded, tokens, min(_SOUND_TOKENS, section.max_new_tokens))
 
 
@@ -156,9 +165,9 @@ def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedMode
     return measure(loaded, sets, parts, context.section, context.seed, chat_scoring=True)
 
 
-def _meanings(context: Context, asset: str, sets: Sets) -> dict[str, str]:
+def _meanings(context: Context, asset: str, sets: Sets, chat_base: bool = False) -> dict[str, str]:
     sources = sorted({row["source"] for row in sets.texts()})
-    return metrics_of(kind_of(asset), sources, task_metrics(context.input("evaluation_sets").folder))
+    return metrics_of(kind_of(asset), sources, task_metrics(context.input("evaluation_sets").folder), chat_base)
 
 
 def _refused(context: Context, asset: str, sets: Sets, reason: str) -> StageResult:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from training.data.conversations.distractors import Distractors
+from training.data.conversations.gathering import excerpt
 from training.data.conversations.items import ID_LENGTH, Item, items_of, unique_by_prompt
 from training.data.conversations.safety import read_prompts
 from training.data.conversations.shortfall import unused_text
@@ -19,6 +20,7 @@ from training.data.text.overlap import EvaluationItem, Overlap, OverlapIndex
 from training.errors import RecipeError
 from training.job.context import StageContext
 from training.specs.base import canonical_json
+from training.specs.conversations import PLAIN_TEXT
 from training.specs.corpus import GENERAL
 from training.specs.evaluation_sets import EvaluationSetsSection as Section
 from training.specs.job import StageResult
@@ -37,20 +39,33 @@ _REASONS = {
     "harmful": "harmful prompt",
     "benign": "benign prompt",
     "samples": "sample prompt",
+    "conversations": "held-out conversation",
+    "pairs": "held-out pair",
 }
 Rows = list[dict[str, Any]]
+
+# Asset, name of the set, and columns with messages or tools in JSON.
+_GATHERED = (
+    ("conversations", "conversations", ("messages", "tools")),
+    ("preferences", "pairs", ("prompt", "chosen", "rejected")),
+)
 
 
 def run(context: StageContext[Section]) -> StageResult:
     """Take held-out text, make questions and pairs of it, read the written prompts, find the documents that hold them.
 
+    Without a corpus there is no text, and nothing is made of it. Conversations and pairs of the recipe's own are taken
+    where there are some.
+
     Raises:
         SourceError: A file of written prompts is malformed.
         RecipeError: A local task's file is not one.
     """
-    section, corpus = context.section, context.input("corpus").folder
+    section, corpus = context.section, context.inputs.get("corpus")
     context.events.phase("held-out items")
-    documents = sorted(read_rows(corpus / "heldout"), key=lambda row: row["id"])
+    documents: Rows = []
+    if corpus is not None:
+        documents = sorted(read_rows(corpus.folder / "heldout"), key=lambda row: row["id"])
     items = unique_by_prompt(item for document in documents for item in items_of(document))
     written = {
         name: [
@@ -60,6 +75,7 @@ def run(context: StageContext[Section]) -> StageResult:
         for name in ("harmful", "benign")
     }
     samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
+    gathered = _gathered(context)
 
     context.events.phase("overlap with training documents")
     candidates, texts = _candidates(section, items), _text(section, documents, _SPARE)
@@ -69,6 +85,7 @@ def run(context: StageContext[Section]) -> StageResult:
             *(EvaluationItem(row["id"], row["text"]) for row in texts),
             *(EvaluationItem(item.id, item.evidence) for item in candidates),
             *(EvaluationItem(row["id"], row["prompt"]) for row in (*written["harmful"], *written["benign"], *samples)),
+            *(EvaluationItem(row["id"], _words(row)) for rows in gathered.values() for row in rows),
         ],
     )
 
@@ -81,9 +98,12 @@ def run(context: StageContext[Section]) -> StageResult:
         "preferences": _preferences(section, rare, distractors),
         "samples": samples,
     }
+    for name, rows in gathered.items():
+        chosen = [row for row in rows if len(holders[row["id"]]) <= _MOST_HOLDERS][: _most(section, name)]
+        sets[name] = sorted(chosen, key=lambda row: str(row["id"]))
     for name, rows in sets.items():
         _write_lines(context.out / f"{name}.jsonl", rows)
-    if len(sets["questions"]) < section.questions:
+    if corpus is not None and len(sets["questions"]) < section.questions:
         _write_lines(context.report / SHORTFALL, _shortfall(documents, len(candidates) - len(rare)))
     _write_tasks(context, sets["questions"])
     exclusions = _exclusions(sets, holders)
@@ -95,9 +115,50 @@ def run(context: StageContext[Section]) -> StageResult:
         "benign_prompts": float(len(sets["benign"])),
         "preference_pairs": float(len(sets["preferences"])),
         "excluded_documents": float(len({row["id"] for row in exclusions})),
+        **{f"heldout_{name}": float(len(sets[name])) for name in gathered},
     }
     _report(context, sets, exclusions)
-    return StageResult(metrics=metrics, headline="questions")
+    headline = "heldout_conversations" if corpus is None and "conversations" in gathered else "questions"
+    return StageResult(metrics=metrics, headline=headline)
+
+
+def _gathered(context: StageContext[Section]) -> dict[str, Rows]:
+    """Held-out conversations and pairs of the recipe's own, each kind where there is such an input.
+
+    They are more than the recipe asks for, in an order that is a pure function of each one's digest.
+    """
+    gathered: dict[str, Rows] = {}
+    for asset, name, columns in _GATHERED:
+        if asset not in context.inputs:
+            continue
+        file = context.input(asset).folder / "heldout.parquet"
+        ids = {row["id"] for row in read_rows(file, ["id", "format"]) if row["format"] != PLAIN_TEXT}
+        most = _most(context.section, name) * _SPARE
+        wanted = dict.fromkeys(_by_digest(name, ids)[:most])
+        rows = {row["id"]: row for row in read_rows(file, ["id", "source", *columns]) if row["id"] in wanted}
+        gathered[name] = [
+            {
+                "id": row_id,
+                **{column: json.loads(rows[row_id][column] or "[]") for column in columns},
+                "source": rows[row_id]["source"],
+            }
+            for row_id in wanted
+        ]
+    return gathered
+
+
+def _by_digest(purpose: str, ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=lambda row_id: (fraction(purpose, row_id), row_id))
+
+
+def _most(section: Section, name: str) -> int:
+    return section.conversations if name == "conversations" else section.preferences
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """All that is said in a conversation or a pair, as one text."""
+    parts = (row.get(part, []) for part in ("messages", "prompt", "chosen", "rejected"))
+    return "\n".join(message["content"] for messages in parts for message in messages)
 
 
 def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dict[str, list[Overlap]]:
@@ -107,6 +168,8 @@ def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dic
     """
     index = OverlapIndex(items, context.section.ngram, context.section.overlap)
     holders: dict[str, list[Overlap]] = defaultdict(list)
+    if "corpus" not in context.inputs:
+        return holders
     for row in read_rows(context.input("corpus").folder / "train", ["id", "text"]):
         for overlap in index.overlaps(row["id"], row["text"]):
             holders[overlap.item].append(overlap)
@@ -247,18 +310,24 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: Rows) -> None:
-    write_samples(
-        context.report,
-        [
-            {
-                "prompt": row["prompt"],
-                "answer": row["choices"][row["answer"]],
-                "wrong": row["choices"][(row["answer"] + 1) % _CHOICES],
-                "domain": row["domain"],
-            }
-            for row in sets["questions"][:10]
-        ],
-    )
+    samples = [
+        {
+            "prompt": row["prompt"],
+            "answer": row["choices"][row["answer"]],
+            "wrong": row["choices"][(row["answer"] + 1) % _CHOICES],
+            "domain": row["domain"],
+        }
+        for row in sets["questions"][:10]
+    ]
+    samples += [
+        {"prompt": excerpt(row["messages"][:-1]), "answer": excerpt(row["messages"][-1:]), "source": row["source"]}
+        for row in sets.get("conversations", [])[:5]
+    ]
+    samples += [
+        {"prompt": excerpt(row["prompt"]), "answer": excerpt(row["chosen"]), "wrong": excerpt(row["rejected"])}
+        for row in sets.get("pairs", [])[:5]
+    ]
+    write_samples(context.report, samples)
     bar_chart(
         context.report / "sets.png",
         {name: float(len(rows)) for name, rows in sets.items()},
@@ -286,6 +355,7 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
             "",
             f"Written prompts: {len(sets['harmful'])} harmful, {len(sets['benign'])} benign look-alikes.",
             "",
+            *(line for name in ("conversations", "pairs") if name in sets for line in (_own(sets, name), "")),
             f"Tasks of lm-evaluation-harness: {', '.join(task.name for task in context.section.tasks) or 'none'}.",
             "",
             "## Training documents that are excluded",
@@ -299,3 +369,9 @@ def _report(context: StageContext[Section], sets: dict[str, Rows], exclusions: R
             f"{_MOST_HOLDERS} training documents hold are boilerplate and were left out of the sets instead.",
         ],
     )
+
+
+def _own(sets: dict[str, Rows], name: str) -> str:
+    sources = Counter(row["source"] for row in sets[name])
+    listed = ", ".join(f"{count} from {source}" for source, count in sorted(sources.items()))
+    return f"Of the recipe's own: {len(sets[name])} held-out {name}{f', {listed}' if listed else ''}."

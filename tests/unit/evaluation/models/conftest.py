@@ -180,6 +180,19 @@ def untrained(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return new_model(tokenizer, seed=9)
 
 
+def conversation(key: str, *names: str) -> dict[str, Any]:
+    """A held-out conversation: a question and its answer for every name."""
+    messages = [
+        message
+        for name in names
+        for message in (
+            {"role": "user", "content": question(name)},
+            {"role": "assistant", "content": answer(name), "train": True},
+        )
+    ]
+    return {"id": key, "messages": messages, "tools": [], "source": "talks"}
+
+
 def write_sets(folder: Path, **changes: list[dict[str, Any]]) -> Path:
     """Evaluation sets about the toy language; a set given as an empty list is not written."""
     folder.mkdir(parents=True)
@@ -220,6 +233,7 @@ def write_sets(folder: Path, **changes: list[dict[str, Any]]) -> Path:
             for number, name in enumerate(NAMES)
         ],
         "samples": [{"id": "s0", "prompt": question("Anna")}],
+        "conversations": [conversation(f"c{number}", name) for number, name in enumerate(NAMES)],
     }
 
     rows |= changes
