@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def behaviour(likelihoods: dict[str, Likelihood], unscored: dict[str, str] | Non
 def test_the_gain_is_taken_over_tokens_of_what_both_scored() -> None:
     judged = behaviour({"a": Likelihood(-2.0, 4), "b": Likelihood(-6.0, 4), "c": Likelihood(-1.0, 2)})
     parent = behaviour({"a": Likelihood(-4.0, 4), "b": Likelihood(-12.0, 4)}, {"c": "too long"})
-    sets = Sets(*[[]] * 6, conversations=[conversation(key, "Anna") for key in "abc"])  # type: ignore[arg-type]
+    sets = replace(NO_SETS, conversations=[conversation(key, "Anna") for key in "abc"])
     findings = own_findings(judged, sets)
     compare("sft_model", findings, judged, parent, sets)
     assert findings.estimates["heldout_answer_loss"].value == pytest.approx(9 / 10)
