@@ -37,7 +37,8 @@ _CHAT = {
     "stop_rate": "share of generated answers that end by themselves, with the end of a turn or of a text",
     "empty_rate": "share of generated answers that say nothing",
     "chat_round_trip": "share of awkward conversations that the model folder's own chat template and tokenizer turn "
-    "into tokens that give the same turns back, with the generation mask on the assistant's alone",
+    "into tokens that give the same turns back, with the generation mask on the assistant's alone; an imported "
+    "template may refuse some, and they do not count",
 }
 
 _CHILD = {
@@ -188,8 +189,7 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str], cha
     if not asset.endswith("_model"):
         return dict(METRICS[asset])
     per_source = {source_metric(source): f"bits per byte of general held-out text from {source}" for source in sources}
-    answers = {metric: _CHAT[metric] for metric in _CHAT if metric != "chat_round_trip"} if chat_base else {}
-    return {**METRICS[asset], **answers, **per_source, **tasks}
+    return {**METRICS[asset], **(_CHAT if chat_base else {}), **per_source, **tasks}
 
 
 _COUNTED = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused, check
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import (
     CHAT_BASE_PARTS,
@@ -23,6 +24,7 @@ from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
 from training.job.context import StageContext
+from training.model_folder import is_own_tokenizer
 from training.specs.contracts import parent_in
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
@@ -103,13 +105,42 @@ def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: 
     else:
         findings.exact("fp8_overflows", probe.fp8_overflows, 1)
     _dropped(findings, loaded.asset, probe)
-    faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
+    _round_trip(findings, loaded)
+
+
+def _round_trip(findings: Findings, loaded: LoadedModel) -> None:
+    """Whether the folder's template and tokenizer keep every turn.
+
+    An imported template may refuse a role or an empty answer. Training would refuse such a conversation too, so it does
+    not count.
+    """
+    faults: dict[str, str] = {}
+    if is_own_tokenizer(loaded.tokenizer):
+        faults = {name: fault(loaded.tokenizer, turns) for name, turns in awkward_conversations().items()}
+    elif loaded.has_chat_format:
+        conversations = {name: Conversation(turns) for name, turns in awkward_conversations().items()}
+        encoded = loaded.chat_format.encode_each(list(conversations.values()))
+        for (name, conversation), row in zip(conversations.items(), encoded, strict=True):
+            if not isinstance(row, RowRefused):
+                faults[name] = _mask_fault(loaded.chat_format, conversation, row)
+    if not faults:
+        findings.leave_out("chat_round_trip", "the model has no chat template that takes a conversation")
+        return
     findings.exact(
         "chat_round_trip",
         sum(not found for found in faults.values()) / len(faults),
         len(faults),
         ({"id": name, "score": not found, "reason": found} for name, found in faults.items()),
     )
+
+
+def _mask_fault(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded) -> str:
+    """What is wrong with what is learned of a conversation; empty if nothing is."""
+    try:
+        check(chat_format, conversation, encoded)
+    except RowRefused as error:
+        return str(error)
+    return ""
 
 
 def _change(findings: Findings, probe: Probe | str, said: Answer | str, parent: LoadedModel) -> None:

@@ -70,7 +70,7 @@ def run(context: StageContext[Section]) -> StageResult:
     written = {
         name: [
             {"id": _id(name, row["prompt"]), "prompt": row["prompt"], "topic": row["topic"]}
-            for row in read_prompts(context.files[name], ("prompt", "topic"))
+            for row in (read_prompts(context.files[name], ("prompt", "topic")) if name in context.files else [])
         ]
         for name in ("harmful", "benign")
     }

@@ -150,3 +150,11 @@ def test_an_input_that_holds_nothing_out_gives_an_empty_set(
     assert (folder / f"{name}.jsonl").read_text() == ""
     assert result.metrics[f"heldout_{name}"] == 0
     assert measured(folder, tmp_path)[0] == result.metrics
+
+
+def test_without_written_prompts_their_sets_are_empty(tmp_path: Path, talk: Gather) -> None:
+    made = talk(*(talk_row(number) for number in range(9)), heldout=0.5)
+    out = tmp_path / "sets"
+    context = parts.context_of(out, "evaluation_sets", EvaluationSetsSection(), {"conversations": made.artifact})
+    assert evaluation_sets.run(context).metrics["harmful_prompts"] == 0
+    assert read(out / "harmful.jsonl") == read(out / "benign.jsonl") == []

@@ -29,8 +29,8 @@ def bench(tmp_path: Path) -> Bench:
 def evaluated(bench: Bench, model: InputArtifact, sets: Path) -> tuple[EvaluationReport, Path]:
     """Run the stage."""
     section = EvaluationSection(context=256, max_new_tokens=4, batch=8)
-    inputs = {"artifact": model, "evaluation_sets": InputArtifact(sets, manifest("evaluation_sets", {}))}
-    out = bench.run(evaluate_model, section, **inputs)
+    sets_artifact = InputArtifact(sets, manifest("evaluation_sets", {}))
+    out = bench.run(evaluate_model, section, artifact=model, evaluation_sets=sets_artifact)
     return EvaluationReport.model_validate_json((out.folder / "report.json").read_bytes()), out.folder
 
 
@@ -53,7 +53,7 @@ def test_with_a_template_of_its_own_it_is_measured_as_a_chat_model(bench: Bench,
     assert report.estimates["benign_answer_rate"].count == len(BENIGN)
     assert report.estimates["heldout_answer_loss"].count == 8
     assert {"stop_rate", "clean_stop_rate", "empty_rate", "repetition_rate"} <= set(report.metrics)
-    assert "chat_round_trip" not in {**report.estimates, **report.missing}
+    assert report.metrics["chat_round_trip"] == 1 and report.estimates["chat_round_trip"].count >= 8
     assert report.missing["answer_loss"] == "the evaluation sets hold no general questions"
     assert report.missing["loss_drop"] == "the evaluation sets hold no general text"
     assert "share of harmful prompts that are refused" in (out / "report" / "card.md").read_text()
