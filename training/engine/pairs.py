@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from lmkernels import high_precision
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from training.data.conversations.chat_format import ChatFormat, Conversation
+from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, check
+from training.data.conversations.template_probe import features_of, probe_template
 from training.data.tokens.order import RowOrder
 from training.engine.batches import Batch, Dropped, smaller_divisor
 from training.engine.deepspeed_config import undivided
@@ -33,15 +35,17 @@ class Pair:
 
     Attributes:
         id: The row's.
-        prompt: Token ids up to the opening of the assistant's turn.
+        prompt: Token ids that both conversations begin with, up to the first learned one.
         chosen: Token ids of the better answer and its end of turn.
         rejected: The same of the worse one.
+        given: Places in `chosen` and in `rejected` that are not learned, such as what a tool said between two turns.
     """
 
     id: str
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    given: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def longest(self) -> int:
@@ -53,43 +57,55 @@ class Pair:
         """Tokens of both conversations."""
         return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
+    @property
+    def learned_of_chosen(self) -> int:
+        """Learned tokens of the better answer."""
+        return len(self.chosen) - len(self.given[0])
+
 
 def encode_pairs(
-    chat_format: ChatFormat, rows: Sequence[dict[str, Any]], context: int, log: Callable[[str], None]
+    chat_format: ChatFormat,
+    rows: Sequence[dict[str, Any]],
+    context: int,
+    log: Callable[[str], None],
+    embedding: int | None = None,
 ) -> tuple[list[Pair], Dropped]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
+    A pair of the recipe's own that is too long loses whole turns from the front of its prompt first. No answer is cut.
+
     Args:
         chat_format: How conversations become token ids.
-        rows: `id`, `prompt`, `chosen` and `rejected` of each pair.
+        rows: `id`, `prompt`, `chosen` and `rejected` of each pair: texts, or JSON lists of messages by `as_messages`.
         context: Most tokens of a prompt with one answer.
-        log: Called with a line when some are left out.
+        log: Called with a line when some are shortened or left out.
+        embedding: Number of token ids that the model has; None for any.
 
     Raises:
+        TemplateRefused: The chat format loses what pairs hold.
+        RowRefused: A pair cannot be encoded, or teaches something else than its answers.
+        InputRefused: A pair holds a token that the model does not have.
         RecipeError: No pair fits.
     """
-    sides = []
-    for side in ("chosen", "rejected"):
-        conversations = [
-            Conversation(
-                [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}],
-                where=f"the {side} answer of the pair {row['id']}",
-            )
-            for row in rows
-        ]
-        sides.append(chat_format.encode(conversations))
+    asked = [_sides(row) for row in rows]
+    probe_template(chat_format, features_of(side for sides in asked for side in sides))
+    pairs = dict(enumerate(_encode(chat_format, rows, asked, embedding)))
 
-    pairs = []
-    for row, chosen, rejected in zip(rows, *sides, strict=True):
-        # A token over the border belongs to an answer, so one answer of the two may begin a token earlier.
-        start = min(int(np.argmax(side.learned)) for side in (chosen, rejected))
-        prompt, answers = chosen.ids[:start], []
-        for side in (chosen, rejected):
-            end = int(np.flatnonzero(side.learned)[-1]) + 1
-            answers.append(side.ids[start:end].tolist())
-        pairs.append(Pair(str(row["id"]), prompt.tolist(), *answers))
+    shortened: set[int] = set()
+    ways = {
+        number: _shorter_prompts(rows[number])
+        for number, pair in pairs.items()
+        if pair.longest > context and rows[number].get("as_messages")
+    }
+    while ways:
+        tried = {number: row for number, way in ways.items() if (row := next(way, None)) is not None}
+        shorter = _encode(chat_format, list(tried.values()), [_sides(row) for row in tried.values()], embedding)
+        fitting = {number: pair for number, pair in zip(tried, shorter, strict=True) if pair.longest <= context}
+        pairs |= fitting
+        shortened |= set(fitting)
+        ways = {number: ways[number] for number in tried if number not in fitting}
 
-    kept = [pair for pair in pairs if pair.longest <= context]
+    kept = [pair for pair in pairs.values() if pair.longest <= context]
     if not kept:
         raise RecipeError(
             f"none of the {len(pairs)} preference pairs fits into the context of {context} tokens; raise "
@@ -97,9 +113,91 @@ def encode_pairs(
         )
 
     dropped = Dropped("pairs", len(pairs) - len(kept), len(pairs))
+    if shortened:
+        log(f"{len(shortened)} of {dropped.of} pairs lost the first turns of their prompts to fit")
     if dropped.count:
         log(f"{dropped.count} of {dropped.of} pairs are longer than the context of {context} tokens and are left out")
     return kept, dropped
+
+
+def refuse_unknown_ids(ids: np.ndarray, embedding: int, where: str) -> None:
+    """See that the model has a row for every token of a sequence.
+
+    Raises:
+        InputRefused: It has not.
+    """
+    highest = int(ids.max(initial=0))
+    if highest >= embedding:
+        raise InputRefused(
+            f"{where}: the token {highest} lies outside the model's embedding of {embedding} tokens; the tokenizer and "
+            "the model do not belong together"
+        )
+
+
+def _sides(row: Mapping[str, Any]) -> tuple[Conversation, Conversation]:
+    """The two conversations of a pair, of which the answers' turns are learned."""
+    chosen, rejected = (
+        Conversation([*_prompt(row), *_answer(row, side)], where=_named(row, side)) for side in ("chosen", "rejected")
+    )
+    return chosen, rejected
+
+
+def _prompt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not row.get("as_messages"):
+        return [{"role": "user", "content": row["prompt"]}]
+    return [{**message, "train": False} for message in json.loads(row["prompt"])]
+
+
+def _answer(row: Mapping[str, Any], side: str) -> list[dict[str, Any]]:
+    if not row.get("as_messages"):
+        return [{"role": "assistant", "content": row[side]}]
+    messages: list[dict[str, Any]] = json.loads(row[side])
+    return messages
+
+
+def _named(row: Mapping[str, Any], side: str) -> str:
+    return f"{row['where']}: {side}" if row.get("where") else f"the {side} answer of the pair {row['id']}"
+
+
+def _shorter_prompts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pair without the first turns of its prompt, fewer each time; instructions stay, a user's turn comes first."""
+    prompt = json.loads(row["prompt"])
+    first = next((number for number, message in enumerate(prompt) if message["role"] != "system"), len(prompt))
+    for number in range(first + 1, len(prompt)):
+        if prompt[number]["role"] == "user":
+            yield {**row, "prompt": json.dumps([*prompt[:first], *prompt[number:]])}
+
+
+def _encode(
+    chat_format: ChatFormat,
+    rows: Sequence[Mapping[str, Any]],
+    asked: Sequence[tuple[Conversation, Conversation]],
+    embedding: int | None,
+) -> list[Pair]:
+    """Each pair, whatever its length."""
+    flat = [side for sides in asked for side in sides]
+    encoded = chat_format.encode(flat)
+    for conversation, side in zip(flat, encoded, strict=True):
+        check(chat_format, conversation, side)
+        if embedding is not None:
+            refuse_unknown_ids(side.ids, embedding, conversation.named)
+    return [_pair(str(row["id"]), *encoded[2 * number : 2 * number + 2]) for number, row in enumerate(rows)]
+
+
+def _pair(row_id: str, chosen: Encoded, rejected: Encoded) -> Pair:
+    # A token over the border belongs to an answer, so one answer of the two may begin a token earlier. A template may
+    # also write something else before each of the two.
+    start = min(int(np.argmax(side.learned)) for side in (chosen, rejected))
+    differs = np.flatnonzero(chosen.ids[:start] != rejected.ids[:start])
+    start = int(differs[0]) if len(differs) else start
+
+    answers: list[list[int]] = []
+    given: list[tuple[int, ...]] = []
+    for side in (chosen, rejected):
+        end = int(np.flatnonzero(side.learned)[-1]) + 1
+        answers.append(side.ids[start:end].tolist())
+        given.append(tuple(np.flatnonzero(~side.learned[start:end]).tolist()))
+    return Pair(row_id, chosen.ids[:start].tolist(), answers[0], answers[1], (given[0], given[1]))
 
 
 @dataclass(frozen=True)
@@ -163,7 +261,7 @@ class PairBatches:
         return int(lengths[self.order.rows(0, step * self.batch_pairs)[1]].sum()) if step else 0
 
     def _chosen_tokens(self, numbers: np.ndarray) -> int:
-        return sum(len(self.pairs[number].chosen) for number in numbers)
+        return sum(self.pairs[number].learned_of_chosen for number in numbers)
 
     def longest(self) -> Batch:
         """A micro-batch of the longest pairs."""
@@ -183,7 +281,16 @@ class PairBatches:
             for number in numbers
         ]
         batch: Batch = DataCollatorForPreference(pad_token_id=self.pad)(examples)
+        self._leave_given(batch["completion_mask"], numbers)
         return batch
+
+    def _leave_given(self, mask: torch.Tensor, numbers: np.ndarray) -> None:
+        """Take what is not learned out of a mask of chosen and then rejected answers, int64 [2 x pairs, length]."""
+        for row, number in enumerate(numbers):
+            pair = self.pairs[number]
+            for side, given in enumerate(pair.given):
+                if given:
+                    mask[row + side * len(numbers), len(pair.prompt) + torch.tensor(given)] = 0
 
 
 def reference_logprobs(session: Session, trainer: Any, batches: PairBatches) -> np.ndarray:

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from training.data.conversations.contamination import words_key
-from training.data.conversations.messages import plain_answer
+from training.data.conversations.messages import ASSISTANT, USER, plain_answer, turns_key
+from training.data.conversations.mixing import first_prompts
 from training.data.tables import read_rows
 from training.errors import InputRefused
 from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
+from training.specs.conversations import PLAIN_TEXT
 from training.specs.post_training_data import AdapterDataSection
 
 _QUESTIONS = ("questions.jsonl",)
 _SAFETY = ("harmful.jsonl", "benign.jsonl")
 _PAIRS = ("preferences.jsonl",)
+_HELD_OUT = ("conversations.jsonl", "pairs.jsonl")  # of the recipe's own, where it has some
 
 
 def measure_instruction_data(artifact: InputArtifact, evaluation_sets: InputArtifact) -> Measurement:
@@ -27,7 +30,7 @@ def measure_instruction_data(artifact: InputArtifact, evaluation_sets: InputArti
     rows = _conversations(artifact.folder / "train.parquet")
     measurement.add("conversations", len(rows), len(rows))
     measurement.add("refusals", sum(row["kind"] == "refusal" for row in rows), len(rows))
-    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS + _SAFETY)
+    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS + _SAFETY + _HELD_OUT)
     return measurement
 
 
@@ -37,14 +40,24 @@ def measure_preference_data(artifact: InputArtifact, evaluation_sets: InputArtif
     rows = list(read_rows(artifact.folder / "train.parquet"))
     measurement.add("pairs", len(rows), len(rows))
 
-    identical = [row for row in rows if plain_answer(row["chosen"]) == plain_answer(row["rejected"])]
+    identical = [row for row in rows if _answer_key(row, "chosen") == _answer_key(row, "rejected")]
     for row in identical:
         measurement.fail("identical_pairs", row["id"], 1.0, prompt=row["prompt"][:120])
     measurement.add("identical_pairs", len(identical), len(rows))
 
-    prompts = (row["prompt"] for row in rows)
-    _leaks(measurement, "leaked_prompts", prompts, evaluation_sets, _QUESTIONS + _SAFETY + _PAIRS)
+    prompts = (prompt for row in rows for prompt in _pair_prompts(row))
+    _leaks(measurement, "leaked_prompts", prompts, evaluation_sets, _QUESTIONS + _SAFETY + _PAIRS + _HELD_OUT)
     return measurement
+
+
+def _answer_key(row: dict[str, Any], side: str) -> str:
+    return turns_key(json.loads(row[side]), plain_answer) if row.get("as_messages") else plain_answer(row[side])
+
+
+def _pair_prompts(row: dict[str, Any]) -> list[str]:
+    if not row.get("as_messages"):
+        return [row["prompt"]]
+    return [message["content"] for message in json.loads(row["prompt"]) if message["role"] == USER]
 
 
 def measure_adapter_data(artifact: InputArtifact, evaluation_sets: InputArtifact) -> Measurement:
@@ -53,14 +66,17 @@ def measure_adapter_data(artifact: InputArtifact, evaluation_sets: InputArtifact
     domain = AdapterDataSection.model_validate(artifact.manifest.section).domain
     documents = [row["domain"] for row in read_rows(artifact.folder / "documents.parquet", ["domain"])]
     rows = _conversations(artifact.folder / "train.parquet")
-    measurement.add("documents", documents.count(domain), len(documents))
+    if documents:
+        measurement.add("documents", documents.count(domain), len(documents))
+    else:
+        measurement.leave_out("documents", "the recipe has no sources of documents")
     measurement.add("conversations", sum(row["domain"] == domain for row in rows), len(rows))
-    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS)
+    _leaks(measurement, "leaked_questions", _prompts(rows), evaluation_sets, _QUESTIONS + _HELD_OUT)
     return measurement
 
 
 def _conversations(path: Path) -> list[dict[str, Any]]:
-    """Rows with their messages parsed; each conversation has a prompt and an answer.
+    """Rows with their messages parsed; each conversation has a prompt and an answer, and a plain text its text.
 
     Raises:
         InputRefused: A row has none, or no messages at all.
@@ -69,10 +85,15 @@ def _conversations(path: Path) -> list[dict[str, Any]]:
     for row in rows:
         try:
             row["messages"] = json.loads(row["messages"])
-            roles = [message["role"] for message in row["messages"] if message["content"].strip()]
+            roles = {
+                message["role"]
+                for message in row["messages"]
+                if message["content"].strip() or message.get("tool_calls")
+            }
         except (ValueError, TypeError, KeyError) as error:
             raise InputRefused(f"{path}: {row['id']} holds no messages ({error}); materialize it again") from error
-        if "assistant" not in roles or "user" not in roles:
+        needed = {ASSISTANT} if row.get("format") == PLAIN_TEXT else {ASSISTANT, USER}
+        if not needed <= roles:
             raise InputRefused(f"{path}: {row['id']} has no prompt or no answer; materialize it again")
     return rows
 
@@ -90,8 +111,20 @@ def _leaks(
 ) -> None:
     """Record the held-out items of these files whose prompt is among the training prompts."""
     training_keys = {words_key(prompt) for prompt in prompts}
-    items = [row for name in names for row in read_lines(evaluation_sets.folder / name)]
-    leaked = [row for row in items if words_key(row["prompt"]) in training_keys]
-    for row in leaked:
-        measurement.fail(metric, str(row["id"]), 1.0, prompt=row["prompt"][:120])
+    items = [
+        (str(row["id"]), prompt)
+        for name in names
+        if name not in _HELD_OUT or (evaluation_sets.folder / name).is_file()
+        for row in read_lines(evaluation_sets.folder / name)
+        for prompt in _held_out_prompts(row)
+    ]
+    leaked = [(item, prompt) for item, prompt in items if words_key(prompt) in training_keys]
+    for item, prompt in leaked:
+        measurement.fail(metric, item, 1.0, prompt=prompt[:120])
     measurement.add(metric, len(leaked), len(items))
+
+
+def _held_out_prompts(row: dict[str, Any]) -> list[str]:
+    """The prompt of an item; of a conversation or pair of the recipe's own, the first question."""
+    prompt = row.get("prompt", row.get("messages"))
+    return [prompt] if isinstance(prompt, str) else first_prompts(prompt or [])

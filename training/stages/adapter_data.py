@@ -1,4 +1,7 @@
-"""`adapter_data`: documents and conversations of one domain, with some general conversations against forgetting."""
+"""`adapter_data`: documents and conversations of one domain, with some general conversations against forgetting.
+
+Without a corpus it is the recipe's own conversations.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,12 @@ from collections import Counter
 from typing import Any
 
 from training.data.conversations.items import excluded_ids, sample_of, training_items
+from training.data.conversations.mixing import (
+    MIXED_CONVERSATION_SCHEMA,
+    generated_conversation,
+    is_gathered,
+    sample_of_gathered,
+)
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, fraction, read_rows, write_table
 from training.errors import RecipeError
@@ -21,19 +30,20 @@ def run(context: StageContext[Section]) -> StageResult:
     Raises:
         RecipeError: The training split holds no document of the domain.
     """
-    section, corpus = context.section, context.input("corpus").folder
-    exclusions = context.input("evaluation_sets").folder / "exclusions.parquet"
+    section, has_corpus = context.section, "corpus" in context.inputs
     context.events.phase("documents")
-    documents = _documents(section.domain, context)
+    documents = _documents(section.domain, context) if has_corpus else []
 
     context.events.phase("conversations")
-    items = training_items(corpus, exclusions, domain=section.domain)[: section.max_conversations]
-    of_domain = {item.id: item.row() for item in items}
-    general = _general(context, len(of_domain), set(of_domain))
-    rows = sorted([*of_domain.values(), *general], key=lambda row: row["id"])
+    of_domain = _of_domain(context) if has_corpus else _all(context)
+    general = _general(context, len(of_domain), {row["id"] for row in of_domain}) if has_corpus else []
+    rows, schema = [*of_domain, *general], CONVERSATION_SCHEMA
+    if any("tools" in row for row in rows):
+        rows, schema = [generated_conversation(row) for row in rows], MIXED_CONVERSATION_SCHEMA
+    rows.sort(key=lambda row: str(row["id"]))
 
     write_table(context.out / "documents.parquet", documents, CORPUS_SCHEMA)
-    write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
+    write_table(context.out / "train.parquet", rows, schema)
     _report(context, documents, rows)
     return StageResult(
         metrics={
@@ -42,8 +52,23 @@ def run(context: StageContext[Section]) -> StageResult:
             "general_conversations": float(len(general)),
             "bytes": float(sum(row["bytes"] for row in documents)),
         },
-        headline="documents",
+        headline="documents" if has_corpus else "conversations",
     )
+
+
+def _of_domain(context: StageContext[Section]) -> list[dict[str, Any]]:
+    """Conversations from the domain's documents."""
+    section, exclusions = context.section, context.input("evaluation_sets").folder / "exclusions.parquet"
+    items = training_items(context.input("corpus").folder, exclusions, domain=section.domain)
+    return [item.row() for item in items[: section.max_conversations]]
+
+
+def _all(context: StageContext[Section]) -> list[dict[str, Any]]:
+    """All conversations of `instruction_data`, up to the most by digest; they are what the adapter is for."""
+    section = context.section
+    rows = list(read_rows(context.input("instruction_data").folder / "train.parquet"))
+    rows.sort(key=lambda row: (fraction("adapter", row["id"]), row["id"]))
+    return [{**row, "domain": section.domain} for row in rows[: section.max_conversations]]
 
 
 def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, Any]]:
@@ -65,7 +90,7 @@ def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, An
     return sorted(documents, key=lambda row: row["id"])
 
 
-def _general(context: StageContext[Section], of_domain: int, taken: set[str]) -> list[dict[str, str]]:
+def _general(context: StageContext[Section], of_domain: int, taken: set[str]) -> list[dict[str, Any]]:
     """General conversations, chosen by digest, so many that they are `general_share` of all.
 
     Args:
@@ -83,9 +108,11 @@ def _general(context: StageContext[Section], of_domain: int, taken: set[str]) ->
     return rows[: round(of_domain * share / (1 - share))]
 
 
-def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, str]]) -> None:
+def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     domain = context.section.domain
-    write_samples(context.report, [sample_of(row) for row in rows[:10]])
+    write_samples(
+        context.report, [sample_of_gathered(row) if is_gathered(row) else sample_of(row) for row in rows[:10]]
+    )
     table = Counter((row["kind"], row["domain"]) for row in rows)
     bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
     bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")

@@ -11,7 +11,7 @@ from training.data.tokens.order import RowOrder
 from training.engine.batches import Dropped
 from training.engine.out_of_memory import smaller_when_short
 from training.engine.pairs import REFERENCE_FILE, PairBatches, encode_pairs, reference_logprobs, save_reference
-from training.engine.post_training import preference_trainer, read_rows
+from training.engine.post_training import embedding_size, preference_trainer, read_rows
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import Trained, TrainingStage, train
@@ -45,7 +45,9 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
         context, section = self.context, self.section
         context.events.phase("encode pairs")
         rows = read_rows(context.input("preference_data").folder / "train.parquet")
-        pairs, dropped = encode_pairs(session.chat_format, rows, section.context, context.events.log)
+        assert self.parent is not None
+        size = embedding_size(session, self.parent)
+        pairs, dropped = encode_pairs(session.chat_format, rows, section.context, context.events.log, size)
 
         wish = context.execution.micro_batch_tokens
         batches = PairBatches(

@@ -1,12 +1,24 @@
-"""`instruction_data`: conversations from the training documents, and written ones about what to refuse."""
+"""`instruction_data`: conversations from the training documents, written ones about what to refuse, a user's own."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from training.data.conversations.dialogues import conversation_rows
 from training.data.conversations.items import BENIGN, REFUSAL, Item, sample_of, training_items
+from training.data.conversations.mixing import (
+    GATHERED,
+    MIXED_CONVERSATION_SCHEMA,
+    EvaluationItems,
+    gathered_conversation,
+    gathered_table,
+    generated_conversation,
+    is_gathered,
+    sample_of_gathered,
+    weighted,
+)
 from training.data.conversations.safety import agreement, read_prompts, refusal
 from training.data.conversations.shortfall import in_words, unused_text
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
@@ -18,43 +30,77 @@ from training.specs.job import StageResult
 from training.specs.post_training_data import InstructionDataSection as Section
 
 _WRITTEN = "safety"
+_PROMPT_FILES = ("harmful", "benign")
 
 
 def run(context: StageContext[Section]) -> StageResult:
-    """Make the conversations.
+    """Make the conversations, and add those of the recipe's own.
 
     Raises:
         SourceError: A file of written prompts is malformed.
-        RecipeError: The training documents give no conversation.
+        RecipeError: The training documents give no conversation, or all of the recipe's own hold evaluation items.
     """
     section = context.section
     context.events.phase("conversations")
-    items = training_items(
-        context.input("corpus").folder,
-        context.input("evaluation_sets").folder / "exclusions.parquet",
-        section.max_answer_characters,
-    )
+    items = _items(context) if "corpus" in context.inputs else []
+    written = _written(context) if all(name in context.files for name in _PROMPT_FILES) else []
+    rows: list[dict[str, Any]] = [
+        *conversation_rows([*((item, 0) for item in items[: section.max_conversations]), *written])
+    ]
 
-    if not items:
-        unused = unused_text(read_rows(context.input("corpus").folder / "train"), section.max_answer_characters)
-        raise RecipeError(
-            f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
-            "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters"
-        )
+    schema, contaminated = CONVERSATION_SCHEMA, 0
+    if "conversations" in context.inputs:
+        gathered, contaminated = _gathered(context)
+        rows = [*map(generated_conversation, rows), *gathered]
+        schema = MIXED_CONVERSATION_SCHEMA
+    if not rows:
+        raise RecipeError("instruction_data: there is nothing to make conversations of; add sources or conversations")
 
-    rows = conversation_rows([*((item, 0) for item in items[: section.max_conversations]), *_written(context)])
     rows.sort(key=lambda row: row["id"])
-    write_table(context.out / "train.parquet", rows, CONVERSATION_SCHEMA)
+    write_table(context.out / "train.parquet", rows, schema)
     kinds = Counter(row["kind"] for row in rows)
-    _report(context, rows, len(items))
+    _report(context, rows, len(items), contaminated)
+    added = {"contaminated_conversations": float(contaminated)} if "conversations" in context.inputs else {}
     return StageResult(
         metrics={
             "conversations": float(len(rows)),
             "refusals": float(kinds[REFUSAL]),
             **{f"{kind}_conversations": float(count) for kind, count in kinds.items()},
+            **added,
         },
         headline="conversations",
     )
+
+
+def _items(context: StageContext[Section]) -> list[Item]:
+    """Questions with answers of the training documents, one at least."""
+    corpus, most = context.input("corpus").folder, context.section.max_answer_characters
+    items = training_items(corpus, context.input("evaluation_sets").folder / "exclusions.parquet", most)
+    if not items:
+        unused = unused_text(read_rows(corpus / "train"), most)
+        raise RecipeError(
+            f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
+            "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters"
+        )
+    return items
+
+
+def _gathered(context: StageContext[Section]) -> tuple[list[dict[str, Any]], int]:
+    """The recipe's own conversations by weight, and how many were left out because they hold evaluation items."""
+    context.events.phase("overlap with evaluation items")
+    sets = context.input("evaluation_sets")
+    rows = read_rows(context.input("conversations").folder / "train.parquet")
+    clean, contaminated = EvaluationItems(sets.folder, sets.manifest.section).without(rows)
+    gathered = [gathered_conversation(row) for row in weighted(clean)]
+    if not gathered:
+        raise RecipeError(
+            f"instruction_data: none of {len(clean) + contaminated} conversations is left: {contaminated} hold items "
+            "of the evaluation sets, and the weight of the others leaves none; add rows or raise their weight"
+        )
+
+    if contaminated:
+        context.events.log(f"{contaminated} conversations hold items of the evaluation sets and are left out")
+    return gathered, contaminated
 
 
 def _written(context: StageContext[Section]) -> list[tuple[Item, int]]:
@@ -93,10 +139,10 @@ def _item(kind: str, prompt: str, answer: str) -> Item:
     return Item(kind, prompt, answer, prompt, GENERAL, _WRITTEN)
 
 
-def _report(context: StageContext[Section], rows: list[dict[str, str]], available: int) -> None:
+def _report(context: StageContext[Section], rows: list[dict[str, Any]], available: int, contaminated: int) -> None:
     kinds = Counter(row["kind"] for row in rows)
     samples = [row for kind in kinds for row in [row for row in rows if row["kind"] == kind][:5]]
-    write_samples(context.report, [sample_of(row) for row in samples])
+    write_samples(context.report, [sample_of_gathered(row) if is_gathered(row) else sample_of(row) for row in samples])
     bar_chart(
         context.report / "kinds.png",
         {kind: float(count) for kind, count in sorted(kinds.items())},
@@ -105,6 +151,14 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
     )
 
     table = Counter((row["kind"], row["domain"]) for row in rows)
+    made = [
+        f"The training documents give {available} conversations; "
+        f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
+        "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin "
+        "with a system turn, and a few have two answers."
+    ]
+    made = made if available else []
+    own = gathered_table(rows, "conversations", contaminated) if kinds[GATHERED] else []
     write_card(
         context.report,
         "Instruction data",
@@ -113,9 +167,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, str]], availabl
                 ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]
             ),
             "",
-            f"The training documents give {available} conversations; "
-            f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
-            "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin "
-            "with a system turn, and a few have two answers.",
+            *made,
+            *own,
         ],
     )

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.engine import adapter, export
-from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
-from training.engine.post_training import conversation_trainer, encode_conversations, packed_batches, pieces_of
+from training.engine.batches import Dropped, PackedBatches
+from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import Trained, TrainingStage, train
@@ -37,16 +37,17 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
         """Rows of documents, of which every token is learned, and of conversations, of which the answers are."""
         context, section = self.context, self.section
         context.events.phase("encode documents")
-        encoded = encode_conversations(session, context.input("adapter_data").folder / "train.parquet")
-        rows = [(row.ids, row.learned) for row in encoded]
-        sequences, masks, dropped = conversations_that_fit(rows, section.context, context.events.log)
+        assert self.parent is not None
+        path = context.input("adapter_data").folder / "train.parquet"
+        read = read_conversations(session, path, section.context, self.parent)
+        sequences, masks = read.sequences, read.masks
 
         for ids in self._documents(session.end):
             pieces = pieces_of(ids, session.before_document, section.context)
             sequences += pieces
             masks += [np.ones(len(piece), np.bool_) for piece in pieces]
         batches = packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens)
-        return batches, dropped
+        return batches, read.dropped
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
         """TRL's trainer for supervised fine-tuning, with PEFT's adapter."""
@@ -80,5 +81,7 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
         """Token ids of every document with its end of text, int64 [length] each, in the order of their ids."""
         table = pq.read_table(self.context.input("adapter_data").folder / "documents.parquet", columns=["id", "text"])
         texts = [row["text"] for row in sorted(table.to_pylist(), key=lambda row: str(row["id"]))]
+        if not texts:  # an adapter for the recipe's own conversations
+            return []
         plain = load_plain(self.context.input("tokenizer").folder / TOKENIZER_FILE)
         return [np.array([*ids, end], np.int64) for ids in encode_texts(plain, texts)]

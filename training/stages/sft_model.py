@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.data.tokens.shards import TokenShards
-from training.engine.batches import Dropped, PackedBatches, conversations_that_fit
-from training.engine.post_training import conversation_trainer, encode_conversations, packed_batches, pieces_of
+from training.engine.batches import Dropped, PackedBatches
+from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import TrainingStage, train
@@ -39,9 +39,10 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         """Rows of conversations and of replayed documents."""
         context, section = self.context, self.section
         context.events.phase("encode conversations")
-        encoded = encode_conversations(session, context.input("instruction_data").folder / "train.parquet")
-        rows = [(row.ids, row.learned) for row in encoded]
-        sequences, masks, dropped = conversations_that_fit(rows, section.context, context.events.log)
+        assert self.parent is not None
+        path = context.input("instruction_data").folder / "train.parquet"
+        read = read_conversations(session, path, section.context, self.parent)
+        sequences, masks = read.sequences, read.masks
 
         # `replay` is a share of the learned tokens, and of a conversation only the answers are learned.
         answer_tokens = sum(int(mask.sum()) for mask in masks)
@@ -53,7 +54,7 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         context.events.log(f"{answer_tokens:,} tokens of answers and {replayed_tokens:,} of replayed text are learned")
 
         batches = packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens)
-        return batches, dropped
+        return batches, read.dropped
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
         """TRL's trainer for supervised fine-tuning."""

@@ -21,12 +21,14 @@ class Fitted:
 
     Attributes:
         numbers: Which of the conversations are kept, in their order.
+        conversations: The kept ones, without the turns that went.
         encoded: The kept ones.
         counts: `kept` and `shortened` ones, and of those that went `too_long`, `nothing_learned` and `refused`.
         refused: Why conversations were refused.
     """
 
     numbers: tuple[int, ...]
+    conversations: tuple[Conversation, ...]
     encoded: tuple[Encoded, ...]
     counts: Mapping[str, int]
     refused: tuple[RowRefused, ...]
@@ -53,7 +55,7 @@ def fit(
         RecipeError: None is left.
     """
     results: dict[int, Encoded | RowRefused] = dict(enumerate(chat_format.encode_each(conversations)))
-    shortened: set[int] = set()
+    shortened: dict[int, Conversation] = {}
     if rule == "turns":
         shorter = {number: _shorter(conversations[number]) for number in _too_long(results, context)}
         while shorter:
@@ -62,7 +64,7 @@ def fit(
             encoded = zip(asked, chat_format.encode_each(list(asked.values())), strict=True)
             fitting = {number: one for number, one in encoded if isinstance(one, Encoded) and len(one.ids) <= context}
             results |= fitting
-            shortened |= set(fitting)
+            shortened |= {number: asked[number] for number in fitting}
             shorter = {number: shorter[number] for number in asked if number not in fitting}
 
     counts: Counter[str] = Counter(kept=0, shortened=0, too_long=0, nothing_learned=0, refused=0)
@@ -92,7 +94,8 @@ def fit(
             f"none of {len(conversations)} conversations fits into the context of {context} tokens with something to "
             f"learn ({said or 'there are none'}); raise the context"
         )
-    return Fitted(tuple(kept), tuple(kept.values()), counts, tuple(refused))
+    whole = tuple(shortened.get(number, conversations[number]) for number in kept)
+    return Fitted(tuple(kept), whole, tuple(kept.values()), counts, tuple(refused))
 
 
 def _too_long(results: Mapping[int, Encoded | RowRefused], context: int) -> list[int]:
