@@ -25,7 +25,7 @@ from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
 from training.job.context import StageContext
 from training.model_folder import is_own_tokenizer
-from training.specs.contracts import parent_in
+from training.specs.contracts import CONTRACTS, parent_in
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
@@ -185,8 +185,11 @@ def _unsound(loaded: LoadedModel, sets: Sets, section: EvaluationSection) -> str
 
 def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedModel], None]) -> Behaviour | None:
     name, parts = parent_in(context.inputs), PARENT_PARTS.get(kind_of(asset))
-    if name is None or parts is None:
+    if parts is None:
         return None
+    if name is None:
+        parents = " or ".join(CONTRACTS[kind_of(asset)].parents)
+        raise InputRefused(f"the evaluation of {asset} needs the input {parents}, and job.json has none")
     context.events.phase(f"measure {name}")
     try:
         loaded = load(context.input(name), prepare(context.execution))
