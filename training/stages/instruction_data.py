@@ -151,13 +151,12 @@ def _report(context: StageContext[Section], rows: list[dict[str, Any]], availabl
     )
 
     table = Counter((row["kind"], row["domain"]) for row in rows)
-    made = [
+    made = (
         f"The training documents give {available} conversations; "
         f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
         "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin "
         "with a system turn, and a few have two answers."
-    ]
-    made = made if available else []
+    )
     own = gathered_table(rows, "conversations", contaminated) if kinds[GATHERED] else []
     write_card(
         context.report,
@@ -167,7 +166,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, Any]], availabl
                 ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]
             ),
             "",
-            *made,
+            *([made] if available else []),
             *own,
         ],
     )
