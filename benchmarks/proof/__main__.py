@@ -22,8 +22,9 @@ from rich.console import Console
 from benchmarks.proof.controls import CONTROLS, MODELS, Caught, run
 from benchmarks.proof.table import as_markdown
 from benchmarks.proof.world import World
-from pipeline.graph import KINDS
+from pipeline.graph import DEFAULT_RECIPE
 from pipeline.paths import ROOT, home, prepare
+from pipeline.recipes.loader import load_recipe
 from pipeline.workspace import Workspace
 from training.errors import GatehouseError, InputRefused
 from training.specs.artifacts import Certificate
@@ -62,7 +63,7 @@ def controls(workspace: Workspace, console: Console) -> list[Caught]:
         InputRefused: The chain is not promoted.
     """
     store = workspace.store
-    if missing := [asset for asset in KINDS if store.promotion(asset) is None]:
+    if missing := [asset for asset in workspace.loaded.graph if store.promotion(asset) is None]:
         raise InputRefused(
             f"{', '.join(missing)}: not promoted; the proof starts from a trained chain: `gatehouse run "
             f"-r {workspace.name}`"
@@ -106,7 +107,7 @@ def chain(recipe: str, workspace: Workspace, seed: int, console: Console) -> dic
 
     store = workspace.moved_to(folder).store
     certificates = {}
-    for asset in KINDS:
+    for asset in workspace.loaded.graph:
         latest = store.latest(asset)
         certificate = store.certificate(asset, latest.version) if latest else None
         if certificate is not None:
@@ -129,7 +130,7 @@ def chain(recipe: str, workspace: Workspace, seed: int, console: Console) -> dic
 
 def passes(certificates: dict[str, Certificate]) -> bool:
     """Whether a whole chain was promoted."""
-    return all(asset in certificates and certificates[asset].passed for asset in KINDS)
+    return all(asset in certificates and certificates[asset].passed for asset in load_recipe(DEFAULT_RECIPE).graph)
 
 
 def as_json(caught: Sequence[Caught], chains: dict[int, dict[str, Certificate]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import dagster as dg
 import pytest
 
 from pipeline.defs.schedules import MISSED
-from pipeline.graph import KINDS
+from pipeline.recipes.loader import load_recipe
 from tests.chaos.nights import SCHEDULED, Nights, nights
 from tests.chaos.stand import Stand
 from tests.integration.workspaces import Workspace, workspace
@@ -43,6 +43,8 @@ _LENIENT = """\
     - {metric: domain_gain, must_be: ">=", threshold: -100, min_items: 1}
 """
 _FAULTS = ("killed", "refused", "unreadable", "MLflow down", "disk full", "scheduler away")
+
+_ASSETS = tuple(load_recipe("smoke").graph)
 
 
 @pytest.fixture
@@ -184,12 +186,12 @@ class Month:
         """Every promotion of every asset, oldest first."""
         return {
             asset: [path.stem.partition("-")[2] for path in sorted(self.space.asset(asset).glob("promotions/*"))]
-            for asset in KINDS
+            for asset in _ASSETS
         }
 
     def versions(self) -> int:
         """How many versions of assets there are."""
-        return sum(len(self.store.versions(asset)) for asset in KINDS)
+        return sum(len(self.store.versions(asset)) for asset in _ASSETS)
 
     def files(self) -> dict[str, int]:
         """Every file of the store, with its size."""

@@ -51,7 +51,7 @@ def _evaluation_sets(context: _Context) -> Measurement:
 def _tokenizer(context: _Context) -> Measurement:
     from training.evaluation.tokenizers import measure_tokenizer
 
-    return measure_tokenizer(context.input("artifact"), context.input("corpus"))
+    return measure_tokenizer(context.input("artifact"), context.inputs.get("corpus"))
 
 
 def _packed_shards(context: _Context) -> Measurement:

@@ -43,7 +43,7 @@ def test_status_fits_a_terminal_and_breaks_no_name(world: World, shown: io.Strin
     lines = shown.getvalue().splitlines()
 
     table = [line for line in lines if re.match(r" \w+ +([0-9a-f]{8}|-)\*? ", line)]
-    assert [line.split()[0] for line in table] == list(graph.KINDS)
+    assert [line.split()[0] for line in table] == list(GRAPH)
     assert max(map(len, table)) <= TERMINAL
     assert next(line for line in table if "base_model" in line).split()[2] == "refused"
     assert any(line.startswith("base_model: ") and "refused it" in line for line in lines), "the reason stands below"

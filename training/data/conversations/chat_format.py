@@ -167,8 +167,8 @@ class ChatFormat(abc.ABC):
 
         own = tokenizer.chat_template
         own = own.get("default") if isinstance(own, dict) else own
-        # By its tokens and not by its template: another template in such a folder is a fault to be measured, and nothing
-        # of it is ever run.
+        # By its tokens and not by its template: another template in such a folder is a fault to be measured. Nothing of
+        # it is ever run.
         if template is None and (own == CHAT_TEMPLATE or is_own_vocabulary(tokenizer.get_vocab())):
             from training.data.conversations.own_format import OwnFormat
 

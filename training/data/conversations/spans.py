@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -45,11 +46,15 @@ class Placed:
     end: int
 
 
+_CHARACTERS = string.ascii_lowercase + string.digits
+
+
 class Words:
     """Words of one rendering, each of which stands for a segment."""
 
     def __init__(self) -> None:
-        nonce = secrets.token_hex(8)
+        # Every letter and digit is in it, so a template that changes one is found out each time, and not by chance.
+        nonce = "".join(secrets.SystemRandom().sample(_CHARACTERS, len(_CHARACTERS)))
         self._form = f"x{nonce}x{{}}z"
         self.pattern = re.compile(rf"x{nonce}x(\d+)z")
 

@@ -69,10 +69,13 @@ def look_at(process: TemplateProcess, added: Mapping[str, int], special: Iterabl
         )
     numbers = [int(match.group(1)) for match in words.pattern.finditer(whole.text)]
     if numbers != [0, 1, 2, 3]:
-        lost = next((roles[number] for number in range(4) if numbers.count(number) != 1), "user")
-        raise TemplateRefused(
-            f"{process.name}: it renders a text of the role {lost} {numbers.count(1)} times, not once"
+        lost = next((number for number in range(4) if numbers.count(number) != 1), None)
+        fault = (
+            "renders the turns in another order"
+            if lost is None
+            else f"renders a text of the role {roles[lost]} {numbers.count(lost)} times, or changes its letters"
         )
+        raise TemplateRefused(f"{process.name}: it {fault}")
     opening, question, between, second, tail = words.pattern.split(whole.text)[::2]
 
     names = re.compile("|".join(sorted(map(re.escape, added), key=lambda name: (-len(name), name))) or r"(?!)")

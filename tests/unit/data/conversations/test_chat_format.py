@@ -448,9 +448,8 @@ def test_a_template_that_ends_no_turn_with_a_token_is_refused(tmp_path: Path, fo
         ChatFormat.load(folders["qwen3"], str(path))
 
 
-def test_a_template_that_changes_its_texts_is_refused_by_row(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_template_that_changes_its_texts_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
     path = tmp_path / "upper.jinja"
     path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content | replace('e', 'E') }}<|im_end|>\n{% endfor %}")
-    chat = ChatFormat.load(folders["qwen3"], str(path))
-    with pytest.raises(RowRefused, match="a.jsonl:3: its turns cannot be found exactly in what .*upper.jinja"):
-        chat.encode([Conversation(FRUIT, where="a.jsonl:3")])
+    with pytest.raises(TemplateRefused, match="it renders a text of the role user 0 times, or changes its letters"):
+        ChatFormat.load(folders["qwen3"], str(path))

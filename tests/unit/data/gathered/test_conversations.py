@@ -48,7 +48,7 @@ def test_an_unknown_speaker_is_an_error_with_file_and_row(talk: Gather) -> None:
     good = {"conversations": [{"from": "human", "value": "q1"}, {"from": "gpt", "value": "a1"}]}
     message = refusal(talk, good, {"conversations": [{"from": "human", "value": "q"}, {"from": "bot", "value": "a"}]})
     assert "a.jsonl:2: conversations: message 2 is from 'bot'; known are system, human" in message
-    assert "conversations.on_bad_row: skip" in message
+    assert "conversation_options.on_bad_row: skip" in message
 
 
 def test_tool_arguments_and_tools_keep_their_own_keys_in_their_own_order(talk: Gather) -> None:
