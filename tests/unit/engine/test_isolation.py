@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Pre
 from training.data.tokens.shards import ArrayTokens
 from training.engine import isolation
 from training.engine.batches import PackedBatches, read_documents
-from training.engine.session import _has_sdpa
+from training.model_folder import best_attention
 
 _HIDDEN: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _WIDE = {"intermediate_size": 48, "max_position_embeddings": 64}
@@ -50,8 +50,9 @@ def build(model_type: str, fields: dict[str, Any]) -> PreTrainedModel:
     config = AutoConfig.for_model(
         model_type, vocab_size=99, bos_token_id=None, eos_token_id=0, pad_token_id=1, **fields
     )
-    attention = "sdpa" if _has_sdpa(model_type) else "eager"
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=best_attention(model_type)
+    )
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -70,15 +71,9 @@ def test_documents_that_see_each_other_are_found(model_type: str) -> None:
 
 
 def test_eager_attention_stands_in_where_there_is_no_other() -> None:
-    assert [_has_sdpa(name) for name in ("llama", "opt", "gemma2", "gptj", "gpt_neo", "codegen", "mamba")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-        False,
-    ]
+    with_sdpa, without = ("llama", "opt"), ("gemma2", "gptj", "gpt_neo", "codegen", "mamba")
+    assert {best_attention(name) for name in with_sdpa} == {"sdpa"}
+    assert {best_attention(name) for name in without} == {"eager"}
 
 
 def test_a_model_in_which_nothing_depends_on_anything_is_not_believed() -> None:
