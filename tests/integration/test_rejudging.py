@@ -70,7 +70,7 @@ def test_another_suite(mine: Workspace) -> None:
     alone = mine.run("--select", "preference_data", *changed)
     assert alone.returncode == 2
     assert f"{ASSET} {version} was judged on other terms: the evaluation sets" in alone.stdout
-    assert f"`gatehouse run -r mine --select {ASSET}` judges it again and trains nothing" in alone.stdout
+    assert f"`gatehouse run -r {mine.recipe} --select {ASSET}` judges it again and trains nothing" in alone.stdout
 
     refused = mine.run("--select", ASSET, *changed)
     assert refused.returncode == 1 and "leaked_questions 1 fails == 0" in refused.stdout, refused.stdout
