@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lmkernels import high_precision
 
+from training.engine.batches import Batches
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.specs.probe import PROBE_FILE, Logprobs, Probe
 
 _TOKENS = 256  # of all rows
 _ROW = 128
+_NO_TOKEN = -1
 
 
 def take(session: Session, trainer: StepOrdered) -> Probe:
@@ -28,7 +31,7 @@ def take(session: Session, trainer: StepOrdered) -> Probe:
     rounds away. Every rank must call it, because under ZeRO 3 each holds a part of the weights. All ranks see the same
     rows.
     """
-    rows = _rows(trainer, session.pad)
+    rows = _rows(trainer)
     engine = trainer.model_wrapped
     engine.eval()  # no dropout
     logprobs = _logprobs(engine, rows, session.runtime.device)
@@ -75,12 +78,21 @@ def _float32(engine: Any) -> Iterator[None]:
         del engine.torch_autocast_enabled  # the instance's own one hid the method of its class
 
 
-def _rows(trainer: StepOrdered, pad: int) -> list[torch.Tensor]:
+def _rows(trainer: StepOrdered) -> list[torch.Tensor]:
     """Rows of training tokens without padding, int64 [length] each.
 
     None is longer than the training's context or the model's positions.
     """
-    ids = trainer.plan.batches.longest()["input_ids"]
-    tokens = ids[ids != pad][:_TOKENS]
+    ids = padded_with(trainer.plan.batches, _NO_TOKEN).longest()["input_ids"]
+    tokens = ids[ids != _NO_TOKEN][:_TOKENS]
     positions = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or _ROW
     return [row for row in torch.split(tokens, min(_ROW, ids.shape[1], positions)) if len(row) > 1]
+
+
+def padded_with(batches: Batches, pad: int) -> Batches:
+    """The same batches with another id in the places of padding.
+
+    The padding token of an imported model may be its end of a turn, so what is padding cannot be told by the id.
+    """
+    changed: Batches = replace(cast(Any, batches), pad=pad)  # every kind of batches is a dataclass with this field
+    return changed

@@ -1,5 +1,7 @@
 """Batches are a function of the step, and the same tokens under every layout."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from training.engine.batches import (
     share_steps,
     smaller_divisor,
 )
+from training.engine.export_probe import padded_with
 from training.errors import RecipeError
 from training.specs.micro_batches import micro_batch_tokens
 
@@ -58,6 +61,17 @@ def test_a_row_of_its_own_has_a_mask_for_its_padding() -> None:
     assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == 1)
     assert (batch["labels"][:, 1:] != -100).sum() == (batch["attention_mask"][:, 1:]).sum()
     assert source.efficiency < 0.8 < batches(256, 1).efficiency
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_padding_is_told_by_its_place_where_it_is_the_end_of_a_turn(alone: bool) -> None:
+    """Imported models pad with their end token: by its id, every end in the data would count as padding."""
+    source = batches(256, 1, alone)
+    end = int(source.longest()["input_ids"][0, 3])
+    tokens = padded_with(source, -1).longest()["input_ids"]
+    by_place = tokens[tokens != -1]
+    assert (by_place == end).any()
+    assert torch.equal(padded_with(replace(source, pad=end), -1).longest()["input_ids"], tokens)
 
 
 def test_a_loader_starts_at_any_step_and_leaves_random_numbers_alone() -> None:
