@@ -154,6 +154,13 @@ def test_what_a_section_lacks_is_said(support: str, overrides: list[str], messag
     assert message in str(refused.value)
 
 
+def test_an_imported_model_may_be_gated_on_its_answers(support: str) -> None:
+    gate = "gates.base_model=[{metric: refusal_rate, must_be: '>=', threshold: 0.2}]"
+    assert [gate.metric for gate in load_recipe(support, [gate]).recipe.gates_of("base_model")] == ["refusal_rate"]
+    with pytest.raises(RecipeError, match="no evaluation of base_model produces the metric refusal_rate"):
+        load_recipe("tiny", [gate])
+
+
 def test_a_base_is_no_recipe_by_itself() -> None:
     with pytest.raises(RecipeError, match="finetune is a base to build on, and no whole recipe"):
         load_recipe("finetune")
