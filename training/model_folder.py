@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.data.conversations.chat_format import is_own_vocabulary
 from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
+from training.data.conversations.tokenizer_files import files_of
 from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
@@ -174,6 +175,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def is_own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer has the special tokens of those that are trained here."""
     return is_own_vocabulary(tokenizer.get_vocab())
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a chat template, or the special tokens of Gatehouse's own."""
+    return bool(tokenizer.chat_template) or is_own_tokenizer(tokenizer)
+
+
+def start_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the token that a tokenizer puts before a text; None where it puts none."""
+    start = tokenizer.bos_token_id
+    return int(start) if start is not None and files_of(tokenizer).has_start else None
 
 
 def tokenizer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
-from training.model_folder import SAFELY, plain_model, tokenizer_ends
+from training.model_folder import SAFELY, plain_model
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
 
@@ -133,8 +133,8 @@ def generation_config(session: Session, kept_ends: Sequence[int] = ()) -> Genera
         session: The job.
         kept_ends: Ids that ended a text before the training: an end that a model has learnt stays one.
     """
-    ends = [*tokenizer_ends(session.tokenizer), *session.chat_format.stops, *kept_ends]
-    return GenerationConfig(eos_token_id=list(dict.fromkeys(ends)), pad_token_id=session.pad, do_sample=False)
+    ends = dict.fromkeys([*session.stops, *kept_ends])
+    return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
 
 
 def read_ends(folder: Path) -> tuple[int, ...]:

@@ -22,7 +22,15 @@ from training.engine.runtime import Runtime
 from training.engine.trainer import arguments
 from training.errors import RecipeError
 from training.job.context import StageContext
-from training.model_folder import SAFELY, best_attention, load_tokenizer, plain_model
+from training.model_folder import (
+    SAFELY,
+    best_attention,
+    has_template,
+    load_tokenizer,
+    plain_model,
+    start_of_text,
+    tokenizer_ends,
+)
 from training.specs.optimization import TrainingSection
 from training.store.store import file_entry
 
@@ -56,12 +64,23 @@ class Session:
     @property
     def end(self) -> int:
         """Id of the token that ends a document."""
-        return self.chat_format.end_of_text
+        if has_template(self.tokenizer):
+            return self.chat_format.end_of_text
+        return int(self.tokenizer.eos_token_id)  # an imported base model needs no chat template
 
     @property
     def before_document(self) -> int:
         """Id of the token before a document: the model's start, or else the end of the document before."""
-        return self.chat_format.before_document
+        if has_template(self.tokenizer):
+            return self.chat_format.before_document
+        start = start_of_text(self.tokenizer)
+        return self.end if start is None else start
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a turn or a text."""
+        of_turns = self.chat_format.stops if has_template(self.tokenizer) else ()
+        return tuple(dict.fromkeys([*tokenizer_ends(self.tokenizer), *of_turns]))
 
     @property
     def alone(self) -> bool:

@@ -11,10 +11,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from training.data.conversations.chat_format import ChatFormat
-from training.data.conversations.tokenizer_files import files_of
 from training.errors import GatehouseError, InputRefused
 from training.job.context import InputArtifact
-from training.model_folder import is_own_tokenizer, load_model, load_tokenizer, tokenizer_ends
+from training.model_folder import (
+    has_template,
+    is_own_tokenizer,
+    load_model,
+    load_tokenizer,
+    start_of_text,
+    tokenizer_ends,
+)
 from training.specs.execution import Execution
 from training.store.store import file_entry
 
@@ -72,8 +78,8 @@ class LoadedModel:
         """Id of the token before every document."""
         if self.has_chat_format:
             return self.chat_format.before_document
-        start = self.tokenizer.bos_token_id
-        return int(start) if start is not None and files_of(self.tokenizer).has_start else self.stops[0]
+        start = start_of_text(self.tokenizer)
+        return self.stops[0] if start is None else start
 
     @cached_property
     def chat_format(self) -> ChatFormat:
@@ -155,11 +161,6 @@ def load(artifact: InputArtifact, device: torch.device) -> LoadedModel:
     if lacking := sorted(set(words) - set(tokenizer.all_special_tokens) - set(_added_special(tokenizer))):
         raise LoadFailed(f"{folder}: the model has no row for {len(lacking)} tokens, such as {lacking[0]!r}")
     return LoadedModel(asset, model.to(device), tokenizer, stops, imported="origin" in artifact.manifest.facts)
-
-
-def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has a chat template, or the special tokens of Gatehouse's own."""
-    return bool(tokenizer.chat_template) or is_own_tokenizer(tokenizer)
 
 
 def _stops(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
