@@ -18,9 +18,9 @@ class InstructionDataSection(Spec):
     benign: str = Field("safety/benign_train.jsonl", description="Look-alikes that get an answer.")
     safety_repeats: int = Field(
         1,
-        ge=1,
+        ge=0,
         description="How often the prompts of the longer file appear; the "
-        "shorter one is gone through until both give as many conversations.",
+        "shorter one is gone through until both give as many conversations. At 0 none are taken.",
     )
 
 

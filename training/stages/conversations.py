@@ -155,7 +155,7 @@ def _check_kept(gathered: Gathered, dropped: DroppedRows, bad: BadRows) -> None:
         return
     if gathered.rows(HELDOUT):
         raise RecipeError(
-            f"conversations: all {gathered.rows(HELDOUT)} are held out; lower conversations.heldout or add rows"
+            f"conversations: all {gathered.rows(HELDOUT)} are held out; lower conversation_options.heldout or add rows"
         )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.total.most_common())
     names = ", ".join(source.name for source in gathered.sources)

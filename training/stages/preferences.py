@@ -203,7 +203,7 @@ class _Gathering:
             raise SourceError(
                 f"source {source.name}: {len(self._identical):,} of {self._seen:,} pairs have the same answer twice, "
                 f"blanks aside, the first at {self._identical[0].where}; correct chosen and rejected, or raise "
-                "preferences.max_identical"
+                "preference_options.max_identical"
             )
         self._start_source()
 
@@ -275,7 +275,7 @@ def _learned_none(prompt: list[Message]) -> list[Message]:
 
 def _contradiction(first: SourceRow, second: SourceRow, problem: str) -> SourceError:
     return SourceError(
-        f"{second.where} and {first.where} {problem}; remove one of them, or set preferences.contradictions: drop"
+        f"{second.where} and {first.where} {problem}; remove one of them, or set preference_options.contradictions: drop"
     )
 
 
@@ -314,7 +314,7 @@ def _check_kept(gathering: _Gathering) -> None:
         return
     if splits[HELDOUT]:
         raise RecipeError(
-            f"preferences: all {splits[HELDOUT]} pairs are held out; lower preferences.heldout or add rows"
+            f"preferences: all {splits[HELDOUT]} pairs are held out; lower preference_options.heldout or add rows"
         )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in gathering.dropped.total.most_common())
     listed = itertools.chain(gathering.bad.listed, [f"dropped are {reasons}" if reasons else "their files hold no row"])

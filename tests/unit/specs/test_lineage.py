@@ -164,3 +164,7 @@ def test_an_imported_model_may_be_gated_on_its_answers(support: str) -> None:
 def test_a_base_is_no_recipe_by_itself() -> None:
     with pytest.raises(RecipeError, match="finetune is a base to build on, and no whole recipe"):
         load_recipe("finetune")
+
+
+def test_nothing_is_mixed_among_the_conversations_of_a_users_own(support: str) -> None:
+    assert load_recipe(support).recipe.instruction_data.safety_repeats == 0

@@ -286,7 +286,7 @@ def test_one_prompt_is_on_one_side_of_the_split(talk: Gather) -> None:
 
 
 def test_all_rows_held_out_or_dropped_is_an_error(talk: Gather) -> None:
-    assert "all 1 are held out; lower conversations.heldout" in refusal(talk, pair("q"), heldout=0.999999)
+    assert "all 1 are held out; lower conversation_options.heldout" in refusal(talk, pair("q"), heldout=0.999999)
     assert "give no conversation: dropped are 1 empty answer" in refusal(talk, pair("q", ""))
 
 

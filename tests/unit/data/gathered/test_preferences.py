@@ -196,7 +196,7 @@ def test_opposite_judgements_of_one_prompt(judged: Gather) -> None:
     rows = [judge("Why?", "a", "b"), judge("other", "a", "b"), judge("why? ", "b", " a")]
     message = refusal(judged, *rows)
     assert "a.jsonl:3 prefer opposite" in message or "a.jsonl:1 prefer opposite" in message
-    assert "preferences.contradictions: drop" in message
+    assert "preference_options.contradictions: drop" in message
     made = judged(*rows, contradictions="drop")
     assert answers(made.rows) == [("a", "b")]
     assert made.metrics["dropped_contradiction"] == 2
