@@ -275,7 +275,8 @@ def _learned_none(prompt: list[Message]) -> list[Message]:
 
 def _contradiction(first: SourceRow, second: SourceRow, problem: str) -> SourceError:
     return SourceError(
-        f"{second.where} and {first.where} {problem}; remove one of them, or set preference_options.contradictions: drop"
+        f"{second.where} and {first.where} {problem}; remove one of them, or set "
+        "preference_options.contradictions: drop"
     )
 
 
