@@ -45,8 +45,13 @@ class Batches(Protocol):
     def tokens_before(self, step: int) -> int:
         """Tokens that all ranks together have seen when a step begins."""
 
-    def longest(self) -> Batch:
-        """A micro-batch as large as any of the run."""
+    def longest(self, pad: int | None = None) -> Batch:
+        """A micro-batch as large as any of the run.
+
+        Args:
+            pad: Id in the places of padding, the run's own without one. That one may be a model's end of a turn, so
+                padding cannot be told by it.
+        """
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class PackedBatches:
         # In tokens from the segment's first step on. Ranks take turns within a step, so that the rows of a step are the
         # same under every number of ranks.
         first = (step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens
-        return self._batch(segment.rows, first // context, count)
+        return self._batch(segment.rows, first // context, count, self.pad)
 
     def smaller(self) -> int | None:
         """A divisor of the batch in whole rows of every context length."""
@@ -175,13 +180,13 @@ class PackedBatches:
         """Tokens of all ranks before a step, padding included."""
         return step * self.batch_tokens
 
-    def longest(self) -> Batch:
+    def longest(self, pad: int | None = None) -> Batch:
         """A micro-batch of the longest context."""
         rows = max((segment.rows for segment in self.segments), key=lambda rows: rows.context)
-        return self._batch(rows, 0, self.micro_tokens // rows.context)
+        return self._batch(rows, 0, self.micro_tokens // rows.context, self.pad if pad is None else pad)
 
-    def _batch(self, rows: PhaseRows, start: int, count: int) -> Batch:
-        arrays = rows.batch(self.tokens, start, count, self.pad)
+    def _batch(self, rows: PhaseRows, start: int, count: int, pad: int) -> Batch:
+        arrays = rows.batch(self.tokens, start, count, pad)
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
         if self.alone:
             # Every model counts positions by itself, so they need not be given. They begin at 0 again where the padding

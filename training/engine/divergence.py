@@ -129,6 +129,6 @@ class SkippingBatches:
         )
         return self.whole.tokens_before(batch) - lost
 
-    def longest(self) -> Batch:
+    def longest(self, pad: int | None = None) -> Batch:
         """As of the whole."""
-        return self.whole.longest()
+        return self.whole.longest(pad)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lmkernels import high_precision
 
-from training.engine.batches import Batches
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.specs.probe import PROBE_FILE, Logprobs, Probe
@@ -83,16 +81,7 @@ def _rows(trainer: StepOrdered) -> list[torch.Tensor]:
 
     None is longer than the training's context or the model's positions.
     """
-    ids = padded_with(trainer.plan.batches, _NO_TOKEN).longest()["input_ids"]
+    ids = trainer.plan.batches.longest(pad=_NO_TOKEN)["input_ids"]
     tokens = ids[ids != _NO_TOKEN][:_TOKENS]
     positions = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or _ROW
     return [row for row in torch.split(tokens, min(_ROW, ids.shape[1], positions)) if len(row) > 1]
-
-
-def padded_with(batches: Batches, pad: int) -> Batches:
-    """The same batches with another id in the places of padding.
-
-    The padding token of an imported model may be its end of a turn, so what is padding cannot be told by the id.
-    """
-    changed: Batches = replace(cast(Any, batches), pad=pad)  # every kind of batches is a dataclass with this field
-    return changed

@@ -263,12 +263,12 @@ class PairBatches:
     def _chosen_tokens(self, numbers: np.ndarray) -> int:
         return sum(self.pairs[number].learned_of_chosen for number in numbers)
 
-    def longest(self) -> Batch:
+    def longest(self, pad: int | None = None) -> Batch:
         """A micro-batch of the longest pairs."""
         by_length = sorted(range(len(self.pairs)), key=lambda number: -self.pairs[number].longest)
-        return self.collate(np.resize(np.array(by_length), self.micro_pairs))
+        return self.collate(np.resize(np.array(by_length), self.micro_pairs), pad)
 
-    def collate(self, numbers: np.ndarray) -> Batch:
+    def collate(self, numbers: np.ndarray, pad: int | None = None) -> Batch:
         """The batch of the pairs with these numbers, int64 [pairs], padded to the longest of them."""
         examples = [
             {
@@ -280,7 +280,7 @@ class PairBatches:
             }
             for number in numbers
         ]
-        batch: Batch = DataCollatorForPreference(pad_token_id=self.pad)(examples)
+        batch: Batch = DataCollatorForPreference(pad_token_id=self.pad if pad is None else pad)(examples)
         self._leave_given(batch["completion_mask"], numbers)
         return batch
 

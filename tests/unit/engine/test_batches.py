@@ -16,7 +16,6 @@ from training.engine.batches import (
     share_steps,
     smaller_divisor,
 )
-from training.engine.export_probe import padded_with
 from training.errors import RecipeError
 from training.specs.micro_batches import micro_batch_tokens
 
@@ -68,10 +67,10 @@ def test_padding_is_told_by_its_place_where_it_is_the_end_of_a_turn(alone: bool)
     """Imported models pad with their end token: by its id, every end in the data would count as padding."""
     source = batches(256, 1, alone)
     end = int(source.longest()["input_ids"][0, 3])
-    tokens = padded_with(source, -1).longest()["input_ids"]
+    tokens = source.longest(pad=-1)["input_ids"]
     by_place = tokens[tokens != -1]
     assert (by_place == end).any()
-    assert torch.equal(padded_with(replace(source, pad=end), -1).longest()["input_ids"], tokens)
+    assert torch.equal(replace(source, pad=end).longest(pad=-1)["input_ids"], tokens)
 
 
 def test_a_loader_starts_at_any_step_and_leaves_random_numbers_alone() -> None:

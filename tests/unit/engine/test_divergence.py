@@ -92,12 +92,13 @@ class Numbered:
     def tokens_before(self, step: int) -> int:
         return step * (step + 1) // 2
 
-    def longest(self) -> dict[str, torch.Tensor]:
-        return self.micro_batch(self.steps, 0, 0)
+    def longest(self, pad: int | None = None) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor(self.steps), "pad": torch.tensor(pad or 0)}
 
 
 def test_skipped_batches_are_neither_read_nor_counted(tmp_path: Path) -> None:
     batches = SkippingBatches(Numbered(), Rollbacks(tmp_path, (2, 3), 1))
     read = [int(batches.micro_batch(step, 0, 0)["number"]) for step in range(5)]
     assert read == [0, 1, 4, 5, 6]
+    assert int(batches.longest(pad=-1)["pad"]) == -1  # the export's probe asks for it after a rollback too
     assert [batches.tokens_before(step) for step in range(5)] == [0, 1, 1 + 2, 1 + 2 + 5, 1 + 2 + 5 + 6]
