@@ -17,6 +17,7 @@ from lmkernels import high_precision
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, check
+from training.data.conversations.lessons import sides_of
 from training.data.conversations.template_probe import features_of, probe_template
 from training.data.tokens.order import RowOrder
 from training.engine.batches import Batch, Dropped, smaller_divisor
@@ -87,7 +88,7 @@ def encode_pairs(
         InputRefused: A pair holds a token that the model does not have.
         RecipeError: No pair fits.
     """
-    asked = [_sides(row) for row in rows]
+    asked = [sides_of(row) for row in rows]
     probe_template(chat_format, features_of(side for sides in asked for side in sides))
     pairs = dict(enumerate(_encode(chat_format, rows, asked, embedding)))
 
@@ -99,7 +100,7 @@ def encode_pairs(
     }
     while ways:
         tried = {number: row for number, way in ways.items() if (row := next(way, None)) is not None}
-        shorter = _encode(chat_format, list(tried.values()), [_sides(row) for row in tried.values()], embedding)
+        shorter = _encode(chat_format, list(tried.values()), [sides_of(row) for row in tried.values()], embedding)
         fitting = {number: pair for number, pair in zip(tried, shorter, strict=True) if pair.longest <= context}
         pairs |= fitting
         shortened |= set(fitting)
@@ -132,31 +133,6 @@ def refuse_unknown_ids(ids: np.ndarray, embedding: int, where: str) -> None:
             f"{where}: the token {highest} lies outside the model's embedding of {embedding} tokens; the tokenizer and "
             "the model do not belong together"
         )
-
-
-def _sides(row: Mapping[str, Any]) -> tuple[Conversation, Conversation]:
-    """The two conversations of a pair, of which the answers' turns are learned."""
-    chosen, rejected = (
-        Conversation([*_prompt(row), *_answer(row, side)], where=_named(row, side)) for side in ("chosen", "rejected")
-    )
-    return chosen, rejected
-
-
-def _prompt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if not row.get("as_messages"):
-        return [{"role": "user", "content": row["prompt"]}]
-    return [{**message, "train": False} for message in json.loads(row["prompt"])]
-
-
-def _answer(row: Mapping[str, Any], side: str) -> list[dict[str, Any]]:
-    if not row.get("as_messages"):
-        return [{"role": "assistant", "content": row[side]}]
-    messages: list[dict[str, Any]] = json.loads(row[side])
-    return messages
-
-
-def _named(row: Mapping[str, Any], side: str) -> str:
-    return f"{row['where']}: {side}" if row.get("where") else f"the {side} answer of the pair {row['id']}"
 
 
 def _shorter_prompts(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from training.data.conversations.chat_format import Conversation, Encoded, check, total_notes
 from training.data.conversations.fitting import fit
+from training.data.conversations.lessons import conversation_of, is_plain_text
 from training.data.conversations.template_probe import features_of, probe_template
 from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import Dropped, PackedBatches, conversations_that_fit, read_documents
@@ -25,7 +26,6 @@ from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.errors import SourceError
 from training.model_folder import plain_model
-from training.specs.conversations import PLAIN_TEXT
 from training.specs.micro_batches import micro_batch_tokens
 
 
@@ -181,15 +181,8 @@ def read_conversations(session: Session, path: Path, context: int, parent: str) 
         RecipeError: None fits.
     """
     rows = read_rows(path)
-    conversations = [
-        Conversation(
-            json.loads(row["messages"]),
-            json.loads(row.get("tools") or "[]"),
-            str(row.get("where") or f"{path.name}: {row['id']}"),
-        )
-        for row in rows
-    ]
-    texts = [number for number, row in enumerate(rows) if row.get("format") == PLAIN_TEXT]
+    conversations = [conversation_of(row, path.name) for row in rows]
+    texts = [number for number, row in enumerate(rows) if is_plain_text(row)]
     generated = [number for number, row in enumerate(rows) if not row.get("format")]
     own = sorted(set(range(len(rows))) - {*texts, *generated})
 
@@ -206,7 +199,7 @@ def read_conversations(session: Session, path: Path, context: int, parent: str) 
     pieces: list[tuple[np.ndarray, np.ndarray]] = []
     for number in sorted(encoded):
         row = encoded[number]
-        if rows[number].get("format") == PLAIN_TEXT:
+        if is_plain_text(rows[number]):
             parts = pieces_of(row.ids[row.learned], session.before_document, context)
             pieces += [(part, np.ones(len(part), np.bool_)) for part in parts]
         else:

@@ -40,6 +40,7 @@ class Contract:
 
 
 _SETS = ("evaluation_sets",)
+_SETS_AND_TOKENIZER = ("evaluation_sets", "tokenizer")
 CONTRACTS: dict[str, Contract] = {
     "raw_corpus": Contract((), _DATA),
     "corpus": Contract(("raw_corpus",), _DATA),
@@ -50,9 +51,13 @@ CONTRACTS: dict[str, Contract] = {
     "packed_shards": Contract(
         ("corpus", "tokenizer", "evaluation_sets"), _DATA, ("corpus", "tokenizer", "evaluation_sets")
     ),
-    "instruction_data": Contract(("evaluation_sets",), _DATA, _SETS, may_have=("corpus", "conversations")),
-    "preference_data": Contract((), _DATA, _SETS, may_have=("instruction_data", "preferences", "evaluation_sets")),
-    "adapter_data": Contract(("instruction_data", "evaluation_sets"), _DATA, _SETS, may_have=("corpus",)),
+    "instruction_data": Contract(
+        ("evaluation_sets",), _DATA, _SETS_AND_TOKENIZER, may_have=("corpus", "conversations")
+    ),
+    "preference_data": Contract(
+        (), _DATA, _SETS_AND_TOKENIZER, may_have=("instruction_data", "preferences", "evaluation_sets")
+    ),
+    "adapter_data": Contract(("instruction_data", "evaluation_sets"), _DATA, _SETS_AND_TOKENIZER, may_have=("corpus",)),
     "base_model": Contract(("tokenizer",), _MODEL, _SETS, may_have=("packed_shards",)),
     "sft_model": Contract(
         ("instruction_data", "tokenizer"), _MODEL, _SETS, may_have=("packed_shards",), parents=("base_model",)

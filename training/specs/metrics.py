@@ -58,6 +58,13 @@ _DROPPED = {
     "out",
 }
 
+_MASK = {
+    "rows_without_learned_token": "rows that teach nothing: no turn of theirs is learned, or the chat template refuses "
+    "them",
+    "answers_without_learned_end": "answers to learn whose end token is not learned",
+    "learned_tokens_of_other_roles": "learned tokens that are of no answer to learn",
+    "template_differences": "conversations of which the tokenizer's folder makes other tokens than training does",
+}
 METRICS: dict[str, dict[str, str]] = {
     "raw_corpus": {
         "documents": "documents gathered",
@@ -117,17 +124,20 @@ METRICS: dict[str, dict[str, str]] = {
         "conversations": "conversations",
         "leaked_questions": "held-out questions and safety prompts that are among the training prompts",
         "refusals": "conversations that refuse",
-    },
+    }
+    | _MASK,
     "preference_data": {
         "pairs": "preference pairs",
         "leaked_prompts": "held-out prompts that are among the training prompts",
         "identical_pairs": "pairs whose chosen and rejected answers are the same",
-    },
+    }
+    | _MASK,
     "adapter_data": {
         "documents": "documents of the domain",
         "conversations": "conversations of the domain",
         "leaked_questions": "held-out questions that are among the training prompts",
-    },
+    }
+    | _MASK,
     "base_model": _MODEL,
     "sft_model": _MODEL | _CHAT | _CHILD | _GAIN | _DROPPED,
     "dpo_model": _MODEL

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from training.errors import RecipeError
 from training.evaluation.measurement import Measurement
-from training.job.context import StageContext
+from training.job.context import InputArtifact, StageContext
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
@@ -65,19 +65,23 @@ def _packed_shards(context: _Context) -> Measurement:
 def _instruction_data(context: _Context) -> Measurement:
     from training.evaluation.conversations import measure_instruction_data
 
-    return measure_instruction_data(context.input("artifact"), context.input("evaluation_sets"))
+    return measure_instruction_data(*_with_sets_and_tokenizer(context))
 
 
 def _preference_data(context: _Context) -> Measurement:
     from training.evaluation.conversations import measure_preference_data
 
-    return measure_preference_data(context.input("artifact"), context.input("evaluation_sets"))
+    return measure_preference_data(*_with_sets_and_tokenizer(context))
 
 
 def _adapter_data(context: _Context) -> Measurement:
     from training.evaluation.conversations import measure_adapter_data
 
-    return measure_adapter_data(context.input("artifact"), context.input("evaluation_sets"))
+    return measure_adapter_data(*_with_sets_and_tokenizer(context))
+
+
+def _with_sets_and_tokenizer(context: _Context) -> tuple[InputArtifact, InputArtifact, InputArtifact]:
+    return context.input("artifact"), context.input("evaluation_sets"), context.input("tokenizer")
 
 
 MEASURES: dict[str, Callable[[_Context], Measurement]] = {

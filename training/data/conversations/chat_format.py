@@ -40,6 +40,10 @@ NOTES = {
 """What is counted about a conversation, with what each count means."""
 
 
+HIDDEN = ("train", "weight")
+"""Keys of a message that are no template's: which turns are learned."""
+
+
 class RowRefused(InputRefused):
     """A conversation cannot be encoded; the message names it."""
 
@@ -185,6 +189,17 @@ class ChatFormat(abc.ABC):
         return exported(self.template)
 
     @property
+    def variables(self) -> Mapping[str, str]:
+        """Names and texts of the special tokens that a template may write, such as `bos_token`."""
+        return {}
+
+    def as_rendered(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """A conversation's messages as the template sees them."""
+        return [
+            {key: value for key, value in message.items() if key not in HIDDEN} for message in conversation.messages
+        ]
+
+    @property
     def before_document(self) -> int:
         """Id of the token before a document: the start, or else the end of the document before."""
         return self.end_of_text if self.start is None else self.start
@@ -269,7 +284,7 @@ class ChatFormat(abc.ABC):
             text: In which the names of control tokens are meant.
             end: End it with `end_of_text` where it ends with no stop token.
         """
-        ids = self._meant(text)
+        ids = self.encode_rendered(text)
         start = [] if self.start is None else [self.start]
         while start and ids[:1] == start:
             ids = ids[1:]
@@ -280,7 +295,7 @@ class ChatFormat(abc.ABC):
         return Encoded(whole, learned)
 
     @abc.abstractmethod
-    def _meant(self, text: str) -> list[int]:
+    def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a text in which the names of control tokens are meant."""
 
 
@@ -337,7 +352,7 @@ def check(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded)
         content = str(conversation.messages[turn.message].get("content") or "")
         if beginning.isspace() and "\n" in beginning and not content[:1].isspace():
             raise RowRefused(f"{conversation.named}: what is learned begins with white space of the template")
-        if not _is_answer(chat_format, conversation.messages[turn.message], ids):
+        if not says(chat_format, conversation.messages[turn.message], ids[:-1]):
             raise RowRefused(
                 f"{conversation.named}: what is learned of message {turn.message + 1} is "
                 f"{chat_format.decode(ids.tolist())[:80]!r}, which is not what the message says"
@@ -346,20 +361,33 @@ def check(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded)
         raise RowRefused(f"{conversation.named}: tokens are learned that belong to no turn of the assistant")
 
 
-def _is_answer(chat_format: ChatFormat, message: Message, ids: Int64) -> bool:
-    """Whether the tokens of a turn are what its message says and an end token."""
+def says(chat_format: ChatFormat, message: Message, ids: Int64) -> bool:
+    """Whether tokens, without the end token after them, are what a message says.
+
+    Args:
+        chat_format: The format.
+        message: An assistant's.
+        ids: Token ids, int64 [length].
+    """
     content = chat_format.as_read(str(message.get("content") or ""))
-    answer = chat_format.decode(ids[:-1].tolist())
-    says, learned = _plain(content), _plain(answer)
-    if message.get("tool_calls") or any(message.get(key) for key in THOUGHTS):
-        return says in learned
-    if learned in (says, _plain(chat_format.added_before_answer + content)):
+    answer = chat_format.decode(ids.tolist())
+    wanted, learned = _plain(content), _plain(answer)
+    calls = message.get("tool_calls") or ()
+    if calls or any(message.get(key) for key in THOUGHTS):
+        return all(_plain(part) in learned for part in (content, *map(_called, calls)))
+    if learned in (wanted, _plain(chat_format.added_before_answer + content)):
         return True
-    if says.endswith(learned):
+    if wanted.endswith(learned):
         return bool(learned) and chat_format.is_thought(content[: content.rindex(answer.strip())])
     # The first token may hold the end of what stands before the answer, if it holds the answer's beginning too.
-    without_first = _plain(chat_format.decode(ids[1:-1].tolist()))
-    return learned.endswith(says) and len(without_first) < len(says)
+    without_first = _plain(chat_format.decode(ids[1:].tolist()))
+    return learned.endswith(wanted) and len(without_first) < len(wanted)
+
+
+def _called(call: Any) -> str:
+    """Name of the function that a tool call calls."""
+    inner = call.get("function", call) if isinstance(call, Mapping) else {}
+    return str(inner.get("name", "")) if isinstance(inner, Mapping) else ""
 
 
 def is_learned(message: Message) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from training.data.conversations.chat_format import (
     ASSISTANT,
+    HIDDEN,
     ChatFormat,
     Conversation,
     Encoded,
@@ -35,7 +36,6 @@ from training.data.tokens.shards import Int64
 _CALLS: tuple[AbstractSet[str], ...] = ({"name", "argument"}, {"argument"}, {"name"}, frozenset())
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
 _KINDS = {"content": "text", "thought": "thought", "name": "tool call", "argument": "arguments of a tool call"}
-_HIDDEN = ("train", "weight")
 
 
 @dataclass
@@ -89,7 +89,7 @@ class ForeignFormat(ChatFormat):
         self.name, self.template = name, template
         self.train_added = train_added
         self.process = TemplateProcess(template, name, files.variables, date, limits)
-        self.variables, self.has_start = files.variables, files.has_start
+        self._variables, self.has_start = files.variables, files.has_start
         plain = ControlTokens(files.content)
         self.frame: Frame = look_at(self.process, plain.added, plain.ids)
         self.tokens = plain.with_more(self.frame.controls)
@@ -137,6 +137,15 @@ class ForeignFormat(ChatFormat):
                 raise row.refused or RowRefused(f"{row.conversation.named}: it cannot be encoded")
             results.append(tokens.ids)
         return results
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """See `ChatFormat`."""
+        return self._variables
+
+    def as_rendered(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """See `ChatFormat`."""
+        return self._row(conversation).messages
 
     def render(self, messages: Sequence[Message], prompt: bool = False, tools: Sequence[Any] = ()) -> str:
         """See `ChatFormat`."""
@@ -213,17 +222,18 @@ class ForeignFormat(ChatFormat):
                 return arguments is not given
         return False
 
-    def _meant(self, text: str) -> list[int]:
+    def encode_rendered(self, text: str) -> list[int]:
+        """See `ChatFormat`."""
         return list(self.tokens.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _writes_start(self) -> bool:
-        start = self.variables.get("bos_token")
+        start = self._variables.get("bos_token")
         return start is not None and self.frame.opening.startswith(start) and start not in self.frame.between
 
     def _row(self, conversation: Conversation) -> _Row:
         messages = []
         for message in conversation.messages:
-            shown = {key: value for key, value in message.items() if key not in _HIDDEN}
+            shown = {key: value for key, value in message.items() if key not in HIDDEN}
             if shown.get("content") is None:
                 shown["content"] = ""
             calls = shown.pop("tool_calls", None)

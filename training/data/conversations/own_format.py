@@ -95,7 +95,8 @@ class OwnFormat(ChatFormat):
         """See `ChatFormat`."""
         return int(np.isin(ids, self._controls).sum())
 
-    def _meant(self, text: str) -> list[int]:
+    def encode_rendered(self, text: str) -> list[int]:
+        """See `ChatFormat`."""
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _encoded(self, conversation: Conversation, ids: Int64, mask: np.ndarray) -> Encoded:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.data.conversations import chat_tokenizers
 from tests.unit.data.gathered.conftest import Gather, Made
 from tests.unit.data.tokens import parts
 from training.data.tables import CONVERSATION_SCHEMA, read_rows, write_table
@@ -17,12 +18,24 @@ from training.evaluation.conversations import (
     measure_instruction_data,
     measure_preference_data,
 )
+from training.evaluation.masks import METRICS as MASKS
 from training.job.context import InputArtifact
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.post_training_data import AdapterDataSection, InstructionDataSection, PreferenceDataSection
 from training.stages import adapter_data, instruction_data, preference_data
 
 SIGNATURE = "Yours sincerely, the people of the friendly help desk of the old town by the river."
+
+
+SOUND_MASKS = dict.fromkeys(MASKS, 0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> InputArtifact:
+    """An imported one."""
+    artifact = parts.artifact(tmp_path_factory.mktemp("tokenizer"), "tokenizer")
+    chat_tokenizers.write(artifact.folder / "tokenizer", *chat_tokenizers.qwen2())
+    return artifact
 
 
 @pytest.fixture
@@ -61,7 +74,9 @@ def asked(number: int, answer: str = "Yes.") -> dict[str, str]:
     return {"question": f"Is {number} a number?", "answer": answer}
 
 
-def test_own_conversations_join_without_evaluation_items(tmp_path: Path, sets: InputArtifact, talk: Gather) -> None:
+def test_own_conversations_join_without_evaluation_items(
+    tmp_path: Path, sets: InputArtifact, tokenizer: InputArtifact, talk: Gather
+) -> None:
     rows = [
         asked(1),
         {"question": "what does json.dumps do", "answer": "Something."},
@@ -80,10 +95,11 @@ def test_own_conversations_join_without_evaluation_items(tmp_path: Path, sets: I
         "contaminated_conversations": 3,
     }
     assert "3 conversations of the recipe's own were left out" in (data.folder / "report" / "card.md").read_text()
-    assert measure_instruction_data(data, sets).report.metrics == {
+    assert measure_instruction_data(data, sets, tokenizer).report.metrics == {
         "conversations": 2,
         "refusals": 0,
         "leaked_questions": 0,
+        **SOUND_MASKS,
     }
 
 
@@ -114,7 +130,9 @@ def test_nothing_left_is_a_clear_error(tmp_path: Path, sets: InputArtifact, talk
         instructions(tmp_path, sets, talk({"question": "What does json.dumps do?", "answer": "Much."}))
 
 
-def test_an_adapter_without_a_corpus_gets_the_conversations(tmp_path: Path, sets: InputArtifact, talk: Gather) -> None:
+def test_an_adapter_without_a_corpus_gets_the_conversations(
+    tmp_path: Path, sets: InputArtifact, tokenizer: InputArtifact, talk: Gather
+) -> None:
     data, _ = instructions(tmp_path, sets, talk(*map(asked, range(9))))
     section, out = AdapterDataSection(domain="numbers", max_conversations=5), tmp_path / "adapter"
     inputs = {"instruction_data": data, "evaluation_sets": sets}
@@ -123,10 +141,16 @@ def test_an_adapter_without_a_corpus_gets_the_conversations(tmp_path: Path, sets
     assert list(read_rows(out / "documents.parquet")) == []
     assert result.metrics == {"documents": 0, "conversations": 5, "general_conversations": 0, "bytes": 0}
     artifact = InputArtifact(out, parts.artifact(tmp_path / "unused", "adapter_data", section).manifest)
-    assert measure_adapter_data(artifact, sets).report.metrics == {"conversations": 5, "leaked_questions": 0}
+    assert measure_adapter_data(artifact, sets, tokenizer).report.metrics == {
+        "conversations": 5,
+        "leaked_questions": 0,
+        **SOUND_MASKS,
+    }
 
 
-def test_own_pairs_and_generated_ones(tmp_path: Path, sets: InputArtifact, judged: Gather) -> None:
+def test_own_pairs_and_generated_ones(
+    tmp_path: Path, sets: InputArtifact, tokenizer: InputArtifact, judged: Gather
+) -> None:
     """Both kinds are message lists in one file."""
     generated = parts.artifact(tmp_path / "generated", "instruction_data")
     rows = [
@@ -156,5 +180,5 @@ def test_own_pairs_and_generated_ones(tmp_path: Path, sets: InputArtifact, judge
     assert all(json.loads(row["chosen"])[0]["role"] == "assistant" and row["as_messages"] for row in written)
     assert (result.metrics["gathered_pairs"], result.metrics["contaminated_pairs"]) == (1, 1)
     artifact = InputArtifact(out, parts.artifact(tmp_path / "unused", "preference_data").manifest)
-    measured = measure_preference_data(artifact, sets).report.metrics
-    assert measured == {"pairs": len(written), "identical_pairs": 0, "leaked_prompts": 0}
+    measured = measure_preference_data(artifact, sets, tokenizer).report.metrics
+    assert measured == {"pairs": len(written), "identical_pairs": 0, "leaked_prompts": 0, **SOUND_MASKS}
