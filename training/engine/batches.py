@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from training.data.tokens.passes import PhaseRows, read_in_phases
 from training.data.tokens.shards import TokenReader
-from training.errors import RecipeError
 
 Batch = dict[str, torch.Tensor]
 
@@ -213,56 +212,3 @@ def loader(batches: Batches, first_step: int, rank: int) -> DataLoader[Batch]:
     # A generator of its own: an iterator otherwise draws a seed from torch's global one, and a resumed job would see
     # other random numbers (LoRA's dropout) than one that was never stopped.
     return DataLoader(_MicroSteps(batches, first_step, rank), batch_size=None, generator=torch.Generator())
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """What was left out because it is longer than the context.
-
-    Attributes:
-        kind: What is counted, `conversations` or `pairs`.
-        count: How many were left out.
-        of: How many there were.
-    """
-
-    kind: str
-    count: int
-    of: int
-
-    @property
-    def share(self) -> float:
-        """Share of all that was left out."""
-        return self.count / self.of
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The two metrics of a stage, such as `dropped_pairs` and `dropped_pairs_share`."""
-        return {f"dropped_{self.kind}": float(self.count), f"dropped_{self.kind}_share": self.share}
-
-
-def conversations_that_fit(
-    encoded: Sequence[tuple[np.ndarray, np.ndarray]], context: int, log: Callable[[str], None]
-) -> tuple[list[np.ndarray], list[np.ndarray], Dropped]:
-    """The conversations that a row can hold, and how many it cannot.
-
-    Args:
-        encoded: Token ids (int64 [length]) and loss mask (bool [length]) of each conversation.
-        context: Tokens per row.
-        log: Called with a line when some are left out.
-
-    Returns:
-        Token ids and loss masks of those that are kept, and what was left out.
-
-    Raises:
-        RecipeError: None fits.
-    """
-    kept = [(ids, mask) for ids, mask in encoded if len(ids) <= context]
-    dropped = Dropped("conversations", len(encoded) - len(kept), len(encoded))
-    if dropped.count:
-        log(
-            f"{dropped.count} of {dropped.of} conversations are longer than the context of {context} tokens and are "
-            "left out"
-        )
-    if not kept:
-        raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
-    return [ids for ids, _ in kept], [mask for _, mask in kept], dropped

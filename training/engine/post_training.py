@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,10 @@ from peft import LoraConfig
 from transformers import AutoConfig, PreTrainedModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from training.data.conversations.chat_format import Conversation, Encoded, check, total_notes
-from training.data.conversations.fitting import fit
-from training.data.conversations.lessons import conversation_of, is_plain_text
-from training.data.conversations.template_probe import features_of, probe_template
+from training.data.conversations.encoded_rows import EncodedRows, encode_rows
 from training.data.tokens.shards import ArrayTokens
-from training.engine.batches import Dropped, PackedBatches, conversations_that_fit, read_documents
-from training.engine.pairs import CHOSEN_SHARE, refuse_unknown_ids
+from training.engine.batches import PackedBatches, read_documents
+from training.engine.pairs import CHOSEN_SHARE
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.errors import SourceError
@@ -146,136 +142,32 @@ def packed_batches(
     return PackedBatches(segments, tokens, batch_tokens, micro, world_size, session.pad, session.alone)
 
 
-@dataclass(frozen=True)
-class ReadConversations:
-    """Training conversations as token sequences that fit into a row each.
+def read_conversations(session: Session, path: Path, context: int, parent: str) -> EncodedRows:
+    """The conversations of a parquet file in the order of their ids; see `encode_rows`.
 
-    Attributes:
-        sequences: Token ids, int64 [2 to the context] each.
-        masks: Which tokens are learned, bool [length] each.
-        dropped: What was left out.
-    """
-
-    sequences: list[np.ndarray]
-    masks: list[np.ndarray]
-    dropped: Dropped
-
-
-def read_conversations(session: Session, path: Path, context: int, parent: str) -> ReadConversations:
-    """The conversations of a parquet file in the order of their ids, each checked to teach what it should.
-
-    One that is generated and too long is left out. One of the recipe's own that is too long loses whole turns from its
-    front, and is left out where its last question and answer are too long. A plain text has no template around it and
-    goes on in further rows.
+    What the chat format and the context changed goes to report/conversations.json for people.
 
     Args:
         session: The job.
         path: With rows of `CONVERSATION_SCHEMA` or `MIXED_CONVERSATION_SCHEMA`.
         context: Tokens per row.
         parent: The input whose model is trained.
-
-    Raises:
-        TemplateRefused: The chat format loses what conversations hold.
-        RowRefused: One cannot be encoded, or teaches something else than its chosen turns.
-        InputRefused: One holds a token that the model does not have.
-        RecipeError: None fits.
     """
-    rows = read_rows(path)
-    conversations = [conversation_of(row, path.name) for row in rows]
-    texts = [number for number, row in enumerate(rows) if is_plain_text(row)]
-    generated = [number for number, row in enumerate(rows) if not row.get("format")]
-    own = sorted(set(range(len(rows))) - {*texts, *generated})
-
-    if len(texts) < len(rows):
-        probe_template(session.chat_format, features_of(conversations[number] for number in sorted({*generated, *own})))
-    encoded, counts = _encode_own(session, conversations, own, context)
-    encoded |= _encode_generated(session, conversations, generated)
-    encoded |= {number: _encode_text(session, conversations[number]) for number in texts}
-    _log_notes(session, list(encoded.values()), counts)
     size = embedding_size(session, parent)
-    for number, row in encoded.items():
-        refuse_unknown_ids(row.ids, size, conversations[number].named)
-
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []
-    for number in sorted(encoded):
-        row = encoded[number]
-        if is_plain_text(rows[number]):
-            parts = pieces_of(row.ids[row.learned], session.before_document, context)
-            pieces += [(part, np.ones(len(part), np.bool_)) for part in parts]
-        else:
-            pieces.append((row.ids, row.learned))
-    sequences, masks, dropped = conversations_that_fit(pieces, context, session.context.events.log)
-    return ReadConversations(
-        sequences, masks, Dropped("conversations", dropped.count + len(rows) - len(encoded), len(rows))
-    )
-
-
-def _encode_generated(
-    session: Session, conversations: Sequence[Conversation], numbers: Sequence[int]
-) -> dict[int, Encoded]:
-    chosen = [conversations[number] for number in numbers]
-    encoded = session.chat_format.encode(chosen)
-    for conversation, row in zip(chosen, encoded, strict=True):
-        check(session.chat_format, conversation, row)
-    return dict(zip(numbers, encoded, strict=True))
-
-
-def _encode_own(
-    session: Session, conversations: Sequence[Conversation], numbers: Sequence[int], context: int
-) -> tuple[dict[int, Encoded], dict[str, int]]:
-    """The conversations with these numbers that fit, and what happened to the others."""
-    if not numbers:
-        return {}, {}
-    fitted = fit(session.chat_format, [conversations[number] for number in numbers], context, "turns")
-    for conversation, row in zip(fitted.conversations, fitted.encoded, strict=True):
-        check(session.chat_format, conversation, row)
-
-    counts = {
-        "lost their first turns to fit": fitted.counts["shortened"],
-        "longer than the context and left out": fitted.counts["too_long"],
-        "left out because no turn that is learned fits": fitted.counts["nothing_learned"],
-    }
-    return {numbers[place]: row for place, row in zip(fitted.numbers, fitted.encoded, strict=True)}, counts
-
-
-def _encode_text(session: Session, conversation: Conversation) -> Encoded:
-    """A plain text, which is the one message of its row."""
-    return session.chat_format.encode_text(str(conversation.messages[0]["content"]), end=True)
-
-
-def _log_notes(session: Session, encoded: Sequence[Encoded], counts: Mapping[str, int]) -> None:
-    """Write what the chat format and the context changed to the log, and for people to report/conversations.json."""
-    noted = {name.replace("_", " "): count for name, count in total_notes(encoded).items()} | dict(counts)
-    changed = {name: count for name, count in noted.items() if count}
-    if changed:
-        session.context.events.log("conversations: " + ", ".join(f"{count} {name}" for name, count in changed.items()))
+    read = encode_rows(session.chat_format, read_rows(path), path.name, context, size, session.context.events.log)
     if session.runtime.rank == 0:
-        learned = sum(int(row.learned.sum()) for row in encoded)
-        told = {"conversations": len(encoded), "learned tokens": learned} | noted
-        (session.context.report / "conversations.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        learned = sum(int(mask.sum()) for mask in read.masks)
+        counts = {"conversations": len(set(read.numbers)), "learned tokens": learned, **read.counts}
+        (session.context.report / "conversations.json").write_text(
+            json.dumps(counts, indent=1) + "\n", encoding="utf-8"
+        )
+    return read
 
 
 def embedding_size(session: Session, parent: str) -> int:
     """Number of token ids that the model of an input has rows for."""
     folder = plain_model(session.context.input(parent).folder / "model")
     return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().vocab_size)
-
-
-def pieces_of(document: np.ndarray, before: int, context: int) -> list[np.ndarray]:
-    """A document as sequences that fit into a row; each begins with the last token of the one before.
-
-    That token is given and not learned, so every token of the document is learned once.
-
-    Args:
-        document: Token ids, int64 [length].
-        before: Id of the token before a document.
-        context: Tokens per row.
-
-    Returns:
-        int64 [2 to `context`] each; without their first tokens they make up the document.
-    """
-    whole = np.concatenate([[before], document]).astype(np.int64)
-    return [whole[start : start + context] for start in range(0, len(document), context - 1)]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

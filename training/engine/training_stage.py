@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from training.data.conversations.encoded_rows import LeftOut
 from training.engine import export, export_probe, runtime
-from training.engine.batches import Batches, Dropped
+from training.engine.batches import Batches
 from training.engine.export import Prompt
 from training.engine.fit import fit
 from training.engine.session import Session, convert, examine, load_parent, model_type, open_session
@@ -77,7 +78,7 @@ class TrainingStage(ABC, Generic[SectionT, BatchesT]):
         return load_parent(session, self.parent)
 
     @abstractmethod
-    def read_batches(self, session: Session) -> tuple[BatchesT, Dropped | None]:
+    def read_batches(self, session: Session) -> tuple[BatchesT, LeftOut | None]:
         """The data of the whole run, and what was left out of it because it is too long."""
 
     @abstractmethod
@@ -123,21 +124,21 @@ def train(stage: TrainingStage[Any, BatchesT]) -> StageResult:
     model = stage.build_model(session)
     if stage.packs_rows:
         session = examine(session, model)
-    batches, dropped = stage.read_batches(session)
+    batches, left_out = stage.read_batches(session)
 
     # FP8 layers come before the trainer, which wraps the model and makes the optimizer of its parameters.
     converted = convert(session, model)
     trainer = stage.build_trainer(session, model, batches)
     batches = stage.complete_batches(session, trainer, batches)
-    metrics = stage.metrics(trainer) | (dropped.metrics if dropped else {})
+    metrics = stage.metrics(trainer) | (left_out.metrics if left_out else {})
 
     result = fit(session, trainer, batches, converted)
     result = replace(result, metrics=result.metrics | metrics)
 
     # Collective: under ZeRO 3 every rank holds a part of the weights.
     probe = export_probe.take(session, trainer)
-    if dropped:
-        probe = probe.model_copy(update={"dropped_share": dropped.share})
+    if left_out:
+        probe = probe.model_copy(update={"dropped_share": left_out.share})
     weights = export.gather_weights(trainer)
 
     if session.runtime.rank == 0:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from training.data.conversations.encoded_pairs import encode_pairs
+from training.data.conversations.encoded_rows import LeftOut
 from training.data.tokens.order import RowOrder
-from training.engine.batches import Dropped
 from training.engine.out_of_memory import smaller_when_short
-from training.engine.pairs import REFERENCE_FILE, PairBatches, encode_pairs, reference_logprobs, save_reference
+from training.engine.pairs import REFERENCE_FILE, PairBatches, reference_logprobs, save_reference
 from training.engine.post_training import embedding_size, preference_trainer, read_rows
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
@@ -40,14 +41,14 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
     )
     loss_unit = "nats per pair"
 
-    def read_batches(self, session: Session) -> tuple[PairBatches, Dropped]:
+    def read_batches(self, session: Session) -> tuple[PairBatches, LeftOut]:
         """Batches of pairs; their reference is zeros until `complete_batches`."""
         context, section = self.context, self.section
         context.events.phase("encode pairs")
         rows = read_rows(context.input("preference_data").folder / "train.parquet")
         assert self.parent is not None
         size = embedding_size(session, self.parent)
-        pairs, dropped = encode_pairs(session.chat_format, rows, section.context, context.events.log, size)
+        pairs, left_out = encode_pairs(session.chat_format, rows, section.context, context.events.log, size)
 
         wish = context.execution.micro_batch_tokens
         batches = PairBatches(
@@ -61,7 +62,7 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
             pad=session.pad,
             reference=np.zeros((len(pairs), 2), np.float32),
         )
-        return batches, dropped
+        return batches, left_out
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PairBatches) -> StepOrdered:
         """TRL's trainer for DPO."""

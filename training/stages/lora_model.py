@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
+from training.data.conversations.encoded_rows import LeftOut, pieces_of
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.engine import adapter, export
-from training.engine.batches import Dropped, PackedBatches
-from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
+from training.engine.batches import PackedBatches
+from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import Trained, TrainingStage, train
@@ -33,7 +34,7 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
 
     prompts = (("What does `textwrap.dedent` do?", True), ("What does `os.path.join` do?", True), ("import ", False))
 
-    def read_batches(self, session: Session) -> tuple[PackedBatches, Dropped]:
+    def read_batches(self, session: Session) -> tuple[PackedBatches, LeftOut]:
         """Rows of documents, of which every token is learned, and of conversations, of which the answers are."""
         context, section = self.context, self.section
         context.events.phase("encode documents")
@@ -47,7 +48,7 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
             sequences += pieces
             masks += [np.ones(len(piece), np.bool_) for piece in pieces]
         batches = packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens)
-        return batches, read.dropped
+        return batches, read.left_out
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
         """TRL's trainer for supervised fine-tuning, with PEFT's adapter."""

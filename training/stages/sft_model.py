@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from training.data.conversations.encoded_rows import LeftOut, pieces_of
 from training.data.tokens.shards import TokenShards
-from training.engine.batches import Dropped, PackedBatches
-from training.engine.post_training import conversation_trainer, packed_batches, pieces_of, read_conversations
+from training.engine.batches import PackedBatches
+from training.engine.post_training import conversation_trainer, packed_batches, read_conversations
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered
 from training.engine.training_stage import TrainingStage, train
@@ -35,7 +36,7 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
     )
     loss_unit = "nats per assistant's token"
 
-    def read_batches(self, session: Session) -> tuple[PackedBatches, Dropped]:
+    def read_batches(self, session: Session) -> tuple[PackedBatches, LeftOut]:
         """Rows of conversations and of replayed documents."""
         context, section = self.context, self.section
         context.events.phase("encode conversations")
@@ -54,7 +55,7 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         context.events.log(f"{answer_tokens:,} tokens of answers and {replayed_tokens:,} of replayed text are learned")
 
         batches = packed_batches(session, sequences, masks, section.steps, section.context, section.batch_tokens)
-        return batches, read.dropped
+        return batches, read.left_out
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
         """TRL's trainer for supervised fine-tuning."""

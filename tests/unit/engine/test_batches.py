@@ -8,9 +8,7 @@ import torch
 
 from training.data.tokens.shards import ArrayTokens
 from training.engine.batches import (
-    Dropped,
     PackedBatches,
-    conversations_that_fit,
     loader,
     read_documents,
     share_steps,
@@ -111,21 +109,6 @@ def test_shares_cover_every_step_once() -> None:
     assert share_steps(200, [0.5, 0.3, 0.2]) == [(0, 100), (100, 160), (160, 200)]
     assert share_steps(3, [0.1, 0.1, 0.8]) == [(0, 0), (0, 1), (1, 3)]
     assert share_steps(7, [1 / 3, 1 / 3, 1 / 3])[-1][1] == 7
-
-
-def test_conversations_longer_than_the_context_are_counted() -> None:
-    encoded = [(np.arange(size), np.ones(size, np.bool_)) for size in (3, 9, 4)]
-    log: list[str] = []
-    sequences, masks, dropped = conversations_that_fit(encoded, 8, log.append)
-    assert ([len(ids) for ids in sequences], [len(mask) for mask in masks], dropped) == (
-        [3, 4],
-        [3, 4],
-        Dropped("conversations", 1, 3),
-    )
-    assert dropped.share == pytest.approx(1 / 3)
-    assert "1 of 3 conversations" in log[0]
-    with pytest.raises(RecipeError, match="no conversation fits"):
-        conversations_that_fit(encoded, 2, log.append)
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,17 @@ import pytest
 
 from tests.unit.data.conversations import chat_tokenizers
 from training.data.conversations.chat_format import ChatFormat
+from training.data.conversations.encoded_pairs import encode_pairs
+from training.data.conversations.encoded_rows import EncodedRows, LeftOut
 from training.data.conversations.mixing import MIXED_CONVERSATION_SCHEMA, generated_conversation
 from training.data.conversations.template_process import TemplateRefused
 from training.data.tables import write_table
 from training.data.tokens.order import RowOrder
 from training.engine import post_training
-from training.engine.pairs import CHOSEN_SHARE, PairBatches, encode_pairs
-from training.engine.post_training import ReadConversations, read_conversations
+from training.engine.pairs import CHOSEN_SHARE, PairBatches
+from training.engine.post_training import read_conversations
 from training.engine.session import Session
-from training.errors import InputRefused
+from training.errors import InputRefused, RecipeError
 
 Messages = list[dict[str, Any]]
 
@@ -45,12 +47,11 @@ class Reader:
         self.folder, self.chat = folder, chat
         self.lines: list[str] = []
 
-    def __call__(self, rows: list[dict[str, Any]], context: int = 200) -> ReadConversations:
+    def __call__(self, rows: list[dict[str, Any]], context: int = 200) -> EncodedRows:
         path = self.folder / "train.parquet"
         write_table(path, [generated_conversation(row) for row in rows], MIXED_CONVERSATION_SCHEMA)
         session = SimpleNamespace(
             chat_format=self.chat,
-            before_document=self.chat.before_document,
             runtime=SimpleNamespace(rank=0),
             context=SimpleNamespace(report=self.folder, events=SimpleNamespace(log=self.lines.append)),
         )
@@ -73,7 +74,7 @@ def row(row_id: str, messages: Messages, format_: str = "messages", tools: str =
     return {"id": row_id, "messages": json.dumps(messages), "kind": "gathered", "domain": "d", "source_id": "x", **told}
 
 
-def learned(read: Reader, result: ReadConversations) -> list[str]:
+def learned(read: Reader, result: EncodedRows) -> list[str]:
     return [read.chat.decode(ids[mask].tolist()) for ids, mask in zip(result.sequences, result.masks, strict=True)]
 
 
@@ -91,7 +92,7 @@ def test_a_long_conversation_loses_whole_turns_and_a_long_answer_goes(read: Read
     ]
     result = read(rows, context=60)
     assert learned(read, result) == ["Plum.<|im_end|>", "Blue.<|im_end|>"]
-    assert (result.dropped.count, result.dropped.of) == (1, 3)
+    assert (result.left_out.count, result.left_out.of) == (1, 3)
     assert read.report["lost their first turns to fit"] == 1
     assert any("1 longer than the context and left out" in line for line in read.lines)
 
@@ -100,7 +101,11 @@ def test_a_generated_conversation_is_never_shortened(read: Reader) -> None:
     long = row("1", talk("Name a red fruit. " * 40, "Cherry.", "And a blue one?", "Plum."), format_="")
     result = read([long, row("2", talk("Name a colour.", "Blue."))], context=60)
     assert learned(read, result) == ["Blue.<|im_end|>"]
-    assert result.dropped.count == 1
+    assert result.left_out == LeftOut("conversations", 1, 2)
+    assert result.left_out.share == 0.5
+    assert "1 of 2 conversations are longer than the context of 60 tokens and are left out" in read.lines
+    with pytest.raises(RecipeError, match="no conversation fits into the context of 60"):
+        read([long], context=60)
 
 
 def test_a_plain_text_has_no_template_and_goes_on_in_further_rows(read: Reader, chat: ChatFormat) -> None:
@@ -110,7 +115,7 @@ def test_a_plain_text_has_no_template_and_goes_on_in_further_rows(read: Reader, 
     assert all(len(ids) <= 50 for ids in result.sequences)
     ids = np.concatenate([ids[1:] for ids in result.sequences]).tolist()
     assert ids == [*chat.encode_plain(text), chat.end_of_text]
-    assert result.dropped.count == 0
+    assert result.left_out.count == 0
 
 
 def test_a_token_outside_the_embedding_names_the_row(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +151,11 @@ def test_a_prompt_loses_whole_turns_and_no_answer_is_cut(chat: ChatFormat) -> No
         pair("1", prompt, answer("Plum."), answer("Cherry.")),
         pair("2", prompt[:1], answer("Cherry."), answer("Plum.")),
     ]
-    (kept,), dropped = encode_pairs(chat, rows, 60, lines.append)
+    (kept,), left_out = encode_pairs(chat, rows, 60, lines.append)
     assert chat.decode(kept.prompt) == chat.decode(chat.prompt(prompt[2:]).tolist())
     assert chat.decode(kept.chosen) == "Plum.<|im_end|>"
     assert chat.decode(kept.rejected) == "Cherry.<|im_end|>"
-    assert dropped.count == 1
+    assert left_out.count == 1
     assert lines == [
         "1 of 2 pairs lost the first turns of their prompts to fit",
         "1 of 2 pairs are longer than the context of 60 tokens and are left out",

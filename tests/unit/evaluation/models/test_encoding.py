@@ -12,9 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.data.conversations.chat_format import ChatFormat
 from training.data.conversations.chat_template import encode_conversation
+from training.data.conversations.encoded_pairs import encode_pairs
+from training.data.conversations.encoded_rows import LeftOut
 from training.data.tokens.byte_bpe import load_plain
-from training.engine.batches import Dropped
-from training.engine.pairs import encode_pairs
 from training.evaluation import harness_model
 from training.evaluation.harness_model import HarnessModel
 from training.evaluation.models import LoadedModel
@@ -151,7 +151,7 @@ def test_pairs_are_encoded_alike_everywhere(tokenizer: PreTrainedTokenizerFast, 
 
     pairs, dropped = encode_pairs(ChatFormat.of(tokenizer), rows, 512, print)
 
-    assert (len(pairs), dropped) == (168, Dropped("pairs", 0, 168))
+    assert (len(pairs), dropped) == (168, LeftOut("pairs", 0, 168))
     for row, pair in zip(rows, pairs, strict=True):
         turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}]
         rendered = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
