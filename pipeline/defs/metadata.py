@@ -21,6 +21,7 @@ from pipeline.graph import kind_named
 from training.specs.artifacts import REPORT, Certificate, Manifest
 from training.specs.gates import Verdict
 from training.specs.job import EVALUATION_SUFFIX
+from training.specs.preview import PREVIEW_FILE, PREVIEW_PAGE
 from training.store.store import Store
 
 Metadata = dict[str, dg.MetadataValue[Any]]
@@ -94,6 +95,7 @@ def materialization_metadata(
         **_headline(manifest, measured),
         **_loss(report),
         **_samples(report, assessment),
+        **_preview(assessment),
         **_card(report),
         **{name: dg.MetadataValue.float(value) for name, value in measured.items()},
         **_pictures(report),
@@ -286,6 +288,16 @@ def _pictures(report: Path) -> Metadata:
         page[f"picture_{path.stem}"] = _picture(path.stem, path.read_bytes(), "png")
 
     return page
+
+
+def _preview(assessment: Assessment) -> Metadata:
+    """Rows as a model sees them, as a picture and as a page."""
+    report = assessment.evaluation / REPORT if assessment.evaluation else None
+    if report is None or not (report / PREVIEW_FILE).is_file():
+        return {}
+    data = (report / PREVIEW_FILE).read_bytes()
+    picture = {"preview": _picture("preview", data, "svg+xml")} if len(data) <= MAX_PICTURE else {}
+    return {**picture, "preview_page": dg.MetadataValue.path(str(report / PREVIEW_PAGE))}
 
 
 def _picture(name: str, data: bytes, kind: str) -> dg.MarkdownMetadataValue:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.errors import RecipeError
+from training.errors import RecipeError, UserError
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact, StageContext
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
 from training.specs.metrics import METRICS
+from training.specs.packed_shards import PackedShardsSection
+from training.specs.preview import PreviewRequest
 
 Section = EvaluationSection
 _Context = StageContext[EvaluationSection]
+_SHOWN_ROWS = ("packed_shards", "instruction_data", "preference_data", "adapter_data")
+_ROWS = 8
+_WHOLE = 2**20  # tokens; a conversation is shown whole, because the model that learns from it has the context
 
 # Each function imports what it needs: judging a corpus does not wait for transformers.
 
@@ -98,6 +103,23 @@ MEASURES: dict[str, Callable[[_Context], Measurement]] = {
 }
 
 
+def _show_rows(context: _Context, asset: str) -> None:
+    """Write the first rows as a model will see them, for the asset's page."""
+    from training.evaluation.preview import preview
+    from training.evaluation.preview_page import write_preview
+
+    data = context.input("artifact")
+    is_packed = kind_of(asset) == "packed_shards"
+    longest = max(PackedShardsSection.model_validate(data.manifest.section).contexts) if is_packed else _WHOLE
+    request = PreviewRequest(
+        asset=asset, data=data.folder, tokenizer=context.input("tokenizer").folder, context=longest, count=_ROWS
+    )
+    try:
+        write_preview(context.out / "report", f"Rows of {asset} as a model sees them", preview(request))
+    except UserError as error:  # the metrics say what is wrong with the rows
+        context.events.log(f"no preview: {error}")
+
+
 def run(context: _Context) -> StageResult:
     """Measure the artifact and write the report."""
     asset = context.input("artifact").manifest.asset
@@ -107,4 +129,6 @@ def run(context: _Context) -> StageResult:
     context.events.phase(f"measure {asset}")
     measurement = MEASURES[kind](context)
     measurement.write(context.out, asset, METRICS[kind])
+    if kind in _SHOWN_ROWS:
+        _show_rows(context, asset)
     return StageResult(metrics=measurement.report.metrics)

@@ -1,0 +1,210 @@
+"""`gatehouse preview`: rows of training data as the model will see them, encoded in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.console import make_console
+from pipeline.cli.options import Recipe, new_app
+from pipeline.cli.terminal import legible_environment
+from pipeline.graph import Graph, is_asset, require_asset
+from pipeline.paths import ROOT, variables
+from pipeline.recipes.loader import available
+from pipeline.workspace import Workspace
+from training.errors import InputRefused, RecipeError
+from training.specs.artifacts import Manifest
+from training.specs.base_model import BaseModelSection
+from training.specs.kinds import kind_of
+from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
+from training.specs.preview import Column, Piece, Preview, PreviewRequest
+from training.specs.recipe import Recipe as RecipeSections
+from training.store.store import Store
+
+KINDS = ("adapter_data", "preference_data", "instruction_data", "packed_shards")
+"""Kinds of assets that have rows to show; the first that a recipe has is shown by default."""
+
+_STYLES = {"learned": "bold green", "given": "dim", "padding": "dim"}
+
+app = new_app()
+
+
+@app.command("preview")
+def command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [ASSET]", help="A recipe, as -r takes it, and the asset whose rows to show."),
+    ] = None,
+    recipe: Recipe = "tiny",
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 3,
+    first: Annotated[int, typer.Option(min=1, help="The first one, from 1.")] = 1,
+    find: Annotated[str, typer.Option(help="Only rows whose file and row, id or text holds this.")] = "",
+    packed: Annotated[bool, typer.Option("--packed", help="Conversations as they are packed into rows.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write them as a page to this file.")] = None,
+) -> None:
+    """Show rows of training data as the model will see them, coloured by what is learned.
+
+    Learned is what the loss covers; the rest is given or padding. The rows are those of the newest version, promoted
+    or not, encoded as the training encodes them.
+
+    Examples: `gatehouse preview support.yaml`, `gatehouse preview instruction_data --find tickets.jsonl:17`,
+    `gatehouse preview -r support.yaml adapter_data --packed`.
+    """
+    recipe, asset = _named(words or [], recipe)
+    show(recipe, asset, rows=rows, first=first, find=find, packed=packed, page=page)
+
+
+def _named(words: list[str], recipe: str) -> tuple[str, str]:
+    """The recipe and the asset that the arguments name; no asset where they name none."""
+    if len(words) > 2:
+        raise RecipeError(f"one recipe and one asset, please, and not {' '.join(words)}")
+    if len(words) == 2:
+        return words[0], words[1]
+    if words and (is_asset(words[0]) or not (words[0].endswith((".yaml", ".yml")) or words[0] in available())):
+        return recipe, words[0]
+    return (words[0] if words else recipe), ""
+
+
+def show(
+    recipe: str,
+    asset: str,
+    *,
+    rows: int = 3,
+    first: int = 1,
+    find: str = "",
+    packed: bool = False,
+    page: Path | None = None,
+) -> None:
+    """Print rows of an asset, or write them as a page; see `command`.
+
+    Raises:
+        RecipeError: The recipe has no such asset, or it has no rows of this kind.
+        InputRefused: The asset or its tokenizer has not been built.
+    """
+    workspace = Workspace(recipe)
+    graph, store = workspace.loaded.graph, workspace.store
+    asset = asset or _default(graph)
+    require_asset(asset, graph)
+    if kind_of(asset) not in KINDS:
+        shown = ", ".join(name for name in graph if kind_of(name) in KINDS)
+        raise RecipeError(f"{asset} has no rows that a model learns from; this recipe's are {shown}")
+
+    data, tokenizer = (_newest(store, name, recipe) for name in (asset, "tokenizer"))
+    context, models = _context(workspace.loaded.recipe, asset, graph)
+    request = PreviewRequest(
+        asset=asset,
+        data=store.folder(asset, data.version).absolute(),
+        tokenizer=store.folder("tokenizer", tokenizer.version).absolute(),
+        context=context,
+        first=first - 1,
+        count=rows,
+        packed=packed,
+        find=find,
+        seed=workspace.loaded.recipe.seed,
+        page=None if page is None else page.expanduser().absolute(),
+    )
+    preview = _encoded(request)
+
+    console = make_console()
+    console.print(f"[bold]{asset}[/] {data.version} for {models}, {context} tokens a row; {preview.of:,} rows")
+    if page is not None:
+        console.print(f"{len(preview.rows)} of them are in {page}")
+        return
+    console.print(_legend(console))
+    for note in preview.notes:
+        console.print(Text(note, style="dim"))
+    for row in preview.rows:
+        console.print(Rule(row.title, align="left", style="dim"))
+        _print_columns(console, row.columns)
+    if not preview.rows:
+        console.print("no row" + (f" holds {find!r}" if find else f": it has {preview.of:,}"))
+
+
+def _default(graph: Graph) -> str:
+    """The data of the recipe's last model."""
+    for kind in KINDS:
+        if kind in graph:
+            return kind
+    raise RecipeError(f"this recipe has no data that a model learns from; its assets are {', '.join(graph)}")
+
+
+def _newest(store: Store, asset: str, recipe: str) -> Manifest:
+    """The newest version, promoted or not: a refused one is looked at most of all."""
+    manifest = store.latest(asset)
+    if manifest is None:
+        raise InputRefused(
+            f"{asset} has not been built yet; build it with: gatehouse run -r {shlex.quote(recipe)} --select +{asset}"
+        )
+    return manifest
+
+
+def _context(recipe: RecipeSections, asset: str, graph: Graph) -> tuple[int, str]:
+    """Tokens of a row, and the models that learn from the rows."""
+    sections = {name: section for name, section in recipe.training_sections().items() if asset in graph[name].inputs}
+    contexts = [
+        max((phase.context for phase in section.curriculum), default=0)
+        if isinstance(section, BaseModelSection)
+        else cast(SftModelSection | DpoModelSection | LoraModelSection, section).context
+        for section in sections.values()
+    ]
+    if not contexts:
+        raise RecipeError(f"{asset}: no model of this recipe learns from it")
+    return max(contexts), " and ".join(sections)
+
+
+def _encoded(request: PreviewRequest) -> Preview:
+    result = subprocess.run(
+        [sys.executable, "-m", "training.preview"],
+        input=request.model_dump_json().encode(),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, **variables(), **legible_environment()},
+        check=False,
+    )
+    if result.returncode:
+        raise typer.Exit(result.returncode)  # it has said why
+    return Preview.model_validate_json(result.stdout)
+
+
+def _legend(console: Console) -> Text:
+    kinds = {"learned": "learned", "given": "given, not learned", "padding": "padding"}
+    parts = (part for kind, name in kinds.items() for part in (_piece(console, Piece(kind=kind, text=name)), "  "))
+    return Text.assemble(*parts)
+
+
+def _print_columns(console: Console, columns: tuple[Column, ...]) -> None:
+    """One column as it is, several beside each other."""
+    if len(columns) == 1:
+        console.print(_text(console, columns[0]))
+        return
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column.name, ratio=1, overflow="fold")
+    table.add_row(*(_text(console, column) for column in columns))
+    console.print(table)
+
+
+def _text(console: Console, column: Column) -> Text:
+    total = sum(piece.tokens for piece in column.pieces)
+    counts = Text(f"{column.count('learned')} of {total} tokens are learned\n", style="italic dim")
+    return Text.assemble(counts, *(_piece(console, piece) for piece in column.pieces))
+
+
+def _piece(console: Console, piece: Piece) -> Text:
+    """Tokens of one kind; without colours, what is learned stands in brackets."""
+    if piece.kind == "border":
+        return Text("\n- - - a document begins - - -\n", style="magenta")
+    text = piece.text if piece.kind != "padding" or not piece.tokens else f"[{piece.tokens} tokens of padding]"
+    if piece.kind == "learned" and (console.no_color or not console.is_terminal):
+        text = f"[[{text}]]"
+    return Text(text, style=_STYLES[piece.kind])

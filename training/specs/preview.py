@@ -1,0 +1,96 @@
+"""Rows as a model will see them, between the process that encodes them and whoever shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from training.specs.base import Spec
+
+PREVIEW_FILE = "preview.svg"
+"""In the report of an evaluation: the first rows as a picture, for an asset's page."""
+
+PREVIEW_PAGE = "preview.html"
+"""The same as a page by itself."""
+
+
+class PreviewRequest(Spec):
+    """Which rows to show.
+
+    Attributes:
+        asset: Whose rows: of the kind `instruction_data`, `adapter_data`, `preference_data` or `packed_shards`.
+        data: The version's folder.
+        tokenizer: The tokenizer's folder.
+        context: Tokens of a row.
+        packed: Show rows as they are packed, and not one conversation after the other.
+        find: Show only rows whose file and row, id or text holds this.
+        seed: Of the packing's order.
+        page: Write them as a page to this file, too.
+    """
+
+    asset: str
+    data: Path
+    tokenizer: Path
+    context: int = Field(gt=0)
+    first: int = Field(0, ge=0)
+    count: int = Field(5, gt=0)
+    packed: bool = False
+    find: str = ""
+    seed: int = 0
+    page: Path | None = None
+
+
+class Piece(Spec):
+    """Consecutive tokens of one kind, as text.
+
+    Attributes:
+        kind: `learned`, `given` (seen and not learned), `padding`, or `border`: a document begins.
+        text: What the tokens say; of padding and borders nothing.
+        tokens: Number of tokens.
+    """
+
+    kind: Literal["learned", "given", "padding", "border"]
+    text: str = ""
+    tokens: int = 0
+
+
+class Column(Spec):
+    """One sequence of tokens: a conversation, one side of a pair, or a packed row.
+
+    Attributes:
+        name: `chosen` or `rejected` of a pair.
+    """
+
+    name: str = ""
+    pieces: tuple[Piece, ...]
+
+    def count(self, kind: str) -> int:
+        """Tokens of one kind."""
+        return sum(piece.tokens for piece in self.pieces if piece.kind == kind)
+
+
+class PreviewRow(Spec):
+    """One row.
+
+    Attributes:
+        title: File and row, or what else names it.
+        columns: One, or the two sides of a pair.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+
+
+class Preview(Spec):
+    """Rows, and how many there are.
+
+    Attributes:
+        of: Rows to choose from.
+        notes: What else there is to know, a sentence each.
+    """
+
+    rows: tuple[PreviewRow, ...]
+    of: int
+    notes: tuple[str, ...] = ()
