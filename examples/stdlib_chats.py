@@ -1,7 +1,7 @@
 """`python -m examples.stdlib_chats FILE.jsonl`: chats about Python's standard library, as OpenAI messages.
 
-Each is a question about a public function, class or method of the running interpreter, and an answer from its docstring.
-The modules are parsed and never imported. The same interpreter gives the same bytes.
+Each is a question about a public function, class or method of the running interpreter, and an answer from its
+docstring. The modules are parsed and never imported. The same interpreter gives the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-_LEFT_OUT = ("test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "site-packages", "ensurepip")
+_LEFT_OUT = frozenset(
+    ["test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "site-packages", "ensurepip"]
+)
 _QUESTIONS = (
     "What does `{name}` do?",
     "What is `{name}` for?",

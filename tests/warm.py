@@ -32,7 +32,10 @@ _LARGEST_REQUEST = 1 << 18
 _COMMANDS, _JOBS = "commands", "jobs"
 _LOADED = {
     _COMMANDS: (
-        *(f"pipeline.cli.{name}" for name in ("app", "chat", "gates", "gc", "promote", "recipe", "run", "status")),
+        *(
+            f"pipeline.cli.{name}"
+            for name in ("app", "chat", "gates", "gc", "preview", "promote", "recipe", "run", "status")
+        ),
         *(f"pipeline.cli.{name}" for name in ("sync", "up", "verify", "waive")),
         "mlflow",
         "mlflow.store.tracking.sqlalchemy_store",

@@ -38,6 +38,28 @@ def test_dg_launch_does_the_same(chain: Chain) -> None:
     assert chain.status()["tokenizer"]["reused"]
 
 
+def test_preview_shows_what_is_learned(chain: Chain) -> None:
+    marks = {
+        "instruction_data": ("[[", "<|user|>"),
+        "adapter_data": ("<|end|>]]", "given, not learned"),
+        "preference_data": ("chosen", "rejected"),
+        "packed_shards": ("a document begins", "tokens are learned"),
+    }
+    for asset, expected in marks.items():
+        done = chain.command("gatehouse", "preview", asset, "--rows", "2")
+        assert done.returncode == 0, done.stdout
+        assert all(mark in done.stdout for mark in expected), done.stdout
+
+    page = chain.home / "rows.html"
+    done = chain.command("gatehouse", "preview", "smoke", "instruction_data", "--packed", "--html", str(page))
+    assert done.returncode == 0 and str(page) in done.stdout.replace("\n", ""), done.stdout
+    assert 'class="learned"' in page.read_text()
+
+    refused = chain.command("gatehouse", "preview", "smoke", "base_model")
+    assert refused.returncode == 2
+    assert "base_model has no rows that a model learns from" in refused.stdout
+
+
 def test_the_lineage_is_in_mlflow_alone(chain: Chain) -> None:
     from mlflow import MlflowClient
 
