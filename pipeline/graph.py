@@ -38,7 +38,7 @@ class Kind:
 
     Attributes:
         stage: Its name, which is that of the module under `training.stages` that makes it.
-        headline: The measured metric that sums it up.
+        headlines: The measured metrics that sum it up: the first that was measured, and is not 0, does.
         description: What a person reads about it on the graph page.
         badges: Libraries and formats, as the graph page shows them.
         parts: Input to the part of it that decides the result, for inputs that do not decide as a whole.
@@ -50,7 +50,7 @@ class Kind:
     stage: str
     description: str
     _: KW_ONLY
-    headline: str
+    headlines: tuple[str, ...]
     badges: frozenset[str]
     parts: Mapping[str, str] = field(default_factory=dict)
     group: str = "data"
@@ -66,6 +66,15 @@ class Kind:
     def is_model(self) -> bool:
         """Whether it is a model: a training makes it, and MLflow registers it."""
         return self.group == "models"
+
+    def headline(self, values: Mapping[str, float | None]) -> tuple[str, float] | None:
+        """The metric that sums a version up, and its value; None where none was measured.
+
+        Args:
+            values: Metric to value.
+        """
+        known = [(name, value) for name in self.headlines if (value := values.get(name)) is not None]
+        return next((pair for pair in known if pair[1]), known[0] if known else None)
 
     @property
     def uses_gpu(self) -> bool:
@@ -96,7 +105,7 @@ _KINDS = (
         "The recipe's sources, gathered into parquet shards with provenance: source, path, licence and digest "
         "of every document. Nothing is changed or judged here yet. A file that cannot be read stops the job "
         "with its name and row.",
-        headline="documents",
+        headlines=("documents",),
         badges=frozenset({"parquet"}),
     ),
     Kind(
@@ -104,14 +113,14 @@ _KINDS = (
         "The text that may be trained on, and the text that never will be. Cleaned, exact and near duplicates "
         "(MinHash) removed, split into training and held-out documents by the digest of their text. The data "
         "card counts what was dropped and shows examples.",
-        headline="documents",
+        headlines=("documents",),
         badges=frozenset({"daft", "parquet"}),
     ),
     Kind(
         "conversations",
         "The recipe's own conversations, read from files of any common format, each with its file and row. Duplicates "
         "and empty answers are dropped and counted, and a share is held out by the digest of the prompt.",
-        headline="conversations",
+        headlines=("conversations",),
         badges=frozenset({"parquet"}),
         group="post_training_data",
     ),
@@ -119,7 +128,7 @@ _KINDS = (
         "preferences",
         "The recipe's own judged answers as pairs of a chosen and a rejected one, each with its file and row. A share "
         "is held out by the digest of the prompt.",
-        headline="pairs",
+        headlines=("pairs",),
         badges=frozenset({"parquet"}),
         group="post_training_data",
     ),
@@ -128,7 +137,7 @@ _KINDS = (
         "What every model is measured on: held-out text, four-way questions, preference pairs, prompts to "
         "refuse and look-alikes to answer. Training documents that contain its items are listed in "
         "`exclusions.parquet` and left out of training.",
-        headline="questions",
+        headlines=("questions", "heldout_conversations", "heldout_pairs"),
         badges=frozenset({"parquet"}),
         files=_WRITTEN,
         group="evaluation",
@@ -137,7 +146,7 @@ _KINDS = (
         "tokenizer",
         "A byte-level BPE trained on the corpus, or the imported model's own, with special tokens and a chat template, "
         "frozen. Its digest is part of everything made with it; a job whose inputs disagree about it stops.",
-        headline="bytes_per_token",
+        headlines=("bytes_per_token",),
         badges=frozenset({"huggingface"}),
     ),
     Kind(
@@ -145,7 +154,7 @@ _KINDS = (
         "The training text as token shards with a document index, memory-mapped. One set of shards serves "
         "every context length: rows are packed best-fit when they are read, no token is lost, and no "
         "attention crosses documents.",
-        headline="tokens",
+        headlines=("tokens",),
         badges=frozenset({"numpy"}),
         parts=_EXCLUDED,
     ),
@@ -153,7 +162,7 @@ _KINDS = (
         "instruction_data",
         "Conversations to fine-tune on: questions about functions with their docstrings (or passages with "
         "their continuations), and written prompts with refusals or answers.",
-        headline="conversations",
+        headlines=("conversations",),
         badges=frozenset({"parquet"}),
         parts=_EXCLUDED,
         files=_WRITTEN,
@@ -162,14 +171,14 @@ _KINDS = (
     Kind(
         "preference_data",
         "Pairs of a right and a wrong answer to one prompt, made from the conversations.",
-        headline="pairs",
+        headlines=("pairs",),
         badges=frozenset({"parquet"}),
         group="post_training_data",
     ),
     Kind(
         "adapter_data",
         "Documents and conversations of the one domain that the adapter learns.",
-        headline="documents",
+        headlines=("documents", "conversations"),
         badges=frozenset({"parquet"}),
         parts=_EXCLUDED,
         group="post_training_data",
@@ -178,30 +187,30 @@ _KINDS = (
         "base_model",
         "A causal language model. It is built from the recipe's architecture and pretrained on the packed shards, with "
         "a context-length curriculum at a constant number of tokens per step, or it is imported and converted.",
-        headline="heldout_perplexity",
+        headlines=("heldout_perplexity", "heldout_answer_loss"),
         badges=frozenset({"deepspeed", "pytorch", "huggingface"}),
         group="models",
     ),
     Kind(
         "sft_model",
         "The base model fine-tuned on conversations. The loss covers the assistant's tokens only.",
-        headline="choice_accuracy_dcpmi",
+        headlines=("choice_accuracy_dcpmi", "answer_gain"),
         badges=frozenset({"deepspeed", "trl", "huggingface"}),
         group="models",
     ),
     Kind(
         "dpo_model",
-        "The SFT model optimized on preference pairs (DPO). The reference log-probabilities are computed once "
+        "Its parent, an SFT model or the base model, optimized on preference pairs (DPO). The reference log-probabilities are computed once "
         "and kept in the artifact.",
-        headline="preference_accuracy",
+        headlines=("preference_accuracy",),
         badges=frozenset({"deepspeed", "trl", "huggingface"}),
         group="models",
     ),
     Kind(
         "lora_model",
-        "A LoRA adapter on the DPO model for one domain. The artifact holds the adapter and, merged, a plain "
+        "A LoRA adapter on the nearest model before it, for one domain. The artifact holds the adapter and, merged, a plain "
         "transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
-        headline="domain_gain",
+        headlines=("domain_gain", "answer_gain"),
         badges=frozenset({"deepspeed", "peft", "huggingface"}),
         group="models",
     ),

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from pipeline.cli.console import RunDisplay
 from pipeline.cli.next_steps import next_steps
+from pipeline.gates.evidence_reader import shown_estimates
+from pipeline.gates.statistics import interval
 from pipeline.graph import in_order, models_of
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe
@@ -18,11 +20,21 @@ from pipeline.upkeep.asset_status import headline
 from pipeline.workspace import Workspace
 from training.data.sources.source_state import describe_source
 from training.errors import SourceError
+from training.specs.evidence import Estimate, Item
 from training.specs.job import EVALUATION_SUFFIX
 from training.store.store import Store
 
 _QUESTIONS = 3
 _CELL = 160
+_ONE_SIDED = 0.975  # of each bound of a 95% interval
+_COMPARED = (
+    "heldout_answer_loss",
+    "heldout_bits_per_byte",
+    "choice_accuracy_dcpmi",
+    "clean_stop_rate",
+    "benign_answer_rate",
+    "refusal_rate",
+)
 
 
 def show_summary(
@@ -45,6 +57,7 @@ def show_summary(
 
     graph = workspace.loaded.graph
     if not failed:
+        _show_gain(store, models_of(graph), console)
         _show_answers(store, models_of(graph), console)
     _show_next(next_steps(recipe, graph, display.refused, failed, store), console)
 
@@ -91,6 +104,34 @@ def _show_answers(store: Store, models: Sequence[str], console: Console) -> None
     for prompt in list(after)[:_QUESTIONS]:
         table.add_row(*(_shortened(text) for text in (prompt, before.get(prompt, ""), after[prompt])))
     console.print(table)
+
+
+def _show_gain(store: Store, models: Sequence[str], console: Console) -> None:
+    """What was measured of the first model and of the last one on the same items, each with its 95% interval."""
+    if len(models) < 2:
+        return
+    first, last = (_estimates(store, asset) for asset in (models[0], models[-1]))
+    shown = [name for name in _COMPARED if name in first and name in last]
+    if not shown:
+        return
+
+    table = Table(title="Measured before and after, with 95% intervals", title_justify="left")
+    for column in ("metric", models[0], models[-1]):
+        table.add_column(column, no_wrap=True)
+    for name in shown:
+        table.add_row(name, *(_with_interval(name, *estimates[name]) for estimates in (first, last)))
+    console.print(table)
+
+
+def _estimates(store: Store, asset: str) -> dict[str, tuple[Estimate, tuple[Item, ...]]]:
+    """What the newest evaluation of a model measured on a sample."""
+    latest = store.latest(asset + EVALUATION_SUFFIX)
+    return {} if latest is None else shown_estimates(store.folder(latest.asset, latest.version))
+
+
+def _with_interval(name: str, estimate: Estimate, items: Sequence[Item]) -> str:
+    low, high = interval(estimate, items, _ONE_SIDED, name)
+    return f"{estimate.value:.3f}  {low:.3f} to {high:.3f}"
 
 
 def _show_next(steps: list[tuple[str, str]], console: Console) -> None:

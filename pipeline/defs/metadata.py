@@ -255,9 +255,8 @@ def _verdict(manifest: Manifest, assessment: Assessment) -> str:
 
 def _headline(manifest: Manifest, measured: Mapping[str, float]) -> Metadata:
     """The measured metric that sums the asset up, or before it was measured the builder's own count."""
-    metric = kind_named(manifest.asset).headline
-    value = measured.get(metric, manifest.metrics.get(metric))
-    return {} if value is None else {"headline": dg.MetadataValue.text(f"{metric} {number(value)}")}
+    headline = kind_named(manifest.asset).headline({**manifest.metrics, **measured})
+    return {} if headline is None else {"headline": dg.MetadataValue.text(f"{headline[0]} {number(headline[1])}")}
 
 
 def _loss(report: Path) -> Metadata:

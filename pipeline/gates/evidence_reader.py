@@ -62,6 +62,21 @@ def shown_metrics(evaluation: Path | None) -> dict[str, float]:
         return {}
 
 
+def shown_estimates(evaluation: Path) -> dict[str, tuple[Estimate, tuple[Item, ...]]]:
+    """What an evaluation measured on a sample, with its items, for pages alone: nothing is verified.
+
+    Args:
+        evaluation: Its files.
+    """
+    try:
+        report = EvaluationReport.model_validate_json((evaluation / REPORT_FILE).read_bytes())
+        rows = _read_rows(evaluation / ITEMS_FILE)
+        sampled = {name: one for name, one in report.estimates.items() if one.method != "exact"}
+        return {name: (one, _items(rows.get(name, []))) for name, one in sampled.items()}
+    except (OSError, ValidationError, InputRefused, _Unusable):
+        return {}
+
+
 def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store: Store) -> Evidence:
     """Read what an evaluation found, after verifying that it is evidence of this version and that nobody edited it.
 

@@ -86,10 +86,9 @@ def description(certificate: Certificate, promoted: bool, evaluation: Path | Non
 
 
 def _headline(certificate: Certificate, evaluation: Path | None) -> str:
-    metric = kind_named(certificate.asset).headline
     judged = {verdict.name: verdict.value for verdict in certificate.verdicts}
-    value = shown_metrics(evaluation).get(metric, judged.get(metric))
-    return "" if value is None else f"{metric} {number(value)}"
+    headline = kind_named(certificate.asset).headline({**judged, **shown_metrics(evaluation)})
+    return "" if headline is None else f"{headline[0]} {number(headline[1])}"
 
 
 def _sample(evaluation: Path | None) -> str:

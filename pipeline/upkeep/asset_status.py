@@ -95,14 +95,12 @@ class AssetStatus:
 
 def headline(manifest: Manifest, certificate: Certificate | None) -> str:
     """The metric that sums a version up, with its value: as measured, or the builder's own count before that."""
-    metric = kind_named(manifest.asset).headline
-    measured = {verdict.name: verdict.value for verdict in certificate.verdicts} if certificate else {}
-    value = measured.get(metric)
-    if value is None:
-        value = manifest.metrics.get(metric)
-
-    if value is None:
+    verdicts = certificate.verdicts if certificate else ()
+    measured = {verdict.name: verdict.value for verdict in verdicts if verdict.value is not None}
+    summed_up = kind_named(manifest.asset).headline({**manifest.metrics, **measured})
+    if summed_up is None:
         return ""
+    metric, value = summed_up
     return f"{metric} {value:,.5g}" if abs(value) < 1e4 else f"{metric} {value:,.0f}"
 
 

@@ -7,14 +7,16 @@ from typing import Any
 
 from training.engine.fit import Fit
 from training.engine.session import Session
+from training.specs.contracts import parent_in
 from training.specs.kinds import kind_of
 
 _ABOUT = {
     "base_model": "A language model trained from random weights on packed documents.",
-    "sft_model": "The base model, fine-tuned on conversations; only the assistant's tokens were learned.",
-    "dpo_model": "The SFT model after direct preference optimization (Rafailov et al., 2023).",
-    "lora_model": "The DPO model with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
+    "sft_model": "The {parent}, fine-tuned on conversations; only the assistant's tokens were learned.",
+    "dpo_model": "The {parent} after direct preference optimization (Rafailov et al., 2023).",
+    "lora_model": "The {parent} with a LoRA adapter (Hu et al., 2021) for one domain, merged into its weights.",
 }
+_CALLED = {"base_model": "base model", "sft_model": "SFT model", "dpo_model": "DPO model"}
 _LOAD = ("from transformers import pipeline", "", 'model = pipeline("text-generation", model="path/to/this/folder")')
 _CONTINUE = (*_LOAD, 'print(model("import os\\n", max_new_tokens=64)[0]["generated_text"])')
 _CHAT = (
@@ -53,7 +55,9 @@ def write(session: Session, result: Fit, saved: str) -> str:
     """
     context, facts = session.context, session.facts()
 
+    parent = parent_in(context.inputs)
     about = _ABOUT.get(kind_of(context.asset), "A causal language model.")
+    about = about.format(parent=_CALLED.get(parent or "", parent))
     lines = [
         "---",
         "library_name: transformers",
@@ -66,8 +70,8 @@ def write(session: Session, result: Fit, saved: str) -> str:
         "",
         about + " Trained by Gatehouse.",
         "",
-        "**Licence.** The weights carry the terms of the texts they were trained on; the raw corpus lists the "
-        "licence of every document.",
+        "**Licence.** The weights carry the terms of the texts they were trained on, and of the model that was "
+        "imported where one was. The raw corpus and the conversations list the licence of every source.",
         "",
         "## Made from",
         "",

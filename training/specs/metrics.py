@@ -159,9 +159,9 @@ METRICS: dict[str, dict[str, str]] = {
     | _DROPPED
     | {
         "domain_gain": "relative fall of bits per byte on held-out text of the adapter's domain, which is the general "
-        "one where the recipe declares none, against the DPO model; left out when the model's own loss "
+        "one where the recipe declares none, against its parent; left out when the model's own loss "
         "is not half a nat per token below a uniform guess",
-        "general_loss": "relative rise of bits per byte on general held-out text, against the DPO model; left out in "
+        "general_loss": "relative rise of bits per byte on general held-out text, against its parent; left out in "
         "the same case",
     },
 }

@@ -44,7 +44,7 @@ class DpoModelSection(TrainingSection):
 
 
 class LoraModelSection(TrainingSection):
-    """A LoRA adapter (Hu et al., 2021) on the DPO model for one domain."""
+    """A LoRA adapter (Hu et al., 2021) on the nearest model before it, for one domain."""
 
     context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)

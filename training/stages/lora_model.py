@@ -1,4 +1,4 @@
-"""lora_model: a LoRA adapter (Hu et al., 2021) on the DPO model for one domain, and the two merged."""
+"""lora_model: a LoRA adapter (Hu et al., 2021) on the nearest model before it, and the two merged."""
 
 from __future__ import annotations
 
