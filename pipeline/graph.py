@@ -200,16 +200,16 @@ _KINDS = (
     ),
     Kind(
         "dpo_model",
-        "Its parent, an SFT model or the base model, optimized on preference pairs (DPO). The reference log-probabilities are computed once "
-        "and kept in the artifact.",
+        "Its parent, an SFT model or the base model, optimized on preference pairs (DPO). The reference "
+        "log-probabilities are computed once and kept in the artifact.",
         headlines=("preference_accuracy",),
         badges=frozenset({"deepspeed", "trl", "huggingface"}),
         group="models",
     ),
     Kind(
         "lora_model",
-        "A LoRA adapter on the nearest model before it, for one domain. The artifact holds the adapter and, merged, a plain "
-        "transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
+        "A LoRA adapter on the nearest model before it, for one domain. The artifact holds the adapter and, merged, a "
+        "plain transformers folder that `AutoModelForCausalLM.from_pretrained` loads.",
         headlines=("domain_gain", "answer_gain"),
         badges=frozenset({"deepspeed", "peft", "huggingface"}),
         group="models",
