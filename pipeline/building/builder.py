@@ -34,6 +34,7 @@ from training.store.store import Store, utc_today
 from training.store.validity import Terms, changed_since
 
 LAST = "last_materialization"
+_BASE = "base_model"
 _BUDGET_AT_A_FAILURE = 5.0
 _KEPT_OF_AN_ATTEMPT = {"job.json", "events.jsonl", "output.log", "result.json", "checkpoints"}
 
@@ -218,23 +219,34 @@ class Builder:
     ) -> tuple[Manifest, Manifest] | None:
         """The version to compare with, and its evaluation.
 
-        That is the promoted version. A promoted or a past version is compared with its champion of before: else,
-        judged again, it would be compared with itself or with nothing.
+        That is the promoted version, and before there is one, an imported model: what it could do must not be lost. A
+        promoted or a past version is compared with its champion of before: else, judged again, it would be compared
+        with itself or with nothing.
         """
         if all(gate.champion_margin is None for gate in self.loaded.recipe.gates_of(manifest.asset)):
             return None
 
         pointer = self.store.promotion(manifest.asset)
         earlier = self.store.certificate(manifest.asset, manifest.version)
-        version = earlier.champion if earlier else None
-        if not is_past_version and pointer is not None and pointer.version != manifest.version:
-            version = pointer.version
-        if version is None or version not in self.store.versions(manifest.asset):
+        compared = earlier.compared_with if earlier else None
+        if not is_past_version and pointer is None:
+            compared = self._imported(manifest.asset)
+        elif not is_past_version and pointer is not None and pointer.version != manifest.version:
+            compared = pointer.asset, pointer.version
+        if compared is None or compared[1] not in self.store.versions(compared[0]):
             return None
 
-        champion = self.store.manifest(manifest.asset, version)
+        champion = self.store.manifest(*compared)
         plan = plan_evaluation(champion, self.loaded, self.store, is_past_version=True)
         return champion, self._evaluate(plan, on_events)
+
+    def _imported(self, asset: str) -> tuple[str, str] | None:
+        """The promoted version of the imported model that a model comes from; None where none was imported."""
+        model = self.loaded.recipe.base_model
+        if model.from_ is None or asset == _BASE or not self.loaded.graph[asset].kind.is_model:
+            return None
+        pointer = self.store.promotion(_BASE)
+        return None if pointer is None else (pointer.asset, pointer.version)
 
     def _report(
         self,

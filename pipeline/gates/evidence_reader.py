@@ -33,6 +33,7 @@ class Evidence:
         folder: The evaluation's files.
         estimates: Metrics that can be judged.
         problems: Metrics that cannot, each with why: a sentence that follows the metric's name.
+        unmeasured: Those of them that the evaluation says it could not measure.
         causes: Metrics to what most likely made them bad, as the evaluation found it.
         items: The items of every sampled metric that can be judged.
         rows: Every line of items.jsonl by its metric, with the keys that explain it.
@@ -43,6 +44,7 @@ class Evidence:
     folder: Path
     estimates: Mapping[str, Estimate]
     problems: Mapping[str, str]
+    unmeasured: frozenset[str]
     causes: Mapping[str, str]
     items: Mapping[str, tuple[Item, ...]]
     rows: Mapping[str, list[Row]]
@@ -220,6 +222,7 @@ def _weigh(manifest: Manifest, evaluation: Manifest, folder: Path, report: Row, 
         folder,
         usable,
         problems,
+        frozenset(report.get("missing", {})) - set(report["estimates"]),
         report.get("causes", {}),
         {name: measured for name, measured in items.items() if name in usable},
         rows,

@@ -48,6 +48,11 @@ def judge_gate(gate: Gate, evidence: Evidence, champion: Evidence | None) -> Ver
     if champion is None:
         return _verdict(gate, passed, estimate, f"{why}; no champion to compare with", **bounds)
 
+    is_first = champion.manifest.asset != evidence.manifest.asset
+    if is_first and gate.metric in champion.unmeasured:
+        why = f"{why}; no champion to compare with: of the imported model it {champion.problems[gate.metric]}"
+        return _verdict(gate, passed, estimate, why, **bounds)
+
     against, comparison = _against(gate, estimate, evidence, champion)
     if passed:
         passed, why = against is not None and against.passed, f"{why}{comparison}"
@@ -92,6 +97,7 @@ def certify(
         items_digest=evaluation.files[ITEMS_FILE].sha256,
         thresholds_digest=thresholds_digest(gates),
         champion=champion[0].version if champion else None,
+        champion_asset=champion[0].asset if champion and champion[0].asset != manifest.asset else None,
         verdicts=verdicts,
         waivers=tuple(waiver for waiver in waivers if waiver.gate in refused),
         inherited=tuple(inherited),
@@ -157,10 +163,11 @@ def _against(
     """The comparison with the champion, and how it continues the verdict's reason."""
     name, version, margin = gate.metric, champion.manifest.version, gate.champion_margin
     assert margin is not None
+    called = version if champion.manifest.asset == evidence.manifest.asset else f"{champion.manifest.asset} {version}"
     reference = champion.estimates.get(name)
     if reference is None:
         why = champion.problems.get(name, "is missing from its evaluation report")
-        return None, f", but cannot be compared with the champion {version}: there it {why}"
+        return None, f", but cannot be compared with the champion {called}: there it {why}"
 
     worse = gate.better * (reference.value - estimate.value)
     if estimate.method == reference.method == "exact":
@@ -170,12 +177,12 @@ def _against(
         apart = {item.id for item in items} ^ {item.id for item in reference_items}
         if apart or estimate.method != reference.method:
             return None, (
-                f", but cannot be compared with the champion {version}, which was measured on other items: "
+                f", but cannot be compared with the champion {called}, which was measured on other items: "
                 f"{len(apart)} are not common to both"
             )
         bound = worse_by_bound(estimate, items, reference, reference_items, gate.better, gate.confidence, name)
     if not math.isfinite(bound) or not math.isfinite(worse):
-        return None, f", but cannot be compared with the champion {version}: the difference has no finite bound"
+        return None, f", but cannot be compared with the champion {called}: the difference has no finite bound"
 
     against = AgainstChampion(
         version=version,
@@ -190,7 +197,7 @@ def _against(
     if against.passed:
         return against, f"; {standing} the champion's {reference.value:.4g}, {_sure(gate)} {at_most}"
     return against, (
-        f", but is not shown to be as good as the champion {version}: it is {standing} the champion's "
+        f", but is not shown to be as good as the champion {called}: it is {standing} the champion's "
         f"{reference.value:.4g}, {_sure(gate)} {at_most}, and {margin:g} is allowed"
     )
 

@@ -164,8 +164,8 @@ class _Scan:
         """Keep a version for itself, and the champions that it is compared with when it is judged again."""
         self.keep(asset, version, why)
         for certificate in self._certificates(asset, version):
-            if certificate.champion:
-                self.keep(asset, certificate.champion, f"{asset} {version} is compared with it")
+            if certificate.compared_with:
+                self.keep(*certificate.compared_with, f"{asset} {version} is compared with it")
 
     def keep(self, asset: str, version: str, why: str) -> None:
         """Keep a version, what it was made from and its evaluations; nothing happens when it is gone."""

@@ -77,11 +77,14 @@ class World:
     def path(self, asset: str) -> Path:
         return self.folder / "store" / "unit" / asset
 
-    def publish(self, asset: str, metrics: dict[str, float], current: bool = True) -> Manifest:
+    def publish(
+        self, asset: str, metrics: dict[str, float], current: bool = True, missing: dict[str, str] | None = None
+    ) -> Manifest:
         """A version with its evidence.
 
         Args:
             current: It is what the recipe asks for now.
+            missing: What could not be measured, and why.
         """
         plan = plan_asset(asset, self.builder.loaded, self.store)
         inputs = {name: _record(used) for name, used in plan.inputs.items()}
@@ -96,6 +99,7 @@ class World:
                 {"data.txt": str(metrics), EXCLUSIONS: "none", "report/card.md": asset},
             ),
             metrics,
+            missing,
         )
 
     def passing(self, asset: str) -> dict[str, float]:
@@ -105,10 +109,13 @@ class World:
             for gate in self.builder.loaded.recipe.gates_of(asset)
         }
 
-    def evaluated(self, manifest: Manifest, metrics: dict[str, float]) -> Manifest:
+    def evaluated(
+        self, manifest: Manifest, metrics: dict[str, float], missing: dict[str, str] | None = None
+    ) -> Manifest:
         """Write down what an evaluation on today's terms would say of a version."""
         plan = plan_evaluation(manifest, self.builder.loaded, self.store)
-        report = EvaluationReport(estimates={name: exact(value, 1) for name, value in metrics.items()})
+        estimates = {name: exact(value, 1) for name, value in metrics.items()}
+        report = EvaluationReport(estimates=estimates, missing=missing or {})
         inputs = {name: _record(used) for name, used in plan.inputs.items()}
         self._publish(
             plan.asset,

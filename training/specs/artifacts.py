@@ -131,6 +131,8 @@ class Certificate(Spec):
         report_digest: Of report.json.
         items_digest: Of items.jsonl.
         champion: The version that it was compared with; None when there was none.
+        champion_asset: Whose version the champion is, where it is another asset's: an imported model is the first
+            champion of every model that follows it.
         waivers: What was waived of this version's own gates.
         inherited: Waivers of the versions that it was made from, and of those that these were made from.
         unfounded: Versions that it was made from and that are refused now, `asset version`.
@@ -146,6 +148,7 @@ class Certificate(Spec):
     items_digest: str
     thresholds_digest: str
     champion: str | None = None
+    champion_asset: Name | None = None
     verdicts: tuple[Verdict, ...]
     waivers: tuple[Waiver, ...] = ()
     inherited: tuple[Waiver, ...] = ()
@@ -153,6 +156,11 @@ class Certificate(Spec):
     evaluated_at: Moment
     issued_at: Moment
     issued_by: str
+
+    @property
+    def compared_with(self) -> tuple[str, str] | None:
+        """Asset and version of the champion; None when there was none."""
+        return None if self.champion is None else (self.champion_asset or self.asset, self.champion)
 
     @property
     def passed(self) -> bool:

@@ -1,5 +1,7 @@
 """A certificate vouches for its version on the terms it was issued on, and on no others."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.building import decisions
@@ -99,6 +101,66 @@ def test_the_parent_of_a_comparison_is_the_one_it_was_made_from(world: World) ->
     same = tokenizer.model_copy(update={"inputs": {"corpus": made_from.model_copy(update={"digest": corpus.digest})}})
     promoted = plan_evaluation(same, world.builder.loaded, world.store).inputs["corpus"]
     assert (promoted.version, promoted.promoted) == (corpus.version, True) and promoted.certificate
+
+
+IMPORTED = """\
+extends: finetune
+name: unit
+base_model: {{from: {model}}}
+conversations:
+  - {{name: chats, path: {chats}}}
+gates:
+  lora_model:
+    - {{metric: benign_answer_rate, must_be: ">=", threshold: 0.3, champion_margin: 0.1}}
+"""
+
+
+def _imported_world(folder: Path) -> World:
+    """A recipe that tunes an imported model, with everything promoted up to that model."""
+    model, chats = folder / "model", folder / "chats.jsonl"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "model.safetensors").write_bytes(b"weights")
+    chats.write_text('{"question": "Who?", "answer": "Me."}\n')
+    (folder / "unit.yaml").write_text(IMPORTED.format(model=model, chats=chats))
+    world = World(folder)
+    for asset in ("conversations", "evaluation_sets", "tokenizer", "instruction_data", "adapter_data"):
+        world.publish(asset, world.passing(asset))
+        assert world.judge(asset).promoted
+    return world
+
+
+def test_an_imported_model_is_the_first_champion_of_what_follows(tmp_path: Path) -> None:
+    world = _imported_world(tmp_path)
+    imported = world.publish("base_model", {**world.passing("base_model"), "benign_answer_rate": 0.9})
+    assert world.judge("base_model").promoted
+
+    world.publish("lora_model", {"benign_answer_rate": 0.7})
+    lost = world.judge("lora_model").certificate
+    assert lost.compared_with == ("base_model", imported.version)
+    assert not lost.passed and "not shown to be as good as the champion" in lost.verdicts[0].reason
+
+    kept = world.publish("lora_model", {"benign_answer_rate": 0.85})
+    judged = world.judge("lora_model")
+    assert judged.promoted and judged.certificate.compared_with == ("base_model", imported.version)
+    assert world.judge("lora_model").certificate == judged.certificate
+
+    world.publish("lora_model", {"benign_answer_rate": 0.8})
+    following = world.judge("lora_model").certificate
+    assert following.compared_with == ("lora_model", kept.version), "once one is promoted, it is the champion"
+
+
+def test_what_was_not_measured_of_an_imported_model_is_not_compared(tmp_path: Path) -> None:
+    """A base model without a chat template answers nothing."""
+    world = _imported_world(tmp_path)
+    world.publish("base_model", world.passing("base_model"), missing={"benign_answer_rate": "it has no chat template"})
+    assert world.judge("base_model").promoted
+    world.publish("lora_model", {"benign_answer_rate": 0.5})
+    judged = world.judge("lora_model")
+    assert judged.promoted
+    assert "no champion to compare with: of the imported model it could not be measured: it has no chat template" in (
+        judged.certificate.verdicts[0].reason
+    )
 
 
 def test_a_worse_version_leaves_the_champion_where_it_is(world: World) -> None:
