@@ -83,4 +83,5 @@ def test_the_ends_of_the_origin_outlive_the_training(tmp_path: Path) -> None:
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [0, 2, 7]
     assert manifest.metrics["train_loss"] < manifest.metrics["train_loss_first"]
+    assert manifest.facts["origin"], "with it, a model with a chat template is measured on its answers too"
     assert AutoModelForCausalLM.from_pretrained(folder).config.tie_word_embeddings is False

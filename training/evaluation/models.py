@@ -38,7 +38,7 @@ class LoadedModel:
         model: In evaluation mode.
         tokenizer: From the model's own folder.
         stops: Ids of the tokens that end a generated text.
-        imported: The model was imported as it is, and not trained here.
+        imported: The weights came in from elsewhere, and may have been trained further here.
     """
 
     asset: str

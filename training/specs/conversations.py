@@ -57,7 +57,8 @@ class ConversationSource(Origin):
 
     from_corpus: bool = Field(
         False,
-        description="Conversations that are generated from the corpus; with `name`, `weight` and `max_rows` alone.",
+        description="Conversations that are generated from the corpus, `instruction_data.max_conversations` of them; "
+        "with `name` alone.",
     )
     format: ConversationFormat = Field(
         "auto",
@@ -87,10 +88,12 @@ class ConversationSource(Origin):
 
     @model_validator(mode="after")
     def _nothing_beside_from_corpus(self) -> Self:
-        allowed = {"name", "weight", "max_rows", "from_corpus"}
-        others = sorted(self.model_fields_set - allowed) if self.from_corpus else []
+        others = sorted(self.model_fields_set - {"name", "from_corpus"}) if self.from_corpus else []
         if others:
-            raise ValueError(f"from_corpus: true reads no rows, so remove {', '.join(others)}")
+            raise ValueError(
+                f"from_corpus: true reads no rows, so remove {', '.join(others)}; instruction_data.max_conversations "
+                "says how many there are at most"
+            )
         return self
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.data.sources.origins import OriginFiles, origin_files
+from training.data.sources.origins import OriginFiles, origin_files, origin_state
 from training.data.tokens.shards import ShardDocuments, TokenShards
 from training.engine import export
 from training.engine.architecture import untrained_model
@@ -50,6 +50,7 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         super().__init__(context)
         origin = self.section.origin
         self._files: OriginFiles | None = None if origin is None else origin_files(origin)
+        self._origin = "" if origin is None else origin_state(origin)
         self._imported: ImportedModel | None = None
 
     def model_type(self) -> str:
@@ -64,6 +65,10 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
             return untrained_model(session, self.section.architecture)
         self._imported = for_training(self.context, self._files, session.choice.attention)
         return self._imported.model
+
+    def facts(self) -> dict[str, str]:
+        """Where the weights began, if they came in: such a model may answer questions, and is measured on them."""
+        return {"origin": self._origin} if self._origin else {}
 
     def save(self, session: Session, trained: Trained[PackedBatches]) -> str:
         """As every stage, with the ends that an imported model had."""

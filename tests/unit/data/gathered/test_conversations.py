@@ -362,5 +362,6 @@ def test_sources_from_the_corpus_are_no_part_of_the_identity() -> None:
     assert both.identity_fields() == alone.identity_fields()
     with pytest.raises(ValueError, match="remove licence, path|exactly one"):
         ConversationSource(name="s", path="x", licence="MIT", from_corpus=True)
-    with pytest.raises(ValueError, match="remove licence"):
-        ConversationSource(name="s", licence="MIT", from_corpus=True)
+    for key, value in {"licence": "MIT", "weight": 2.0, "max_rows": 9}.items():
+        with pytest.raises(ValueError, match=f"remove {key}; instruction_data.max_conversations"):
+            ConversationSource.model_validate({"name": "s", "from_corpus": True, key: value})
