@@ -65,6 +65,7 @@ _GENERATION_KEYS = {
     "eos_token_id",
     "pad_token_id",
     "do_sample",
+    "suppress_tokens",
     "use_cache",
     "transformers_version",
     "_from_model_config",
@@ -186,6 +187,11 @@ def start_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Id of the token that a tokenizer puts before a text; None where it puts none."""
     start = tokenizer.bos_token_id
     return int(start) if start is not None and files_of(tokenizer).has_start else None
+
+
+def used_rows(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows of an embedding up to that of the last token; a model may have more, and nothing ever trained them."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def tokenizer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

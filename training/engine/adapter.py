@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from training.errors import InputRefused, RecipeError
 from training.specs.artifacts import Manifest
-from training.specs.post_training import LoraModelSection
+from training.specs.post_training import ALL_LINEAR, LoraModelSection
 
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _README = """---
@@ -51,7 +51,8 @@ def lora_config(section: LoraModelSection, model: PreTrainedModel) -> LoraConfig
         RecipeError: A target module does not exist in the model, or is none that PEFT can adapt.
     """
     modules = adaptable(model)
-    unknown = sorted(set(section.target_modules) - modules.keys())
+    targets = sorted(modules) if section.target_modules == ALL_LINEAR else list(section.target_modules)
+    unknown = sorted(set(targets) - modules.keys())
     if unknown:
         near = difflib.get_close_matches(unknown[0], modules, n=1)
         raise RecipeError(
@@ -64,9 +65,9 @@ def lora_config(section: LoraModelSection, model: PreTrainedModel) -> LoraConfig
         r=section.rank,
         lora_alpha=section.alpha,
         lora_dropout=section.dropout,
-        target_modules=list(section.target_modules),
+        target_modules=targets,
         bias="none",
-        fan_in_fan_out=any(modules[name] is Conv1D for name in section.target_modules),
+        fan_in_fan_out=any(modules[name] is Conv1D for name in targets),
     )
 
 

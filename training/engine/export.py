@@ -19,7 +19,7 @@ from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
-from training.model_folder import SAFELY, plain_model
+from training.model_folder import SAFELY, plain_model, used_rows
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
 
@@ -92,7 +92,8 @@ def save_weights(
     model.tie_weights()
     if parent is not None:
         kept_ends = (*read_ends(session.context.input(parent).folder / "model"), *kept_ends)
-    model.generation_config = generation_config(session, kept_ends)
+    rows = int(config.get_text_config().vocab_size)
+    model.generation_config = generation_config(session, rows, kept_ends)
 
     model.save_pretrained(folder)
     save_tokenizer(session, folder, config)
@@ -126,15 +127,28 @@ def _parameter_names(config: PreTrainedConfig) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-def generation_config(session: Session, kept_ends: Sequence[int] = ()) -> GenerationConfig:
+def generation_config(session: Session, rows: int, kept_ends: Sequence[int] = ()) -> GenerationConfig:
     """Greedy decoding that stops at the end of a turn or of a text.
 
     Args:
         session: The job.
+        rows: Of the model's embedding.
         kept_ends: Ids that ended a text before the training: an end that a model has learnt stays one.
     """
     ends = dict.fromkeys([*session.stops, *kept_ends])
-    return GenerationConfig(eos_token_id=list(ends), pad_token_id=session.pad, do_sample=False)
+    return greedy(tuple(ends), session.pad, range(used_rows(session.tokenizer), rows))
+
+
+def greedy(ends: Sequence[int], pad: int, unused: range) -> GenerationConfig:
+    """Greedy decoding that stops at the ends and never takes an unused row of the embedding.
+
+    Args:
+        ends: Ids of the tokens that end a text.
+        pad: Id of the padding token.
+        unused: Rows that the tokenizer has no token for. Nothing ever trained them.
+    """
+    suppressed = {"suppress_tokens": list(unused)} if unused else {}
+    return GenerationConfig(eos_token_id=list(ends), pad_token_id=pad, do_sample=False, **suppressed)
 
 
 def read_ends(folder: Path) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from training.engine.model_import import ImportedModel, import_model
 from training.engine.saved_weights import sample_weights
 from training.errors import GatehouseError, InputRefused
 from training.job.context import StageContext
-from training.model_folder import load_model, load_tokenizer, tokenizer_ends
+from training.model_folder import load_model, load_tokenizer, tokenizer_ends, used_rows
 from training.specs.base_model import BaseModelSection
 from training.specs.imports import TOKENIZER_IMPORT, TokenizerImport
 from training.specs.job import StageResult
@@ -86,7 +86,7 @@ def publish_import(context: StageContext[BaseModelSection]) -> StageResult:
     probed = _probe_rows(plain, imported)
     before = logits_of(imported.model, probed)
     out = context.out / "model"
-    write_model(imported, out, ends, pad)
+    write_model(imported, out, ends, pad, used_rows(tokenizer))
     export.copy_tokenizer(folder, out, imported.model.config)
     export_probe.save(context.out, _probe(imported.model, probed, before, context.seed))
     facts = _facts(context, imported, state, "packed" if rows.isolated else "one document each, padded")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from training.data.tokens.byte_bpe import rows_of
+from training.engine import export
 from training.engine.model_import import ImportedModel
 from training.engine.origin_folder import DROPPED, some
 from training.errors import InputRefused
@@ -69,7 +70,7 @@ def _fill_with_mean(model: PreTrainedModel, rows: Sequence[int]) -> None:
         tensor[list(rows)] = tensor[others].double().mean(0).to(tensor.dtype)
 
 
-def write_model(imported: ImportedModel, folder: Path, ends: Sequence[int], pad: int) -> None:
+def write_model(imported: ImportedModel, folder: Path, ends: Sequence[int], pad: int, used: int | None = None) -> None:
     """Write configuration, weights and generation settings as the plain folder that all stages read.
 
     Args:
@@ -77,6 +78,7 @@ def write_model(imported: ImportedModel, folder: Path, ends: Sequence[int], pad:
         folder: `model/` of the artifact.
         ends: All tokens that end a text.
         pad: Id of the padding token.
+        used: Rows of the embedding up to that of the last token; None for all of them.
     """
     model = imported.model
     values = {key: value for key, value in model.config.to_dict().items() if key not in DROPPED}
@@ -94,7 +96,8 @@ def write_model(imported: ImportedModel, folder: Path, ends: Sequence[int], pad:
         assert not getattr(config.get_text_config(), "tie_word_embeddings", False)
     plain.load_state_dict(weights, assign=True, strict=True)
     plain.tie_weights()
-    plain.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=pad, do_sample=False)
+    rows = model.get_input_embeddings().weight.shape[0]
+    plain.generation_config = export.greedy(ends, pad, range(rows if used is None else used, rows))
     plain.save_pretrained(folder)
 
 

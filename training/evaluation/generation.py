@@ -156,7 +156,7 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         )
-        logits = output.logits[:, -1].float()
+        logits = output.logits[:, -1, : loaded.used_rows].float()  # an embedding may have rows without a token
         chosen = _draw(logits, sampling, generator) if sampling and generator else logits.argmax(-1)
         columns.append(chosen)
 

@@ -20,6 +20,7 @@ from training.model_folder import (
     load_tokenizer,
     start_of_text,
     tokenizer_ends,
+    used_rows,
 )
 from training.specs.execution import Execution
 from training.store.store import file_entry
@@ -72,6 +73,11 @@ class LoadedModel:
     def vocabulary(self) -> int:
         """Number of the tokenizer's tokens: what a uniform guess would choose from."""
         return len(self.tokenizer)
+
+    @cached_property
+    def used_rows(self) -> int:
+        """Number of the first logits that stand for tokens; an embedding may have more rows."""
+        return used_rows(self.tokenizer)
 
     @property
     def start(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from training.specs.optimization import TrainingSection
@@ -10,6 +12,10 @@ from training.specs.post_training_data import AdapterDataSection
 SHORTEST_CONVERSATION = 10
 """Tokens of the least question and answer in the chat template: two roles, two ends of a turn, their four line ends,
 and a token of each text. A shorter row holds no conversation at all."""
+
+
+AllLinear = Literal["all-linear"]
+ALL_LINEAR: AllLinear = "all-linear"
 
 
 class SftModelSection(TrainingSection):
@@ -51,8 +57,10 @@ class LoraModelSection(TrainingSection):
     rank: int = Field(8, gt=0)
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    target_modules: tuple[str, ...] | AllLinear = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="Names of the matrices that are adapted, or `all-linear`: every one of the model but its head.",
     )
 
 

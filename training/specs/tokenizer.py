@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -19,7 +20,8 @@ SPECIAL_TOKENS = (END_OF_TEXT, PAD, SYSTEM, USER, ASSISTANT, END_OF_TURN)
 OWN_TEMPLATE = "own"
 TEMPLATE_NAMES = ("chatml", "llama3", "mistral", "gemma", "alpaca", "plain")
 TEMPLATE_SUFFIX = ".jinja"
-_UNSET: dict[str, Any] = {"template": OWN_TEMPLATE, "special_tokens": ()}
+_TODAY = datetime.date(2026, 1, 1)
+_UNSET: dict[str, Any] = {"template": OWN_TEMPLATE, "special_tokens": (), "date": _TODAY, "train_added": False}
 
 
 class TokenizerSection(Imported):
@@ -36,6 +38,16 @@ class TokenizerSection(Imported):
         min_length=1,
         description="Chat template of an imported tokenizer: `own`, one of "
         f"{', '.join(TEMPLATE_NAMES)}, or a .jinja file beside the recipe.",
+    )
+    date: datetime.date = Field(
+        _TODAY,
+        description="What an imported template that writes today's date takes for it. It stands in the exported "
+        "template too: a row has the same tokens on two days, in training and elsewhere.",
+    )
+    train_added: bool = Field(
+        False,
+        description="Learn what an imported template puts before an answer and no message says, such as the empty "
+        "thought of a reasoning model.",
     )
     special_tokens: tuple[str, ...] = Field(
         (), description="Further special tokens of an imported tokenizer; the model's embedding grows by their rows."

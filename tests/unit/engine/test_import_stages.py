@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tests.foreign import CHATML, byte_level, save_tokenizer, saved, sentencepiece_bpe, tiny_model
 from tests.ggufs import write_llama
 from training.data.conversations.chat_format import ChatFormat
+from training.data.conversations.foreign_format import ForeignFormat
 from training.errors import InputRefused, RecipeError, SourceError
 from training.evaluation.models import load
 from training.evaluation.tokenizers import measure_tokenizer
@@ -209,6 +210,20 @@ def test_a_template_of_the_recipe_takes_the_place_of_the_own_one(bench: Bench, t
     assert "helper" in (words.folder / "tokenizer" / "chat_template.jinja").read_text()
     with pytest.raises(RecipeError, match=r"there is no file mine.jinja"):
         bench.run(tokenizer, section)
+
+
+def test_the_date_and_what_is_learned_stand_in_the_template(bench: Bench, tmp_path: Path) -> None:
+    """Every copy of the folder has them: the models, the adapter, and whoever loads one of these."""
+    folder = chat_folder(tmp_path / "origin")
+    file = tmp_path / "mine.jinja"
+    file.write_text("{{ strftime_now('%d %b %Y') }}\n" + CHATML)
+    choice = {"from": str(folder), "template": "mine.jinja", "date": "2025-07-02", "train_added": True}
+    words = bench.run(tokenizer, TokenizerSection.model_validate(choice), {"template": file})
+
+    template = (words.folder / "tokenizer" / "chat_template.jinja").read_text()
+    assert "02 Jul 2025" in template and "strftime_now" not in template
+    chat_format = ChatFormat.load(words.folder / "tokenizer")
+    assert isinstance(chat_format, ForeignFormat) and chat_format.train_added
 
 
 def test_the_place_of_a_folder_changes_no_byte_of_the_content(bench: Bench, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from training.engine.export import read_ends
 from training.engine.imported_weights import fit_tokenizer, logits_of, write_model, written_difference
 from training.engine.model_import import embedding_rows, import_model
 from training.errors import InputRefused
-from training.model_folder import plain_model
+from training.model_folder import load_model, plain_model
 
 ROWS = [[3, 4, 5, 6, 7, 8, 9, 10], [20, 30, 40]]
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -343,3 +343,19 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> N
         write_model(import_model(files_of(tmp_path / f"copy{number}")), tmp_path / f"written{number}", (2,), 0)
     for path in (tmp_path / "written0").iterdir():
         assert path.read_bytes() == (tmp_path / "written1" / path.name).read_bytes()
+
+
+def test_rows_without_a_token_are_kept_and_never_generated(tmp_path: Path) -> None:
+    """Qwen has 151,936 rows for 151,669 tokens."""
+    model = tiny_model(tie_word_embeddings=False)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[150:] *= 50
+    imported = import_model(files_of(saved(model, tmp_path / "origin")))
+    write_model(imported, tmp_path / "written", (2,), 0, used=150)
+
+    written = load_model(tmp_path / "written")
+    assert written.get_input_embeddings().weight.shape[0] == 200
+    generated = written.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=16, do_sample=False)
+    assert int(generated.max()) < 150
+    settings = json.loads((tmp_path / "written" / "generation_config.json").read_text())
+    assert settings["suppress_tokens"] == list(range(150, 200))

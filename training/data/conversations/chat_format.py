@@ -7,7 +7,6 @@ rendered, each with its one end token. What a template adds or takes away is cou
 from __future__ import annotations
 
 import abc
-import datetime
 import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -128,8 +127,6 @@ class ChatFormat(abc.ABC):
     def load(
         folder: Path,
         template: str | None = None,
-        date: datetime.date = datetime.date(2026, 1, 1),
-        train_added: bool = False,
         limits: Limits = USUAL,
     ) -> ChatFormat:
         """The format of a tokenizer's or a model's folder.
@@ -137,8 +134,6 @@ class ChatFormat(abc.ABC):
         Args:
             folder: With tokenizer.json and tokenizer_config.json.
             template: None for the folder's own, a name of `NAMES`, or the path of a .jinja file.
-            date: What a template takes for today. It decides ids.
-            train_added: Learn what a template puts before an answer, such as an empty thought.
             limits: Of the process that renders.
 
         Raises:
@@ -157,14 +152,12 @@ class ChatFormat(abc.ABC):
             return OwnFormat(PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True))
         from training.data.conversations.foreign_format import ForeignFormat
 
-        return ForeignFormat(files, chosen, name, date, train_added, limits)
+        return ForeignFormat(files, chosen, name, limits)
 
     @staticmethod
     def of(
         tokenizer: PreTrainedTokenizerBase,
         template: str | None = None,
-        date: datetime.date = datetime.date(2026, 1, 1),
-        train_added: bool = False,
     ) -> ChatFormat:
         """The format of a tokenizer that is loaded already; see `load`."""
         from training.data.conversations.tokenizer_files import files_of
@@ -181,7 +174,7 @@ class ChatFormat(abc.ABC):
 
         files = files_of(tokenizer)
         chosen, name = choose_template(template, own, "the tokenizer's chat template", files.has_start)
-        return ForeignFormat(files, chosen, name, date, train_added, Limits())
+        return ForeignFormat(files, chosen, name, USUAL)
 
     @property
     def exported(self) -> str:

@@ -9,7 +9,14 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from training.data.conversations.chat_template import TEMPLATE_FILE
-from training.data.conversations.named_templates import SPECIAL_TOKENS, exported, named_template, with_texts
+from training.data.conversations.named_templates import (
+    SPECIAL_TOKENS,
+    exported,
+    named_template,
+    with_added_learned,
+    with_date,
+    with_texts,
+)
 from training.data.reports import markdown_table, write_card, write_samples
 from training.data.sources.origins import OriginFiles, origin_files, origin_state
 from training.data.text.documents import read_split, text_batches
@@ -105,7 +112,7 @@ def chosen_template(section: TokenizerSection, foreign: ForeignTokenizer, file: 
 
     Raises:
         RecipeError: The tokenizer lacks a token of the template.
-        InputRefused: The file is no text, or is absurdly long.
+        InputRefused: The file is no text, is absurdly long, or asks for the date in a way that cannot be fixed.
     """
     if section.template == OWN_TEMPLATE:
         name, text = "the model's own" if foreign.template else "", foreign.template
@@ -123,7 +130,10 @@ def chosen_template(section: TokenizerSection, foreign: ForeignTokenizer, file: 
             )
     if text is not None and len(text) > _LONGEST_TEMPLATE:
         raise InputRefused(f"the chat template has {len(text):,} characters, and {_LONGEST_TEMPLATE:,} are the most")
-    return name, None if text is None else exported(with_texts(text))
+    if text is None:
+        return name, None
+    text = with_date(exported(with_texts(text)), section.date)
+    return name, with_added_learned(text) if section.train_added else text
 
 
 def begins_texts(foreign: ForeignTokenizer) -> bool:

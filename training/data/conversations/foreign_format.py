@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 from collections import Counter
@@ -26,7 +25,7 @@ from training.data.conversations.chat_format import (
     with_dictionaries,
 )
 from training.data.conversations.control_tokens import ControlTokens, Place, TokenRow
-from training.data.conversations.named_templates import exported, with_texts
+from training.data.conversations.named_templates import exported, learns_added, with_texts
 from training.data.conversations.spans import Alignment, Masked, Masking, Message, Placed, Words, align
 from training.data.conversations.template_frame import Frame, look_at
 from training.data.conversations.template_process import Limits, Rendering, Request, TemplateProcess
@@ -81,14 +80,12 @@ class ForeignFormat(ChatFormat):
         files: TokenizerFiles,
         template: str,
         name: str,
-        date: datetime.date,
-        train_added: bool,
         limits: Limits,
     ) -> None:
         """See `ChatFormat.load`."""
         self.name, self.template = name, template
-        self.train_added = train_added
-        self.process = TemplateProcess(template, name, files.variables, date, limits)
+        self.train_added = learns_added(template)
+        self.process = TemplateProcess(template, name, files.variables, limits=limits)
         self._variables, self.has_start = files.variables, files.has_start
         plain = ControlTokens(files.content)
         self.frame: Frame = look_at(self.process, plain.added, plain.ids)

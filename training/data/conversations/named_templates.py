@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
+from training.errors import InputRefused
+
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
+_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_ASKS_TODAY = re.compile(r"strftime_now(?!\s+is\s+(not\s+)?defined)")
+_ADDED_IS_LEARNED = "{# gatehouse: what stands before an answer is learned #}"
 
 # Contents become texts before the template proper sees them: parts are joined, and nothing is an empty text.
 _TEXTS = (
@@ -179,6 +185,39 @@ def exported(template: str) -> str:
         return f"{{%{before} {'endif' if is_end else 'if true'} {after}%}}"
 
     return _GENERATION.sub(replaced, template)
+
+
+def with_date(template: str, date: datetime.date) -> str:
+    """The template with a day in the place of today's date, so that a row has the same tokens on every day.
+
+    Raises:
+        InputRefused: It asks for the date in a way that cannot be told from its text.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        return repr(date.strftime(match.group(2)))
+
+    dated = _TODAY.sub(written, template)
+    if _ASKS_TODAY.search(dated):
+        raise InputRefused(
+            "the chat template asks for today's date with a format that is no text of its own, so its rows would "
+            "change with the day; write the date into a copy and name that as tokenizer.template"
+        )
+    return dated
+
+
+def with_added_learned(template: str) -> str:
+    """The template with a note for Gatehouse: what it puts before an answer is learned.
+
+    The note is a comment at its end, because the template is what every copy of the tokenizer has. Jinja drops one line
+    end there, and would keep it before a comment.
+    """
+    return template.removesuffix("\n") + _ADDED_IS_LEARNED
+
+
+def learns_added(template: str) -> bool:
+    """Whether a template has the note of `with_added_learned`."""
+    return template.endswith(_ADDED_IS_LEARNED)
 
 
 def with_texts(template: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from tests.unit.data.conversations.chat_tokenizers import STYLES, write
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused, check, total_notes
 from training.data.conversations.fitting import fit
 from training.data.conversations.foreign_format import ForeignFormat
-from training.data.conversations.template_process import TemplateRefused
-from training.errors import RecipeError
+from training.data.conversations.named_templates import with_added_learned, with_date
+from training.data.conversations.template_process import Request, TemplateProcess, TemplateRefused
+from training.errors import InputRefused, RecipeError
 
 
 def talk(*contents: str) -> list[dict[str, Any]]:
@@ -128,13 +130,15 @@ def test_a_default_system_prompt_is_rendered_once_and_reported(formats: dict[str
     assert formats["qwen3"].frame.added_system == ""
 
 
-def test_an_added_thought_is_not_learned_unless_asked(
-    folders: dict[str, Path], formats: dict[str, ForeignFormat]
-) -> None:
+def test_an_added_thought_is_not_learned_unless_asked(tmp_path: Path, formats: dict[str, ForeignFormat]) -> None:
     assert learned(formats["qwen3"], FRUIT) == ["Cherry.<|im_end|>", "Plum.<|im_end|>"]
     assert notes(formats["qwen3"], FRUIT) == {"thoughts_added": 1}
 
-    asked = ChatFormat.load(folders["qwen3"], train_added=True)
+    folder = tmp_path / "asked"
+    write(folder, *chat_tokenizers.qwen3())
+    (folder / "chat_template.jinja").write_text(with_added_learned(chat_tokenizers.QWEN3))
+    asked = ChatFormat.load(folder)
+    assert asked.render(FRUIT) == formats["qwen3"].render(FRUIT), "the note changes nothing that is rendered"
     assert learned(asked, FRUIT) == ["Cherry.<|im_end|>", "<think>\n\n</think>\n\nPlum.<|im_end|>"]
     assert notes(asked, FRUIT) == {}
 
@@ -150,6 +154,29 @@ def test_a_thought_of_an_earlier_turn_is_counted_and_one_of_the_last_is_learned(
     assert notes(chat, last) == {}
     apart = [*FRUIT[:3], {"role": "assistant", "content": "Plum.", "reasoning_content": "hm"}]
     assert learned(chat, apart)[1] == "<think>\nhm\n</think>\n\nPlum.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("asks", "written"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "02 Jul 2025"),
+        ('{% if strftime_now is defined %}{{ strftime_now( "%Y" ) }}{% endif %}', "2025"),
+        ("{{ messages[0].content }}", "Hi"),
+    ],
+)
+def test_today_is_a_day_of_the_recipe(tmp_path: Path, asks: str, written: str) -> None:
+    """With a template that takes the clock's day, a row would have other tokens tomorrow."""
+    dated = with_date(asks, datetime.date(2025, 7, 2))
+    process = TemplateProcess(dated, "t", date=datetime.date(1999, 1, 1))
+    (rendering,) = process.render([Request([{"role": "user", "content": "Hi"}])])
+    process.close()
+    assert rendering.text == written
+
+
+@pytest.mark.parametrize("asks", ["{{ strftime_now(form) }}", "{% set now = strftime_now %}{{ now('%Y') }}"])
+def test_a_date_that_cannot_be_told_is_refused(asks: str) -> None:
+    with pytest.raises(InputRefused, match="write the date into a copy and name that as tokenizer.template"):
+        with_date(asks, datetime.date(2025, 7, 2))
 
 
 def test_the_prompt_is_the_beginning_of_what_is_trained(formats: dict[str, ForeignFormat]) -> None:
