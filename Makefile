@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 FINETUNE := .gatehouse/finetune
-.PHONY: help setup setup-dev run finetune up test tests check lint types format proof bench chaos chaos-quick clean
+.PHONY: help setup setup-dev run finetune up test tests test-slow check lint types format proof bench chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test: lint ## check the code, then run the tests (without the slow ones and thos
 
 tests: setup-dev
 	$(BIN)/python -m pytest -m "not gpu and not slow and not promise" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-slow: setup-dev ## the tests that take minutes each: a real chat model, every architecture, PostgreSQL under load
+	$(BIN)/python -m pytest -m "slow and not gpu and not promise" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types ## ruff, mypy, import rules
 
