@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ from training.errors import InputRefused, RecipeError
 from training.specs.artifacts import Manifest
 from training.specs.base_model import BaseModelSection
 from training.specs.kinds import kind_of
-from training.specs.post_training import DpoModelSection, LoraModelSection, SftModelSection
+from training.specs.post_training import PostTrainingSection, TooLong
 from training.specs.preview import Column, Piece, Preview, PreviewRequest
 from training.specs.recipe import Recipe as RecipeSections
 from training.store.store import Store
@@ -100,7 +100,7 @@ def show(
         raise RecipeError(f"{asset} has no rows that a model learns from; this recipe's are {shown}")
 
     data, tokenizer = (_newest(store, name, recipe) for name in (asset, "tokenizer"))
-    context, models = _context(workspace.loaded.recipe, asset, graph)
+    model, context, too_long = _learner(workspace.loaded.recipe, asset, graph)
     request = PreviewRequest(
         asset=asset,
         data=store.folder(asset, data.version).absolute(),
@@ -111,12 +111,13 @@ def show(
         packed=packed,
         find=find,
         seed=workspace.loaded.recipe.seed,
+        too_long=too_long,
         page=None if page is None else page.expanduser().absolute(),
     )
     preview = _encoded(request)
 
     console = make_console()
-    console.print(f"[bold]{asset}[/] {data.version} for {models}, {context} tokens a row; {preview.of:,} rows")
+    console.print(f"[bold]{asset}[/] {data.version} for {model}, {context} tokens a row; {preview.of:,} rows")
     if page is not None:
         console.print(f"{len(preview.rows)} of them are in {page}")
         return
@@ -148,18 +149,16 @@ def _newest(store: Store, asset: str, recipe: str) -> Manifest:
     return manifest
 
 
-def _context(recipe: RecipeSections, asset: str, graph: Graph) -> tuple[int, str]:
-    """Tokens of a row, and the models that learn from the rows."""
-    sections = {name: section for name, section in recipe.training_sections().items() if asset in graph[name].inputs}
-    contexts = [
-        max((phase.context for phase in section.curriculum), default=0)
-        if isinstance(section, BaseModelSection)
-        else cast(SftModelSection | DpoModelSection | LoraModelSection, section).context
-        for section in sections.values()
-    ]
-    if not contexts:
-        raise RecipeError(f"{asset}: no model of this recipe learns from it")
-    return max(contexts), " and ".join(sections)
+def _learner(recipe: RecipeSections, asset: str, graph: Graph) -> tuple[str, int, TooLong]:
+    """The model that learns from the rows, the tokens of its row, and its rule for what is longer."""
+    for name, section in recipe.training_sections().items():
+        if asset not in graph[name].inputs:
+            continue
+        if isinstance(section, PostTrainingSection):
+            return name, section.context, section.too_long
+        if isinstance(section, BaseModelSection):
+            return name, max(phase.context for phase in section.curriculum), "turns"
+    raise RecipeError(f"{asset}: no model of this recipe learns from it")
 
 
 def _encoded(request: PreviewRequest) -> Preview:

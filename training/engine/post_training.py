@@ -23,6 +23,7 @@ from training.engine.trainer import StepOrdered
 from training.errors import SourceError
 from training.model_folder import plain_model
 from training.specs.micro_batches import micro_batch_tokens
+from training.specs.post_training import LoraModelSection, SftModelSection
 
 
 class ConversationTrainer(StepOrdered, SFTTrainer):  # type: ignore[misc]  # TRL is untyped
@@ -142,7 +143,9 @@ def packed_batches(
     return PackedBatches(segments, tokens, batch_tokens, micro, world_size, session.pad, session.alone)
 
 
-def read_conversations(session: Session, path: Path, context: int, parent: str) -> EncodedRows:
+def read_conversations(
+    session: Session, path: Path, section: SftModelSection | LoraModelSection, parent: str
+) -> EncodedRows:
     """The conversations of a parquet file in the order of their ids; see `encode_rows`.
 
     What the chat format and the context changed goes to report/conversations.json for people.
@@ -150,11 +153,12 @@ def read_conversations(session: Session, path: Path, context: int, parent: str) 
     Args:
         session: The job.
         path: With rows of `CONVERSATION_SCHEMA` or `MIXED_CONVERSATION_SCHEMA`.
-        context: Tokens per row.
+        section: The stage's, for its context and its rule for what is longer.
         parent: The input whose model is trained.
     """
     size = embedding_size(session, parent)
-    read = encode_rows(session.chat_format, read_rows(path), path.name, context, size, session.context.events.log)
+    rows, log = read_rows(path), session.context.events.log
+    read = encode_rows(session.chat_format, rows, path.name, section.context, size, log, section.too_long)
     if session.runtime.rank == 0:
         learned = sum(int(mask.sum()) for mask in read.masks)
         counts = {"conversations": len(set(read.numbers)), "learned tokens": learned, **read.counts}

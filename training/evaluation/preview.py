@@ -61,7 +61,7 @@ def _conversations(request: PreviewRequest, chat_format: ChatFormat, rows: Seque
     if not chosen:
         return Preview(rows=(), of=len(rows))
     notes: list[str] = []
-    encoded = encode_rows(chat_format, chosen, _FILE, request.context, None, notes.append)
+    encoded = encode_rows(chat_format, chosen, _FILE, request.context, None, notes.append, request.too_long)
     shown = [
         PreviewRow(title=_title(chosen[number]), columns=(Column(pieces=_pieces(chat_format.decode, ids, mask)),))
         for number, ids, mask in zip(encoded.numbers, encoded.sequences, encoded.masks, strict=True)
@@ -75,7 +75,7 @@ def _pairs(request: PreviewRequest, chat_format: ChatFormat, rows: Sequence[Row]
     if not chosen:
         return Preview(rows=(), of=len(rows))
     notes: list[str] = []
-    pairs, _ = encode_pairs(chat_format, chosen, request.context, notes.append)
+    pairs, _ = encode_pairs(chat_format, chosen, request.context, notes.append, too_long=request.too_long)
     titles = {str(row["id"]): _title(row) for row in chosen}
     shown = [PreviewRow(title=titles[pair.id], columns=tuple(_sides(chat_format.decode, pair))) for pair in pairs]
     return Preview(rows=tuple(shown), of=len(rows), notes=tuple(notes))
@@ -92,7 +92,7 @@ def _sides(decode: Decode, pair: Pair) -> Iterator[Column]:
 def _packed_rows(request: PreviewRequest, chat_format: ChatFormat, rows: Sequence[Row]) -> Preview:
     """Conversations, and an adapter's documents, packed into rows in the order of the training."""
     notes: list[str] = []
-    encoded = encode_rows(chat_format, rows, _FILE, request.context, None, notes.append)
+    encoded = encode_rows(chat_format, rows, _FILE, request.context, None, notes.append, request.too_long)
     sequences, masks = encoded.sequences, encoded.masks
     for piece in _documents(request, chat_format):
         sequences.append(piece)

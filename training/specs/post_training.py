@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,29 @@ and a token of each text. A shorter row holds no conversation at all."""
 
 AllLinear = Literal["all-linear"]
 ALL_LINEAR: AllLinear = "all-linear"
+TooLong = Literal["turns", "drop", "refuse"]
 
 
-class SftModelSection(TrainingSection):
+class PostTrainingSection(TrainingSection):
+    """What the stages after pretraining have in common."""
+
+    context: int = Field(512, ge=SHORTEST_CONVERSATION, description="Tokens of a row.")
+    too_long: TooLong = Field(
+        "turns",
+        description="What happens to a conversation or pair of the recipe's own that is longer than the context. "
+        "`turns`: whole turns go from its front. `drop`: it goes, counted. `refuse`: the job stops and names it. No "
+        "answer is ever cut.",
+    )
+
+    def identity_fields(self) -> dict[str, Any]:
+        """As of every training; the rule that there always was is left out, so that no version changes by its name."""
+        fields = super().identity_fields()
+        return fields if self.too_long != "turns" else {key: fields[key] for key in fields if key != "too_long"}
+
+
+class SftModelSection(PostTrainingSection):
     """Supervised fine-tuning on conversations; the loss covers the assistant's tokens only."""
 
-    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)
     replay: float = Field(
         0.0,
@@ -33,10 +50,9 @@ class SftModelSection(TrainingSection):
     )
 
 
-class DpoModelSection(TrainingSection):
+class DpoModelSection(PostTrainingSection):
     """Direct preference optimization (Rafailov et al., 2023)."""
 
-    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_pairs: int = Field(16, gt=0)
     beta: float = Field(0.1, gt=0)
     sft_weight: float = Field(
@@ -49,10 +65,9 @@ class DpoModelSection(TrainingSection):
     )
 
 
-class LoraModelSection(TrainingSection):
+class LoraModelSection(PostTrainingSection):
     """A LoRA adapter (Hu et al., 2021) on the nearest model before it, for one domain."""
 
-    context: int = Field(512, ge=SHORTEST_CONVERSATION)
     batch_tokens: int = Field(8192, gt=0)
     rank: int = Field(8, gt=0)
     alpha: float = Field(16, gt=0)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.post_training import TooLong
 
 PREVIEW_FILE = "preview.svg"
 """In the report of an evaluation: the first rows as a picture, for an asset's page."""
@@ -27,6 +28,7 @@ class PreviewRequest(Spec):
         packed: Show rows as they are packed, and not one conversation after the other.
         find: Show only rows whose file and row, id or text holds this.
         seed: Of the packing's order.
+        too_long: The rule of the recipe for what is longer than the context.
         page: Write them as a page to this file, too.
     """
 
@@ -39,6 +41,7 @@ class PreviewRequest(Spec):
     packed: bool = False
     find: str = ""
     seed: int = 0
+    too_long: TooLong = "turns"
     page: Path | None = None
 
 

@@ -48,7 +48,9 @@ class DpoModelStage(TrainingStage[Section, PairBatches]):
         rows = read_rows(context.input("preference_data").folder / "train.parquet")
         assert self.parent is not None
         size = embedding_size(session, self.parent)
-        pairs, left_out = encode_pairs(session.chat_format, rows, section.context, context.events.log, size)
+        pairs, left_out = encode_pairs(
+            session.chat_format, rows, section.context, context.events.log, size, section.too_long
+        )
 
         wish = context.execution.micro_batch_tokens
         batches = PairBatches(

@@ -40,7 +40,7 @@ class LoraModelStage(TrainingStage[Section, PackedBatches]):
         context.events.phase("encode documents")
         assert self.parent is not None
         path = context.input("adapter_data").folder / "train.parquet"
-        read = read_conversations(session, path, section.context, self.parent)
+        read = read_conversations(session, path, section, self.parent)
         sequences, masks = read.sequences, read.masks
 
         for ids in self._documents(session.end):

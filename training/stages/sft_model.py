@@ -42,7 +42,7 @@ class SftModelStage(TrainingStage[Section, PackedBatches]):
         context.events.phase("encode conversations")
         assert self.parent is not None
         path = context.input("instruction_data").folder / "train.parquet"
-        read = read_conversations(session, path, section.context, self.parent)
+        read = read_conversations(session, path, section, self.parent)
         sequences, masks = read.sequences, read.masks
 
         # `replay` is a share of the learned tokens, and of a conversation only the answers are learned.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unit.data.conversations import chat_tokenizers
-from training.data.conversations.chat_format import ChatFormat
+from training.data.conversations.chat_format import ChatFormat, RowRefused
 from training.data.conversations.encoded_pairs import encode_pairs
 from training.data.conversations.encoded_rows import EncodedRows, LeftOut
 from training.data.conversations.mixing import MIXED_CONVERSATION_SCHEMA, generated_conversation
@@ -23,6 +23,7 @@ from training.engine.pairs import CHOSEN_SHARE, PairBatches
 from training.engine.post_training import read_conversations
 from training.engine.session import Session
 from training.errors import InputRefused, RecipeError
+from training.specs.post_training import SftModelSection, TooLong
 
 Messages = list[dict[str, Any]]
 
@@ -47,7 +48,7 @@ class Reader:
         self.folder, self.chat = folder, chat
         self.lines: list[str] = []
 
-    def __call__(self, rows: list[dict[str, Any]], context: int = 200) -> EncodedRows:
+    def __call__(self, rows: list[dict[str, Any]], context: int = 200, too_long: str = "turns") -> EncodedRows:
         path = self.folder / "train.parquet"
         write_table(path, [generated_conversation(row) for row in rows], MIXED_CONVERSATION_SCHEMA)
         session = SimpleNamespace(
@@ -55,7 +56,15 @@ class Reader:
             runtime=SimpleNamespace(rank=0),
             context=SimpleNamespace(report=self.folder, events=SimpleNamespace(log=self.lines.append)),
         )
-        return read_conversations(cast(Session, session), path, context, "base_model")
+        section = SftModelSection.model_validate(
+            {
+                "steps": 1,
+                "context": context,
+                "too_long": too_long,
+                "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0},
+            }
+        )
+        return read_conversations(cast(Session, session), path, section, "base_model")
 
     @property
     def report(self) -> dict[str, int]:
@@ -106,6 +115,36 @@ def test_a_generated_conversation_is_never_shortened(read: Reader) -> None:
     assert "1 of 2 conversations are longer than the context of 60 tokens and are left out" in read.lines
     with pytest.raises(RecipeError, match="no conversation fits into the context of 60"):
         read([long], context=60)
+
+
+def test_what_is_too_long_goes_by_the_rule_of_the_recipe(read: Reader) -> None:
+    rows = [row("1", talk("Name a red fruit. " * 40, "Cherry.", "And?", "Plum.")), row("2", talk("A colour?", "Blue."))]
+    assert learned(read, read(rows, context=60)) == ["Plum.<|im_end|>", "Blue.<|im_end|>"]
+
+    dropped = read(rows, context=60, too_long="drop")
+    assert learned(read, dropped) == ["Blue.<|im_end|>"]
+    assert dropped.left_out == LeftOut("conversations", 1, 2)
+    with pytest.raises(RowRefused, match=r"a.jsonl:1: it has \d+ tokens, and the context has 60"):
+        read(rows, context=60, too_long="refuse")
+
+
+@pytest.mark.parametrize("too_long", ["drop", "refuse"])
+def test_a_pair_that_is_too_long_goes_by_the_rule_of_the_recipe(chat: ChatFormat, too_long: TooLong) -> None:
+    long = talk("Name a red fruit. " * 40, "Cherry.", "And a blue one?")
+    rows = [pair("1", long, answer("Plum."), answer("Cherry.")), pair("2", talk("Red?"), answer("Yes."), answer("No."))]
+    if too_long == "refuse":
+        with pytest.raises(RowRefused, match=r"b.jsonl:1: chosen: it has \d+ tokens, and the context has 60"):
+            encode_pairs(chat, rows, 60, print, too_long=too_long)
+        return
+    kept, left_out = encode_pairs(chat, rows, 60, print, too_long=too_long)
+    assert ([one.id for one in kept], left_out) == (["2"], LeftOut("pairs", 1, 2))
+
+
+def test_the_rule_that_always_was_changes_no_identity() -> None:
+    fields = {"steps": 1, "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0}}
+    usual, other = (SftModelSection.model_validate(fields | {"too_long": rule}) for rule in ("turns", "drop"))
+    assert "too_long" not in usual.identity_fields()
+    assert other.identity_fields()["too_long"] == "drop"
 
 
 def test_a_plain_text_has_no_template_and_goes_on_in_further_rows(read: Reader, chat: ChatFormat) -> None:

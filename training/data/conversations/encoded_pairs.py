@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, check
+from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused, check
 from training.data.conversations.encoded_rows import LeftOut, refuse_unknown_ids
 from training.data.conversations.lessons import sides_of
 from training.data.conversations.template_probe import features_of, probe_template
 from training.errors import RecipeError
+from training.specs.post_training import TooLong
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ def encode_pairs(
     context: int,
     log: Callable[[str], None],
     embedding: int | None = None,
+    too_long: TooLong = "turns",
 ) -> tuple[list[Pair], LeftOut]:
     """Encode pairs by the chat template; pairs longer than the context are left out and counted.
 
-    A pair of the recipe's own that is too long loses whole turns from the front of its prompt first. No answer is cut.
+    A pair of the recipe's own that is too long follows the recipe's rule; by `turns` it loses whole turns from the
+    front of its prompt first. No answer is cut.
 
     Args:
         chat_format: How conversations become token ids.
@@ -67,6 +70,7 @@ def encode_pairs(
         context: Most tokens of a prompt with one answer.
         log: Called with a line when some are shortened or left out.
         embedding: Number of token ids that the model has; None for any.
+        too_long: The rule of the recipe.
 
     Raises:
         TemplateRefused: The chat format loses what pairs hold.
@@ -79,11 +83,11 @@ def encode_pairs(
     pairs = dict(enumerate(_encode(chat_format, rows, asked, embedding)))
 
     shortened: set[int] = set()
-    ways = {
-        number: _shorter_prompts(rows[number])
-        for number, pair in pairs.items()
-        if pair.longest > context and rows[number].get("as_messages")
-    }
+    own = [number for number, pair in pairs.items() if pair.longest > context and rows[number].get("as_messages")]
+    if own and too_long == "refuse":
+        longest = pairs[own[0]].longest
+        raise RowRefused(f"{asked[own[0]][0].named}: it has {longest} tokens, and the context has {context}")
+    ways = {number: _shorter_prompts(rows[number]) for number in own if too_long == "turns"}
     while ways:
         tried = {number: row for number, way in ways.items() if (row := next(way, None)) is not None}
         shorter = _encode(chat_format, list(tried.values()), [sides_of(row) for row in tried.values()], embedding)

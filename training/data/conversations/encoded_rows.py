@@ -13,6 +13,7 @@ from training.data.conversations.fitting import fit
 from training.data.conversations.lessons import conversation_of, is_plain_text
 from training.data.conversations.template_probe import features_of, probe_template
 from training.errors import InputRefused, RecipeError
+from training.specs.post_training import TooLong
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def encode_rows(
     context: int,
     embedding: int | None,
     log: Callable[[str], None],
+    too_long: TooLong = "turns",
 ) -> EncodedRows:
     """Encode rows, each checked to teach what it should.
 
-    A conversation that was generated and is too long is left out. One of the recipe's own that is too long loses whole
-    turns from its front, and is left out where its last question and answer are too long. A plain text has no template
-    around it and goes on in further rows.
+    A conversation that was generated and is too long is left out. One of the recipe's own that is too long follows the
+    recipe's rule; by `turns` it is left out where its last question and answer are too long. A plain text has no
+    template around it and goes on in further rows.
 
     Args:
         chat_format: How conversations become token ids.
@@ -80,10 +82,11 @@ def encode_rows(
         context: Tokens per row.
         embedding: Number of token ids that the model has; None for any.
         log: Called with a line when something is changed or left out.
+        too_long: The rule of the recipe.
 
     Raises:
         TemplateRefused: The chat format loses what conversations hold.
-        RowRefused: One cannot be encoded, or teaches something else than its chosen turns.
+        RowRefused: One cannot be encoded, teaches something else than its chosen turns, or is refused as too long.
         InputRefused: One holds a token that the model does not have.
         RecipeError: None fits.
     """
@@ -94,7 +97,7 @@ def encode_rows(
 
     if len(texts) < len(rows):
         probe_template(chat_format, features_of(conversations[number] for number in sorted({*generated, *own})))
-    encoded, counts = _encode_own(chat_format, conversations, own, context)
+    encoded, counts = _encode_own(chat_format, conversations, own, context, too_long)
     encoded |= _encode_generated(chat_format, conversations, generated)
     for number in texts:
         encoded[number] = chat_format.encode_text(str(conversations[number].messages[0]["content"]), end=True)
@@ -116,11 +119,11 @@ def encode_rows(
     kept = [piece for piece in pieces if len(piece[1]) <= context]
     if not kept:
         raise RecipeError(f"no conversation fits into the context of {context} tokens; raise context")
-    too_long = len(pieces) - len(kept)
-    if too_long:
-        log(f"{too_long} of {len(rows)} conversations are longer than the context of {context} tokens and are left out")
+    longer = len(pieces) - len(kept)
+    if longer:
+        log(f"{longer} of {len(rows)} conversations are longer than the context of {context} tokens and are left out")
 
-    left_out = LeftOut("conversations", too_long + len(rows) - len(encoded), len(rows))
+    left_out = LeftOut("conversations", longer + len(rows) - len(encoded), len(rows))
     numbers, sequences, masks = (list(part) for part in zip(*kept, strict=True))
     return EncodedRows(sequences, masks, numbers, left_out, counts)
 
@@ -167,12 +170,12 @@ def _encode_generated(
 
 
 def _encode_own(
-    chat_format: ChatFormat, conversations: Sequence[Conversation], numbers: Sequence[int], context: int
+    chat_format: ChatFormat, conversations: Sequence[Conversation], numbers: Sequence[int], context: int, rule: TooLong
 ) -> tuple[dict[int, Encoded], dict[str, int]]:
     """The conversations with these numbers that fit, and what happened to the others."""
     if not numbers:
         return {}, {}
-    fitted = fit(chat_format, [conversations[number] for number in numbers], context, "turns")
+    fitted = fit(chat_format, [conversations[number] for number in numbers], context, rule)
     for conversation, row in zip(fitted.conversations, fitted.encoded, strict=True):
         check(chat_format, conversation, row)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused
 from training.errors import RecipeError
+from training.specs.post_training import TooLong
 
-Rule = Literal["turns", "drop", "refuse"]
-"""What happens to a conversation that is too long: its first turns go, it goes, or that is an error."""
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -38,7 +36,7 @@ def fit(
     chat_format: ChatFormat,
     conversations: Sequence[Conversation],
     context: int,
-    rule: Rule,
+    rule: TooLong,
     skip_refused: bool = False,
 ) -> Fitted:
     """Encode conversations and make them fit.
