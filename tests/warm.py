@@ -78,11 +78,15 @@ def can_run(arguments: Sequence[str], extra: Mapping[str, str]) -> bool:
 
 
 def run_command(
-    command: Sequence[str], silent_seconds: float = 120, *, cwd: Path, env: Mapping[str, str]
+    command: Sequence[str], silent_seconds: float = 120, *, cwd: Path, env: Mapping[str, str], python: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run `gatehouse` or `python -m training.run`; the same as `tests.patience.run_command` in all that is seen."""
+    """Run `gatehouse` or `python -m training.run`; the same as `tests.patience.run_command` in all that is seen.
+
+    Args:
+        python: What the command takes for Python when it starts a job; see `stand_in`.
+    """
     address = _server(_COMMANDS if Path(command[0]).name == "gatehouse" else _JOBS)
-    request = json.dumps({"command": list(command), "cwd": str(cwd), "env": dict(env)}).encode()
+    request = json.dumps({"command": list(command), "cwd": str(cwd), "env": dict(env), "python": python}).encode()
     with (
         tempfile.TemporaryFile() as output,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server,
@@ -104,14 +108,21 @@ def run_command(
 
 
 @contextmanager
-def warm_jobs() -> Iterator[None]:
-    """Fork the jobs that launchers of this process start; a job that is to be killed needs a process of its own."""
-    python = sys.executable
+def stand_in() -> Iterator[str]:
+    """Path of what forks jobs in the place of Python; a job that is to be killed needs a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        stand_in = Path(folder) / "python"
-        stand_in.write_text(_STAND_IN.format(python=python, address=_server(_JOBS)))
-        stand_in.chmod(0o755)
-        sys.executable = str(stand_in)
+        path = Path(folder) / "python"
+        path.write_text(_STAND_IN.format(python=sys.executable, address=_server(_JOBS)))
+        path.chmod(0o755)
+        yield str(path)
+
+
+@contextmanager
+def warm_jobs() -> Iterator[None]:
+    """Fork the jobs that launchers of this process start."""
+    python = sys.executable
+    with stand_in() as path:
+        sys.executable = path
         try:
             yield
         finally:
@@ -218,6 +229,7 @@ def _become(request: Mapping[str, Any]) -> Callable[[], None]:
     os.chdir(request["cwd"])
     random.seed()
     tempfile.tempdir = None
+    sys.executable = request.get("python") or sys.executable
 
     command: list[str] = request["command"]
     if Path(command[0]).name == "gatehouse":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,10 @@ def _write_chats(path: Path) -> None:
 
 
 class Support:
-    """A home with the recipe."""
+    """A home with the recipe. Its jobs are forked: the test is about what they make, and not about their processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str) -> None:
+        self.python = python
         self.home, self.recipe = folder / "home", folder / "support.yaml"
         words, model = byte_level(size=400), folder / "model"
         saved(tiny_model(vocab_size=words.get_vocab_size(), max_position_embeddings=256), model)
@@ -64,9 +66,10 @@ class Support:
         self.recipe.write_text(FIVE_LINES.format(model=model, chats=folder / "tickets.jsonl") + SMALL)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        run = warm.run_command if warm.can_run(("gatehouse", *arguments), {}) else run_command
         command = [str(BIN / "gatehouse"), arguments[0], "-r", str(self.recipe), *arguments[1:]]
-        return run(command, 600, cwd=ROOT, env=environment(self.home))
+        if not warm.can_run(("gatehouse", *arguments), {}):
+            return run_command(command, 600, cwd=ROOT, env=environment(self.home))
+        return warm.run_command(command, 600, cwd=ROOT, env=environment(self.home), python=self.python)
 
     def status(self) -> dict[str, dict[str, Any]]:
         done = self.command("status", "--json")
@@ -74,8 +77,13 @@ class Support:
         return {status["asset"]: status for status in json.loads(done.stdout)}
 
 
-def test_five_lines_tune_a_model_on_ones_own_chats(tmp_path: Path) -> None:
-    support = Support(tmp_path)
+@pytest.fixture
+def support(tmp_path: Path) -> Iterator[Support]:
+    with warm.stand_in() as python:
+        yield Support(tmp_path, python)
+
+
+def test_five_lines_tune_a_model_on_ones_own_chats(support: Support) -> None:
 
     done = support.command("run")
     assert done.returncode == 0, done.stdout[-4000:]

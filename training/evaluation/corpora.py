@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.data.conversations.messages import plain_answer, turns_key
 from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
-from training.data.text.documents import read_split, text_batches
+from training.data.text.documents import Split
 from training.data.text.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
@@ -83,18 +84,20 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
     """Sizes, near-duplicates within the training split, and held-out documents that lie in it."""
     measurement = Measurement()
     spec = _near_duplicates(artifact)
-    train = read_split(artifact.folder / "train", ["id", "text", "source", "path"])
-    heldout = read_split(artifact.folder / "heldout", ["id", "text", "source", "path"])
+    splits = [Split(artifact.folder / name) for name in ("train", "heldout")]
+    train, heldout = (split.table(["id", "source", "path"]) for split in splits)
+    train_sizes, heldout_sizes = map(_sizes, splits)
     measurement.add("documents", train.num_rows, train.num_rows)
-    measurement.add("bytes", _text_bytes(train), train.num_rows)
+    measurement.add("bytes", int(train_sizes.sum()), train.num_rows)
     measurement.add("heldout_documents", heldout.num_rows, heldout.num_rows)
     if cause := _commonest_drop(artifact, train.num_rows + heldout.num_rows):
         measurement.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
     # One pass over the training text, for both questions: most of the time goes into its shingles.
-    stream = _stream(train, spec.ngram)
-    train_sets = list(itertools.islice(stream, _rows_within(train, QUERY_BYTES)))
-    heldout_sets = list(itertools.islice(_stream(heldout, spec.ngram), _rows_within(heldout, QUERY_BYTES)))
+    stream = _stream(splits[0], spec.ngram)
+    train_sets = list(itertools.islice(stream, _rows_within(train_sizes, QUERY_BYTES)))
+    heldout_stream = _stream(splits[1], spec.ngram)
+    heldout_sets = list(itertools.islice(heldout_stream, _rows_within(heldout_sizes, QUERY_BYTES)))
     matches = similar_documents(
         [*train_sets, *heldout_sets],
         [*range(len(train_sets)), *[-1] * len(heldout_sets)],
@@ -202,8 +205,10 @@ def _sound_messages_pair(row: Row) -> bool:
     return bool(row["prompt"]) and chosen != rejected
 
 
-def _text_bytes(table: pa.Table) -> int:
-    return sum(len(text.encode()) for batch in text_batches(table) for text in batch)
+def _sizes(split: Split) -> npt.NDArray[np.int64]:
+    """UTF-8 bytes of every document, int64 [documents]."""
+    sizes = [pc.binary_length(part["text"]).to_numpy() for part in split.parts(["text"])]
+    return np.concatenate(sizes).astype(np.int64)
 
 
 def _near_duplicates(artifact: InputArtifact) -> MinHash:
@@ -232,14 +237,13 @@ def _place(row: Mapping[str, Any]) -> str:
     return f"{row['source']}/{row['path']}"
 
 
-def _rows_within(table: pa.Table, max_bytes: int) -> int:
+def _rows_within(sizes: npt.NDArray[np.int64], max_bytes: int) -> int:
     """How many of the first documents it takes to reach `max_bytes` of text."""
-    ends = np.cumsum(pc.binary_length(table["text"]).to_numpy())
-    return int(np.searchsorted(ends, max_bytes)) + 1
+    return int(np.searchsorted(np.cumsum(sizes), max_bytes)) + 1
 
 
-def _stream(table: pa.Table, ngram: int) -> Iterator[Shingles]:
-    return shingle_sets((text for batch in text_batches(table) for text in batch), ngram)
+def _stream(split: Split, ngram: int) -> Iterator[Shingles]:
+    return shingle_sets((text for batch in split.texts() for text in batch), ngram)
 
 
 def _list_matches(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from training.data.tables import read_rows
-from training.data.text.documents import join_parts, read_split, text_batches
+from training.data.text.documents import Document, Selection, Split, batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.packing import PackingPlan, plan, whole
 from training.data.tokens.shards import Int64, TokenShards
@@ -26,10 +29,18 @@ Tokens = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class _Expected:
-    """What the shards should and should not hold: tables with the columns `id` and `text`."""
+    """What the shards should and should not hold.
 
-    trained: pa.Table
-    excluded: pa.Table
+    Attributes:
+        trained: The documents to train on.
+        bytes: Of their texts, about.
+        excluded: Lists of documents that hold items of the evaluation sets, and of those that are held out. What was
+            cut is there in parts and whole: shards hold it whole.
+    """
+
+    trained: Selection
+    bytes: int
+    excluded: tuple[Iterable[Document], ...]
 
 
 def measure_shards(
@@ -44,7 +55,7 @@ def measure_shards(
     measurement.add("tokens", int(shards.lengths.sum()), shards.meta.documents)
     measurement.add("documents", shards.meta.documents, shards.meta.documents)
 
-    lost = _against_corpus(measurement, shards, plain, expected.trained)
+    lost = _against_corpus(measurement, shards, plain, expected)
     efficiencies = []
     for context in section.contexts:
         plans = [
@@ -89,32 +100,64 @@ def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
 
 
 def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, excluded_domains: tuple[str, ...]) -> _Expected:
-    columns = ["id", "text", "source", "path", "domain"]
-    table = read_split(corpus.folder / "train", columns)
+    train, heldout = (Split(corpus.folder / name) for name in ("train", "heldout"))
+    rows = train.table(["id", "domain", "bytes"])
     ids = {row["id"] for row in read_rows(evaluation_sets.folder / "exclusions.parquet", ["id"])}
-    is_excluded = np.array([name in ids for name in table["id"].to_pylist()], np.bool_)
-    in_excluded_domain = np.array([name in excluded_domains for name in table["domain"].to_pylist()], np.bool_)
-    trained = join_parts(table.filter(pa.array(~is_excluded & ~in_excluded_domain)))
+    is_excluded = pc.is_in(rows["id"], value_set=pa.array(sorted(ids), pa.large_string())).to_numpy()
+    in_excluded_domain = pc.is_in(rows["domain"], value_set=pa.array(excluded_domains, pa.large_string())).to_numpy()
+    chosen = ~is_excluded & ~in_excluded_domain
 
-    # Documents that were cut are looked for both in parts and whole: shards hold them whole.
-    parts = pa.concat_tables([table.filter(pa.array(is_excluded)), read_split(corpus.folder / "heldout", columns)])
-    joined = join_parts(parts)
-    was_cut = pc.invert(pc.is_in(joined["id"], value_set=parts["id"].combine_chunks()))
-    return _Expected(trained, pa.concat_tables([parts, joined.filter(was_cut)]))
+    size = int(rows["bytes"].to_numpy()[chosen].sum())
+    parts = (Selection(train, is_excluded, join=False), Selection(heldout, join=False))
+    return _Expected(Selection(train, chosen), size, (*parts, _cut_documents(train, is_excluded, heldout)))
 
 
-def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokenizer, trained: pa.Table) -> int:
-    """Tokens by which the shards and the tokenized corpus differ."""
+def _cut_documents(train: Split, is_excluded: npt.NDArray[np.bool_], heldout: Split) -> Iterator[Document]:
+    """The documents that were cut, whole. All parts of one lie on one side of the split."""
+    for selection in (Selection(train, is_excluded), Selection(heldout)):
+        yield from selection.cut()
+
+
+def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokenizer, expected: _Expected) -> int:
+    """Tokens by which the shards and the tokenized corpus differ.
+
+    All documents are tokenized again, or every missing one and an even sample.
+    """
     places_of: dict[str, list[int]] = {}
     for index, digest in enumerate(shards.ids):
         places_of.setdefault(digest.tobytes().hex(), []).append(index)
 
-    names = trained["id"].to_pylist()
-    expected_names = set(names)
-    surplus = [
-        index for name, places in places_of.items() for index in (places[1:] if name in expected_names else places)
-    ]
-    lost = int(shards.lengths[surplus].sum())
+    step = max(1, -(-expected.bytes // SAMPLE_BYTES))
+    names: set[str] = set()
+    lost = compared = 0
+    for batch in batches(iter(expected.trained)):
+        first = len(names)
+        names.update(document.id for document in batch)
+        again = [
+            document for row, document in enumerate(batch, first) if row % step == 0 or document.id not in places_of
+        ]
+        compared += len(again)
+        for document, tokens in zip(again, _encode(plain, again), strict=True):
+            places = places_of.get(document.id)
+            packed = shards.document(places[0]) if places else np.empty(0, np.int64)
+            differing = difference(tokens, packed)
+            lost += differing
+            if differing:
+                measurement.fail(
+                    "tokens_lost",
+                    document.id,
+                    differing,
+                    expected=len(tokens),
+                    found=len(packed),
+                    reason="differs from the tokenized text",
+                )
+    if step > 1:
+        measurement.notes.append(
+            f"{compared:,} of {len(names):,} documents were tokenized again and compared, every {step}th by digest; "
+            "the number and the ids of all were compared"
+        )
+
+    surplus = [index for name, places in places_of.items() for index in (places[1:] if name in names else places)]
     for index in surplus:
         measurement.fail(
             "tokens_lost",
@@ -122,43 +165,14 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
             float(shards.lengths[index]),
             reason="not a document of the corpus to train on, or there twice",
         )
-
-    for row, tokens in zip(*_retokenized(measurement, plain, trained, places_of), strict=True):
-        name = names[row]
-        packed = shards.document(places_of[name][0]) if name in places_of else np.empty(0, np.int64)
-        differing = difference(tokens, packed)
-        lost += differing
-        if differing:
-            measurement.fail(
-                "tokens_lost",
-                name,
-                differing,
-                expected=len(tokens),
-                found=len(packed),
-                reason="differs from the tokenized text",
-            )
-    return lost
+    return lost + int(shards.lengths[surplus].sum())
 
 
-def _retokenized(
-    measurement: Measurement, plain: Tokenizer, trained: pa.Table, places_of: dict[str, list[int]]
-) -> tuple[list[int], list[Tokens]]:
-    """Rows of `trained` and their tokens: all of them, or every missing one and an even sample."""
-    size = pc.sum(pc.binary_length(trained["text"])).as_py() or 0
-    step = max(1, -(-size // SAMPLE_BYTES))
-    rows = [row for row, name in enumerate(trained["id"].to_pylist()) if row % step == 0 or name not in places_of]
-    if step > 1:
-        measurement.notes.append(
-            f"{len(rows):,} of {trained.num_rows:,} documents were tokenized again and compared, every "
-            f"{step}th by digest; the number and the ids of all were compared"
-        )
-    return rows, _encode(plain, trained.take(pa.array(rows, pa.int64())))
-
-
-def _encode(plain: Tokenizer, table: pa.Table) -> list[Tokens]:
+def _encode(plain: Tokenizer, documents: Sequence[Document]) -> list[Tokens]:
     """Tokens of every document, with the end of text that shards hold after each."""
     end = np.array([plain.token_to_id(END_OF_TEXT)], np.int32)
-    return [np.concatenate([tokens, end]) for texts in text_batches(table) for tokens in encode_texts(plain, texts)]
+    texts = [document.text for document in documents]
+    return [np.concatenate([tokens, end]) for tokens in encode_texts(plain, texts)]
 
 
 def difference(expected: Tokens, packed: Tokens) -> int:
@@ -178,18 +192,25 @@ def difference(expected: Tokens, packed: Tokens) -> int:
     return len(expected) + len(packed) - 2 * (head + tail)
 
 
-def _contaminated(measurement: Measurement, shards: TokenShards, plain: Tokenizer, excluded: pa.Table) -> None:
+def _contaminated(
+    measurement: Measurement, shards: TokenShards, plain: Tokenizer, excluded: Sequence[Iterable[Document]]
+) -> None:
     """Record the excluded and held-out documents in the shards: those with such an id, or with the same tokens."""
-    names, documents = excluded["id"].to_pylist(), _encode(plain, excluded)
     ids = {digest.tobytes().hex() for digest in shards.ids}
-    # Only documents of an excluded one's length can be equal to it, which spares reading the others.
-    sizes = np.array([len(tokens) for tokens in documents], np.int64)
-    suspects = np.flatnonzero(np.isin(shards.lengths, sizes))
-    contents = {shards.document(int(index)).astype("<i8").tobytes() for index in suspects}
+    by_length = np.argsort(shards.lengths, kind="stable")
+    lengths = shards.lengths[by_length]
 
-    count = 0
-    for name, tokens in zip(names, documents, strict=True):
-        if name in ids or tokens.astype("<i8").tobytes() in contents:
-            count += 1
-            measurement.fail("contaminated_documents", name, 1.0, tokens=len(tokens))
-    measurement.add("contaminated_documents", count, len(names))
+    @lru_cache(maxsize=1024)
+    def contents_of(length: int) -> frozenset[bytes]:
+        """Tokens of the shards' documents of a length: only they can be equal to one of that length."""
+        first, end = np.searchsorted(lengths, [length, length + 1])
+        return frozenset(shards.document(int(index)).astype("<i8").tobytes() for index in by_length[first:end])
+
+    count = total = 0
+    for batch in batches(itertools.chain.from_iterable(excluded)):
+        total += len(batch)
+        for document, tokens in zip(batch, _encode(plain, batch), strict=True):
+            if document.id in ids or tokens.astype("<i8").tobytes() in contents_of(len(tokens)):
+                count += 1
+                measurement.fail("contaminated_documents", document.id, 1.0, tokens=len(tokens))
+    measurement.add("contaminated_documents", count, total)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from training.data.conversations import chat_format
 from training.data.conversations.chat_template import TEMPLATE_FILE
-from training.data.text.documents import read_split, text_batches
+from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
@@ -70,13 +70,12 @@ def _texts(corpus: InputArtifact | None, measurement: Measurement) -> tuple[list
         turns = [(name, turn["content"]) for name, talk in awkward_conversations().items() for turn in talk]
         return [name for name, _ in turns], [text for _, text in turns]
 
-    heldout = read_split(corpus.folder / "heldout", ["id", "text"])
-    texts = [text for batch in text_batches(heldout, _MAX_BYTES) for text in batch]
-    if len(texts) < heldout.num_rows:
-        measurement.notes.append(
-            f"measured on {len(texts):,} of {heldout.num_rows:,} held-out documents, chosen by digest"
-        )
-    return heldout["id"].to_pylist()[: len(texts)], texts
+    heldout = Split(corpus.folder / "heldout")
+    ids = heldout.table(["id"])["id"]
+    texts = [text for batch in heldout.texts(_MAX_BYTES) for text in batch]
+    if len(texts) < len(ids):
+        measurement.notes.append(f"measured on {len(texts):,} of {len(ids):,} held-out documents, chosen by digest")
+    return ids[: len(texts)].to_pylist(), texts
 
 
 def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from training.data.tables import read_rows
-from training.data.text.documents import join_parts, read_split, text_batches
+from training.data.text.documents import Selection, Split, batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
@@ -31,14 +32,14 @@ EXCLUSIONS = "exclusions.parquet"
 
 @dataclass(frozen=True)
 class _Choice:
-    """Documents to tokenize, sorted by id, and the numbers of those that were left out.
+    """Documents to tokenize, and the numbers of those that were left out.
 
     Attributes:
         excluded: They hold items of the evaluation sets.
         kept_back: Their domain is kept for the adapter.
     """
 
-    documents: pa.Table
+    documents: Selection
     excluded: int
     kept_back: int
 
@@ -68,43 +69,42 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
 
 
 def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
-    documents = read_split(context.input("corpus").folder / "train", ["id", "text", "source", "path", "domain"])
+    split = Split(context.input("corpus").folder / "train")
+    places = split.table(["id", "domain"])
     table = context.input("evaluation_sets").folder / EXCLUSIONS
-    excluded = pa.array(sorted({row["id"] for row in read_rows(table, ["id"])}), pa.string())
-    is_excluded = pc.is_in(documents["id"], value_set=excluded)
-    is_kept_back = pc.is_in(documents["domain"], value_set=pa.array(context.section.exclude_domains, pa.string()))
+    excluded = pa.array(sorted({row["id"] for row in read_rows(table, ["id"])}), pa.large_string())
+    is_excluded = pc.is_in(places["id"], value_set=excluded).to_numpy()
+    domains = pa.array(context.section.exclude_domains, pa.large_string())
+    is_kept_back = pc.is_in(places["domain"], value_set=domains).to_numpy()
 
-    kept = documents.filter(pc.invert(pc.or_(is_excluded, is_kept_back)))
-    if kept.num_rows == 0:
+    chosen = ~(is_excluded | is_kept_back)
+    if not chosen.any():
         raise RecipeError(
             "packed_shards: no document is left to train on; see packed_shards.exclude_domains and "
             "evaluation_sets.overlap"
         )
-    return _Choice(
-        join_parts(kept),
-        pc.sum(is_excluded).as_py() or 0,
-        pc.sum(pc.and_(is_kept_back, pc.invert(is_excluded))).as_py() or 0,
-    )
+    return _Choice(Selection(split, chosen), int(is_excluded.sum()), int((is_kept_back & ~is_excluded).sum()))
 
 
 def _write(
-    context: StageContext[PackedShardsSection], documents: pa.Table, tokenizer: Tokenizer, digest: str
+    context: StageContext[PackedShardsSection], documents: Selection, tokenizer: Tokenizer, digest: str
 ) -> ShardsMeta:
     section = context.section
     end = np.array([tokenizer.token_to_id(END_OF_TEXT)], np.int32)
-    done = 0
+    names: dict[str, int] = {}
+    digests, of_source = bytearray(), array("i")
     with TokenWriter(context.out, tokenizer.get_vocab_size(), section.shard_tokens) as writer:
-        for texts in text_batches(documents):
-            for tokens in encode_texts(tokenizer, texts):
+        for batch in batches(iter(documents)):
+            for tokens in encode_texts(tokenizer, [document.text for document in batch]):
                 writer.add(np.concatenate([tokens, end]))
-            done += len(texts)
-            context.events.progress(done, documents.num_rows, "documents")
+            digests += b"".join(bytes.fromhex(document.id) for document in batch)
+            of_source.extend(names.setdefault(document.source, len(names)) for document in batch)
+            context.events.progress(len(of_source), documents.count, "documents")
 
-        names = documents["source"].to_pylist()
-        sources = tuple(sorted(set(names)))
-        numbers = {name: number for number, name in enumerate(sources)}
-        source = np.array([numbers[name] for name in names], np.int32)
-        ids = np.frombuffer(bytes.fromhex("".join(documents["id"].to_pylist())), np.uint8).reshape(-1, 32)
+        sources = tuple(sorted(names))
+        renumbered = np.array([sources.index(name) for name in names], np.int32)
+        source = renumbered[np.frombuffer(of_source, np.int32)]
+        ids = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         weights = {name: section.weights.get(name, 1.0) for name in sources}
         return writer.finish(source, ids, sources, weights, digest)
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from training.data.conversations.chat_template import write_templates
 from training.data.conversations.foreign_folder import publish_tokenizer
-from training.data.text.documents import read_split, text_batches
+from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
 from training.job.context import StageContext
 from training.specs.base import canonical_json
@@ -31,15 +31,15 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
     if section.origin is not None:
         return publish_tokenizer(context)
     context.events.phase("train the tokenizer")
-    documents = read_split(context.input("corpus").folder / "train", ["id", "text"])
-    texts = (text for batch in text_batches(documents, section.sample_megabytes * 10**6) for text in batch)
+    split = Split(context.input("corpus").folder / "train")
+    texts = (text for batch in split.texts(section.sample_megabytes * 10**6) for text in batch)
     tokenizer = train_bpe(texts, section.vocabulary, section.min_frequency)
     path = context.out / TOKENIZER_FILE
     _save(tokenizer, path.parent)
 
     context.events.phase("report")
     plain = load_plain(path)
-    sample = [text for batch in text_batches(documents, _MEASURED_BYTES) for text in batch]
+    sample = [text for batch in split.texts(_MEASURED_BYTES) for text in batch]
     counts = frequencies(encode_texts(plain, sample), section.vocabulary)
     tokens, size = int(counts.sum()), sum(len(text.encode()) for text in sample)
     metrics = {"vocabulary": float(section.vocabulary), "bytes_per_token_training": size / max(tokens, 1)}

@@ -19,7 +19,7 @@ from training.data.conversations.named_templates import (
 )
 from training.data.reports import markdown_table, write_card, write_samples
 from training.data.sources.origins import OriginFiles, origin_files, origin_state
-from training.data.text.documents import read_split, text_batches
+from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.foreign_tokenizer import ForeignTokenizer, read_foreign
 from training.errors import GatehouseError, InputRefused, RecipeError
@@ -158,8 +158,8 @@ def _report(
     metrics = {"vocabulary": float(plain.get_vocab_size(with_added_tokens=True))}
     texts = list(_TEXTS)
     if "corpus" in context.inputs:
-        documents = read_split(context.input("corpus").folder / "train", ["id", "text"])
-        texts = [text for batch in text_batches(documents, _MEASURED_BYTES) for text in batch] or texts
+        split = Split(context.input("corpus").folder / "train")
+        texts = [text for batch in split.texts(_MEASURED_BYTES) for text in batch] or texts
         tokens = sum(map(len, encode_texts(plain, texts)))
         metrics["bytes_per_token_training"] = sum(len(text.encode()) for text in texts) / max(tokens, 1)
     write_samples(context.report, [_sample(plain, text[:_EXCERPT]) for text in texts[:_SAMPLES]])

@@ -6,7 +6,7 @@ import re
 
 from training.data.sources.formats import suffix_of, uncompressed
 
-_PART = re.compile(r"#part\d+$")
+PART = re.compile(r"#part\d+$")
 _ROW = re.compile(r"#\d+$")
 
 
@@ -20,12 +20,12 @@ def group_of(path: str) -> str:
 
     All pieces of a document lie on one side of the split, and are put together again before they are packed.
     """
-    return _PART.sub("", path)
+    return PART.sub("", path)
 
 
 def part_of(path: str) -> int:
     """Number of a piece in its document, counted from 1; 0 for a document that was not cut."""
-    match = _PART.search(path)
+    match = PART.search(path)
     return int(match[0].removeprefix("#part")) if match else 0
 
 

@@ -1,103 +1,214 @@
-"""Documents of a finished split, in the order of their ids."""
+"""Documents of a finished split, in the order of their ids, read part after part whatever the size of the corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.data.sources.provenance import group_of, part_of
+from training.data.sources.provenance import PART, group_of, part_of
 from training.data.tables import text_id
 from training.errors import InputRefused
 
-_JOINED_ROWS = 64  # each can be long, and a table is made of so many at once
 _BATCH_BYTES = 8 * 2**20
-_BATCH_ROWS = 1024
+_ROWS = 64
+_AGAIN = "materialize the corpus again"
 
 
-def read_split(folder: Path, columns: list[str]) -> pa.Table:
-    """Columns of all parquet files of a folder, one row a document, sorted by `id`.
+class Document(NamedTuple):
+    """One document.
+
+    Attributes:
+        id: SHA-256 (hex) of its text.
+        path: Where it is from; see `training.data.sources.provenance`.
+    """
+
+    id: str
+    text: str
+    source: str
+    path: str
+
+
+class Split:
+    """A finished split on disk. About one part of it, some 64 MB of text, is in memory at a time.
 
     Args:
-        folder: A split of the corpus.
-        columns: Names; `id` must be among them.
+        folder: With parquet files, whose rows ascend by `id` over all files in the order of their names.
 
     Raises:
-        InputRefused: There is no parquet file, or a column is missing.
+        InputRefused: There is no parquet file.
     """
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise InputRefused(f"{folder} holds no parquet file; materialize the corpus again")
-    try:
-        table = pa.concat_tables(pq.ParquetFile(path).read(columns=columns) for path in files)
-        return table.select(columns).sort_by("id")
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise InputRefused(f"{folder}: {error}; materialize the corpus again") from error
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = sorted(folder.glob("*.parquet"))
+        if not self._files:
+            raise InputRefused(f"{folder} holds no parquet file; {_AGAIN}")
+
+    def parts(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Columns of each part, sorted by `id`.
+
+        Raises:
+            InputRefused: A part cannot be read, lacks a column, or does not follow the one before.
+        """
+        last = ""
+        for path in self._files:
+            try:
+                part = pq.ParquetFile(path).read(columns=["id", *(name for name in columns if name != "id")])
+                part = part.select(["id", *(name for name in columns if name != "id")]).sort_by("id")
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
+            if part.num_rows:
+                if part["id"][0].as_py() < last:
+                    raise InputRefused(f"{path}: its documents do not follow those of the file before; {_AGAIN}")
+                last = part["id"][-1].as_py()
+            yield part
+
+    def table(self, columns: list[str]) -> pa.Table:
+        """Columns of all documents; `text` must not be among them, because a corpus has more than memory."""
+        assert "text" not in columns
+        parts = [_wide(part).select(columns) for part in self.parts(columns)]
+        return pa.concat_tables(parts)
+
+    def texts(self, max_bytes: int | None = None) -> Iterator[list[str]]:
+        """Texts in lists of about 8 MiB.
+
+        Args:
+            max_bytes: Stop after the document that reaches this many bytes of UTF-8; None reads all.
+        """
+        batch: list[str] = []
+        size = total = 0
+        for part in self.parts(["text"]):
+            for text in itertools.chain.from_iterable(rows.to_pylist() for rows in part["text"].chunks):
+                if max_bytes is not None and total >= max_bytes:
+                    break
+                batch.append(text)
+                length = len(text.encode())
+                size, total = size + length, total + length
+                if size >= _BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
+            if max_bytes is not None and total >= max_bytes:
+                break
+        if batch:
+            yield batch
 
 
-def join_parts(table: pa.Table) -> pa.Table:
-    """Put the parts of documents together again, where they follow each other.
+class Selection:
+    """Some rows of a split, as a model reads them: the parts of a document that was cut are put together again.
 
     Cleaning and comparing work on parts. A model reads the whole document, with one end of text at its end. A part
-    whose neighbour was dropped stays by itself.
+    whose neighbour was dropped stays by itself. The id of a joined document is that of its whole text.
 
     Args:
-        table: Columns `id`, `text`, `source`, `path`, and others that all parts of a document have in common.
+        split: The split.
+        chosen: Which of its rows, bool [rows]; None takes all.
+        join: Put parts together; without it every row is a document.
 
-    Returns:
-        The same columns, one row a document, sorted by `id`. The id of a joined document is that of its whole text.
+    Attributes:
+        count: Number of documents.
     """
-    numbers = [part_of(path) for path in table["path"].to_pylist()]
-    cut = [row for row, number in enumerate(numbers) if number]
-    if not cut:
-        return table.sort_by("id")
 
-    names = table.select(["source", "path"]).to_pylist()
-    documents = {row: (names[row]["source"], group_of(names[row]["path"])) for row in cut}
+    def __init__(self, split: Split, chosen: npt.NDArray[np.bool_] | None = None, join: bool = True) -> None:
+        self._split = split
+        places = split.table(["source", "path"])
+        self._chosen = np.ones(places.num_rows, np.bool_) if chosen is None else chosen
+        self._runs = _runs(places, self._chosen) if join else []
+        self._joined = frozenset(itertools.chain.from_iterable(self._runs))
+        self.count = int(self._chosen.sum()) - len(self._joined) + len(self._runs)
+
+    def __iter__(self) -> Iterator[Document]:
+        """The documents in the order of their ids. Those that were cut, which are few, are in memory."""
+        return heapq.merge(self._whole(), self._put_together())
+
+    def cut(self) -> Iterator[Document]:
+        """Those of the documents that were cut and are whole again."""
+        yield from (document for document in self._put_together() if not part_of(document.path))
+
+    def _whole(self) -> Iterator[Document]:
+        for _, document in self._rows(lambda row: row not in self._joined):
+            yield document
+
+    def _put_together(self) -> Iterator[Document]:
+        if not self._joined:
+            return
+        parts = dict(self._rows(self._joined.__contains__))
+        documents = []
+        for run in self._runs:
+            first, text = parts[run[0]], "".join(parts[row].text for row in run)
+            path = group_of(first.path) if len(run) > 1 else first.path
+            documents.append(Document(text_id(text), text, first.source, path))
+        yield from sorted(documents)
+
+    def _rows(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Document]]:
+        """Chosen rows with their numbers, of those that are wanted. Parts without any are not read."""
+        first = 0
+        for part in self._split.parts(["text", "source", "path"]):
+            numbers = [
+                row
+                for row in (first + np.flatnonzero(self._chosen[first : first + part.num_rows])).tolist()
+                if wanted(row)
+            ]
+            first, before = first + part.num_rows, first
+            for row, values in zip(numbers, _values(part, [row - before for row in numbers]), strict=True):
+                yield row, Document(**values)
+
+
+def _values(part: pa.Table, rows: list[int]) -> Iterator[dict[str, str]]:
+    """Some rows of a part, a few at a time, because each can be long."""
+    for start in range(0, len(rows), _ROWS):
+        yield from part.take(pa.array(rows[start : start + _ROWS], pa.int64())).to_pylist()
+
+
+def _runs(places: pa.Table, chosen: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """The rows of each document that was cut, where they follow each other; what was not cut is in none.
+
+    Args:
+        places: Columns `source` and `path` of all rows.
+        chosen: Which of them there are, bool [rows].
+    """
+    is_part = pc.match_substring_regex(places["path"], PART.pattern).to_numpy(zero_copy_only=False)
+    cut = np.flatnonzero(is_part & chosen)
+    names = places.take(pa.array(cut)).to_pylist()
+    documents = {
+        row: (name["source"], group_of(name["path"]), part_of(name["path"]))
+        for row, name in zip(cut.tolist(), names, strict=True)
+    }
+
     runs: list[list[int]] = []
-    for row in sorted(cut, key=lambda row: (documents[row], numbers[row])):
-        before = runs[-1][-1] if runs else row  # the first row does not follow itself, so it begins a run
-        if documents[row] == documents[before] and numbers[row] == numbers[before] + 1:
+    for row in sorted(documents, key=documents.__getitem__):
+        *document, number = documents[row]
+        before = documents[runs[-1][-1]] if runs else None
+        if before is not None and [*before[:2]] == document and number == before[2] + 1:
             runs[-1].append(row)
         else:
             runs.append([row])
-
-    joined = [
-        pa.Table.from_pylist([_joined(table, run) for run in runs[first : first + _JOINED_ROWS]], table.schema)
-        for first in range(0, len(runs), _JOINED_ROWS)
-    ]
-    whole = table.filter(pa.array([not number for number in numbers]))
-    return pa.concat_tables([whole, *joined]).sort_by("id")
+    return runs
 
 
-def _joined(table: pa.Table, run: list[int]) -> dict[str, Any]:
-    first: dict[str, Any] = table.slice(run[0], 1).to_pylist()[0]
-    text = "".join(table["text"][row].as_py() for row in run)
-    path = group_of(first["path"]) if len(run) > 1 else first["path"]
-    return first | {"id": text_id(text), "text": text, "path": path}
-
-
-def text_batches(table: pa.Table, max_bytes: int | None = None) -> Iterator[list[str]]:
-    """The column `text` in lists of about 8 MiB.
-
-    Args:
-        table: Has a column `text`.
-        max_bytes: Stop after the document that reaches this many bytes of UTF-8; None reads all.
-    """
-    batch: list[str] = []
-    size = total = 0
-    for rows in table.select(["text"]).to_batches(max_chunksize=_BATCH_ROWS):
-        for text in rows.column(0).to_pylist():
-            if max_bytes is not None and total >= max_bytes:
-                break
-            batch.append(text)
-            length = len(text.encode())
-            size, total = size + length, total + length
-            if size >= _BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
+def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of about 8 MiB of text."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text.encode())
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
     if batch:
         yield batch
+
+
+def _wide(part: pa.Table) -> pa.Table:
+    """The table with 64-bit offsets in its columns of texts: from 32-bit ones, nothing is taken beyond 2 GiB."""
+    fields = [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in part.schema]
+    return part.cast(pa.schema(fields))
