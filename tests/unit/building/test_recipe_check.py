@@ -342,7 +342,7 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [kept])
     check("tiny", [])
     first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("tiny.yaml: 12 assets, 74 gates, 1 source, model: llama, 1.05 M parameters: good")
+    assert first.endswith("tiny.yaml: 12 assets, 86 gates, 1 source, model: llama, 1.05 M parameters: good")
     assert second.startswith("stdlib: ")
     assert summary(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
         "2 sources, model: llama, 6.69 G parameters"

@@ -25,6 +25,7 @@ PARAMETERS = {
     "tiny": (1.0e6, 1.1e6), "smoke": (0.1e6, 0.2e6), "125m": (1.15e8, 1.35e8), "1b": (1.0e9, 1.2e9),
     "7b": (6.6e9, 6.8e9),
 }  # fmt: skip
+IMPORTED = "smollm2"
 ZERO_IS_FINE = {"preference_margin", "domain_gain"}
 
 
@@ -52,7 +53,22 @@ def parameters(recipe: Recipe) -> int:
 
 def test_every_shipped_recipe_is_tested_here() -> None:
     assert set(available()) >= set(PARAMETERS)
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*PARAMETERS, "launchers"}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*PARAMETERS, IMPORTED, "launchers"}
+
+
+def test_the_tuned_chat_model_has_the_gates_that_everybody_has(tmp_path: Path) -> None:
+    """Its model and its chats come by `make finetune`. What it shows must hold by the gates that `extends` gives."""
+    (tmp_path / "mine.yaml").write_text(
+        "extends: finetune\nname: mine\nbase_model: {from: model.gguf}\n"
+        "conversations:\n  - {name: chats, path: chats.jsonl}\n"
+    )
+    shown, anybodys = load_recipe(IMPORTED), load_recipe(str(tmp_path / "mine.yaml"))
+    assert shown.recipe.gates == anybodys.recipe.gates
+    assert list(shown.graph) == list(anybodys.graph)
+    made = (FOLDER.parent / "Makefile").read_text()
+    for path in (shown.recipe.base_model.from_, shown.recipe.conversations[0].path):
+        assert path is not None and "/.gatehouse/finetune/" in path, "where the Makefile puts them"
+    assert "FINETUNE := .gatehouse/finetune" in made
 
 
 def test_it_loads_and_its_files_are_there(name: str, recipe: Recipe, tmp_path: Path) -> None:
