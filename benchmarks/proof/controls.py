@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from benchmarks.proof.world import World
 from pipeline.graph import KINDS
 from training.data.tables import CONVERSATION_SCHEMA, PAIR_SCHEMA, read_rows, write_table
-from training.data.text.documents import read_split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain, train_bpe
 from training.data.tokens.shards import FOLDER, TokenShards, TokenWriter
 from training.specs.artifacts import Certificate, Manifest
@@ -122,7 +121,7 @@ def swapped_pairs(world: World) -> Manifest:
 
 def other_domain(world: World) -> Manifest:
     """An adapter for other packages than the domain's: the largest of the general training text."""
-    train = read_split(world.files("corpus") / "train", ["id", "text", "path", "bytes", "domain"]).to_pylist()
+    train = list(read_rows(world.files("corpus") / "train", ["id", "text", "path", "bytes", "domain"]))
     packages: dict[str, list[dict[str, Any]]] = {}
     for row in train:
         if row["domain"] == GENERAL and (name := str(Path(row["path"]).parent)) != ".":

@@ -219,9 +219,10 @@ class Builder:
     ) -> tuple[Manifest, Manifest] | None:
         """The version to compare with, and its evaluation.
 
-        That is the promoted version, and before there is one, an imported model: what it could do must not be lost. A
-        promoted or a past version is compared with its champion of before: else, judged again, it would be compared
-        with itself or with nothing.
+        That is the promoted version. Where none is promoted, where this one is, and where this one is a past version,
+        it is its champion of before: else, judged again, it would be compared with itself or with nothing, and what was
+        refused would pass. What was never compared is compared with the imported model that it comes from: what that
+        could do must not be lost.
         """
         if all(gate.champion_margin is None for gate in self.loaded.recipe.gates_of(manifest.asset)):
             return None
@@ -229,10 +230,9 @@ class Builder:
         pointer = self.store.promotion(manifest.asset)
         earlier = self.store.certificate(manifest.asset, manifest.version)
         compared = earlier.compared_with if earlier else None
-        if not is_past_version and pointer is None:
-            compared = self._imported(manifest.asset)
-        elif not is_past_version and pointer is not None and pointer.version != manifest.version:
+        if not is_past_version and pointer is not None and pointer.version != manifest.version:
             compared = pointer.asset, pointer.version
+        compared = compared or self._imported(manifest.asset)
         if compared is None or compared[1] not in self.store.versions(compared[0]):
             return None
 

@@ -225,7 +225,9 @@ def _unjudged(asset: str, gate: Gate, latest: Manifest | None) -> GateRow:
 def _champion_values(certificate: Certificate, store: Store) -> dict[str, float]:
     """The champion's values: as compared, else as it was judged itself by the same suite and evaluator."""
     compared = {verdict.name: verdict.champion.value for verdict in certificate.verdicts if verdict.champion}
-    judged = store.certificate(*certificate.compared_with) if certificate.compared_with else None
+    if certificate.champion is None or certificate.champion_asset is not None:  # another asset has other metrics
+        return compared
+    judged = store.certificate(certificate.asset, certificate.champion)
     if judged is None:
         return compared
 

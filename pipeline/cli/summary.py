@@ -27,6 +27,7 @@ from training.store.store import Store
 _QUESTIONS = 3
 _CELL = 160
 _ONE_SIDED = 0.975  # of each bound of a 95% interval
+Measured = tuple[Estimate, tuple[Item, ...]]
 _COMPARED = (
     "heldout_answer_loss",
     "heldout_bits_per_byte",
@@ -57,7 +58,11 @@ def show_summary(
 
     graph = workspace.loaded.graph
     if not failed:
-        _show_gain(store, models_of(graph), console)
+        _show_gain(
+            store,
+            [(asset, display.versions[asset]) for asset in models_of(graph) if asset in display.versions],
+            console,
+        )
         _show_answers(store, models_of(graph), console)
     _show_next(next_steps(recipe, graph, display.refused, failed, store), console)
 
@@ -106,27 +111,37 @@ def _show_answers(store: Store, models: Sequence[str], console: Console) -> None
     console.print(table)
 
 
-def _show_gain(store: Store, models: Sequence[str], console: Console) -> None:
-    """What was measured of the first model and of the last one on the same items, each with its 95% interval."""
+def _show_gain(store: Store, models: Sequence[tuple[str, str]], console: Console) -> None:
+    """What was measured of the first model and of the last one on the same items, each with its 95% interval.
+
+    Args:
+        models: Asset and version of each.
+    """
     if len(models) < 2:
         return
-    first, last = (_estimates(store, asset) for asset in (models[0], models[-1]))
-    shown = [name for name in _COMPARED if name in first and name in last]
+    first, last = (_estimates(store, *model) for model in (models[0], models[-1]))
+    shown = [name for name in _COMPARED if name in first and name in last and _same_items(first[name], last[name])]
     if not shown:
         return
 
     table = Table(title="Measured before and after, with 95% intervals", title_justify="left")
-    for column in ("metric", models[0], models[-1]):
+    for column in ("metric", models[0][0], models[-1][0]):
         table.add_column(column, no_wrap=True)
     for name in shown:
         table.add_row(name, *(_with_interval(name, *estimates[name]) for estimates in (first, last)))
     console.print(table)
 
 
-def _estimates(store: Store, asset: str) -> dict[str, tuple[Estimate, tuple[Item, ...]]]:
-    """What the newest evaluation of a model measured on a sample."""
-    latest = store.latest(asset + EVALUATION_SUFFIX)
-    return {} if latest is None else shown_estimates(store.folder(latest.asset, latest.version))
+def _estimates(store: Store, asset: str, version: str) -> dict[str, Measured]:
+    """What was measured on a sample by the evaluation on which a version was judged."""
+    certificate = store.certificate(asset, version)
+    if certificate is None:
+        return {}
+    return shown_estimates(store.folder(asset + EVALUATION_SUFFIX, certificate.evaluation_version))
+
+
+def _same_items(one: Measured, other: Measured) -> bool:
+    return {item.id for item in one[1]} == {item.id for item in other[1]}
 
 
 def _with_interval(name: str, estimate: Estimate, items: Sequence[Item]) -> str:

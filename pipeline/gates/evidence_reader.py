@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.gates.terms import SUITE, digest_of_suite
 from training.errors import InputRefused
 from training.specs.artifacts import Manifest
-from training.specs.base import digest_of
 from training.specs.evidence import ITEMS_FILE, REPORT_FILE, Estimate, EvaluationReport, Item
 from training.store.store import Store
 from training.store.validity import Terms
@@ -95,7 +95,7 @@ def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store:
             files are not what an evaluation writes.
     """
     _check_subject(manifest, evaluation)
-    _check_terms(evaluation, terms)
+    _check_terms(manifest, evaluation, terms)
 
     what = f"the evidence of {manifest.asset} {manifest.version}"
     place = store.uri(evaluation.asset, evaluation.version)
@@ -113,10 +113,15 @@ def read_evidence(manifest: Manifest, evaluation: Manifest, terms: Terms, store:
     return _weigh(manifest, evaluation, folder, report, rows)
 
 
-def suite_digest(evaluation: Manifest) -> str:
-    """Digest of what an evaluation measured with: the evaluation sets, and the recipe's section on their use."""
-    sets = evaluation.inputs.get("evaluation_sets")
-    return digest_of({"evaluation_sets": sets.digest if sets else None, "evaluation": evaluation.section})
+def suite_digest(manifest: Manifest, evaluation: Manifest) -> str:
+    """Digest of what an evaluation measured a version with; see `terms.digest_of_suite`."""
+    sets = evaluation.inputs.get(SUITE)
+    beside = {
+        name: used.digest
+        for name, used in evaluation.inputs.items()
+        if name not in ("artifact", SUITE) and name not in manifest.inputs
+    }
+    return digest_of_suite(sets.digest if sets else None, beside, evaluation.section)
 
 
 def _check_subject(manifest: Manifest, evaluation: Manifest) -> None:
@@ -138,12 +143,13 @@ def _check_subject(manifest: Manifest, evaluation: Manifest) -> None:
         )
 
 
-def _check_terms(evaluation: Manifest, terms: Terms) -> None:
+def _check_terms(manifest: Manifest, evaluation: Manifest, terms: Terms) -> None:
     asset = evaluation.inputs["artifact"].asset
-    if suite_digest(evaluation) != terms.suite:
+    if suite_digest(manifest, evaluation) != terms.suite:
         raise InputRefused(
-            f"the evaluation {evaluation.version} is evidence of another suite: the evaluation sets or "
-            f"the recipe's section `evaluation` have changed; materialize {asset} to measure it again"
+            f"the evaluation {evaluation.version} is evidence of another suite: the evaluation sets, what else it "
+            f"is measured with, or the recipe's section `evaluation` have changed; materialize {asset} to measure it "
+            "again"
         )
     if evaluation.fingerprint != terms.evaluator:
         raise InputRefused(

@@ -48,9 +48,8 @@ def judge_gate(gate: Gate, evidence: Evidence, champion: Evidence | None) -> Ver
     if champion is None:
         return _verdict(gate, passed, estimate, f"{why}; no champion to compare with", **bounds)
 
-    is_first = champion.manifest.asset != evidence.manifest.asset
-    if is_first and gate.metric in champion.unmeasured:
-        why = f"{why}; no champion to compare with: of the imported model it {champion.problems[gate.metric]}"
+    if reason := _not_of_its_kind(gate.metric, evidence, champion):
+        why = f"{why}; no champion to compare with: of the imported model it {reason}"
         return _verdict(gate, passed, estimate, why, **bounds)
 
     against, comparison = _against(gate, estimate, evidence, champion)
@@ -157,6 +156,21 @@ def _compare(gate: Gate, value: float) -> tuple[bool, str]:
     return passed, f"{value:.6g} {'passes' if passed else 'fails'} {gate.asked}"
 
 
+def _not_of_its_kind(metric: str, evidence: Evidence, champion: Evidence) -> str:
+    """Why an imported model cannot be compared on a metric; empty where it can, and for a champion of the same asset.
+
+    A base model of plain text answers no question: nothing of that was measured of it, or continuations were.
+    """
+    if champion.manifest.asset == evidence.manifest.asset:
+        return ""
+    if metric in champion.unmeasured:
+        return champion.problems[metric]
+    if metric not in champion.estimates and metric not in champion.problems:
+        return "was not measured"
+    own, theirs = ({item.id for item in one.items.get(metric, ())} for one in (evidence, champion))
+    return "" if own & theirs or not theirs else "was measured on texts of another kind"
+
+
 def _against(
     gate: Gate, estimate: Estimate, evidence: Evidence, champion: Evidence
 ) -> tuple[AgainstChampion | None, str]:
@@ -185,7 +199,7 @@ def _against(
         return None, f", but cannot be compared with the champion {called}: the difference has no finite bound"
 
     against = AgainstChampion(
-        version=version,
+        version=called,
         value=reference.value,
         worse_by=worse,
         worse_by_bound=bound,

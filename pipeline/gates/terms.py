@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.graph import stage_module
 from pipeline.recipes.loader import LoadedRecipe
@@ -20,19 +20,36 @@ def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
     """The terms on which an asset is judged today.
 
     Raises:
-        InputRefused: It is judged with the evaluation sets, and none are promoted.
+        InputRefused: Something that it is judged with, and not made from, is not promoted.
     """
     node = loaded.graph[asset]
-    sets = store.promotion(SUITE) if SUITE in node.judged_with else None
-    if sets is None and SUITE in node.judged_with:
-        raise InputRefused(store.explain_unpromoted(SUITE))
-
-    suite = {"evaluation_sets": sets.digest if sets else None, "evaluation": evaluation_section(loaded)}
+    sets = _promoted_digest(SUITE, store) if SUITE in node.judged_with else None
+    beside = {name: _promoted_digest(name, store) for name in node.judged_with if name not in (*node.inputs, SUITE)}
     return Terms(
         thresholds_digest(loaded.recipe.gates_of(asset)),
         fingerprint(stage_module(node.kind.evaluator)),
-        digest_of(suite),
+        digest_of_suite(sets, beside, evaluation_section(loaded)),
     )
+
+
+def digest_of_suite(sets: str | None, beside: Mapping[str, str], section: Mapping[str, object]) -> str:
+    """Digest of what a version is measured on.
+
+    Args:
+        sets: Digest of the evaluation sets; None where it is not measured on them.
+        beside: Digests of what else its evaluation reads and it was not made from, such as the tokenizer by which the
+            mask of conversations is measured.
+        section: The recipe's, on how it is measured.
+    """
+    further = {"beside": dict(beside)} if beside else {}
+    return digest_of({"evaluation_sets": sets, "evaluation": section, **further})
+
+
+def _promoted_digest(asset: str, store: Store) -> str:
+    pointer = store.promotion(asset)
+    if pointer is None:
+        raise InputRefused(store.explain_unpromoted(asset))
+    return pointer.digest
 
 
 def thresholds_digest(gates: Sequence[Gate]) -> str:

@@ -47,7 +47,11 @@ class Terms:
             for name, now, then in (
                 ("the asset's gates", self.thresholds, certificate.thresholds_digest),
                 ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
-                ("the evaluation sets or the recipe's section `evaluation`", self.suite, certificate.suite_digest),
+                (
+                    "what it is measured with or the recipe's section `evaluation`",
+                    self.suite,
+                    certificate.suite_digest,
+                ),
             )
             if now != then
         ]

@@ -1,14 +1,17 @@
 """A certificate vouches for its version on the terms it was issued on, and on no others."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from pipeline.building import decisions
 from pipeline.building.planner import plan_asset, plan_evaluation, promoted_input
+from pipeline.gates.terms import terms
 from tests.unit.worlds import World, silent
 from training.errors import InputRefused
 from training.specs.artifacts import InputRecord, Promotion
+from training.store.store import utc_today
 
 GOOD = {"bytes": 100.0, "documents": 5.0}
 
@@ -39,7 +42,7 @@ def test_an_unchanged_judgement_keeps_its_certificate(world: World) -> None:
     ("override", "said"),
     [
         ("gates.raw_corpus.1.threshold=1", "the asset's gates changed since"),
-        ("evaluation.max_new_tokens=7", "the evaluation sets or the recipe's section `evaluation` changed since"),
+        ("evaluation.max_new_tokens=7", "what it is measured with or the recipe's section `evaluation` changed since"),
     ],
 )
 def test_downstream_refuses_a_certificate_on_other_terms(world: World, override: str, said: str) -> None:
@@ -150,17 +153,52 @@ def test_an_imported_model_is_the_first_champion_of_what_follows(tmp_path: Path)
     assert following.compared_with == ("lora_model", kept.version), "once one is promoted, it is the champion"
 
 
-def test_what_was_not_measured_of_an_imported_model_is_not_compared(tmp_path: Path) -> None:
-    """A base model without a chat template answers nothing."""
+@pytest.mark.parametrize("missing", [{}, {"benign_answer_rate": "it has no chat template"}])
+def test_what_was_not_measured_of_an_imported_model_is_not_compared(tmp_path: Path, missing: dict[str, str]) -> None:
+    """A base model of plain text answers nothing: its report does not name what is measured of answers."""
     world = _imported_world(tmp_path)
-    world.publish("base_model", world.passing("base_model"), missing={"benign_answer_rate": "it has no chat template"})
+    world.publish("base_model", world.passing("base_model"), missing=missing)
     assert world.judge("base_model").promoted
     world.publish("lora_model", {"benign_answer_rate": 0.5})
     judged = world.judge("lora_model")
     assert judged.promoted
-    assert "no champion to compare with: of the imported model it could not be measured: it has no chat template" in (
-        judged.certificate.verdicts[0].reason
-    )
+    reason = judged.certificate.verdicts[0].reason
+    assert "no champion to compare with: of the imported model it" in reason
+    assert ("it has no chat template" if missing else "was not measured") in reason
+
+
+def test_a_version_that_was_refused_does_not_pass_because_its_champion_is_gone(world: World) -> None:
+    """It was promoted by a waiver, which then ends."""
+    world.publish_upstream()
+    first = world.publish("base_model", {"clean_stop_rate": 0.9})
+    assert world.judge("base_model").promoted
+    worse = world.publish("base_model", {"clean_stop_rate": 0.5})
+    assert not world.judge("base_model").promoted
+    tomorrow = utc_today() + timedelta(days=1)
+    decisions.waive(world.builder, "base_model", "clean_stop_rate", "a test", tomorrow, "ada", silent)
+    assert world.promoted("base_model") == worse.version
+
+    decisions.withdraw_waiver(world.builder, "base_model", "clean_stop_rate", silent)
+    assert world.promoted("base_model") == ""
+    again = world.judge("base_model")
+    assert not again.promoted
+    assert again.certificate.compared_with == ("base_model", first.version)
+
+
+def test_another_tokenizer_makes_the_masks_evidence_of_yesterday(tmp_path: Path) -> None:
+    """What is learned of a row was measured with the tokenizer, which the rows were not made from."""
+    world = _imported_world(tmp_path)
+    before = terms("instruction_data", world.builder.loaded, world.store)
+    other = world.with_overrides("tokenizer.train_added=true")
+    other.publish("tokenizer", other.passing("tokenizer") | {"other": 1.0})
+    assert other.judge("tokenizer").promoted
+
+    certificate = world.store.certificate("instruction_data", world.promoted("instruction_data"))
+    assert certificate is not None
+    assert before.outdated(certificate) == []
+    assert terms("instruction_data", other.builder.loaded, world.store).outdated(certificate) == [
+        "what it is measured with or the recipe's section `evaluation`"
+    ]
 
 
 def test_a_worse_version_leaves_the_champion_where_it_is(world: World) -> None:
