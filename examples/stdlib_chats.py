@@ -69,7 +69,7 @@ def _of_body(body: list[ast.stmt], place: str) -> Iterator[str]:
 
 
 def _answer(node: Definition, name: str) -> str:
-    """The docstring's first paragraphs as prose, and how the function is called; empty where there is too little."""
+    """The docstring's first paragraph as prose, and how the function is called; empty where there is too little."""
     paragraphs = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").split("\n\n")
     text = " ".join(paragraphs[0].split())
     if not _SHORTEST <= len(text) <= _LONGEST:

@@ -232,7 +232,7 @@ def _promoted(asset: str, store: Store, today: Callable[[], Terms] | None = None
 
 
 def _reference(name: str, manifest: Manifest, loaded: LoadedRecipe, store: Store, is_past_version: bool) -> Input:
-    """What a version is judged with: the evaluation sets of today, else the version that it was made from."""
+    """What a version is judged with: what it was made from; of all else, and of the sets, the promoted version."""
     made_from = manifest.inputs.get(name)
     if name == SUITE or made_from is None:
         return promoted_input(name, loaded, store)

@@ -18,7 +18,7 @@ from rich.text import Text
 from pipeline.cli.console import make_console
 from pipeline.cli.options import Recipe, new_app
 from pipeline.cli.terminal import legible_environment
-from pipeline.graph import Graph, is_asset, require_asset
+from pipeline.graph import Graph, is_asset, require_asset, upstream_of
 from pipeline.paths import ROOT, variables
 from pipeline.recipes.loader import available
 from pipeline.workspace import Workspace
@@ -41,6 +41,7 @@ app = new_app()
 
 @app.command("preview")
 def command(
+    context: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[RECIPE] [ASSET]", help="A recipe, as -r takes it, and the asset whose rows to show."),
@@ -48,7 +49,7 @@ def command(
     recipe: Recipe = "tiny",
     rows: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 3,
     first: Annotated[int, typer.Option(min=1, help="The first one, from 1.")] = 1,
-    find: Annotated[str, typer.Option(help="Only rows whose file and row, id or text holds this.")] = "",
+    find: Annotated[str, typer.Option(help="The row at a place, such as chats.jsonl:7, or rows with this text.")] = "",
     packed: Annotated[bool, typer.Option("--packed", help="Conversations as they are packed into rows.")] = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write them as a page to this file.")] = None,
 ) -> None:
@@ -57,17 +58,23 @@ def command(
     Learned is what the loss covers; the rest is given or padding. The rows are those of the newest version, promoted
     or not, encoded as the training encodes them.
 
-    Examples: `gatehouse preview support.yaml`, `gatehouse preview instruction_data --find tickets.jsonl:17`,
-    `gatehouse preview -r support.yaml adapter_data --packed`.
+    Examples: `gatehouse preview support.yaml`, `gatehouse preview support.yaml --find tickets.jsonl:17`,
+    `gatehouse preview adapter_data --packed`.
     """
-    recipe, asset = _named(words or [], recipe)
+    source = context.get_parameter_source("recipe")
+    is_given = source is not None and source.name == "COMMANDLINE"
+    recipe, asset = _named(words or [], recipe, is_given)
     show(recipe, asset, rows=rows, first=first, find=find, packed=packed, page=page)
 
 
-def _named(words: list[str], recipe: str) -> tuple[str, str]:
-    """The recipe and the asset that the arguments name; no asset where they name none."""
-    if len(words) > 2:
-        raise RecipeError(f"one recipe and one asset, please, and not {' '.join(words)}")
+def _named(words: list[str], recipe: str, is_given: bool) -> tuple[str, str]:
+    """The recipe and the asset that the arguments name; no asset where they name none.
+
+    Args:
+        is_given: The recipe was named by its option.
+    """
+    if len(words) > (1 if is_given else 2):
+        raise RecipeError(f"name one recipe and one asset, and not {' '.join(words)}")
     if len(words) == 2:
         return words[0], words[1]
     if words and (is_asset(words[0]) or not (words[0].endswith((".yaml", ".yml")) or words[0] in available())):
@@ -99,12 +106,15 @@ def show(
         shown = ", ".join(name for name in graph if kind_of(name) in KINDS)
         raise RecipeError(f"{asset} has no rows that a model learns from; this recipe's are {shown}")
 
-    data, tokenizer = (_newest(store, name, recipe) for name in (asset, "tokenizer"))
+    if packed and kind_of(asset) == "preference_data":
+        raise RecipeError("--packed: pairs are not packed; each answer has a row of its own")
+    data = _newest(store, asset, recipe)
+    tokenizer = _tokenizer(store, data, recipe)
     model, context, too_long = _learner(workspace.loaded.recipe, asset, graph)
     request = PreviewRequest(
         asset=asset,
-        data=store.folder(asset, data.version).absolute(),
-        tokenizer=store.folder("tokenizer", tokenizer.version).absolute(),
+        data=store.verified_folder(asset, data.version, data.digest).absolute(),
+        tokenizer=store.verified_folder("tokenizer", tokenizer.version, tokenizer.digest).absolute(),
         context=context,
         first=first - 1,
         count=rows,
@@ -117,18 +127,19 @@ def show(
     preview = _encoded(request)
 
     console = make_console()
-    console.print(f"[bold]{asset}[/] {data.version} for {model}, {context} tokens a row; {preview.of:,} rows")
+    count = "" if preview.of is None else f"; {preview.of:,} rows"
+    console.print(f"[bold]{asset}[/] {data.version} for {model}, {context} tokens a row{count}", highlight=False)
     if page is not None:
-        console.print(f"{len(preview.rows)} of them are in {page}")
+        console.print(f"{len(preview.rows)} rows are in {page}", markup=False)
         return
     console.print(_legend(console))
     for note in preview.notes:
         console.print(Text(note, style="dim"))
     for row in preview.rows:
-        console.print(Rule(row.title, align="left", style="dim"))
+        console.print(Rule(Text(row.title), align="left", style="dim"))
         _print_columns(console, row.columns)
     if not preview.rows:
-        console.print("no row" + (f" holds {find!r}" if find else f": it has {preview.of:,}"))
+        console.print(f"no row holds {find!r}" if find else f"there is no row {first}", markup=False)
 
 
 def _default(graph: Graph) -> str:
@@ -149,10 +160,18 @@ def _newest(store: Store, asset: str, recipe: str) -> Manifest:
     return manifest
 
 
+def _tokenizer(store: Store, data: Manifest, recipe: str) -> Manifest:
+    """The tokenizer that the rows were made with, or that a training would take: the promoted one."""
+    made_with, pointer = data.inputs.get("tokenizer"), store.promotion("tokenizer")
+    if made_with is not None:
+        return store.manifest("tokenizer", made_with.version)
+    return store.manifest("tokenizer", pointer.version) if pointer else _newest(store, "tokenizer", recipe)
+
+
 def _learner(recipe: RecipeSections, asset: str, graph: Graph) -> tuple[str, int, TooLong]:
-    """The model that learns from the rows, the tokens of its row, and its rule for what is longer."""
+    """The first model that learns from the rows or from what is made of them, its tokens a row, and its rule."""
     for name, section in recipe.training_sections().items():
-        if asset not in graph[name].inputs:
+        if asset not in upstream_of(name, graph):
             continue
         if isinstance(section, PostTrainingSection):
             return name, section.context, section.too_long

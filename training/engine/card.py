@@ -57,6 +57,8 @@ def write(session: Session, result: Fit, saved: str) -> str:
 
     parent = parent_in(context.inputs)
     about = _ABOUT.get(kind_of(context.asset), "A causal language model.")
+    if getattr(session.section, "origin", None) is not None:
+        about = "An imported language model, trained further on packed documents."
     about = about.format(parent=_CALLED.get(parent or "", parent))
     lines = [
         "---",

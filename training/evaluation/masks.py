@@ -15,6 +15,8 @@ import numpy as np
 
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused, is_learned, says
 from training.data.conversations.chat_template import TEMPLATE_FILE
+from training.data.conversations.named_templates import marks_learned
+from training.data.conversations.spans import THOUGHTS
 from training.data.conversations.template_process import Request, TemplateProcess, TemplateRefused
 from training.data.tokens.shards import Int64
 from training.evaluation.measurement import Measurement
@@ -104,30 +106,53 @@ def _measure(measurement: Measurement, tokenizer: Path, lessons: Sequence[Lesson
 
 def mask_faults(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded) -> dict[str, int]:
     """Answers to learn whose end token is not learned, and learned tokens that are of no answer to learn."""
-    answers = [message for message in conversation.messages if is_learned(message)]
+    answers = [number for number, message in enumerate(conversation.messages) if is_learned(message)]
     next_answer = ends = others = 0
-    for run in _runs(encoded, chat_format.stops):
-        has_end = int(run[-1]) in chat_format.stops
-        content = run[:-1] if has_end else run
-        place = next((n for n in range(next_answer, len(answers)) if says(chat_format, answers[n], content)), None)
-        if place is None:
-            others += len(run)
+    for places in _runs(encoded, chat_format.stops):
+        ids = encoded.ids[places]
+        has_end = int(ids[-1]) in chat_format.stops
+        content = ids[:-1] if has_end else ids
+        following = range(next_answer, len(answers))
+        answer = next((n for n in following if says(chat_format, conversation.messages[answers[n]], content)), None)
+        if answer is None:
+            others += len(ids)
             continue
-        ends += place - next_answer + (not has_end)
-        next_answer = place + 1
+        ends += answer - next_answer + (not has_end)
+        others += max(0, _prompt_end(chat_format, conversation, encoded, answers[answer]) - int(places[0]))
+        next_answer = answer + 1
     return {UNLEARNED_ENDS: ends + len(answers) - next_answer, OTHER_ROLES: others}
 
 
+def _prompt_end(chat_format: ChatFormat, conversation: Conversation, encoded: Encoded, number: int) -> int:
+    """Tokens that stand before an answer whoever gives it; 0 where the text of the answer tells already.
+
+    A thought or a tool call stands in a template's own words, so such an answer is only looked for in what is learned.
+    That must not begin before the answer does, in the heading or in the question.
+    """
+    message = conversation.messages[number]
+    thinks = any(message.get(key) for key in THOUGHTS)
+    if not message.get("tool_calls") and not thinks:
+        return 0
+    try:
+        opening = chat_format.render(conversation.messages[:number], prompt=True, tools=conversation.tools)
+    except RowRefused:  # the template takes no opening here; the encoder has found the turn by itself
+        return 0
+    added = "" if thinks or chat_format.learns_added else chat_format.added_before_answer
+    prompt = np.array(chat_format.encode_rendered(opening + added), np.int64)
+    size = min(len(prompt), len(encoded.ids))
+    differs = np.flatnonzero(prompt[:size] != encoded.ids[:size])
+    return int(differs[0]) if len(differs) else size
+
+
 def _runs(encoded: Encoded, stops: Sequence[int]) -> Iterator[Int64]:
-    """The learned parts of a conversation, int64 [length] each; an end token ends one."""
+    """Places of the learned parts of a conversation, int64 [length] each; an end token ends one."""
     places = np.flatnonzero(encoded.learned)
-    ids = encoded.ids[places]
-    cuts = np.flatnonzero((np.diff(places) > 1) | np.isin(ids[:-1], stops)) + 1
-    yield from (run for run in np.split(ids, cuts) if len(run))
+    cuts = np.flatnonzero((np.diff(places) > 1) | np.isin(encoded.ids[places[:-1]], stops)) + 1
+    yield from (run for run in np.split(places, cuts) if len(run))
 
 
 def _learned_text(chat_format: ChatFormat, encoded: Encoded) -> str:
-    return " ... ".join(chat_format.decode(run.tolist()) for run in _runs(encoded, ()))
+    return " ... ".join(chat_format.decode(encoded.ids[places].tolist()) for places in _runs(encoded, ()))
 
 
 class ExportedTemplate:
@@ -140,7 +165,10 @@ class ExportedTemplate:
 
     def __init__(self, chat_format: ChatFormat, path: Path) -> None:
         self._chat_format = chat_format
-        self._process = TemplateProcess(path.read_text(encoding="utf-8"), path.name, chat_format.variables)
+        template = path.read_text(encoding="utf-8")
+        if marks_learned(template):
+            raise TemplateRefused(f"{path.name} holds {{% generation %}}, a tag that only transformers can parse")
+        self._process = TemplateProcess(template, path.name, chat_format.variables)
 
     def differences(self, rows: Sequence[tuple[Conversation, Encoded]]) -> Iterator[str]:
         """How the ids of each conversation differ from those that training uses; empty where they do not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,12 @@ from training.data.tables import read_rows
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.passes import read_in_phases
 from training.data.tokens.shards import ArrayTokens, ShardDocuments, TokenReader, TokenShards
-from training.model_folder import load_tokenizer
+from training.model_folder import has_template, load_tokenizer
 from training.specs.kinds import kind_of
 from training.specs.preview import Column, Piece, Preview, PreviewRequest, PreviewRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PAD = -1
 _FILE = "train.parquet"
@@ -35,12 +38,10 @@ def preview(request: PreviewRequest) -> Preview:
         RecipeError: No row fits into the context.
     """
     kind = kind_of(request.asset)
-    chat_format = ChatFormat.of(load_tokenizer(request.tokenizer / "tokenizer"))
+    tokenizer = load_tokenizer(request.tokenizer / "tokenizer")
     if kind == "packed_shards":
-        shards = TokenShards(request.data)
-        documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-        weights = [shards.meta.weights[name] for name in shards.sources]
-        return _packed(request, chat_format, ShardDocuments(shards, chat_format.end_of_text), documents, weights)
+        return _shards(request, tokenizer)
+    chat_format = ChatFormat.of(tokenizer)
 
     rows = sorted(read_rows(request.data / _FILE), key=lambda row: str(row["id"]))
     if kind == "preference_data":
@@ -50,7 +51,22 @@ def preview(request: PreviewRequest) -> Preview:
     return _conversations(request, chat_format, _matching(rows, request.find))
 
 
+def _shards(request: PreviewRequest, tokenizer: PreTrainedTokenizerBase) -> Preview:
+    """Rows of pretraining text, which need no chat template."""
+    shards = TokenShards(request.data)
+    documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
+    weights = [shards.meta.weights[name] for name in shards.sources]
+    end = ChatFormat.of(tokenizer).end_of_text if has_template(tokenizer) else int(tokenizer.eos_token_id)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    return _packed(request, decode, ShardDocuments(shards, end), documents, weights)
+
+
 def _matching(rows: Sequence[Row], find: str) -> list[Row]:
+    if find and (there := [row for row in rows if f"/{row.get('where') or ''}".endswith(f"/{find}")]):
+        return there
     texts = ("id", "where", "messages", "prompt", "chosen", "rejected")
     return [row for row in rows if not find or any(find in str(row.get(name) or "") for name in texts)]
 
@@ -99,7 +115,7 @@ def _packed_rows(request: PreviewRequest, chat_format: ChatFormat, rows: Sequenc
         masks.append(np.ones(len(piece), np.bool_))
 
     tokens = ArrayTokens(sequences, masks)
-    shown = _packed(request, chat_format, tokens, [np.arange(len(sequences))], [1.0])
+    shown = _packed(request, chat_format.decode, tokens, [np.arange(len(sequences))], [1.0])
     return shown.model_copy(update={"notes": (*notes, *shown.notes)})
 
 
@@ -115,7 +131,7 @@ def _documents(request: PreviewRequest, chat_format: ChatFormat) -> Iterator[np.
 
 def _packed(
     request: PreviewRequest,
-    chat_format: ChatFormat,
+    decode: Decode,
     tokens: TokenReader,
     documents: Sequence[np.ndarray],
     weights: Sequence[float],
@@ -132,17 +148,17 @@ def _packed(
         pieces: list[Piece] = []
         for start, end in pairwise(starts):
             learned = batch["labels"][number][start:end] >= 0
-            pieces += [Piece(kind="border"), *_pieces(chat_format.decode, ids[start:end], learned)]
+            pieces += [Piece(kind="border"), *_pieces(decode, ids[start:end], learned)]
         if starts[-1] < request.context:
             pieces.append(Piece(kind="padding", tokens=request.context - starts[-1]))
         shown.append(
             PreviewRow(title=f"packed row {request.first + number + 1}", columns=(Column(pieces=tuple(pieces)),))
         )
-    return Preview(
-        rows=tuple(shown),
-        of=int(sum(tokens.lengths + 1) // request.context) + 1,
-        notes=("Documents of a row do not see each other. Replayed text is not among them.",),
+    notes = (
+        f"Packed as one phase of {request.context} tokens a row, without replayed text. Documents of a row do not see "
+        "each other; where a model cannot keep them apart, each has a row of its own.",
     )
+    return Preview(rows=tuple(shown), notes=notes)
 
 
 def _pieces(decode: Decode, ids: np.ndarray, learned: np.ndarray) -> tuple[Piece, ...]:

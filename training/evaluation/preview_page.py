@@ -90,12 +90,10 @@ def _shortened(column: Column) -> Column:
     """A column with as much text as a picture shows."""
     pieces: list[Piece] = []
     room = _PICTURE_CHARACTERS
-    for piece in column.pieces:
-        text = piece.text if len(piece.text) <= room else piece.text[:room] + " ..."
+    for piece in column.pieces:  # each stays, because its tokens are counted
+        text = piece.text if len(piece.text) <= room else f"{piece.text[:room]} ..." if room else ""
         pieces.append(piece.model_copy(update={"text": text}))
-        room -= len(piece.text)
-        if room <= 0:
-            break
+        room = max(0, room - len(piece.text))
     return Column(name=column.name, pieces=tuple(pieces))
 
 

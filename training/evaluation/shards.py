@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -200,17 +201,22 @@ def _contaminated(
     by_length = np.argsort(shards.lengths, kind="stable")
     lengths = shards.lengths[by_length]
 
-    @lru_cache(maxsize=1024)
+    @cache
     def contents_of(length: int) -> frozenset[bytes]:
-        """Tokens of the shards' documents of a length: only they can be equal to one of that length."""
+        """Digests of the shards' documents of a length: only they can be equal to one of that length."""
         first, end = np.searchsorted(lengths, [length, length + 1])
-        return frozenset(shards.document(int(index)).astype("<i8").tobytes() for index in by_length[first:end])
+        return frozenset(_digest(shards.document(int(index))) for index in by_length[first:end])
 
     count = total = 0
     for batch in batches(itertools.chain.from_iterable(excluded)):
         total += len(batch)
         for document, tokens in zip(batch, _encode(plain, batch), strict=True):
-            if document.id in ids or tokens.astype("<i8").tobytes() in contents_of(len(tokens)):
+            if document.id in ids or _digest(tokens) in contents_of(len(tokens)):
                 count += 1
                 measurement.fail("contaminated_documents", document.id, 1.0, tokens=len(tokens))
     measurement.add("contaminated_documents", count, total)
+
+
+def _digest(tokens: Tokens) -> bytes:
+    """A digest of token ids, whatever their type."""
+    return hashlib.blake2b(tokens.astype("<i8").tobytes(), digest_size=16).digest()

@@ -26,7 +26,7 @@ class PreviewRequest(Spec):
         tokenizer: The tokenizer's folder.
         context: Tokens of a row.
         packed: Show rows as they are packed, and not one conversation after the other.
-        find: Show only rows whose file and row, id or text holds this.
+        find: Show only the row at this place, such as `chats.jsonl:7`; where there is none, those that hold the text.
         seed: Of the packing's order.
         too_long: The rule of the recipe for what is longer than the context.
         page: Write them as a page to this file, too.
@@ -90,10 +90,10 @@ class Preview(Spec):
     """Rows, and how many there are.
 
     Attributes:
-        of: Rows to choose from.
+        of: Rows to choose from; None where they were not counted.
         notes: What else there is to know, a sentence each.
     """
 
     rows: tuple[PreviewRow, ...]
-    of: int
+    of: int | None = None
     notes: tuple[str, ...] = ()

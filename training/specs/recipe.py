@@ -351,7 +351,7 @@ class Recipe(Spec):
         """The metrics that an asset's evaluation produces, with what each means."""
         sources = [source.name for source in self.sources]
         # Whether an imported model has a chat template is not known yet; a gate on what is then not measured fails.
-        is_chat = asset == "base_model" and self.base_model.origin is not None and not self.base_model.is_trained
+        is_chat = asset == "base_model" and self.base_model.origin is not None
         return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics(), is_chat)
 
     def section(self, asset: str) -> Spec:

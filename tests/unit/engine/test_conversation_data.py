@@ -140,6 +140,14 @@ def test_a_pair_that_is_too_long_goes_by_the_rule_of_the_recipe(chat: ChatFormat
     assert ([one.id for one in kept], left_out) == (["2"], LeftOut("pairs", 1, 2))
 
 
+def test_a_generated_pair_that_is_too_long_is_left_out_whatever_the_rule(chat: ChatFormat) -> None:
+    """The rule is for rows of a user's own; a mixed file has both kinds as messages."""
+    long = pair("1", talk("Name a red fruit. " * 40), answer("Plum."), answer("Cherry.")) | {"format": "", "where": ""}
+    rows = [long, pair("2", talk("Red?"), answer("Yes."), answer("No."))]
+    kept, left_out = encode_pairs(chat, rows, 60, print, too_long="refuse")
+    assert ([one.id for one in kept], left_out) == (["2"], LeftOut("pairs", 1, 2))
+
+
 def test_the_rule_that_always_was_changes_no_identity() -> None:
     fields = {"steps": 1, "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0}}
     usual, other = (SftModelSection.model_validate(fields | {"too_long": rule}) for rule in ("turns", "drop"))
@@ -152,6 +160,7 @@ def test_a_plain_text_has_no_template_and_goes_on_in_further_rows(read: Reader, 
     result = read([row("1", [{"role": "assistant", "content": text, "train": True}], "plain_text")], context=50)
     assert len(result.sequences) > 1
     assert all(len(ids) <= 50 for ids in result.sequences)
+    assert [int(mask.sum()) for mask in result.masks] == [len(ids) - 1 for ids in result.sequences]
     ids = np.concatenate([ids[1:] for ids in result.sequences]).tolist()
     assert ids == [*chat.encode_plain(text), chat.end_of_text]
     assert result.left_out.count == 0
@@ -176,7 +185,7 @@ def test_what_a_template_loses_stops_the_job_before_training(tmp_path: Path, rea
 def pair(row_id: str, prompt: Messages, chosen: Messages, rejected: Messages) -> dict[str, Any]:
     parts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     texts = {name: json.dumps(messages) for name, messages in parts.items()}
-    return {"id": row_id, **texts, "where": f"b.jsonl:{row_id}", "as_messages": True}
+    return {"id": row_id, **texts, "where": f"b.jsonl:{row_id}", "format": "prompted", "as_messages": True}
 
 
 def answer(text: str) -> Messages:

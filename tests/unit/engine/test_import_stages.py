@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from tests.foreign import CHATML, byte_level, save_tokenizer, saved, sentencepiece_bpe, tiny_model
 from tests.ggufs import write_llama
 from training.data.conversations.chat_format import ChatFormat
-from training.data.conversations.foreign_format import ForeignFormat
 from training.errors import InputRefused, RecipeError, SourceError
 from training.evaluation.models import load
 from training.evaluation.tokenizers import measure_tokenizer
@@ -223,7 +222,7 @@ def test_the_date_and_what_is_learned_stand_in_the_template(bench: Bench, tmp_pa
     template = (words.folder / "tokenizer" / "chat_template.jinja").read_text()
     assert "02 Jul 2025" in template and "strftime_now" not in template
     chat_format = ChatFormat.load(words.folder / "tokenizer")
-    assert isinstance(chat_format, ForeignFormat) and chat_format.train_added
+    assert chat_format.learns_added
 
 
 def test_the_place_of_a_folder_changes_no_byte_of_the_content(bench: Bench, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_the_page_says_everything(world: World) -> None:
         "Refusals and over-refusals",
         "Worst items",
         "Sample answers",
-        f"Regressions against the champion {found.certificate.champion}",
+        f"Regressions against the champion sft_model {found.certificate.champion}",
         "How it was measured",
     ):
         assert heading in found.html

@@ -113,6 +113,7 @@ class ChatFormat(abc.ABC):
         end_of_text: Id of the token after a document.
         pad: Id of the padding token.
         added_before_answer: What the template puts before an answer that no message says, such as an empty thought.
+        learns_added: It is learned.
     """
 
     name: str
@@ -122,6 +123,7 @@ class ChatFormat(abc.ABC):
     end_of_text: int
     pad: int
     added_before_answer = ""
+    learns_added = False
 
     @staticmethod
     def load(

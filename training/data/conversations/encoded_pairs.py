@@ -83,7 +83,7 @@ def encode_pairs(
     pairs = dict(enumerate(_encode(chat_format, rows, asked, embedding)))
 
     shortened: set[int] = set()
-    own = [number for number, pair in pairs.items() if pair.longest > context and rows[number].get("as_messages")]
+    own = [number for number, pair in pairs.items() if pair.longest > context and rows[number].get("format")]
     if own and too_long == "refuse":
         longest = pairs[own[0]].longest
         raise RowRefused(f"{asked[own[0]][0].named}: it has {longest} tokens, and the context has {context}")

@@ -113,7 +113,7 @@ def encode_rows(
         row = encoded[number]
         if is_plain_text(rows[number]):
             parts = pieces_of(row.ids[row.learned], chat_format.before_document, context)
-            pieces += [(number, part, np.ones(len(part), np.bool_)) for part in parts]
+            pieces += [(number, part, np.arange(len(part)) > 0) for part in parts]  # the first token is given
         else:
             pieces.append((number, row.ids, row.learned))
     kept = [piece for piece in pieces if len(piece[1]) <= context]

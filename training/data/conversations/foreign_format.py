@@ -84,7 +84,7 @@ class ForeignFormat(ChatFormat):
     ) -> None:
         """See `ChatFormat.load`."""
         self.name, self.template = name, template
-        self.train_added = learns_added(template)
+        self.learns_added = learns_added(template)
         self.process = TemplateProcess(template, name, files.variables, limits=limits)
         self._variables, self.has_start = files.variables, files.has_start
         plain = ControlTokens(files.content)
@@ -126,7 +126,7 @@ class ForeignFormat(ChatFormat):
     def prompts(self, conversations: Sequence[Conversation]) -> list[Int64]:
         """See `ChatFormat`. What the template puts before an answer, such as an empty thought, is a part of it."""
         rows = [self._row(conversation) for conversation in conversations]
-        added = "" if self.train_added else self.frame.added_before_answer
+        added = "" if self.learns_added else self.frame.added_before_answer
         self._align(rows, prompt=True, ending=added)
         results = []
         for row, tokens in zip(rows, self._tokenize(rows), strict=True):
@@ -383,7 +383,7 @@ class ForeignFormat(ChatFormat):
             assert row.alignment is not None
             for number in _learned_of(row):
                 placed = row.alignment.of(number)
-                if not placed or not (self.train_added or _begins_otherwise(row.alignment, placed[0])):
+                if not placed or not (self.learns_added or _begins_otherwise(row.alignment, placed[0])):
                     continue
                 gap = row.alignment.gap_before(placed[0])
                 at = gap.rfind(self.frame.prompt) if self.frame.prompt else -1
@@ -424,9 +424,9 @@ class ForeignFormat(ChatFormat):
         assert row.alignment is not None
         if number in row.opened:
             start, added = row.opened[number], self.frame.added_before_answer
-            skipped = added if added and not self.train_added and not _is_thought(row.alignment, first) else ""
+            skipped = added if added and not self.learns_added and not _is_thought(row.alignment, first) else ""
             return start + len(skipped) if row.alignment.text.startswith(skipped, start) else start
-        if self.train_added or _begins_otherwise(row.alignment, first):
+        if self.learns_added or _begins_otherwise(row.alignment, first):
             return None
         before = row.alignment.segments[first.number].before
         border = before.strip()
@@ -486,7 +486,7 @@ class ForeignFormat(ChatFormat):
             notes["moved_boundaries"] += begin < start
             notes["trimmed"] += number in row.trimmed
             added = self.frame.added_before_answer
-            notes["thoughts_added"] += bool(added) and not self.train_added and text.endswith(added, 0, start)
+            notes["thoughts_added"] += bool(added) and not self.learns_added and text.endswith(added, 0, start)
             turns.append(Turn(number, first, last + 1, text[begin:end]))
 
         thoughts = {segment.message for segment in row.alignment.missing() if segment.kind in ("content", "thought")}

@@ -187,6 +187,11 @@ def exported(template: str) -> str:
     return _GENERATION.sub(replaced, template)
 
 
+def marks_learned(template: str) -> bool:
+    """Whether a template has tags that mark what is learned."""
+    return _GENERATION.search(template) is not None
+
+
 def with_date(template: str, date: datetime.date) -> str:
     """The template with a day in the place of today's date, so that a row has the same tokens on every day.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,16 +61,37 @@ class Split:
         """
         last = ""
         for path in self._files:
-            try:
-                part = pq.ParquetFile(path).read(columns=["id", *(name for name in columns if name != "id")])
-                part = part.select(["id", *(name for name in columns if name != "id")]).sort_by("id")
-            except (pa.ArrowInvalid, KeyError) as error:
-                raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
+            part = self._part(path, columns)
             if part.num_rows:
                 if part["id"][0].as_py() < last:
                     raise InputRefused(f"{path}: its documents do not follow those of the file before; {_AGAIN}")
                 last = part["id"][-1].as_py()
             yield part
+
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Document]]:
+        """Chosen rows with their numbers. A part that holds none of them is not read.
+
+        Args:
+            chosen: bool [rows].
+        """
+        first = 0
+        for path in self._files:
+            end = first + pq.read_metadata(path).num_rows
+            wanted = np.flatnonzero(chosen[first:end])
+            if len(wanted):
+                part = self._part(path, list(Document._fields))
+                # A few at a time, because each can be long.
+                for some in np.array_split(wanted, -(-len(wanted) // _ROWS)):
+                    for row, values in zip(some.tolist(), part.take(pa.array(some)).to_pylist(), strict=True):
+                        yield first + row, Document(**values)
+            first = end
+
+    def _part(self, path: Path, columns: list[str]) -> pa.Table:
+        names = ["id", *(name for name in columns if name != "id")]
+        try:
+            return pq.ParquetFile(path).read(columns=names).select(names).sort_by("id")
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
 
     def table(self, columns: list[str]) -> pa.Table:
         """Columns of all documents; `text` must not be among them, because a corpus has more than memory."""
@@ -122,50 +143,29 @@ class Selection:
         places = split.table(["source", "path"])
         self._chosen = np.ones(places.num_rows, np.bool_) if chosen is None else chosen
         self._runs = _runs(places, self._chosen) if join else []
-        self._joined = frozenset(itertools.chain.from_iterable(self._runs))
-        self.count = int(self._chosen.sum()) - len(self._joined) + len(self._runs)
+        self._in_parts = np.zeros(places.num_rows, np.bool_)
+        self._in_parts[list(itertools.chain.from_iterable(self._runs))] = True
+        self.count = int(self._chosen.sum()) - int(self._in_parts.sum()) + len(self._runs)
 
     def __iter__(self) -> Iterator[Document]:
-        """The documents in the order of their ids. Those that were cut, which are few, are in memory."""
-        return heapq.merge(self._whole(), self._put_together())
+        """The documents in the order of their ids. All that were cut are in memory at once."""
+        whole = (document for _, document in self._split.rows(self._chosen & ~self._in_parts))
+        return heapq.merge(whole, self._put_together())
 
     def cut(self) -> Iterator[Document]:
         """Those of the documents that were cut and are whole again."""
         yield from (document for document in self._put_together() if not part_of(document.path))
 
-    def _whole(self) -> Iterator[Document]:
-        for _, document in self._rows(lambda row: row not in self._joined):
-            yield document
-
     def _put_together(self) -> Iterator[Document]:
-        if not self._joined:
+        if not self._runs:
             return
-        parts = dict(self._rows(self._joined.__contains__))
+        parts = dict(self._split.rows(self._in_parts))
         documents = []
         for run in self._runs:
             first, text = parts[run[0]], "".join(parts[row].text for row in run)
             path = group_of(first.path) if len(run) > 1 else first.path
             documents.append(Document(text_id(text), text, first.source, path))
         yield from sorted(documents)
-
-    def _rows(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Document]]:
-        """Chosen rows with their numbers, of those that are wanted. Parts without any are not read."""
-        first = 0
-        for part in self._split.parts(["text", "source", "path"]):
-            numbers = [
-                row
-                for row in (first + np.flatnonzero(self._chosen[first : first + part.num_rows])).tolist()
-                if wanted(row)
-            ]
-            first, before = first + part.num_rows, first
-            for row, values in zip(numbers, _values(part, [row - before for row in numbers]), strict=True):
-                yield row, Document(**values)
-
-
-def _values(part: pa.Table, rows: list[int]) -> Iterator[dict[str, str]]:
-    """Some rows of a part, a few at a time, because each can be long."""
-    for start in range(0, len(rows), _ROWS):
-        yield from part.take(pa.array(rows[start : start + _ROWS], pa.int64())).to_pylist()
 
 
 def _runs(places: pa.Table, chosen: npt.NDArray[np.bool_]) -> list[list[int]]:

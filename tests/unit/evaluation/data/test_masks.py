@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.data.conversations.chat_tokenizers import STYLES, write
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded
-from training.data.conversations.chat_template import CHAT_TEMPLATE
+from training.data.conversations.chat_template import CHAT_TEMPLATE, TRAINING_TEMPLATE
 from training.evaluation.masks import (
     METRICS,
     OTHER_ROLES,
@@ -126,6 +126,39 @@ def test_what_is_learned_of_a_tool_call_is_the_call(folders: dict[str, Path]) ->
 
     turned = replace(encoded, learned=~encoded.learned)
     assert mask_faults(chat_format, Conversation(talk), turned)[OTHER_ROLES] == (~encoded.learned).sum()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "assistant", "content": "Cherry.", "reasoning_content": "hm"},
+    ],
+)
+@pytest.mark.parametrize("before", [1, 2, 5])
+def test_a_mask_that_begins_in_the_heading_of_a_call_or_a_thought_is_found(
+    folders: dict[str, Path], answer: dict[str, Any], before: int
+) -> None:
+    """Such an answer stands in the template's own words, so its text alone does not tell where it begins."""
+    chat_format = ChatFormat.load(folders["qwen3"])
+    conversation = Conversation([TALK[0], answer])
+    (encoded,) = chat_format.encode([conversation])
+    assert mask_faults(chat_format, conversation, encoded) == {UNLEARNED_ENDS: 0, OTHER_ROLES: 0}
+
+    learned = encoded.learned.copy()
+    first = encoded.turns[0].first
+    learned[first - before : first] = True
+    assert mask_faults(chat_format, conversation, replace(encoded, learned=learned))[OTHER_ROLES] > 0
+
+
+def test_an_exported_template_with_marks_measures_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Only transformers can parse them, and the folder is for everybody."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(folders["own"], folder)
+    (folder / "chat_template.jinja").write_text(TRAINING_TEMPLATE)
+    measurement = measured(folder, [TALK[0], TALK[3]])
+    assert set(measurement.missing) == set(METRICS)
+    assert "only transformers can parse" in measurement.missing[TEMPLATE]
 
 
 def test_rows_that_teach_nothing_are_named(folders: dict[str, Path]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,13 @@ def test_one_row_is_found_by_its_place(chats: Path, tokenizer: Path) -> None:
     shown = requested(chats, tokenizer, find="chats.jsonl:7")
     assert [row.title for row in shown.rows] == ["chats.jsonl:7"]
     assert requested(chats, tokenizer, find="nowhere") == Preview(rows=(), of=0)
+
+
+def test_a_place_is_not_the_beginning_of_another_one(tmp_path: Path, tokenizer: Path) -> None:
+    rows = [conversation(number, "Name a red fruit.", "Cherry.") for number in range(30)]
+    write_table(tmp_path / "train.parquet", rows, MIXED_CONVERSATION_SCHEMA)
+    assert [row.title for row in requested(tmp_path, tokenizer, find="chats.jsonl:2").rows] == ["chats.jsonl:2"]
+    assert requested(tmp_path, tokenizer, find="jsonl:2").of == 11
 
 
 def test_an_adapters_documents_are_packed_with_its_conversations(chats: Path, tokenizer: Path) -> None:
@@ -147,7 +156,14 @@ def test_the_page_and_the_picture_are_sound_whatever_the_rows_hold(tmp_path: Pat
     shown = requested(tmp_path, tokenizer, context=400)
     assert "<script>" not in page("Rows", shown)
 
+    (tmp_path / "long").mkdir()
     write_preview(tmp_path, "Rows", shown)
+    long = [conversation(1, "word " * 900, "Cherry.")]
+    write_table(tmp_path / "train.parquet", long, MIXED_CONVERSATION_SCHEMA)
+    write_preview(tmp_path / "long", "Rows", requested(tmp_path, tokenizer, context=4000))
+    caption = re.search(r"(\d+) of (\d+) tokens are learned", (tmp_path / "long" / "preview.svg").read_text())
+    assert caption is not None and int(caption[1]) > 0, "the picture shows less text, and counts all of it"
+
     picture = ElementTree.parse(tmp_path / "preview.svg").getroot()
     text = "".join(picture.itertext())
     assert "<script>alert(1)</script> & \ufffd ]]>" in text
@@ -164,3 +180,12 @@ def test_a_mistake_is_one_line(
     monkeypatch.setattr(sys, "stdin", stream)
     assert preview_command.main() == 2
     assert capsys.readouterr().err.startswith("error: chats.jsonl:4: message 2: an answer without text")
+
+
+def test_pretraining_rows_need_no_chat_template(built: dict[str, InputArtifact], tmp_path: Path) -> None:
+    """A base model of plain text may be trained further, and has none."""
+    own, shards = built["tokenizer"].folder, built["packed_shards"].folder
+    without = shutil.ignore_patterns("*.jinja", "additional*")
+    shutil.copytree(own / "tokenizer", tmp_path / "tokenizer", ignore=without)
+    options = {"asset": "packed_shards", "context": 64, "count": 2}
+    assert requested(shards, tmp_path, **options) == requested(shards, own, **options)
