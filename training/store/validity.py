@@ -48,7 +48,7 @@ class Terms:
                 ("the asset's gates", self.thresholds, certificate.thresholds_digest),
                 ("the evaluator's code", self.evaluator, certificate.evaluator_fingerprint),
                 (
-                    "what it is measured with or the recipe's section `evaluation`",
+                    "the evaluation sets, what else it is measured with, or the recipe's section `evaluation`",
                     self.suite,
                     certificate.suite_digest,
                 ),

@@ -42,7 +42,10 @@ def test_an_unchanged_judgement_keeps_its_certificate(world: World) -> None:
     ("override", "said"),
     [
         ("gates.raw_corpus.1.threshold=1", "the asset's gates changed since"),
-        ("evaluation.max_new_tokens=7", "what it is measured with or the recipe's section `evaluation` changed since"),
+        (
+            "evaluation.max_new_tokens=7",
+            "the evaluation sets, what else it is measured with, or the recipe's section `evaluation` changed since",
+        ),
     ],
 )
 def test_downstream_refuses_a_certificate_on_other_terms(world: World, override: str, said: str) -> None:
@@ -197,7 +200,7 @@ def test_another_tokenizer_makes_the_masks_evidence_of_yesterday(tmp_path: Path)
     assert certificate is not None
     assert before.outdated(certificate) == []
     assert terms("instruction_data", other.builder.loaded, world.store).outdated(certificate) == [
-        "what it is measured with or the recipe's section `evaluation`"
+        "the evaluation sets, what else it is measured with, or the recipe's section `evaluation`"
     ]
 
 
