@@ -22,6 +22,9 @@ _MAX_VALUES = 20_000
 _MAX_DEPTH = 50  # a recipe has 7; what reads YAML and what checks the values recurses
 _MAX_PROBLEMS = 50  # nobody reads more at once, and a bad file can have one in every line
 _LONGEST_PROBLEM = 500
+_FAST_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's, which is in PyYAML's wheels
+# Where the two readers differ, PyYAML's own refuses what the other takes: a tab in a text, a comment without a blank.
+_READ_OTHERWISE = re.compile(r"\t|[>|][-+0-9]*#")
 _CORE = "tag:yaml.org,2002:"
 KeyPath = tuple[str | int, ...]
 _STR, _MAP, _SEQ = _CORE + "str", _CORE + "map", _CORE + "seq"
@@ -147,10 +150,10 @@ def parse_yaml(text: str, name: str) -> Tree:
         RecipeError: As for `read_yaml`.
     """
     try:
-        # The events come first: they are limited, while composing a deep or a huge document is not.
-        tags = [event for event in _events(text, name) if getattr(event, "tag", None)]
-        # BaseLoader builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
-        node = yaml.compose(text, yaml.BaseLoader)
+        try:
+            tags, node = _composed(text, name, yaml.BaseLoader if _READ_OTHERWISE.search(text) else _FAST_LOADER)
+        except yaml.YAMLError:  # again, because the two say the same mistake in different words and places
+            tags, node = _composed(text, name, yaml.BaseLoader)
         reader = _Reader(name)
         reader.problems += [
             f"{name}:{event.start_mark.line + 1}: the tag {_short(event.tag)} is refused: write plain values"
@@ -177,14 +180,25 @@ def listed(problems: Sequence[str]) -> str:
     return "\n".join(lines[:_MAX_PROBLEMS] + more)
 
 
-def _events(text: str, name: str) -> Iterator[yaml.Event]:
+def _composed(text: str, name: str, loader: Any) -> tuple[list[yaml.Event], yaml.Node | None]:
+    """The events that have tags, and the document.
+
+    Args:
+        loader: One that builds no objects: every scalar is text, and `_scalar` below gives it a meaning.
+    """
+    # The events come first: they are limited, while composing a deep or a huge document is not.
+    tags = [event for event in _events(text, name, loader) if getattr(event, "tag", None)]
+    return tags, yaml.compose(text, loader)
+
+
+def _events(text: str, name: str, loader: Any) -> Iterator[yaml.Event]:
     """The parser's events, whose number and depth are limited.
 
     Raises:
         RecipeError: The document is deeper or longer than any recipe.
     """
     depth = 0
-    for count, event in enumerate(yaml.parse(text, yaml.BaseLoader)):
+    for count, event in enumerate(yaml.parse(text, loader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise RecipeError(
