@@ -108,6 +108,8 @@ def show(
 
     if packed and kind_of(asset) == "preference_data":
         raise RecipeError("--packed: pairs are not packed; each answer has a row of its own")
+    if find and (packed or kind_of(asset) == "packed_shards"):
+        raise RecipeError("--find: a packed row holds many texts; leave --packed out, or choose rows with --first")
     data = _newest(store, asset, recipe)
     tokenizer = _tokenizer(store, data, recipe)
     model, context, too_long = _learner(workspace.loaded.recipe, asset, graph)

@@ -58,6 +58,9 @@ def test_preview_shows_what_is_learned(chain: Chain) -> None:
     refused = chain.command("gatehouse", "preview", "smoke", "base_model")
     assert refused.returncode == 2
     assert "base_model has no rows that a model learns from" in refused.stdout
+    for options in (("packed_shards",), ("instruction_data", "--packed")):
+        refused = chain.command("gatehouse", "preview", *options, "--find", "os")
+        assert refused.returncode == 2 and "a packed row holds many texts" in refused.stdout, refused.stdout
 
 
 def test_the_lineage_is_in_mlflow_alone(chain: Chain) -> None:

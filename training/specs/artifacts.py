@@ -127,7 +127,7 @@ class Certificate(Spec):
     """The verdict of all gates of one artifact, bound to what was judged, on what, and by which code.
 
     Attributes:
-        suite_digest: Of the evaluation sets and of how they are used; see `pipeline.building.planner`.
+        suite_digest: Of what it is measured with and of how; see `pipeline.gates.terms.digest_of_suite`.
         report_digest: Of report.json.
         items_digest: Of items.jsonl.
         champion: The version that it was compared with; None when there was none.
