@@ -25,9 +25,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from training.data.conversations.chat_format import is_own_vocabulary
 from training.data.conversations.chat_template import MORE_TEMPLATES, TEMPLATE_FILE
 from training.data.conversations.tokenizer_files import files_of
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
+from training.job.bounded_memory import bounded_memory
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
 # Arguments of every call that loads a model.

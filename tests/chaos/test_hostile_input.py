@@ -28,10 +28,10 @@ from tests.integration import training_jobs as jobs
 from tests.promises import Promise
 from training import chat
 from training.data.sources.bad_rows import BadRows
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.reading import READING_MEMORY, read_source
 from training.errors import UserError
 from training.job import runner as stages
+from training.job.bounded_memory import bounded_memory
 from training.job.runner import load_job
 from training.model_folder import load_model, load_tokenizer
 from training.specs.artifacts import Certificate, Promotion

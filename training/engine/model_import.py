@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.origins import CONFIG, GENERATION, OriginFiles
 from training.data.tokens.gguf_files import GgufHeader, read_gguf
 from training.engine.causality import NOT_CAUSAL, looks_ahead
@@ -34,6 +33,7 @@ from training.engine.origin_folder import (
     some,
 )
 from training.errors import InputRefused
+from training.job.bounded_memory import bounded_memory
 from training.job.outcome import is_out_of_memory
 from training.model_folder import SAFELY, best_attention
 

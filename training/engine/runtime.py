@@ -13,6 +13,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from training.errors import RecipeError
+from training.job.parts import available_cores
 from training.specs.execution import Execution
 
 # Keeps training's random numbers apart from those of the data's order, which are seeded with the recipe's seed itself.
@@ -56,7 +57,7 @@ def start(execution: Execution, rank: int, world_size: int, seed: int) -> Runtim
         RecipeError: The launcher asks for a GPU that this machine does not have.
     """
     device = _device(execution)
-    threads = execution.threads or max(1, _cores() // max(1, execution.processes))
+    threads = execution.threads or max(1, available_cores() // max(1, execution.processes))
     torch.set_num_threads(threads)
 
     os.environ["DS_ACCELERATOR"] = device.type  # DeepSpeed reads it once, when it is imported
@@ -79,11 +80,6 @@ def stop() -> None:
     """Leave the process group; without it torch warns about leaked resources at exit."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _cores() -> int:
-    """CPU cores that this process may use; a container is often given fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(execution: Execution) -> torch.device:

@@ -20,6 +20,9 @@ class Execution(Spec):
     micro_batch_tokens: int = Field(
         8192, gt=0, description="Tokens per rank and forward pass; the rest of the batch is gradient accumulation."
     )
+    memory_megabytes: int = Field(
+        2_000, ge=500, description="What each process of a data stage may allocate; there is one for each thread."
+    )
 
 
 class Launcher(Spec):

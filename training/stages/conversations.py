@@ -19,11 +19,11 @@ from training.data.conversations.gathering import (
 from training.data.conversations.messages import RowProblem, plain_answer, to_json, turns_key
 from training.data.conversations.rules import Dropped, answered, orderly, with_learned, without_empty_answers
 from training.data.sources.bad_rows import BadRows
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.reading import READING_MEMORY
 from training.data.sources.rows import SourceRow, read_rows_of
 from training.data.tables import GATHERED_CONVERSATION_SCHEMA, TableWriter, text_id
 from training.errors import RecipeError, SourceError
+from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.conversations import ConversationsSection as Section

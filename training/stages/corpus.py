@@ -1,29 +1,39 @@
-"""`corpus`: cleaned, de-duplicated documents with a domain, split into training and held-out text."""
+"""`corpus`: cleaned, de-duplicated documents with a domain, split into training and held-out text.
+
+Every step works on parts: a file of the raw corpus, a range of digests, or some clusters of candidates. What it holds
+in memory is a part, and some 30 bytes for each document.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import os
+import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
-from training.data.tables import CORPUS_SCHEMA, ShardWriter
-from training.data.text.cleaning import cleaned, mark_exact_duplicates, mark_heldout
-from training.data.text.near_duplicates import near_duplicates, twins_across
-from training.data.text.quiet_daft import F, daft
-from training.errors import RecipeError
+from training.data.tables import fraction
+from training.data.text.cleaned_parts import Cleaned, CleanedPart, Example, RawPart, clean_part, first_examples
+from training.data.text.digest_order import DigestOrder
+from training.data.text.heldout import HELDOUT, KEPT, draw_heldout, twins_across
+from training.data.text.near_duplicates import near_duplicates
+from training.data.text.written_range import BINS_PER_DECADE, SPLITS, WrittenRange, write_range
+from training.errors import InputRefused, RecipeError
 from training.job.context import StageContext
-from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, NEAR, dropped_metric
+from training.job.parts import Finished, Part, Pool
+from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, GENERAL, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
 from training.specs.job import StageResult
 
-_EXAMPLES = 20
-_EXCERPT = 300
-_BINS_PER_DECADE = 8
-col = daft.col
+_SAMPLES = 10
+_SMALL_RANGE, _LARGE_RANGE, _FEW_RANGES = 32 * 2**20, 256 * 2**20, 64  # bytes of raw text
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -32,32 +42,29 @@ def run(context: StageContext[Section]) -> StageResult:
     Raises:
         RecipeError: Nothing is left, or nothing is left to hold out.
     """
-    events = context.events
-    raw = daft.read_parquet(str(context.input("raw_corpus").folder / "documents" / "*.parquet"))
-    events.phase("clean")
-    pieces = cleaned(raw, context.section).collect()
-
-    events.phase("exact duplicates")
-    marked = mark_exact_duplicates(pieces.where(F.is_null(col("reason")))).collect()
-    unique = marked.where(F.is_null(col("reason")))
-
-    events.phase("near-duplicates")
     near = context.section.near_duplicates
-    removed = near_duplicates(unique, near)
-    kept = mark_heldout(_without(unique, removed), context.section.heldout).collect()
+    pool = Pool(context.work / "parts", context.execution, context.events)
+    scratch = context.work / "parts" / "shared"
+    scratch.mkdir(parents=True, exist_ok=True)
 
-    events.phase("held-out text among training text")
-    across = twins_across(kept.where(col("heldout")), kept.where(~col("heldout")), near)
-    kept = _without(kept, across).collect()
+    parts, ranges = _parts(context)
+    cleaned_parts = pool.run("clean", clean_part, parts)
+    cleaned = Cleaned.of(cleaned_parts, scratch / "numbers.npy")
+    order = DigestOrder(pool, cleaned, ranges)
 
-    nearly = _only(unique, removed | across).with_column("reason", daft.lit(NEAR))
-    dropped = _write_dropped(
-        context, [pieces.where(F.not_null(col("reason"))), marked.where(col("reason") == EXACT), nearly]
-    )
+    removed = near_duplicates(pool, cleaned, order, near, scratch)
+    sides = _sides(order, removed, context.section.heldout, cleaned)
+    sides[twins_across(pool, cleaned, sides, near, scratch)] = 0
+    written = _write(pool, order, sides, scratch)
 
-    events.phase("write")
-    statistics = {split: _write(context, kept, split) for split in ("train", "heldout")}
+    dropped = _Dropped()
+    dropped.add(cleaned_parts)
+    dropped.add(written)
+    statistics = {split: _Statistics([finished.result[split] for finished in written]) for split in SPLITS}
     _require_both(statistics, dropped)
+    for split in SPLITS:
+        _publish([finished.folder / split for finished in written], context.out / split)
+    dropped.write(context.out / DROPPED)
     _report(context, statistics, dropped)
 
     train, heldout = statistics["train"], statistics["heldout"]
@@ -73,77 +80,115 @@ def run(context: StageContext[Section]) -> StageResult:
     )
 
 
-def _without(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
-    return frame.join(_table(ids), on="id", how="anti")
+def _parts(context: StageContext[Section]) -> tuple[list[Part[RawPart]], int]:
+    """The files of the raw corpus, and into how many ranges of digests their text is put."""
+    raw = context.input("raw_corpus")
+    size = int(raw.manifest.metrics["bytes"])
+    ranges = min(-(-size // _SMALL_RANGE), _FEW_RANGES)
+    ranges = max(1, ranges, -(-size // _LARGE_RANGE))
+
+    files = sorted((raw.folder / "documents").glob("*.parquet"))
+    if not files:
+        raise InputRefused(f"{raw.folder} holds no parquet file; materialize raw_corpus again")
+    domains = tuple(sorted({GENERAL, *context.section.domains}))
+    return [
+        Part(path.stem, RawPart(path, context.section, domains, ranges), size // len(files), str(path))
+        for path in files
+    ], ranges
 
 
-def _only(frame: daft.DataFrame, ids: Collection[str]) -> daft.DataFrame:
-    return frame.join(_table(ids), on="id", how="semi")
+def _sides(
+    order: DigestOrder, removed: npt.NDArray[np.uint32], share: float, cleaned: Cleaned
+) -> npt.NDArray[np.uint8]:
+    """The side of each text: 0 for near-duplicates, `KEPT` or `HELDOUT`, uint8 [texts]."""
+    sides = np.full(order.count, KEPT, np.uint8)
+    sides[removed[:, 0]] = 0
+    is_kept = sides == KEPT
+    draws, domains, sizes = (order.column(name)[is_kept] for name in ("draw", "domain", "bytes"))
+    if len(draws) and (draws == draws[0]).all():  # the pieces of a corpus that is a single document, one by one
+        ids = np.empty(order.count, "S32")
+        for part, folder in enumerate(cleaned.folders):
+            numbers = cleaned.numbers(part)
+            ids[numbers[numbers < order.count]] = CleanedPart(folder).rows["id"][numbers < order.count]
+        draws = np.array([fraction(id_.ljust(32, b"\0").hex()) for id_ in ids[is_kept].tolist()])
+    sides[np.flatnonzero(is_kept)[draw_heldout(domains, draws, sizes, share)]] = HELDOUT
+    return sides
 
 
-def _table(ids: Collection[str]) -> daft.DataFrame:
-    return daft.from_pydict({"id": [*ids, ""]})  # one row too many, because a column without rows has no type
+def _write(pool: Pool, order: DigestOrder, sides: npt.NDArray[np.uint8], scratch: Path) -> list[Finished]:
+    np.save(scratch / "final_sides.npy", sides)
+    size = sum(order.ranges[0].cleaned.sizes) // len(order.ranges)
+    return pool.run(
+        "write",
+        write_range,
+        [
+            Part(
+                f"{range_.number:05d}",
+                WrittenRange(range_, order.file(range_.number), scratch / "final_sides.npy", first),
+                size,
+            )
+            for range_, first in zip(order.ranges, order.first_numbers.tolist(), strict=False)
+        ],
+    )
+
+
+def _publish(folders: Iterable[Path], to: Path) -> None:
+    """Give the parquet files of some folders their names in the artifact; the folders keep theirs for a restart."""
+    files = [file for folder in folders for file in sorted(folder.glob("*.parquet"))]
+    to.mkdir()
+    for number, file in enumerate(files):
+        target = to / f"part-{number:05d}.parquet"
+        try:
+            os.link(file, target)
+        except OSError:  # not every file system has hard links
+            shutil.copyfile(file, target)
 
 
 @dataclass
 class _Dropped:
-    """Documents that were dropped: how many for each reason, and the path of one of them."""
+    """Documents that were dropped: how many for each reason, and some of them."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+
+    def add(self, parts: Iterable[Finished]) -> None:
+        """Count what some parts dropped."""
+        for finished in parts:
+            self.counts.update(finished.result["dropped"])
+            self.examples = first_examples([*self.examples, *finished.result["examples"]])
+
+    def example(self, reason: str) -> str:
+        """Where one of those comes from that were dropped for a reason; empty if there is none."""
+        return next((f"{row['source']}/{row['path']}" for row in self.examples if row["reason"] == reason), "")
+
+    def write(self, path: Path) -> None:
+        """Write the examples: those that a rule dropped by the rule's name, then duplicates."""
+        order = [*sorted(set(DROP_REASONS) - {EXACT, NEAR}), EXACT, NEAR]
+        with path.open("w", encoding="utf-8") as file:
+            for row in sorted(self.examples, key=lambda row: order.index(row["reason"])):
+                file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
 
     def __str__(self) -> str:
         return (
             ", ".join(
-                f"{count:,} {reason}, such as {self.examples[reason]}" for reason, count in self.counts.most_common()
+                f"{count:,} {reason}, such as {self.example(reason)}" for reason, count in (+self.counts).most_common()
             )
             or "nothing was dropped"
         )
 
 
 class _Statistics:
-    """Documents and bytes per domain, and a histogram of lengths, of one split."""
+    """Documents and bytes per domain, a histogram of lengths, and samples, of one split."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: Sequence[dict[str, Any]]) -> None:
         self.documents = Counter[str]()
         self.bytes = Counter[str]()
         self.lengths = Counter[int]()
-        self.samples: list[dict[str, Any]] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.documents[row["domain"]] += 1
-        self.bytes[row["domain"]] += row["bytes"]
-        self.lengths[int(math.log10(len(row["text"])) * _BINS_PER_DECADE)] += 1
-        if len(self.samples) < _EXAMPLES // 2:
-            self.samples.append(
-                {"path": row["path"], "domain": row["domain"], "bytes": row["bytes"], "excerpt": row["text"][:_EXCERPT]}
-            )
-
-
-def _write(context: StageContext[Section], kept: daft.DataFrame, split: str) -> _Statistics:
-    statistics = _Statistics()
-    chosen = col("heldout") if split == "heldout" else ~col("heldout")
-    with ShardWriter(context.out / split, CORPUS_SCHEMA) as writer:
-        for row in kept.where(chosen).select(*CORPUS_SCHEMA.names).sort("id").iter_rows():
-            writer.add(row, row["bytes"])
-            statistics.add(row)
-    return statistics
-
-
-def _write_dropped(context: StageContext[Section], frames: list[daft.DataFrame]) -> _Dropped:
-    """Count by reason; examples go to dropped.jsonl."""
-    dropped = _Dropped()
-    with (context.out / DROPPED).open("w", encoding="utf-8") as file:
-        for frame in frames:
-            counts = frame.groupby("reason").agg(F.count(col("id")).alias("rows")).to_pylist()
-            dropped.counts.update({row["reason"]: row["rows"] for row in counts})
-            for reason in sorted(row["reason"] for row in counts):
-                examples = frame.where(col("reason") == reason).select("id", "source", "path", "reason", "text")
-                for row in examples.sort(["id", "source", "path"]).limit(_EXAMPLES).to_pylist():
-                    dropped.examples.setdefault(reason, f"{row['source']}/{row['path']}")
-                    row["excerpt"] = row.pop("text")[:_EXCERPT]
-                    file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
-    return dropped
+        for range_ in ranges:
+            self.documents.update(range_["documents"])
+            self.bytes.update(range_["bytes"])
+            self.lengths.update({int(bin_): count for bin_, count in range_["lengths"].items()})
+        self.samples = [sample for range_ in ranges for sample in range_["samples"]][:_SAMPLES]
 
 
 def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
@@ -166,8 +211,8 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
     lengths = train.lengths + heldout.lengths
     length_and_drop_chart(
         context.report / "documents.png",
-        {10 ** (bin_ / _BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
-        10 ** (1 / _BINS_PER_DECADE),
+        {10 ** (bin_ / BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
+        10 ** (1 / BINS_PER_DECADE),
         {reason: dropped.counts[reason] for reason in DROP_REASONS},
     )
 
@@ -194,7 +239,7 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
             "",
             markdown_table(
                 ["reason", "documents", "such as"],
-                [[reason, dropped.counts[reason], dropped.examples.get(reason, "")] for reason in DROP_REASONS],
+                [[reason, dropped.counts[reason], dropped.example(reason)] for reason in DROP_REASONS],
             ),
             "",
             f"Near-duplicates are documents whose sets of {near.ngram}-word shingles have a Jaccard similarity of at "

@@ -27,11 +27,11 @@ from training.data.conversations.preference_formats import LABELLED, Judgement, 
 from training.data.conversations.rules import EMPTY_ANSWER, Dropped, answered, orderly, with_learned
 from training.data.conversations.rules import without_empty_answers as check_answers
 from training.data.sources.bad_rows import BadRows
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.reading import READING_MEMORY
 from training.data.sources.rows import SourceRow, read_rows_of
 from training.data.tables import GATHERED_PAIR_SCHEMA, TableWriter, text_id
 from training.errors import RecipeError, SourceError
+from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
 from training.specs.conversations import PreferenceSource
 from training.specs.conversations import PreferencesSection as Section

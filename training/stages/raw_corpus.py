@@ -8,11 +8,11 @@ from typing import Any
 
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.sources.bad_rows import BadRows
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.reading import READING_MEMORY, WITHOUT_DOCUMENT, Document, licence_of, read_source
 from training.data.sources.source_files import shown_reasons
 from training.data.tables import RAW_SCHEMA, ShardWriter, text_id
 from training.errors import SourceError
+from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
 from training.specs.job import StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section

@@ -1,28 +1,44 @@
-"""Cleaning with Daft: one form of text, cutting of long documents, reasons to drop one, exact duplicates, the split."""
+"""Cleaning of one document: one form of text, cutting of long ones, and reasons to drop a piece."""
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
-from typing import Any
+from functools import cache
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import regex
 
 from training.data.sources.provenance import file_of, is_python, part_path
-from training.data.tables import fraction, text_id
+from training.data.tables import text_id
 from training.data.text.cutting import cut
-from training.data.text.quiet_daft import F, daft
-from training.specs.corpus import EXACT, FEW_LETTERS, LONG_LINE, TOO_SHORT, CorpusSection
+from training.specs.corpus import FEW_LETTERS, LONG_LINE, TOO_SHORT, CorpusSection
 
-_MOST_MOVED = 1_000  # documents; draws above the share are only needed in small domains
-_MOST_OVERSHOOT = 2.0  # times the share of bytes: a domain's one long document may not swallow the split
 _LINE_END = re.compile(r"\r\n?")
 _BREAK = regex.compile(r"\s|(?![\x00-\x7f])\p{P}")
 _DATA = re.compile(r"[!-@\[-`{-~]")
 _LONGEST_WORD, _MOST_DATA = 100, 0.2  # characters on average, and a share of a line
-_Type = daft.DataType
-col = daft.col
+_NO_ASCII_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
+
+
+class Piece(NamedTuple):
+    """A document, or a piece of one that was cut.
+
+    Attributes:
+        id: SHA-256 (hex) of its text.
+        document: SHA-256 (hex) of the whole document's text.
+        path: Where it is from; see `training.data.sources.provenance`.
+        reason: Why it is dropped; None for a piece that stays.
+    """
+
+    id: str
+    document: str
+    text: str
+    path: str
+    domain: str
+    reason: str | None
 
 
 def normalised(text: str) -> str:
@@ -35,71 +51,49 @@ def normalised(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def cleaned(raw: daft.DataFrame, section: CorpusSection) -> daft.DataFrame:
-    """Normalised pieces of all documents with the reason to drop each.
+def pieces_of(source: str, path: str, text: str, section: CorpusSection) -> list[Piece]:
+    """The pieces of one document, in their order, each with the reason to drop it.
 
     Args:
-        raw: Columns of `raw_corpus`.
+        source: Name of its source.
+        path: Its path in the source.
+        text: As it was found.
         section: Limits and domains.
-
-    Returns:
-        Columns of `corpus`, `document` and `reason`. `id` is the SHA-256 of the piece's text, `document` that of the
-        whole document it was cut from; `reason` is null for pieces that pass.
     """
-    limit = section.max_characters
-
-    def cut_up(path: str, raw_text: str) -> list[dict[str, str]]:
-        text = normalised(raw_text)
-        document = text_id(text)
-        pieces = cut(text, limit)
-        return [
-            {
-                "id": text_id(piece),
-                "text": piece,
-                "document": document,
-                "path": path if len(pieces) == 1 else part_path(path, number),
-            }
-            for number, piece in enumerate(pieces, start=1)
-        ]
-
-    def find_domain(source: str, path: str) -> str:
-        return section.domain_of(source, file_of(path))
-
-    fields = {name: _Type.string() for name in ("id", "text", "document", "path")}
-    pieces_of = daft.func(cut_up, return_dtype=_Type.list(_Type.struct(fields)))
-    domain_of = daft.func(find_domain, return_dtype=_Type.string())
-    piece = col("piece")
-    frame = (
-        raw.select("source", "licence", pieces_of(col("path"), col("text")).alias("piece"))
-        .explode("piece")
-        .select("source", "licence", *(piece.get(name).alias(name) for name in fields))
-    )
-    return frame.with_columns(
-        {
-            "bytes": F.length_bytes(col("text")).cast(_Type.int64()),
-            "domain": domain_of(col("source"), col("path")),
-            "reason": _reason(section),
-        }
-    )
+    text = normalised(text)
+    document = text_id(text)
+    domain = section.domain_of(source, file_of(path))
+    parts = cut(text, section.max_characters)
+    if len(parts) == 1:
+        return [Piece(document, document, text, path, domain, reason_to_drop(text, path, section))]
+    return [
+        Piece(text_id(part), document, part, part_path(path, number), domain, reason_to_drop(part, path, section))
+        for number, part in enumerate(parts, start=1)
+    ]
 
 
-def _reason(section: CorpusSection) -> daft.Expression:
-    characters = F.length(col("text"))
-    letters = F.regexp_count(col("text"), r"\p{L}")
+def reason_to_drop(text: str, path: str, section: CorpusSection) -> str | None:
+    """The first rule of the recipe that a piece breaks."""
+    if not text or len(text) < section.min_characters:
+        return TOO_SHORT
+    if _letters(text) < len(text) * section.min_letters:
+        return FEW_LETTERS
+    long_lines = [line for line in text.split("\n") if len(line) > section.max_line]
+    if long_lines and (is_python(path) or not all(is_prose(line, section.max_line) for line in long_lines)):
+        return LONG_LINE
+    return None
 
-    def is_generated(text: str, path: str) -> bool:
-        return any(
-            len(line) > section.max_line and (is_python(path) or not is_prose(line, section.max_line))
-            for line in text.split("\n")
-        )
 
-    generated = daft.func(is_generated, return_dtype=_Type.bool())
-    return (
-        F.when((characters == 0) | (characters < section.min_characters), TOO_SHORT)
-        .when(letters.cast(_Type.float64()) < characters.cast(_Type.float64()) * section.min_letters, FEW_LETTERS)
-        .when(generated(col("text"), col("path")), LONG_LINE)
-        .otherwise(daft.lit(None).cast(_Type.string()))
-    )
+def _letters(text: str) -> int:
+    if text.isascii():
+        return len(text.encode().translate(None, _NO_ASCII_LETTERS))
+    return int(np.count_nonzero(_is_letter()[np.frombuffer(text.encode("utf-32-le"), "<u4")]))
+
+
+@cache
+def _is_letter() -> npt.NDArray[np.bool_]:
+    """Whether each of Unicode's code points is a letter, bool [0x110000]."""
+    return np.fromiter(map(str.isalpha, map(chr, range(0x110000))), np.bool_, 0x110000)
 
 
 def is_prose(line: str, longest: int) -> bool:
@@ -115,65 +109,3 @@ def is_prose(line: str, longest: int) -> bool:
         and max(map(len, words)) <= longest
         and len(_DATA.findall(line)) <= _MOST_DATA * len(line)
     )
-
-
-def mark_exact_duplicates(frame: daft.DataFrame) -> daft.DataFrame:
-    """Keep the first of all rows that share an id, by document, source and path; the others get the reason `EXACT`.
-
-    Args:
-        frame: Columns of `cleaned`; only rows without a reason.
-    """
-    keyed = frame.with_column("key", F.concat_ws("\0", col("document"), col("source"), col("path")))
-    first = keyed.groupby("id").agg(F.min(col("key")).alias("first"))
-    reason = F.when(col("key") != col("first"), EXACT).otherwise(daft.lit(None).cast(_Type.string()))
-    return keyed.join(first, on="id").with_column("reason", reason).exclude("key", "first")
-
-
-def mark_heldout(frame: daft.DataFrame, share: float) -> daft.DataFrame:
-    """Add the column `heldout`.
-
-    A document, with all its pieces, is held out if a number in [0, 1) drawn from its digest lies below `share`. So
-    neither its name, nor its row, nor what else the corpus holds decides. A small domain may get less than `share` of
-    its bytes in this way; there the limit moves up to the next draws. Every domain of two or more documents has at
-    least one on either side. The pieces of a corpus that is a single document are drawn one by one.
-
-    Args:
-        frame: Columns `id`, `document`, `domain` and `bytes`.
-        share: Of the documents.
-    """
-    single = frame.select("document").distinct().limit(2).count_rows() == 1
-    draw = daft.func(lambda digest: fraction(digest), return_dtype=_Type.float64())
-    drawn = frame.with_column("draw", draw(col("id" if single else "document"))).collect()
-
-    documents = drawn.groupby("domain", "draw").agg(F.sum(col("bytes")).alias("bytes"))
-    domains = documents.groupby("domain").agg(
-        F.max(col("draw")).alias("last"),
-        F.sum(col("bytes")).alias("all"),
-        F.sum(F.when(col("draw") < share, col("bytes")).otherwise(0)).alias("held"),
-    )
-    limits = {row["domain"]: _limit(documents, row, share) for row in domains.to_pylist()}
-
-    def is_held(domain: str, draw: float) -> bool:
-        return draw < limits[domain]
-
-    held = daft.func(is_held, return_dtype=_Type.bool())
-    return drawn.with_column("heldout", held(col("domain"), col("draw"))).exclude("draw")
-
-
-def _limit(documents: daft.DataFrame, domain: dict[str, Any], share: float) -> float:
-    """The limit below which the draws of one domain are held out; its last document is always trained on.
-
-    Args:
-        documents: Columns `domain`, `draw` and `bytes`, one row a document.
-        domain: `domain`, its `last` draw, the bytes of `all` documents and of those `held` out by `share` alone.
-        share: The limit of a domain that has enough.
-    """
-    limit, held_bytes, needed_bytes = share, domain["held"], share * domain["all"]
-    if held_bytes < needed_bytes:
-        following = documents.where((col("domain") == domain["domain"]) & (col("draw") >= share))
-        for row in following.sort("draw").limit(_MOST_MOVED).to_pylist():
-            overshoots = held_bytes + row["bytes"] > _MOST_OVERSHOOT * needed_bytes
-            if held_bytes >= needed_bytes or (held_bytes and overshoots):
-                break
-            limit, held_bytes = math.nextafter(row["draw"], 1), held_bytes + row["bytes"]
-    return float(min(limit, domain["last"]))

@@ -1,184 +1,280 @@
-"""Near-duplicate removal.
+"""Near-duplicate removal on disk, for a corpus of any size.
 
-MinHash (Broder, "On the Resemblance and Containment of Documents", 1997) and banding (Leskovec et al., "Mining of
-Massive Datasets", section 3.4) find the candidates. The exact similarity of `training.data.text.similarity` decides.
+Documents that share a band of MinHashes become candidates; the exact similarity of `training.data.text.similarity`
+decides. The steps are those of datatrove (Penedo et al., 2024): signatures for each file, equal bands by ranges of
+their hashes, clusters by union-find. What follows differs. A cluster is a chain of candidates, whose ends need not
+resemble each other. So in each cluster the documents are looked at in the order of their ids, and one is removed only
+if it is a near-duplicate of one that was kept.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
-from training.data.text.quiet_daft import daft
-from training.data.text.similarity import Shingles, jaccard, shingle_sets, similar_documents
+from training.data.text.cleaned_parts import BAND, NO_NUMBER, Cleaned, CleanedPart, Numbers
+from training.data.text.digest_order import DigestOrder
+from training.data.text.similarity import Shingles, jaccard
+from training.job.parts import Part, Pool
 from training.specs.corpus import MinHash
 
-BandKeys = npt.NDArray[np.uint64]
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_BATCH_SHINGLES = 2**19  # 4 MB for each array of one permutation
-col = daft.col
+_BAND_BYTES = 256 * 2**20  # of the entries that are sorted together
+_BUCKET_BYTES = 64 * 2**20  # of the candidates' text; their shingles take twice as much
+_MEMBERS, _BORDERS, _BUCKETS = "members.npy", "borders.npy", "buckets.npy"
+_NUMBERS, _STARTS, _SHINGLES, _REMOVED = "numbers.npy", "starts.npy", "shingles.npy", "removed.npy"
 
 
-def near_duplicates(documents: daft.DataFrame, spec: MinHash) -> dict[str, str]:
-    """The documents to remove so that no two near-duplicates remain.
-
-    Documents are looked at in the order of their ids, so the result does not depend on the order of rows. A document is
-    removed if it is a near-duplicate of one that was kept; a removed one removes no other. Only documents that share a
-    band of MinHashes with another one are compared.
+def near_duplicates(pool: Pool, cleaned: Cleaned, order: DigestOrder, spec: MinHash, scratch: Path) -> npt.NDArray[Any]:
+    """The texts to remove so that no two near-duplicates remain.
 
     Args:
-        documents: Columns `id` (unique, a digest of the text) and `text`.
-        spec: Permutations, words per shingle and threshold.
-
-    Returns:
-        Removed id to a kept id that it is a near-duplicate of.
-    """
-    ids, keys = _band_keys_of(documents, spec)
-    is_candidate = _shares_a_band(keys)
-    keys = keys[is_candidate]
-    places = {ids[row]: place for place, row in enumerate(np.flatnonzero(is_candidate))}
-
-    # The texts are read a second time: all shingles at once would not fit into memory.
-    kept = _Kept()
-    removed: dict[str, str] = {}
-    candidates = ((id_, text) for id_, text in _texts(documents) if id_ in places)
-    for id_, shingles in _sets(candidates, spec):
-        twin = kept.twin(keys[places[id_]], shingles, spec.threshold)
-        if twin is None:
-            kept.add(id_, keys[places[id_]], shingles)
-        else:
-            removed[id_] = twin
-    return removed
-
-
-def twins_across(heldout: daft.DataFrame, train: daft.DataFrame, spec: MinHash) -> dict[str, str]:
-    """Held-out documents that are near-duplicates of a training document, compared exactly.
-
-    Bands miss a few pairs of a very large corpus. A pair on one side of the split does no harm; a pair across it would
-    let a model be tested on what it has read.
-
-    Args:
-        heldout: Columns `id` and `text`.
-        train: The same.
+        pool: Does the work.
+        cleaned: The cleaned parts.
+        order: The numbers of all texts.
         spec: Words per shingle and threshold.
+        scratch: Folder for files that the steps share.
 
     Returns:
-        Held-out id to a training id.
+        Number of each removed text, and of a kept one that it is a near-duplicate of, uint32 [removed, 2].
     """
-    queries = dict(_sets(_texts(heldout), spec))
-    train_ids: list[str] = []
+    entries = sum(len(CleanedPart(folder).bands) for folder in cleaned.folders)
+    ranges = max(1, -(-entries * BAND.itemsize // _BAND_BYTES))
+    size = sum(cleaned.sizes)
+    groups = pool.run(
+        "compare bands",
+        _find_groups,
+        [Part(f"{number:05d}", _HashRange(cleaned, number, ranges), size // ranges) for number in range(ranges)],
+    )
 
-    def stream() -> Iterator[Shingles]:
-        for id_, shingles in _sets(_texts(train), spec):
-            train_ids.append(id_)
-            yield shingles
+    candidates, bucket_of, count = _clusters([finished.folder for finished in groups], order)
+    np.save(scratch / "candidates.npy", candidates)
+    np.save(scratch / "bucket_of.npy", bucket_of)
+    by_bucket = pool.run(
+        "cluster candidates",
+        _sort_groups,
+        [Part(finished.folder.name, _Groups(finished.folder, scratch, count), size // ranges) for finished in groups],
+    )
+    shingles = pool.run(
+        "read candidates",
+        _write_shingles,
+        [
+            Part(f"{number:05d}", _Candidates(cleaned, number, scratch, count, spec.ngram), part_size)
+            for number, part_size in enumerate(cleaned.sizes)
+        ],
+    )
+    sources = tuple(tuple(finished.folder for finished in step) for step in (by_bucket, shingles))
+    compared = pool.run(
+        "remove near-duplicates",
+        _remove,
+        [
+            Part(f"{number:05d}", _Bucket(sources[0], sources[1], number, spec.threshold), size // max(count, 1))
+            for number in range(count)
+        ],
+    )
+    return np.concatenate([np.empty((0, 2), np.uint32), *(np.load(done.folder / _REMOVED) for done in compared)])
 
-    matches = similar_documents(list(queries.values()), [-1] * len(queries), stream(), spec.threshold)
-    heldout_ids = list(queries)
-    return {heldout_ids[query]: train_ids[match.row] for query, match in matches.items()}
+
+@dataclass(frozen=True)
+class _HashRange:
+    """A range of the hashes of bands; `count` ranges are all."""
+
+    cleaned: Cleaned
+    number: int
+    count: int
+
+
+def _find_groups(hashes: _HashRange, folder: Path) -> dict[str, Any]:
+    """Write the texts that share a band: their numbers, group after group, and where each group begins."""
+    keys, numbers = [], []
+    low, high = (
+        np.uint64(min(border * 2**64 // hashes.count, 2**64 - 1)) for border in (hashes.number, hashes.number + 1)
+    )
+    for part, path in enumerate(hashes.cleaned.folders):
+        bands = CleanedPart(path).bands
+        end = len(bands) if hashes.number + 1 == hashes.count else int(np.searchsorted(bands["hash"], high))
+        some = np.asarray(bands[int(np.searchsorted(bands["hash"], low)) : end])
+        number = hashes.cleaned.numbers(part)[some["row"]]
+        keys.append(some["hash"][number != NO_NUMBER])
+        numbers.append(number[number != NO_NUMBER])
+
+    key, member = np.concatenate(keys), np.concatenate(numbers)
+    order = np.lexsort((member, key))
+    key, member = key[order], member[order]
+    borders = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1], [True]])) if len(key) else np.zeros(1, int)
+    sizes = np.diff(borders)
+    np.save(folder / _MEMBERS, member[np.repeat(sizes > 1, sizes)])
+    np.save(folder / _BORDERS, np.concatenate([[0], np.cumsum(sizes[sizes > 1])]))
+    return {"groups": int((sizes > 1).sum())}
+
+
+def _clusters(groups: Sequence[Path], order: DigestOrder) -> tuple[Numbers, npt.NDArray[np.uint32], int]:
+    """Candidates, joined where they share a band, in buckets that are compared at once.
+
+    Returns:
+        The numbers of all candidates, in their order, uint32 [candidates]; the bucket of each, uint32 [candidates];
+        and how many buckets there are. A cluster lies in one bucket, and no bucket is larger than one cluster has to
+        be.
+    """
+    candidates = np.empty(0, np.uint32)
+    for folder in groups:
+        candidates = np.union1d(candidates, np.load(folder / _MEMBERS, mmap_mode="r"))
+    if not len(candidates):
+        return candidates, candidates, 0
+
+    pairs = [_neighbours(folder) for folder in groups]
+    left, right = (np.searchsorted(candidates, np.concatenate([pair[side] for pair in pairs])) for side in (0, 1))
+    matrix = coo_matrix((np.ones(len(left), np.bool_), (left, right)), shape=(len(candidates),) * 2)
+    clusters, cluster_of = connected_components(matrix, directed=False)
+
+    sizes = np.bincount(cluster_of, order.column("bytes")[candidates], minlength=clusters)
+    first_member = np.full(clusters, len(candidates))
+    np.minimum.at(first_member, cluster_of, np.arange(len(candidates)))
+    in_order = np.argsort(first_member)
+    filled = np.cumsum(sizes[in_order])
+    bucket = np.empty(clusters, np.uint32)
+    bucket[in_order] = (filled - sizes[in_order]) // _BUCKET_BYTES
+    _, bucket_of = np.unique(bucket[cluster_of], return_inverse=True)
+    return candidates, bucket_of.astype(np.uint32), int(bucket_of.max()) + 1
+
+
+def _neighbours(folder: Path) -> tuple[Numbers, Numbers]:
+    """Every member of a group but the last, and the one after it."""
+    members, borders = np.load(folder / _MEMBERS, mmap_mode="r"), np.load(folder / _BORDERS)
+    is_last = np.zeros(len(members), np.bool_)
+    is_last[borders[1:] - 1] = True
+    left = np.flatnonzero(~is_last)
+    return members[left], members[left + 1]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What `_find_groups` wrote for one range of hashes; `count` is the number of buckets."""
+
+    folder: Path
+    scratch: Path
+    count: int
+
+
+def _sort_groups(groups: _Groups, folder: Path) -> dict[str, Any]:
+    """Write groups in the order of their buckets, and where each bucket begins."""
+    members, borders = np.load(groups.folder / _MEMBERS), np.load(groups.folder / _BORDERS)
+    bucket = _buckets_of(groups.scratch, members[borders[:-1]])
+    order = np.argsort(bucket, kind="stable")
+    sizes = np.diff(borders)[order]
+    borders_then = np.concatenate([[0], np.cumsum(sizes)])
+    places = np.arange(borders_then[-1]) + np.repeat(borders[:-1][order] - borders_then[:-1], sizes)
+    np.save(folder / _MEMBERS, members[places])
+    np.save(folder / _BORDERS, borders_then)
+    np.save(folder / _BUCKETS, np.searchsorted(bucket[order], np.arange(groups.count + 1)))
+    return {}
+
+
+def _buckets_of(scratch: Path, numbers: Numbers) -> npt.NDArray[np.uint32]:
+    """The bucket of each of some candidates."""
+    candidates = np.load(scratch / "candidates.npy", mmap_mode="r")
+    buckets: npt.NDArray[np.uint32] = np.load(scratch / "bucket_of.npy", mmap_mode="r")
+    return np.asarray(buckets[np.searchsorted(candidates, numbers)])
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The candidates of one cleaned part; `count` is the number of buckets."""
+
+    cleaned: Cleaned
+    part: int
+    scratch: Path
+    count: int
+    ngram: int
+
+
+def _write_shingles(candidates: _Candidates, folder: Path) -> dict[str, Any]:
+    """Write the shingles of a part's candidates in the order of their buckets, and where each bucket begins."""
+    part = CleanedPart(candidates.cleaned.folders[candidates.part])
+    numbers = candidates.cleaned.numbers(candidates.part)
+    all_candidates = np.load(candidates.scratch / "candidates.npy", mmap_mode="r")
+    is_candidate = np.isin(numbers, all_candidates)
+
+    sets = [shingles for _, shingles in part.shingles(is_candidate, candidates.ngram)]
+    own = numbers[is_candidate]
+    bucket = _buckets_of(candidates.scratch, own)
+    order = np.argsort(bucket, kind="stable")
+    in_order = [sets[place] for place in order]
+    np.save(folder / _NUMBERS, own[order])
+    np.save(folder / _STARTS, np.cumsum([0, *map(len, in_order)]))
+    np.save(folder / _SHINGLES, np.concatenate([np.empty(0, np.uint64), *in_order]))
+    np.save(folder / _BUCKETS, np.searchsorted(bucket[order], np.arange(candidates.count + 1)))
+    return {}
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Clusters of candidates: folders with their groups, and with their shingles."""
+
+    groups: tuple[Path, ...]
+    shingles: tuple[Path, ...]
+    number: int
+    threshold: float
+
+
+def _remove(bucket: _Bucket, folder: Path) -> dict[str, Any]:
+    """Write the numbers of near-duplicates, each with a kept text that it is like."""
+    sets: dict[int, Shingles] = {}
+    for path in bucket.shingles:
+        first, end = np.load(path / _BUCKETS)[bucket.number : bucket.number + 2].tolist()
+        numbers, starts = np.load(path / _NUMBERS), np.load(path / _STARTS)
+        shingles = np.load(path / _SHINGLES, mmap_mode="r")
+        for place in range(first, end):
+            sets[int(numbers[place])] = shingles[starts[place] : starts[place + 1]]
+
+    groups_of: dict[int, list[int]] = {}
+    count = 0
+    for path in bucket.groups:
+        first, end = np.load(path / _BUCKETS)[bucket.number : bucket.number + 2].tolist()
+        borders, members = np.load(path / _BORDERS), np.load(path / _MEMBERS, mmap_mode="r")
+        for group in range(first, end):
+            for number in members[borders[group] : borders[group + 1]].tolist():
+                groups_of.setdefault(number, []).append(count)
+            count += 1
+
+    kept = _Kept(sets, groups_of, bucket.threshold)
+    removed = [(number, twin) for number in sorted(groups_of) if (twin := kept.twin_or_keep(number)) is not None]
+    np.save(folder / _REMOVED, np.array(removed, np.uint32).reshape(-1, 2))
+    return {"removed": len(removed)}
 
 
 class _Kept:
-    """Documents that stay, by the bands of their MinHashes.
+    """Texts that stay, by the groups that share a band.
 
-    Only these enter the bands, so a band stays small however many copies of one text there are.
+    Only these enter the groups, so a group stays small however many copies of one text there are.
     """
 
-    def __init__(self) -> None:
-        self._documents: list[tuple[str, Shingles]] = []
-        self._bands: dict[tuple[int, int], list[int]] = {}
+    def __init__(self, sets: dict[int, Shingles], groups_of: dict[int, list[int]], threshold: float) -> None:
+        self._sets, self._groups_of, self._threshold = sets, groups_of, threshold
+        self._kept: dict[int, list[int]] = {}
 
-    def twin(self, keys: BandKeys, shingles: Shingles, threshold: float) -> str | None:
-        """A kept document that is at least as similar as the threshold; those with most bands in common come first."""
+    def twin_or_keep(self, number: int) -> int | None:
+        """A kept text that is as similar as the threshold, those with most bands in common first; None keeps this one.
+
+        Args:
+            number: Greater than those before.
+        """
+        groups = self._groups_of[number]
         shared = Counter[int]()
-        for key in enumerate(keys.tolist()):
-            shared.update(self._bands.get(key, ()))
+        for group in groups:
+            shared.update(self._kept.get(group, ()))
 
-        for number, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0])):
-            id_, other = self._documents[number]
-            if jaccard(shingles, other, threshold) >= threshold:
-                return id_
+        shingles = self._sets[number]
+        for other, _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0])):
+            if jaccard(shingles, self._sets[other], self._threshold) >= self._threshold:
+                return other
+        for group in groups:
+            self._kept.setdefault(group, []).append(number)
         return None
-
-    def add(self, id_: str, keys: BandKeys, shingles: Shingles) -> None:
-        """Keep a document."""
-        for key in enumerate(keys.tolist()):
-            self._bands.setdefault(key, []).append(len(self._documents))
-        self._documents.append((id_, shingles))
-
-
-def band_keys(sets: list[Shingles], spec: MinHash) -> BandKeys:
-    """A hash of the MinHashes of every band of every document.
-
-    The permutations are x -> a x + b modulo 2**64 with odd a; shingles are hashes already.
-
-    Args:
-        sets: Shingles of the documents, uint64 [shingles] each; none is empty.
-        spec: Its rows and bands.
-
-    Returns:
-        uint64 [documents, bands].
-    """
-    rows, bands = spec.rows_and_bands
-    coefficients = np.frombuffer(hashlib.shake_128(b"minhash").digest(16 * rows * bands), "<u8").reshape(-1, 2)
-    shingles = np.concatenate(sets)
-    starts = np.cumsum([0, *map(len, sets[:-1])])
-
-    keys = np.zeros((len(sets), bands), np.uint64)
-    for number, (factor, offset) in enumerate(coefficients):
-        lowest = np.minimum.reduceat(shingles * (factor | np.uint64(1)) + offset, starts)
-        keys[:, number // rows] = keys[:, number // rows] * _FACTOR + lowest
-    return keys
-
-
-def _band_keys_of(documents: daft.DataFrame, spec: MinHash) -> tuple[list[str], BandKeys]:
-    """Ids in their order, and the band keys of each, uint64 [documents, bands]."""
-    _, bands = spec.rows_and_bands
-    ids: list[str] = []
-    keys = [np.empty((0, bands), np.uint64)]
-
-    batch: list[Shingles] = []
-    size = 0
-    for id_, shingles in _sets(_texts(documents), spec):
-        ids.append(id_)
-        batch.append(shingles)
-        size += len(shingles)
-        if size >= _BATCH_SHINGLES:
-            keys.append(band_keys(batch, spec))
-            batch, size = [], 0
-    if batch:
-        keys.append(band_keys(batch, spec))
-    return ids, np.concatenate(keys)
-
-
-def _shares_a_band(keys: BandKeys) -> npt.NDArray[np.bool_]:
-    """Which documents share a band with another one, bool [documents]."""
-    shares = np.zeros(len(keys), np.bool_)
-    for band in keys.T:
-        _, places, counts = np.unique(band, return_inverse=True, return_counts=True)
-        shares |= counts[places] > 1
-    return shares
-
-
-def _texts(documents: daft.DataFrame) -> Iterator[tuple[str, str]]:
-    for batch in documents.select("id", "text").sort("id").to_arrow_iter():
-        for row in batch.to_pylist():
-            yield row["id"], row["text"]
-
-
-def _sets(texts: Iterator[tuple[str, str]], spec: MinHash) -> Iterator[tuple[str, Shingles]]:
-    """The shingles of every text, with its id."""
-    ids: list[str] = []
-
-    def texts_alone() -> Iterator[str]:
-        for id_, text in texts:
-            ids.append(id_)
-            yield text
-
-    # `shingle_sets` takes one text for each set that it gives, so the last id is the set's.
-    for shingles in shingle_sets(texts_alone(), spec.ngram):
-        yield ids.pop(), shingles

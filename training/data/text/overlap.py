@@ -1,25 +1,24 @@
 """Which training documents hold items of the evaluation sets.
 
-This is the overlap test of GPT-3 (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C). Words are
-hashed to 64 bits, and a window of n words to the polynomial of its words' hashes modulo 2**64 (Karp and Rabin, 1987).
-With prefix sums every window costs one subtraction and one multiplication, whatever n is.
+This is the overlap test of GPT-3 (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C). A window of
+n words is hashed to the polynomial of its words' numbers modulo 2**64, as a word is to that of its bytes. With prefix
+sums every window costs one subtraction and one multiplication, whatever n is.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.words import word_hash, word_weight, words_of
+from training.data.text.word_codes import INVERSES, POWERS, Codes, word_codes
+from training.data.text.words import word_weight, words_of
 
 _MIN_WORDS = 6
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_INVERSE = pow(_BASE, -1, 2**64)
-Hashes = npt.NDArray[np.uint64]
+_BUCKET_BITS = 22
 
 
 class EvaluationItem(NamedTuple):
@@ -62,18 +61,17 @@ class OverlapIndex:
         self._overlap = overlap
         self._items: list[EvaluationItem] = []
         self._sizes: list[int] = []
-        self._words: dict[str, int] = {}
         postings: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._may_be_known = np.zeros(2**_BUCKET_BITS, np.bool_)
         for item in sorted(set(items)):
             words = words_of(item.text)
             if word_weight(words) < _MIN_WORDS:
                 continue
 
             length = min(ngram, len(words))
-            for word in words:
-                if word not in self._words:
-                    self._words[word] = word_hash(word) or 1  # 0 stands for a word that no item holds
-            grams = _Windows(self._hashed(words)).of(length)
+            codes, _ = word_codes([item.text])
+            self._may_be_known[_buckets(codes)] = True
+            grams = np.unique(_Windows(codes).of(length)[1])
             for gram in grams.tolist():
                 postings[length][gram].append(len(self._items))
             self._items.append(item)
@@ -86,47 +84,58 @@ class OverlapIndex:
 
     def overlaps(self, document: str, text: str) -> Iterator[Overlap]:
         """The items that a document holds, by item id."""
-        windows = _Windows(self._hashed(words_of(text)))
-        shared = Counter[int]()
+        return self.overlaps_of([document], [text])
+
+    def overlaps_of(self, documents: Sequence[str], texts: Sequence[str]) -> Iterator[Overlap]:
+        """The items that some documents hold, by document and item id.
+
+        Args:
+            documents: Their ids.
+            texts: Their texts, together some megabytes at most.
+        """
+        codes, starts = word_codes(texts)
+        words = np.zeros(len(codes) + len(texts), np.uint64)  # with an unknown word after each text
+        owner = np.repeat(np.arange(len(texts)), np.diff(starts) + 1)
+        is_word = np.ones(len(words), np.bool_)
+        is_word[starts[1:] + np.arange(len(texts))] = False
+        words[is_word] = np.where(self._may_be_known[_buckets(codes)], codes, 0)
+        windows = _Windows(words)
+
+        shared: dict[int, Counter[int]] = defaultdict(Counter)
         for length, item_grams in self._grams.items():
-            grams = windows.of(length)
-            places = np.minimum(np.searchsorted(item_grams, grams), len(item_grams) - 1)
-            for gram in grams[item_grams[places] == grams].tolist():
-                shared.update(self._postings[length][gram])
+            places, grams = windows.of(length)
+            nearest = np.minimum(np.searchsorted(item_grams, grams), len(item_grams) - 1)
+            is_held = item_grams[nearest] == grams
+            for number, gram in set(zip(owner[places[is_held]].tolist(), grams[is_held].tolist(), strict=True)):
+                shared[number].update(self._postings[length][gram])
 
-        for index in sorted(shared):
-            share = shared[index] / self._sizes[index]
-            if share >= self._overlap:
-                yield Overlap(document, self._items[index].id, share)
-
-    def _hashed(self, words: list[str]) -> Hashes:
-        """Hash of each word; 0 for words that no item holds."""
-        return np.fromiter((self._words.get(word, 0) for word in words), np.uint64, len(words))
+        for number in sorted(shared):
+            for index in sorted(shared[number]):
+                share = shared[number][index] / self._sizes[index]
+                if share >= self._overlap:
+                    yield Overlap(documents[number], self._items[index].id, share)
 
 
 class _Windows:
-    """Hashes of windows of one text's words.
+    """Hashes of windows of words.
 
     Args:
-        words: Hash of each word, 0 for an unknown one, uint64 [words].
+        words: Number of each word, 0 for an unknown one, uint64 [words].
     """
 
-    def __init__(self, words: Hashes) -> None:
+    def __init__(self, words: Codes) -> None:
         self._unknown_before = np.concatenate([[0], np.cumsum(words == 0)])
         with np.errstate(over="ignore"):
-            terms = words * _powers(_BASE, len(words))
+            terms = words * POWERS.first(len(words))
             self._prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
-        self._inverse = _powers(_INVERSE, len(words))
+        self._inverse = INVERSES.first(len(words))
 
-    def of(self, length: int) -> Hashes:
-        """The distinct hashes of the windows of `length` words that hold no unknown word, uint64, sorted."""
+    def of(self, length: int) -> tuple[npt.NDArray[np.int64], Codes]:
+        """Where the windows of `length` words that hold no unknown word begin, int64, and their hashes, uint64."""
         starts = np.flatnonzero(self._unknown_before[length:] == self._unknown_before[:-length])
         with np.errstate(over="ignore"):
-            return np.unique((self._prefix[starts + length] - self._prefix[starts]) * self._inverse[starts])
+            return starts, (self._prefix[starts + length] - self._prefix[starts]) * self._inverse[starts]
 
 
-def _powers(base: int, count: int) -> Hashes:
-    """1, base, base squared, ... modulo 2**64, uint64 [count]."""
-    factors = np.full(count, base, np.uint64)
-    factors[:1] = 1
-    return np.cumprod(factors, dtype=np.uint64)
+def _buckets(codes: Codes) -> npt.NDArray[np.int64]:
+    return (codes >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)

@@ -16,21 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.words import word_hash, words_of
+from training.data.text.word_codes import BATCH_CHARACTERS, text_code, word_codes
+from training.data.text.words import words_of
 
 Shingles = npt.NDArray[np.uint64]
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _STREAM_BATCH = 512
 _BUCKET_BITS = 22
 _MOST_HITS = 2**22  # index entries that are looked at together: 32 MB for each array of them
-
-
-class _WordHashes(dict[str, int]):
-    """Hashes of words, each computed once: a word is hashed far less often than it occurs."""
-
-    def __missing__(self, word: str) -> int:
-        value = self[word] = word_hash(word)
-        return value
 
 
 @dataclass(frozen=True)
@@ -56,17 +49,40 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
 
     A text of fewer words is one shingle. A text without any word is a shingle too, so that it equals no other text.
     """
-    hashes = _WordHashes()
-    for text in texts:
-        words = normalised_words(text) or [text]
-        codes = np.fromiter(map(hashes.__getitem__, words), np.uint64, len(words))
+    for batch in _texts_together(texts):
+        codes, starts = word_codes(batch)
+        windows = np.zeros(max(len(codes) - ngram + 1, 0), np.uint64)
+        for place in range(ngram if len(windows) else 0):
+            windows = windows * _FACTOR + codes[place : len(windows) + place]
 
-        width = min(ngram, len(codes))
-        windows = np.zeros(len(codes) - width + 1, np.uint64)
-        for place in range(width):
-            windows = windows * _FACTOR + codes[place : len(codes) - width + 1 + place]
-        windows.sort()
-        yield windows[np.concatenate([[True], windows[1:] != windows[:-1]])]
+        for text, start, end in zip(batch, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            if end - start >= ngram:
+                shingles = np.sort(windows[start : end - ngram + 1])
+                yield shingles[np.concatenate([[True], shingles[1:] != shingles[:-1]])]
+            else:
+                yield np.array([_short(codes[start:end].tolist() or [text_code(text)])], np.uint64)
+
+
+def _short(codes: list[int]) -> int:
+    """The one shingle of a text with fewer words than a shingle."""
+    value = 0
+    for code in codes:
+        value = (value * int(_FACTOR) + code) % 2**64
+    return value
+
+
+def _texts_together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists of about as many characters as are looked at together."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:

@@ -7,13 +7,11 @@ N-grams of words are n-grams of characters there, as is usual for these language
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections.abc import Iterable
 
 import regex
 
-# Rust's regex crate reads these three as well, so that Daft can split words by the same rule.
 RUN = r"[\p{L}\p{M}\p{N}]+"
 UNSPACED = (
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -39,11 +37,6 @@ def words_of(text: str) -> list[str]:
     if not has_unspaced(plain):
         return runs
     return [word for run in runs for word in (_PARTS.findall(run) if has_unspaced(run) else (run,))]
-
-
-def word_hash(word: str) -> int:
-    """A word as a number of 64 bits, from BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def has_unspaced(text: str) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
-from training.data.sources.bounded_memory import bounded_memory
 from training.data.sources.origins import GENERATION, OriginFiles
 from training.data.tokens.byte_bpe import rows_of
 from training.data.tokens.tokenizer_kinds import MAX_BYTES, problem_of
 from training.errors import InputRefused
+from training.job.bounded_memory import bounded_memory
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _MAX_JSON = 16 * 2**20

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from training.data.sources.bounded_memory import bounded_memory
 from training.errors import InputRefused
+from training.job.bounded_memory import bounded_memory
 
 _MAGIC = b"GGUF"
 _MEMORY = 2 * 2**30

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.unit.data.conftest import Pipeline
@@ -82,7 +83,7 @@ def test_what_the_builder_keeps_passes_its_gates(pipeline: Pipeline, near: dict[
 
 
 def test_a_twin_that_the_bands_miss_is_not_held_out(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "near_duplicates", lambda *_: {})
+    monkeypatch.setattr(stage, "near_duplicates", lambda *_: np.empty((0, 2), np.uint32))
     build(pipeline, near_twins(60, 60, 3), heldout=0.3)
     metrics = measured(pipeline)
     assert metrics["duplicate_rate"] > 0.5
@@ -184,3 +185,11 @@ def test_every_removed_document_is_near_one_that_stays(pipeline: Pipeline) -> No
     gone = [files[row["path"]] for row in lines(folder / "dropped.jsonl")]
     assert 10 < len(gone) < 40
     assert all(max(jaccard(removed, remaining) for remaining in kept) >= 0.8 for removed in shingle_sets(gone, 5))
+
+
+def test_one_single_document_is_split_by_its_pieces(pipeline: Pipeline) -> None:
+    draw = random.Random(4)
+    story = "\n".join(sentence(draw) for _ in range(900))
+    train, heldout = sides(build(pipeline, {"story.txt": story}, max_characters=2_000, heldout=0.1))
+    assert 0 < len(heldout) < 15 < len(train)
+    assert sum(map(len, train | heldout)) == len(story)

@@ -1,0 +1,257 @@
+"""A stage's work on parts of its data, in a pool of processes.
+
+A part is one unit of work, such as a file. What a part makes is a folder with a record, and the folder gets its name
+when all of it is on disk. So a job that was killed goes on with the parts that are missing, and nothing of a part that
+was not finished is ever read. Results come in the order of the parts, whatever process was the first: the same bytes
+for any number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from training.errors import GatehouseError, RecipeError
+from training.job.bounded_memory import bounded_memory
+from training.job.events import EventWriter
+from training.job.supervisor import die_with_parent
+from training.specs.execution import Execution
+
+T = TypeVar("T")
+Work = Callable[[T, Path], dict[str, Any]]
+_RECORD = "record.json"
+_UNFINISHED = ".unfinished"
+_WORTH_A_POOL = 32 * 2**20  # bytes; a process needs a second to start, in which another reads that much
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """One unit of work.
+
+    Attributes:
+        name: Its folder's name; no two parts of a step share one.
+        argument: What the step's function gets; it is sent to another process.
+        size: Bytes of data that it works on, for the progress.
+        shown: What messages call it, such as a file's path.
+    """
+
+    name: str
+    argument: T
+    size: int
+    shown: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A part that is done.
+
+    Attributes:
+        folder: What it wrote.
+        result: What its function returned.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+
+
+class Pool:
+    """Runs the steps of one stage.
+
+    Args:
+        folder: Where the steps keep their folders; it outlives a killed job.
+        execution: Its `threads` say how many processes there are, its `memory_megabytes` what each may allocate.
+        events: Gets the progress.
+    """
+
+    def __init__(self, folder: Path, execution: Execution, events: EventWriter) -> None:
+        self._folder, self._events = folder, events
+        self._processes = execution.threads or available_cores()
+        self._memory = execution.memory_megabytes * 10**6
+
+    def run(self, step: str, work: Work[T], parts: Sequence[Part[T]]) -> list[Finished]:
+        """Work on all parts of a step that are not done yet.
+
+        Args:
+            step: Name of the step, shown as the phase.
+            work: A function of a module. It gets a part's argument and an empty folder to write to, and returns what
+                JSON can hold.
+            parts: At least one; their names differ.
+
+        Returns:
+            One for each part, in their order.
+
+        Raises:
+            RecipeError: A process died three times at the same part.
+        """
+        self._events.phase(step)
+        folder = self._folder / step.replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = _Progress(self._events, parts)
+        missing: list[Part[T]] = []
+        for part in parts:
+            if (folder / part.name / _RECORD).is_file():
+                progress.reuse(part)
+            else:
+                missing.append(part)
+
+        size = sum(part.size for part in missing)
+        if self._processes == 1 or len(missing) < 2 or size < _WORTH_A_POOL:
+            for part in missing:
+                _work_on(work, part, folder)
+                progress.add(part)
+        else:
+            with _Workers(min(self._processes, len(missing)), self._memory) as workers:
+                workers.run(work, missing, folder, progress)
+        return [Finished(folder / part.name, json.loads((folder / part.name / _RECORD).read_bytes())) for part in parts]
+
+
+class _Progress:
+    """Bytes done, the rate, and what that leaves of time."""
+
+    def __init__(self, events: EventWriter, parts: Sequence[Part[Any]]) -> None:
+        self._events = events
+        self._total = sum(part.size for part in parts)
+        self._done = self._reused = 0
+        self._started = time.monotonic()
+
+    def reuse(self, part: Part[Any]) -> None:
+        """Count a part that an earlier start of the job finished."""
+        self._done, self._reused = self._done + part.size, self._reused + part.size
+
+    def add(self, part: Part[Any]) -> None:
+        """Count a part."""
+        self._done += part.size
+        rate = (self._done - self._reused) / max(time.monotonic() - self._started, 1e-3)
+        note = f"{rate / 1e6:.1f} MB/s"
+        if self._reused:
+            note += f", {self._reused / 1e6:.0f} MB were done before"
+        self._events.progress(round(self._done / 1e6, 1), round(self._total / 1e6, 1), "MB", note)
+
+
+class _Workers:
+    """Processes that work on parts. They are spawned: a fork would copy locks whose threads do not exist in it."""
+
+    def __init__(self, count: int, memory: int) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._memory = memory
+        self._workers: dict[Connection, BaseProcess] = {}
+        for _ in range(count):
+            self._start()
+
+    def run(self, work: Work[T], parts: Sequence[Part[T]], folder: Path, progress: _Progress) -> None:
+        """Give the parts to whichever process is free, the first ones first."""
+        waiting = [(part, 1) for part in reversed(parts)]
+        working: dict[Connection, tuple[Part[T], int]] = {}
+        while waiting or working:
+            for worker in self._workers:
+                if worker not in working and waiting:
+                    working[worker] = waiting.pop()
+                    worker.send((work, working[worker][0], folder))
+
+            for worker in [worker for worker in working if worker in wait(list(working))]:
+                part, tries = working.pop(worker)
+                try:
+                    error = worker.recv()
+                except (EOFError, ConnectionError):
+                    self._replace(worker, part, tries)
+                    waiting.append((part, tries + 1))
+                    continue
+                if error is not None:
+                    raise error
+                progress.add(part)
+
+    def _start(self) -> None:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there, self._memory), daemon=True)
+        process.start()
+        there.close()
+        self._workers[here] = process
+
+    def _replace(self, worker: Connection, part: Part[Any], tries: int) -> None:
+        """Start another process for one that died.
+
+        Raises:
+            RecipeError: It was not the first that died at this part.
+        """
+        process = self._workers.pop(worker)
+        process.join()
+        worker.close()
+        if tries >= _TRIES:
+            code = process.exitcode or 0
+            how = f"killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+            raise RecipeError(
+                f"{part.shown or part.name}: {_TRIES} processes died while they worked on it, the last one {how}; "
+                "give the job more memory, or leave this file out. The other parts stay finished"
+            )
+        self._start()
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker, process in self._workers.items():
+            process.kill()
+            process.join()
+            worker.close()
+
+
+def _serve(connection: Connection, memory: int) -> None:
+    """Work on what comes in, until nothing can come any more."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job's own process ends this one
+    with bounded_memory(memory):
+        while True:
+            try:
+                work, part, folder = connection.recv()
+            except EOFError:
+                return
+            connection.send(_outcome(work, part, folder))
+
+
+def _outcome(work: Work[Any], part: Part[Any], folder: Path) -> Exception | None:
+    """The error of a part, as the job's own process is to raise it."""
+    try:
+        _work_on(work, part, folder)
+        return None
+    except (GatehouseError, OSError, MemoryError) as error:
+        return error
+    except Exception:
+        return RuntimeError(f"{part.shown or part.name}:\n{traceback.format_exc()}")
+
+
+def _work_on(work: Work[T], part: Part[T], folder: Path) -> None:
+    """Let a part write its folder, and give the folder its name when all of it is on disk."""
+    unfinished = folder / f"{part.name}{_UNFINISHED}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    result = work(part.argument, unfinished)
+    (unfinished / _RECORD).write_text(json.dumps(result), encoding="utf-8")
+    for path in unfinished.rglob("*"):
+        _sync(path)
+    unfinished.rename(folder / part.name)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use; a container is often given fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
