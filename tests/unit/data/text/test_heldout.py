@@ -13,7 +13,7 @@ def split(documents: list[str], share: float, domains: list[str] | None = None, 
     """Whether each text is held out, given the digest of its document."""
     numbers = np.unique(domains or ["general"] * len(documents), return_inverse=True)[1]
     draws = np.array([fraction(document) for document in documents])
-    return draw_heldout(numbers, draws, np.full(len(documents), size), share).tolist()
+    return list(map(bool, draw_heldout(numbers, draws, np.full(len(documents), size), share)))
 
 
 def test_the_share_is_held_out_and_stays_the_same_as_the_corpus_grows() -> None:
