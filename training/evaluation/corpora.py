@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,59 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from training.data.conversations.messages import plain_answer, turns_key
 from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
-from training.data.text.documents import Split
+from training.data.text.documents import Split, read_part, texts_of
 from training.data.text.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
+from training.job.parts import Part, Pool
 from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
 
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
 LEFT_OUT = "report/left_out.json"
 SHORTFALL = "report/shortfall.jsonl"
+_QUERIES, _BORDERS = "queries.npy", "borders.npy"
 _CHOICES = 4
 
 Row = dict[str, Any]
 
 
-def measure_raw_corpus(artifact: InputArtifact) -> Measurement:
+def measure_raw_corpus(artifact: InputArtifact, pool: Pool) -> Measurement:
     """Documents, bytes, and bad rows: those that the builder skipped, and those whose id is not their text's."""
     measurement = Measurement()
-    documents = total_bytes = damaged = 0
-    for row in read_rows(artifact.folder / "documents", ["id", "text", "path"]):
-        data = row["text"].encode()
-        documents, total_bytes = documents + 1, total_bytes + len(data)
-        if hashlib.sha256(data).hexdigest() != row["id"]:
-            damaged += 1
-            measurement.fail("bad_rows", row["id"], 1.0, path=row["path"], reason="not the text of its id")
+    counted = pool.run("measure raw_corpus", _count_documents, _parts_of(Split(artifact.folder / "documents")))
+    documents, total_bytes = (sum(done.result[name] for done in counted) for name in ("documents", "bytes"))
+    damaged = [row for done in counted for row in done.result["damaged"]]
+    for id_, path in damaged:
+        measurement.fail("bad_rows", id_, 1.0, path=path, reason="not the text of its id")
     measurement.add("documents", documents, documents)
     measurement.add("bytes", total_bytes, documents)
 
-    _count_bad_rows(measurement, artifact.folder / SKIPPED, documents, damaged)
+    _count_bad_rows(measurement, artifact.folder / SKIPPED, documents, len(damaged))
     _count_left_out(measurement, artifact.folder / LEFT_OUT)
     return measurement
+
+
+def _parts_of(split: Split) -> list[Part[Path]]:
+    return [Part(path.stem, path, size, str(path)) for path, size in split.files()]
+
+
+def _count_documents(path: Path, _folder: Path) -> dict[str, Any]:
+    """Documents and bytes of a file, and id and path of those whose id is not their text's."""
+    documents = total_bytes = 0
+    damaged: list[tuple[str, str]] = []
+    for row in read_rows(path, ["id", "text", "path"]):
+        data = row["text"].encode()
+        documents, total_bytes = documents + 1, total_bytes + len(data)
+        if hashlib.sha256(data).hexdigest() != row["id"]:
+            damaged.append((row["id"], row["path"]))
+    return {"documents": documents, "bytes": total_bytes, "damaged": damaged}
 
 
 def _count_bad_rows(measurement: Measurement, path: Path, documents: int, damaged: int) -> None:
@@ -80,8 +98,14 @@ def _count_left_out(measurement: Measurement, path: Path) -> None:
     measurement.add("left_out_files", total, total)
 
 
-def measure_corpus(artifact: InputArtifact) -> Measurement:
-    """Sizes, near-duplicates within the training split, and held-out documents that lie in it."""
+def measure_corpus(artifact: InputArtifact, pool: Pool, scratch: Path) -> Measurement:
+    """Sizes, near-duplicates within the training split, and held-out documents that lie in it.
+
+    Args:
+        artifact: The corpus.
+        pool: Searches its files.
+        scratch: Folder for what is searched for.
+    """
     measurement = Measurement()
     spec = _near_duplicates(artifact)
     splits = [Split(artifact.folder / name) for name in ("train", "heldout")]
@@ -94,16 +118,12 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
         measurement.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
     # One pass over the training text, for both questions: most of the time goes into its shingles.
-    stream = _stream(splits[0], spec.ngram)
-    train_sets = list(itertools.islice(stream, _rows_within(train_sizes, QUERY_BYTES)))
-    heldout_stream = _stream(splits[1], spec.ngram)
-    heldout_sets = list(itertools.islice(heldout_stream, _rows_within(heldout_sizes, QUERY_BYTES)))
-    matches = similar_documents(
-        [*train_sets, *heldout_sets],
-        [*range(len(train_sets)), *[-1] * len(heldout_sets)],
-        itertools.chain(train_sets, stream),
-        spec.threshold,
-    )
+    train_sets = list(itertools.islice(_stream(splits[0], spec.ngram), _rows_within(train_sizes, QUERY_BYTES)))
+    heldout_sets = list(itertools.islice(_stream(splits[1], spec.ngram), _rows_within(heldout_sizes, QUERY_BYTES)))
+    queries = [*train_sets, *heldout_sets]
+    np.save(scratch / _QUERIES, np.concatenate([np.empty(0, np.uint64), *queries]))
+    np.save(scratch / _BORDERS, np.cumsum([0, *map(len, queries)]))
+    matches = _search(splits[0], spec, len(train_sets), pool, scratch)
 
     duplicates = {row: match for row, match in matches.items() if row < len(train_sets)}
     leaks = {row - len(train_sets): match for row, match in matches.items() if row >= len(train_sets)}
@@ -122,6 +142,47 @@ def measure_corpus(artifact: InputArtifact) -> Measurement:
             "documents, chosen by digest, among all of them"
         )
     return measurement
+
+
+@dataclass(frozen=True)
+class _SearchedFile:
+    """A file of training documents.
+
+    Attributes:
+        first_row: Number of its first document.
+        queries: Folder with the shingles that are searched for.
+        own: So many of the first queries are the first training documents themselves.
+    """
+
+    path: Path
+    first_row: int
+    queries: Path
+    own: int
+    spec: MinHash
+
+
+def _search(train: Split, spec: MinHash, own: int, pool: Pool, scratch: Path) -> dict[int, Match]:
+    """For each query the first training document that is a near-duplicate of it and not it itself."""
+    parts, first_row = [], 0
+    for path, size in train.files():
+        parts.append(Part(path.stem, _SearchedFile(path, first_row, scratch, own, spec), size, str(path)))
+        first_row += pq.read_metadata(path).num_rows
+
+    matches: dict[int, Match] = {}
+    for done in pool.run("search near-duplicates", _search_file, parts):
+        for query, row, similarity in done.result["matches"]:
+            matches.setdefault(query, Match(row, similarity))
+    return matches
+
+
+def _search_file(file: _SearchedFile, _folder: Path) -> dict[str, Any]:
+    shingles = np.load(file.queries / _QUERIES, mmap_mode="r")
+    borders = np.load(file.queries / _BORDERS).tolist()
+    queries = [shingles[start:end] for start, end in itertools.pairwise(borders)]
+    own_rows = [*range(-file.first_row, file.own - file.first_row), *[-1] * (len(queries) - file.own)]
+    stream = shingle_sets(texts_of(read_part(file.path, ["text"])), file.spec.ngram)
+    matches = similar_documents(queries, own_rows, stream, file.spec.threshold)
+    return {"matches": [(query, file.first_row + match.row, match.similarity) for query, match in matches.items()]}
 
 
 def measure_evaluation_sets(artifact: InputArtifact) -> Measurement:

@@ -6,7 +6,7 @@ Without a corpus it is the recipe's own conversations.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.data.conversations.items import excluded_ids, sample_of, training_items
 from training.data.conversations.mixing import (
@@ -16,7 +16,7 @@ from training.data.conversations.mixing import (
     sample_of_gathered,
 )
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, fraction, read_rows, write_table
+from training.data.tables import CONVERSATION_SCHEMA, CORPUS_SCHEMA, TableWriter, fraction, read_rows, write_table
 from training.errors import RecipeError
 from training.job.context import StageContext
 from training.specs.corpus import GENERAL
@@ -30,9 +30,9 @@ def run(context: StageContext[Section]) -> StageResult:
     Raises:
         RecipeError: The training split holds no document of the domain.
     """
-    section, has_corpus = context.section, "corpus" in context.inputs
+    has_corpus = "corpus" in context.inputs
     context.events.phase("documents")
-    documents = _documents(section.domain, context) if has_corpus else []
+    documents = _write_documents(context, has_corpus)
 
     context.events.phase("conversations")
     of_domain = _of_domain(context) if has_corpus else _all(context)
@@ -42,15 +42,14 @@ def run(context: StageContext[Section]) -> StageResult:
         rows, schema = [generated_conversation(row) for row in rows], MIXED_CONVERSATION_SCHEMA
     rows.sort(key=lambda row: str(row["id"]))
 
-    write_table(context.out / "documents.parquet", documents, CORPUS_SCHEMA)
     write_table(context.out / "train.parquet", rows, schema)
     _report(context, documents, rows)
     return StageResult(
         metrics={
-            "documents": float(len(documents)),
+            "documents": float(documents.number),
             "conversations": float(len(of_domain)),
             "general_conversations": float(len(general)),
-            "bytes": float(sum(row["bytes"] for row in documents)),
+            "bytes": float(documents.bytes),
         },
         headline="documents" if has_corpus else "conversations",
     )
@@ -59,8 +58,9 @@ def run(context: StageContext[Section]) -> StageResult:
 def _of_domain(context: StageContext[Section]) -> list[dict[str, Any]]:
     """Conversations from the domain's documents."""
     section, exclusions = context.section, context.input("evaluation_sets").folder / "exclusions.parquet"
-    items = training_items(context.input("corpus").folder, exclusions, domain=section.domain)
-    return [item.row() for item in items[: section.max_conversations]]
+    corpus = context.input("corpus").folder
+    found = training_items(corpus, exclusions, section.max_conversations, domain=section.domain)
+    return [item.row() for item in found.items[: section.max_conversations]]
 
 
 def _all(context: StageContext[Section]) -> list[dict[str, Any]]:
@@ -71,23 +71,36 @@ def _all(context: StageContext[Section]) -> list[dict[str, Any]]:
     return [{**row, "domain": section.domain} for row in rows[: section.max_conversations]]
 
 
-def _documents(domain: str, context: StageContext[Section]) -> list[dict[str, Any]]:
-    excluded = excluded_ids(context.input("evaluation_sets").folder / "exclusions.parquet")
-    documents, held_back = [], 0
-    for row in read_rows(context.input("corpus").folder / "train"):
-        if row["domain"] == domain:
+class _Documents(NamedTuple):
+    """How many documents were written, and the UTF-8 bytes of their texts."""
+
+    number: int
+    bytes: int
+
+
+def _write_documents(context: StageContext[Section], has_corpus: bool) -> _Documents:
+    """Write the domain's documents in the order of the corpus, which is that of their ids."""
+    domain, count, size, held_back = context.section.domain, 0, 0, 0
+    with TableWriter(context.out / "documents.parquet", CORPUS_SCHEMA) as writer:
+        if not has_corpus:
+            return _Documents(0, 0)
+        excluded = excluded_ids(context.input("evaluation_sets").folder / "exclusions.parquet")
+        for row in read_rows(context.input("corpus").folder / "train"):
+            if row["domain"] != domain:
+                continue
             if row["id"] in excluded:
                 held_back += 1
-            else:
-                documents.append(row)
+                continue
+            writer.add(row, row["bytes"])
+            count, size = count + 1, size + row["bytes"]
 
-    if not documents:
+    if not count:
         raise RecipeError(
             f"adapter_data.domain: the training split holds no document of {domain!r} ({held_back} are "
             "excluded because they hold evaluation items); widen the globs of that domain in the "
             "recipe's sources"
         )
-    return sorted(documents, key=lambda row: row["id"])
+    return _Documents(count, size)
 
 
 def _general(context: StageContext[Section], of_domain: int, taken: set[str]) -> list[dict[str, Any]]:
@@ -108,7 +121,7 @@ def _general(context: StageContext[Section], of_domain: int, taken: set[str]) ->
     return rows[: round(of_domain * share / (1 - share))]
 
 
-def _report(context: StageContext[Section], documents: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+def _report(context: StageContext[Section], documents: _Documents, rows: list[dict[str, Any]]) -> None:
     domain = context.section.domain
     write_samples(
         context.report, [sample_of_gathered(row) if is_gathered(row) else sample_of(row) for row in rows[:10]]
@@ -117,12 +130,11 @@ def _report(context: StageContext[Section], documents: list[dict[str, Any]], row
     bars = {f"{kind}, {of}": float(count) for (kind, of), count in sorted(table.items())}
     bar_chart(context.report / "kinds.png", bars, "Conversations by kind and domain", "conversations")
 
-    size = sum(row["bytes"] for row in documents) / 1e6
     write_card(
         context.report,
         "Adapter data",
         [
-            f"{len(documents)} documents ({size:.2f} MB) of the domain `{domain}`.",
+            f"{documents.number} documents ({documents.bytes / 1e6:.2f} MB) of the domain `{domain}`.",
             "",
             markdown_table(
                 ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from training.errors import RecipeError, UserError
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact, StageContext
+from training.job.parts import Pool
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
@@ -23,10 +24,14 @@ _WHOLE = 2**20  # tokens; a conversation is shown whole, because the model that 
 # Each function imports what it needs: judging a corpus does not wait for transformers.
 
 
+def _pool(context: _Context) -> Pool:
+    return Pool(context.work / "parts", context.execution, context.events)
+
+
 def _raw_corpus(context: _Context) -> Measurement:
     from training.evaluation.corpora import measure_raw_corpus
 
-    return measure_raw_corpus(context.input("artifact"))
+    return measure_raw_corpus(context.input("artifact"), _pool(context))
 
 
 def _conversations(context: _Context) -> Measurement:
@@ -44,7 +49,7 @@ def _preferences(context: _Context) -> Measurement:
 def _corpus(context: _Context) -> Measurement:
     from training.evaluation.corpora import measure_corpus
 
-    return measure_corpus(context.input("artifact"))
+    return measure_corpus(context.input("artifact"), _pool(context), context.work)
 
 
 def _evaluation_sets(context: _Context) -> Measurement:

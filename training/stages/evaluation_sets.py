@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,12 @@ from training.data.conversations.safety import read_prompts
 from training.data.conversations.shortfall import unused_text
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.tables import EXCLUSION_SCHEMA, fraction, read_rows, text_id, write_table
+from training.data.text.documents import Split
 from training.data.text.overlap import EvaluationItem, Overlap, OverlapIndex
+from training.data.text.word_codes import batches_of
 from training.errors import RecipeError
 from training.job.context import StageContext
+from training.job.parts import Part, Pool
 from training.specs.base import canonical_json
 from training.specs.conversations import PLAIN_TEXT
 from training.specs.corpus import GENERAL
@@ -77,7 +84,6 @@ def run(context: StageContext[Section]) -> StageResult:
     samples = [{"id": _id("samples", prompt), "prompt": prompt} for prompt in section.samples]
     gathered = _gathered(context)
 
-    context.events.phase("overlap with training documents")
     candidates, texts = _candidates(section, items), _text(section, documents, _SPARE)
     holders = _holders(
         context,
@@ -161,19 +167,53 @@ def _words(row: Mapping[str, Any]) -> str:
     return "\n".join(message["content"] for messages in parts for message in messages)
 
 
+@dataclass(frozen=True)
+class _TrainingFile:
+    """A file of training documents, and what is looked for in them.
+
+    Attributes:
+        items: JSON file with the id and the text of every item.
+    """
+
+    path: Path
+    items: Path
+    ngram: int
+    overlap: float
+
+
 def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dict[str, list[Overlap]]:
     """The training documents that hold each item, by the item's id.
 
     An overlap depends on its document and its item alone, so changing one item leaves the overlaps of all others.
     """
-    index = OverlapIndex(items, context.section.ngram, context.section.overlap)
     holders: dict[str, list[Overlap]] = defaultdict(list)
     if "corpus" not in context.inputs:
         return holders
-    for row in read_rows(context.input("corpus").folder / "train", ["id", "text"]):
-        for overlap in index.overlaps(row["id"], row["text"]):
+    pool = Pool(context.work / "parts", context.execution, context.events)
+    items_file = context.work / "items.json"
+    items_file.write_text(json.dumps(items))
+    parts = [
+        Part(path.stem, _TrainingFile(path, items_file, context.section.ngram, context.section.overlap), size)
+        for path, size in Split(context.input("corpus").folder / "train").files()
+    ]
+    for finished in pool.run("overlap with training documents", _find_overlaps, parts):
+        for overlap in itertools.starmap(Overlap, finished.result["overlaps"]):
             holders[overlap.item].append(overlap)
     return holders
+
+
+def _find_overlaps(file: _TrainingFile, _folder: Path) -> dict[str, Any]:
+    """The overlaps of a file's documents, in their order."""
+    index = _index(file.items, file.ngram, file.overlap)
+    overlaps: list[Overlap] = []
+    for rows in batches_of(read_rows(file.path, ["id", "text"]), itemgetter("text")):
+        overlaps += index.overlaps_of([row["id"] for row in rows], [row["text"] for row in rows])
+    return {"overlaps": overlaps}
+
+
+@lru_cache(maxsize=1)  # a process that works on many files makes it once
+def _index(items: Path, ngram: int, overlap: float) -> OverlapIndex:
+    return OverlapIndex(itertools.starmap(EvaluationItem, json.loads(items.read_text())), ngram, overlap)
 
 
 def _candidates(section: Section, items: list[Item]) -> list[Item]:

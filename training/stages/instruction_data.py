@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from training.data.conversations.dialogues import conversation_rows
-from training.data.conversations.items import BENIGN, REFUSAL, Item, sample_of, training_items
+from training.data.conversations.items import BENIGN, REFUSAL, Item, TrainingItems, sample_of, training_items
 from training.data.conversations.mixing import (
     GATHERED,
     MIXED_CONVERSATION_SCHEMA,
@@ -42,7 +42,7 @@ def run(context: StageContext[Section]) -> StageResult:
     """
     section = context.section
     context.events.phase("conversations")
-    items = _items(context) if "corpus" in context.inputs else []
+    items, is_all = _items(context) if "corpus" in context.inputs else TrainingItems([], is_all=True)
     written = _written(context) if all(name in context.files for name in _PROMPT_FILES) else []
     rows: list[dict[str, Any]] = [
         *conversation_rows([*((item, 0) for item in items[: section.max_conversations]), *written])
@@ -59,7 +59,7 @@ def run(context: StageContext[Section]) -> StageResult:
     rows.sort(key=lambda row: row["id"])
     write_table(context.out / "train.parquet", rows, schema)
     kinds = Counter(row["kind"] for row in rows)
-    _report(context, rows, len(items), contaminated)
+    _report(context, rows, TrainingItems(items, is_all), contaminated)
     added = {"contaminated_conversations": float(contaminated)} if "conversations" in context.inputs else {}
     return StageResult(
         metrics={
@@ -72,17 +72,18 @@ def run(context: StageContext[Section]) -> StageResult:
     )
 
 
-def _items(context: StageContext[Section]) -> list[Item]:
+def _items(context: StageContext[Section]) -> TrainingItems:
     """Questions with answers of the training documents, one at least."""
     corpus, most = context.input("corpus").folder, context.section.max_answer_characters
-    items = training_items(corpus, context.input("evaluation_sets").folder / "exclusions.parquet", most)
-    if not items:
+    exclusions = context.input("evaluation_sets").folder / "exclusions.parquet"
+    found = training_items(corpus, exclusions, context.section.max_conversations, most)
+    if not found.items:
         unused = unused_text(read_rows(corpus / "train"), most)
         raise RecipeError(
             f"instruction_data: the training documents give no question: {in_words(unused[:1])}. Add "
             "text with paragraphs of several sentences, or raise instruction_data.max_answer_characters"
         )
-    return items
+    return found
 
 
 def _gathered(context: StageContext[Section]) -> tuple[list[dict[str, Any]], int]:
@@ -139,7 +140,9 @@ def _item(kind: str, prompt: str, answer: str) -> Item:
     return Item(kind, prompt, answer, prompt, GENERAL, _WRITTEN)
 
 
-def _report(context: StageContext[Section], rows: list[dict[str, Any]], available: int, contaminated: int) -> None:
+def _report(
+    context: StageContext[Section], rows: list[dict[str, Any]], found: TrainingItems, contaminated: int
+) -> None:
     kinds = Counter(row["kind"] for row in rows)
     samples = [row for kind in kinds for row in [row for row in rows if row["kind"] == kind][:5]]
     write_samples(context.report, [sample_of_gathered(row) if is_gathered(row) else sample_of(row) for row in samples])
@@ -151,9 +154,10 @@ def _report(context: StageContext[Section], rows: list[dict[str, Any]], availabl
     )
 
     table = Counter((row["kind"], row["domain"]) for row in rows)
+    read = "The training documents" if found.is_all else "The first training documents by digest"
     made = (
-        f"The training documents give {available} conversations; "
-        f"{min(available, context.section.max_conversations)} of them are used, chosen by digest. "
+        f"{read} give {len(found.items)} conversations; "
+        f"{min(len(found.items), context.section.max_conversations)} of them are used, chosen by digest. "
         "As many conversations have a written prompt to refuse as have one to answer. A few conversations begin "
         "with a system turn, and a few have two answers."
     )
@@ -166,7 +170,7 @@ def _report(context: StageContext[Section], rows: list[dict[str, Any]], availabl
                 ["kind", "domain", "conversations"], [[*key, count] for key, count in sorted(table.items())]
             ),
             "",
-            *([made] if available else []),
+            *([made] if found.items else []),
             *own,
         ],
     )

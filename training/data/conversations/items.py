@@ -15,6 +15,8 @@ from training.data.tables import read_rows, text_id
 DOCSTRING, CONTINUATION, REFUSAL, BENIGN = "docstring", "continuation", "refusal", "benign"
 MAX_ANSWER_CHARACTERS = 400
 ID_LENGTH = 32
+_READ_WHOLE = 64 * 2**20  # bytes of text
+_SPARE = 4
 
 
 class Item(NamedTuple):
@@ -100,31 +102,50 @@ def items_of(document: dict[str, Any], max_characters: int = MAX_ANSWER_CHARACTE
     ]
 
 
-def training_items(
-    corpus: Path, exclusions: Path, max_characters: int = MAX_ANSWER_CHARACTERS, domain: str | None = None
-) -> list[Item]:
-    """Items of the training documents, one for each prompt, sorted by id.
+class TrainingItems(NamedTuple):
+    """Items of the training documents.
 
-    Documents that hold an item of the evaluation sets are left out. So are modules that share their dotted name with a
-    held-out one, because their questions would be the held-out questions.
+    Attributes:
+        items: One for each prompt, sorted by id.
+        is_all: Whether all training documents were read.
+    """
+
+    items: list[Item]
+    is_all: bool
+
+
+def training_items(
+    corpus: Path, exclusions: Path, needed: int, max_characters: int = MAX_ANSWER_CHARACTERS, domain: str | None = None
+) -> TrainingItems:
+    """Items of the first training documents in the order of their digests, as many documents as give enough.
+
+    Enough are several times the items that are needed, of which the caller takes the first by digest; a small corpus
+    is read whole. Documents that hold an item of the evaluation sets are left out. So are modules that share their
+    dotted name with a held-out one, because their questions would be the held-out questions.
 
     Args:
         corpus: Folder of the corpus artifact.
         exclusions: The evaluation sets' exclusions.parquet.
+        needed: Number of items that are taken at most.
         max_characters: Of an answer.
         domain: Only documents of this domain; None for all.
     """
     excluded = excluded_ids(exclusions)
     heldout = {module_of(row["path"]) for row in read_rows(corpus / "heldout", ["path"]) if is_python(row["path"])}
 
-    items: list[Item] = []
-    for row in read_rows(corpus / "train", ["id", "text", "path", "domain"]):
+    by_prompt: dict[str, Item] = {}
+    read_bytes = 0
+    for row in read_rows(corpus / "train", ["id", "text", "path", "domain", "bytes"]):
+        if read_bytes >= _READ_WHOLE and len(by_prompt) >= _SPARE * needed:
+            return TrainingItems(_by_id(by_prompt), is_all=False)
         if row["id"] in excluded or domain not in (None, row["domain"]):
             continue
         if is_python(row["path"]) and module_of(row["path"]) in heldout:
             continue
-        items += items_of(row, max_characters)
-    return unique_by_prompt(items)
+        read_bytes += row["bytes"]
+        for item in items_of(row, max_characters):
+            by_prompt.setdefault(item.prompt, item)
+    return TrainingItems(_by_id(by_prompt), is_all=True)
 
 
 def excluded_ids(exclusions: Path) -> set[str]:
@@ -137,4 +158,8 @@ def unique_by_prompt(items: Iterable[Item]) -> list[Item]:
     by_prompt: dict[str, Item] = {}
     for item in items:
         by_prompt.setdefault(item.prompt, item)
+    return _by_id(by_prompt)
+
+
+def _by_id(by_prompt: Mapping[str, Item]) -> list[Item]:
     return sorted(by_prompt.values(), key=lambda item: item.id)

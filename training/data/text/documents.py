@@ -53,6 +53,10 @@ class Split:
         if not self._files:
             raise InputRefused(f"{folder} holds no parquet file; {_AGAIN}")
 
+    def files(self) -> list[tuple[Path, int]]:
+        """The parquet files in the order of their documents, each with the bytes that it holds uncompressed."""
+        return [(path, _uncompressed(path)) for path in self._files]
+
     def parts(self, columns: list[str]) -> Iterator[pa.Table]:
         """Columns of each part, sorted by `id`.
 
@@ -61,7 +65,7 @@ class Split:
         """
         last = ""
         for path in self._files:
-            part = self._part(path, columns)
+            part = read_part(path, columns)
             if part.num_rows:
                 if part["id"][0].as_py() < last:
                     raise InputRefused(f"{path}: its documents do not follow those of the file before; {_AGAIN}")
@@ -79,19 +83,12 @@ class Split:
             end = first + pq.read_metadata(path).num_rows
             wanted = np.flatnonzero(chosen[first:end])
             if len(wanted):
-                part = self._part(path, list(Document._fields))
+                part = read_part(path, list(Document._fields))
                 # A few at a time, because each can be long.
                 for some in np.array_split(wanted, -(-len(wanted) // _ROWS)):
                     for row, values in zip(some.tolist(), part.take(pa.array(some)).to_pylist(), strict=True):
                         yield first + row, Document(**values)
             first = end
-
-    def _part(self, path: Path, columns: list[str]) -> pa.Table:
-        names = ["id", *(name for name in columns if name != "id")]
-        try:
-            return pq.ParquetFile(path).read(columns=names).select(names).sort_by("id")
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
 
     def table(self, columns: list[str]) -> pa.Table:
         """Columns of all documents; `text` must not be among them, because a corpus has more than memory."""
@@ -108,7 +105,7 @@ class Split:
         batch: list[str] = []
         size = total = 0
         for part in self.parts(["text"]):
-            for text in itertools.chain.from_iterable(rows.to_pylist() for rows in part["text"].chunks):
+            for text in texts_of(part):
                 if max_bytes is not None and total >= max_bytes:
                     break
                 batch.append(text)
@@ -121,6 +118,26 @@ class Split:
                 break
         if batch:
             yield batch
+
+
+def read_part(path: Path, columns: list[str]) -> pa.Table:
+    """Columns of one file of a split, sorted by `id`, which comes first.
+
+    Raises:
+        InputRefused: The file cannot be read, or lacks a column.
+    """
+    names = ["id", *(name for name in columns if name != "id")]
+    try:
+        return pq.ParquetFile(path).read(columns=names).select(names).sort_by("id")
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
+
+
+def texts_of(part: pa.Table) -> Iterator[str]:
+    """The column `text`, a few rows at a time, because each can be long."""
+    for rows in part["text"].chunks:
+        for first in range(0, len(rows), _ROWS):
+            yield from rows.slice(first, _ROWS).to_pylist()
 
 
 class Selection:
@@ -206,6 +223,11 @@ def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _uncompressed(path: Path) -> int:
+    metadata = pq.read_metadata(path)
+    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
 
 def _wide(part: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text.word_codes import BATCH_CHARACTERS, text_code, word_codes
+from training.data.text.word_codes import batches_of, text_code, word_codes
 from training.data.text.words import words_of
 
 Shingles = npt.NDArray[np.uint64]
@@ -49,7 +49,7 @@ def shingle_sets(texts: Iterable[str], ngram: int) -> Iterator[Shingles]:
 
     A text of fewer words is one shingle. A text without any word is a shingle too, so that it equals no other text.
     """
-    for batch in _texts_together(texts):
+    for batch in batches_of(texts, str):
         codes, starts = word_codes(batch)
         windows = np.zeros(max(len(codes) - ngram + 1, 0), np.uint64)
         for place in range(ngram if len(windows) else 0):
@@ -69,20 +69,6 @@ def _short(codes: list[int]) -> int:
     for code in codes:
         value = (value * int(_FACTOR) + code) % 2**64
     return value
-
-
-def _texts_together(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists of about as many characters as are looked at together."""
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:

@@ -8,8 +8,9 @@ words of a megabyte cost a few operations of numpy. Which words a text has is de
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ import regex
 from training.data.text.words import RUN, UNSPACED
 
 Codes = npt.NDArray[np.uint64]
-BATCH_CHARACTERS = 2**20  # of the texts that are looked at together; their arrays take some 50 MB
+T = TypeVar("T")
+_BATCH_CHARACTERS = 2**20  # of the texts that are looked at together; their arrays take some 50 MB
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
 _KEPT_POWERS = 2**21
@@ -75,6 +77,20 @@ def word_codes(texts: Sequence[str]) -> tuple[Codes, npt.NDArray[np.int64]]:
         return _mixed(polynomials), np.searchsorted(starts, text_starts)
 
 
+def batches_of(rows: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
+    """Rows in lists whose texts can be looked at together."""
+    batch: list[T] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(text_of(row))
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
 def text_code(text: str) -> int:
     """A text without any word as a number, so that it equals no other text."""
     with np.errstate(over="ignore"):
@@ -111,7 +127,12 @@ def _kinds() -> npt.NDArray[np.uint8]:
     points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     every = "".join(map(chr, points))
     kinds = np.zeros(len(points), np.uint8)
-    patterns = {_WORD: RUN, _UNSPACED: f"{UNSPACED}+", _MARK: r"\p{M}+", _UNSPACED_MARK: rf"(?:(?=\p{{M}}){UNSPACED})+"}
+    patterns = {
+        _WORD: RUN,
+        _UNSPACED: rf"(?:(?=[\p{{L}}\p{{N}}]){UNSPACED})+",
+        _MARK: r"\p{M}+",
+        _UNSPACED_MARK: rf"(?:(?=\p{{M}}){UNSPACED})+",
+    }
     for kind, pattern in patterns.items():
         for match in regex.finditer(pattern, every):
             kinds[match.start() : match.end()] = kind

@@ -18,7 +18,11 @@ from tests.unit.data.test_stages import lines, rows
 from training.data.text.similarity import jaccard, shingle_sets
 from training.errors import RecipeError
 from training.evaluation.corpora import measure_corpus
+from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
+from training.job.events import EventWriter
+from training.job.parts import Pool
+from training.specs.execution import Execution
 from training.stages import corpus as stage
 
 WORDS = [
@@ -47,8 +51,15 @@ def build(pipeline: Pipeline, files: Mapping[str, str], **section: Any) -> Path:
 
 def measured(pipeline: Pipeline) -> dict[str, float]:
     """What the gates of the corpus see."""
+    return measurement(pipeline).report.metrics
+
+
+def measurement(pipeline: Pipeline) -> Measurement:
     manifest = pipeline.promoted("corpus")
-    return measure_corpus(InputArtifact(pipeline.store.folder("corpus", manifest.version), manifest)).report.metrics
+    artifact = InputArtifact(pipeline.store.folder("corpus", manifest.version), manifest)
+    scratch = pipeline.root / f"measured-{manifest.version}"
+    scratch.mkdir()
+    return measure_corpus(artifact, Pool(scratch, Execution(), EventWriter(None)), scratch)
 
 
 def sides(folder: Path) -> tuple[set[str], set[str]]:
@@ -159,8 +170,7 @@ def test_a_refusal_names_what_was_dropped_and_where(pipeline: Pipeline) -> None:
         }
         | {"good.txt": "Other words of it. " * 90},
     )
-    manifest = pipeline.promoted("corpus")
-    cause = measure_corpus(InputArtifact(pipeline.store.folder("corpus", manifest.version), manifest)).causes["bytes"]
+    cause = measurement(pipeline).causes["bytes"]
     assert "13 of them as long line (corpus.max_line), such as s/" in cause
 
 

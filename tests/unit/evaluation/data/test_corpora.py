@@ -17,8 +17,11 @@ from training.data.text.similarity import jaccard, shingle_sets, similar_documen
 from training.errors import InputRefused
 from training.evaluation import corpora
 from training.job.context import InputArtifact
+from training.job.events import EventWriter
+from training.job.parts import Pool
 from training.specs.corpus import CorpusSection, MinHash
 from training.specs.evidence import EvaluationReport
+from training.specs.execution import Execution
 from training.specs.metrics import METRICS
 
 _SETS = st.lists(
@@ -55,6 +58,10 @@ def _corpus(folder: Path, train: list[str], heldout: list[str], spec: MinHash | 
 def _changed(text: str) -> str:
     words = text.split()
     return " ".join([*words[:60], "other", *words[61:]]).upper()
+
+
+def _pool(folder: Path) -> Pool:
+    return Pool(folder / "parts", Execution(), EventWriter(None))
 
 
 @pytest.fixture
@@ -97,7 +104,7 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     dropped = [{"source": "notes", "path": f"{reason}.md", "reason": reason} for reason in ("too short", "long line")]
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
-    measurement = corpora.measure_corpus(InputArtifact(artifact.folder, manifest))
+    measurement = corpora.measure_corpus(InputArtifact(artifact.folder, manifest), _pool(tmp_path), tmp_path)
     cause = "cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md"
     assert measurement.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
@@ -140,7 +147,9 @@ def test_raw_corpus_counts_skipped_and_damaged_rows(tmp_path: Path, measure: Mea
     skipped.write_text('{"message": "a.txt: is not UTF-8"}\n')
     (skipped.parent / "left_out.json").write_text('{"notes": {".pdf": 2, "hidden": 1}}')
     cause = "1 rows or files were skipped, such as a.txt: is not UTF-8"
-    assert corpora.measure_raw_corpus(artifact).report.causes == dict.fromkeys(("documents", "bytes"), cause)
+    assert corpora.measure_raw_corpus(artifact, _pool(tmp_path)).report.causes == dict.fromkeys(
+        ("documents", "bytes"), cause
+    )
     assert measure(artifact) == {
         "documents": 30,
         "bytes": sum(len(text.encode()) for text in texts),
