@@ -114,7 +114,7 @@ _KINDS = (
         "(MinHash) removed, split into training and held-out documents by the digest of their text. The data "
         "card counts what was dropped and shows examples.",
         headlines=("documents",),
-        badges=frozenset({"daft", "parquet"}),
+        badges=frozenset({"parquet"}),
     ),
     Kind(
         "conversations",

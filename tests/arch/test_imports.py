@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 LIGHT_COMMANDS = ("plan", "status", "gates", "chat", "waive", "promote", "rollback", "gc", "verify", "sync", "recipe")
-HEAVY = ("torch", "transformers", "deepspeed", "trl", "daft", "mlflow", "datasets", "matplotlib", "scipy")
+HEAVY = ("torch", "transformers", "deepspeed", "trl", "mlflow", "datasets", "matplotlib", "scipy")
 
 
 def loaded_after(statement: str, modules: tuple[str, ...] = HEAVY) -> list[str]:

@@ -87,7 +87,7 @@ class Pool:
             step: Name of the step, shown as the phase.
             work: A function of a module. It gets a part's argument and an empty folder to write to, and returns what
                 JSON can hold.
-            parts: At least one; their names differ.
+            parts: Their names differ; of none, nothing is done.
 
         Returns:
             One for each part, in their order.
@@ -95,6 +95,8 @@ class Pool:
         Raises:
             RecipeError: A process died three times at the same part.
         """
+        if not parts:
+            return []
         self._events.phase(step)
         folder = self._folder / step.replace(" ", "_")
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +212,7 @@ class _Workers:
 def _serve(connection: Connection, memory: int) -> None:
     """Work on what comes in, until nothing can come any more."""
     die_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job's own process ends this one
     with bounded_memory(memory):
         while True:

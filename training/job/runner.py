@@ -51,7 +51,7 @@ _REPORTED_LIBRARIES = (
     "peft",
     "accelerate",
     "tokenizers",
-    "daft",
+    "gigatoken",
     "torchao",
     "liger-kernel",
     "lm-eval",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,24 +9,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from training.data.tables import read_rows
-from training.data.text.documents import Selection, Split, batches
-from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.data.text.documents import Selection, Split
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
+from training.data.tokens.tokenized_parts import CutDocuments, FileOfDocuments, merge, tokenize_cut, tokenize_file
 from training.errors import RecipeError
 from training.job.context import StageContext
+from training.job.parts import Part, Pool
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
 from training.specs.packed_shards import PackedShardsSection
-from training.specs.tokenizer import END_OF_TEXT
 from training.store.store import file_entry
 
 Section = PackedShardsSection
 EXCLUSIONS = "exclusions.parquet"
+_CUT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     chosen = _choose(context)
     path = context.input("tokenizer").folder / TOKENIZER_FILE
     digest = file_entry(path).sha256
-    context.events.phase("tokenize")
-    meta = _write(context, chosen.documents, load_plain(path), digest)
+    meta = _write(context, chosen.documents, path, digest)
 
     # Rows are packed when training begins; here a whole pass is planned only to report how full the rows will be.
     context.events.phase("measure packing")
@@ -87,26 +88,34 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
 
 
 def _write(
-    context: StageContext[PackedShardsSection], documents: Selection, tokenizer: Tokenizer, digest: str
+    context: StageContext[PackedShardsSection], documents: Selection, tokenizer: Path, digest: str
 ) -> ShardsMeta:
-    section = context.section
-    end = np.array([tokenizer.token_to_id(END_OF_TEXT)], np.int32)
-    names: dict[str, int] = {}
-    digests, of_source = bytearray(), array("i")
-    with TokenWriter(context.out, tokenizer.get_vocab_size(), section.shard_tokens) as writer:
-        for batch in batches(iter(documents)):
-            for tokens in encode_texts(tokenizer, [document.text for document in batch]):
-                writer.add(np.concatenate([tokens, end]))
-            digests += b"".join(bytes.fromhex(document.id) for document in batch)
-            of_source.extend(names.setdefault(document.source, len(names)) for document in batch)
-            context.events.progress(len(of_source), documents.count, "documents")
+    section, split = context.section, context.input("corpus").folder / "train"
+    pool = Pool(context.work / "parts", context.execution, context.events)
+    chosen = context.work / "chosen.npy"
+    np.save(chosen, documents.whole)
+    parts, first_row = [], 0
+    for path, size in Split(split).files():
+        parts.append(Part(path.stem, FileOfDocuments(path, chosen, first_row, tokenizer), size, str(path)))
+        first_row += pq.read_metadata(path).num_rows
+    files = pool.run("tokenize", tokenize_file, parts)
+    cut = pool.run(
+        "tokenize documents that were cut",
+        tokenize_cut,
+        [
+            Part(f"{number:05d}", CutDocuments(split, runs, tokenizer), size)
+            for number, (runs, size) in enumerate(documents.groups(_CUT_BYTES))
+        ],
+    )
+    for why in sorted({done.result["why"] for done in (*files, *cut)} - {""}):
+        context.events.log(f"encoded by tokenizers and not by gigatoken, which is faster: {why}")
 
-        sources = tuple(sorted(names))
-        renumbered = np.array([sources.index(name) for name in names], np.int32)
-        source = renumbered[np.frombuffer(of_source, np.int32)]
-        ids = np.frombuffer(digests, np.uint8).reshape(-1, 32)
-        weights = {name: section.weights.get(name, 1.0) for name in sources}
-        return writer.finish(source, ids, sources, weights, digest)
+    context.events.phase("write the shards")
+    vocabulary = load_plain(tokenizer).get_vocab_size()
+    with TokenWriter(context.out, vocabulary, section.shard_tokens) as writer:
+        written = merge(files, cut, writer)
+        weights = {name: section.weights.get(name, 1.0) for name in written.sources}
+        return writer.finish(written.source, written.ids, written.sources, weights, digest)
 
 
 def _efficiency(shards: TokenShards, context: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,12 +82,7 @@ class Split:
         for path in self._files:
             end = first + pq.read_metadata(path).num_rows
             wanted = np.flatnonzero(chosen[first:end])
-            if len(wanted):
-                part = read_part(path, list(Document._fields))
-                # A few at a time, because each can be long.
-                for some in np.array_split(wanted, -(-len(wanted) // _ROWS)):
-                    for row, values in zip(some.tolist(), part.take(pa.array(some)).to_pylist(), strict=True):
-                        yield first + row, Document(**values)
+            yield from zip((wanted + first).tolist(), read_documents(path, chosen[first:end]), strict=True)
             first = end
 
     def table(self, columns: list[str]) -> pa.Table:
@@ -133,6 +128,22 @@ def read_part(path: Path, columns: list[str]) -> pa.Table:
         raise InputRefused(f"{path}: {error}; {_AGAIN}") from error
 
 
+def read_documents(path: Path, chosen: npt.NDArray[np.bool_]) -> Iterator[Document]:
+    """Chosen documents of one file of a split, in the order of their ids. It is read only if one is chosen.
+
+    Args:
+        path: The file.
+        chosen: Which of its rows, bool [rows or more].
+    """
+    wanted = np.flatnonzero(chosen[: pq.read_metadata(path).num_rows])
+    if not len(wanted):
+        return
+    part = read_part(path, list(Document._fields))
+    for some in np.array_split(wanted, -(-len(wanted) // _ROWS)):
+        for values in part.take(pa.array(some)).to_pylist():
+            yield Document(**values)
+
+
 def texts_of(part: pa.Table) -> Iterator[str]:
     """The column `text`, a few rows at a time, because each can be long."""
     for rows in part["text"].chunks:
@@ -153,20 +164,23 @@ class Selection:
 
     Attributes:
         count: Number of documents.
+        whole: Which rows are whole documents, bool [rows].
+        runs: The rows of each other document's parts, in their order.
     """
 
     def __init__(self, split: Split, chosen: npt.NDArray[np.bool_] | None = None, join: bool = True) -> None:
         self._split = split
         places = split.table(["source", "path"])
         self._chosen = np.ones(places.num_rows, np.bool_) if chosen is None else chosen
-        self._runs = _runs(places, self._chosen) if join else []
-        self._in_parts = np.zeros(places.num_rows, np.bool_)
-        self._in_parts[list(itertools.chain.from_iterable(self._runs))] = True
-        self.count = int(self._chosen.sum()) - int(self._in_parts.sum()) + len(self._runs)
+        self.runs = _runs(places, self._chosen) if join else []
+        in_parts = np.zeros(places.num_rows, np.bool_)
+        in_parts[list(itertools.chain.from_iterable(self.runs))] = True
+        self.whole = self._chosen & ~in_parts
+        self.count = int(self.whole.sum()) + len(self.runs)
 
     def __iter__(self) -> Iterator[Document]:
         """The documents in the order of their ids. All that were cut are in memory at once."""
-        whole = (document for _, document in self._split.rows(self._chosen & ~self._in_parts))
+        whole = (document for _, document in self._split.rows(self.whole))
         return heapq.merge(whole, self._put_together())
 
     def cut(self) -> Iterator[Document]:
@@ -174,15 +188,43 @@ class Selection:
         yield from (document for document in self._put_together() if not part_of(document.path))
 
     def _put_together(self) -> Iterator[Document]:
-        if not self._runs:
-            return
-        parts = dict(self._split.rows(self._in_parts))
-        documents = []
-        for run in self._runs:
-            first, text = parts[run[0]], "".join(parts[row].text for row in run)
-            path = group_of(first.path) if len(run) > 1 else first.path
-            documents.append(Document(text_id(text), text, first.source, path))
-        yield from sorted(documents)
+        yield from joined(self._split, self.runs)
+
+    def groups(self, max_bytes: int) -> list[tuple[tuple[tuple[int, ...], ...], int]]:
+        """The documents that were cut, in groups of about `max_bytes` of text, each with its size."""
+        if not self.runs:
+            return []
+        sizes = self._split.table(["bytes"])["bytes"].to_numpy()
+        groups: list[tuple[tuple[tuple[int, ...], ...], int]] = []
+        group: list[tuple[int, ...]] = []
+        size = 0
+        for run in self.runs:
+            group.append(tuple(run))
+            size += int(sizes[run].sum())
+            if size >= max_bytes or run is self.runs[-1]:
+                groups.append((tuple(group), size))
+                group, size = [], 0
+        return groups
+
+
+def joined(split: Split, runs: Sequence[Sequence[int]]) -> list[Document]:
+    """Documents that were cut, put together again, in the order of their ids.
+
+    Args:
+        split: Where their parts are.
+        runs: The rows of each document's parts, in their order.
+    """
+    if not runs:
+        return []
+    wanted = np.zeros(max(map(max, runs)) + 1, np.bool_)
+    wanted[list(itertools.chain.from_iterable(runs))] = True
+    parts = dict(split.rows(wanted))
+    documents = []
+    for run in runs:
+        first, text = parts[run[0]], "".join(parts[row].text for row in run)
+        path = group_of(first.path) if len(run) > 1 else first.path
+        documents.append(Document(text_id(text), text, first.source, path))
+    return sorted(documents)
 
 
 def _runs(places: pa.Table, chosen: npt.NDArray[np.bool_]) -> list[list[int]]:

@@ -82,7 +82,7 @@ class TokenWriter:
         self._vocabulary = vocabulary
         self._dtype = "<u2" if vocabulary <= 1 << 16 else "<u4"
         self._shard_tokens = shard_tokens
-        self._lengths: list[int] = []
+        self._lengths: list[Int64] = []
         self._shards: list[int] = []
         self._file: BinaryIO | None = None
 
@@ -94,8 +94,7 @@ class TokenWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the open shard."""
-        if self._file is not None:
-            self._file.close()
+        self._close()
 
     def add(self, tokens: npt.NDArray[np.integer]) -> None:
         """Append one document.
@@ -103,14 +102,40 @@ class TokenWriter:
         Args:
             tokens: Token ids below the vocabulary, any integer type, [length].
         """
-        if self._file is None or 0 < self._shards[-1] > self._shard_tokens - len(tokens):
-            if self._file is not None:
-                self._file.close()
+        self.add_all(tokens, np.array([len(tokens)], np.int64))
+
+    def add_all(self, tokens: npt.NDArray[np.integer], lengths: Int64) -> None:
+        """Append documents.
+
+        Args:
+            tokens: Token ids below the vocabulary, one document after the other, any integer type, [sum of lengths].
+            lengths: Tokens of each document, int64 [documents].
+        """
+        ends = np.cumsum(lengths)
+        first = start = 0
+        while first < len(lengths):
+            space = self._shard_tokens - (self._shards[-1] if self._file else 0)
+            end = int(np.searchsorted(ends, start + space, side="right"))
+            if end == first:
+                if self._file is not None and self._shards[-1]:
+                    self._close()
+                    continue
+                end = first + 1  # a document that is longer than a shard
+            self._write(tokens[start : ends[end - 1]])
+            first, start = end, int(ends[end - 1])
+        self._lengths.append(np.asarray(lengths, np.int64))
+
+    def _write(self, tokens: npt.NDArray[np.integer]) -> None:
+        if self._file is None:
             self._file = (self._folder / f"shard-{len(self._shards):05d}.bin").open("wb")
             self._shards.append(0)
         self._file.write(tokens.astype(self._dtype).tobytes())
-        self._lengths.append(len(tokens))
         self._shards[-1] += len(tokens)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def finish(
         self,
@@ -132,7 +157,8 @@ class TokenWriter:
         Returns:
             What `meta.json` holds.
         """
-        offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype("<i8")
+        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
         np.save(self._folder / "offsets.npy", offsets)
         np.save(self._folder / "source.npy", source.astype("<i4"))
         np.save(self._folder / "ids.npy", ids.astype(np.uint8))
@@ -141,7 +167,7 @@ class TokenWriter:
             dtype=self._dtype,
             vocabulary=self._vocabulary,
             tokens=int(offsets[-1]),
-            documents=len(self._lengths),
+            documents=len(lengths),
             shards=tuple(self._shards),
             sources=sources,
             weights=weights,

@@ -84,7 +84,7 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 def test_it_imports_nothing_heavy() -> None:
     code = (
         "import sys; import training.data.sources.source_state; "
-        "print({'pyarrow', 'daft', 'datasets', 'numpy', 'zstandard'} & set(sys.modules))"
+        "print({'pyarrow', 'datasets', 'numpy', 'zstandard'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4]

@@ -1,0 +1,168 @@
+"""The documents of a corpus as tokens, file by file, before they are put together as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data.text.documents import Document, Split, batches, joined, read_documents
+from training.data.tokens.encoding import encoder
+from training.data.tokens.shards import TokenWriter
+from training.job.parts import Finished
+from training.specs.tokenizer import END_OF_TEXT
+
+_TOKENS, _LENGTHS, _IDS, _SOURCES = "tokens.npy", "lengths.npy", "ids.npy", "sources.npy"
+Ids = npt.NDArray[np.bytes_]
+
+
+@dataclass(frozen=True)
+class FileOfDocuments:
+    """A file of a split.
+
+    Attributes:
+        chosen: File that says which rows of the split to tokenize, bool [rows].
+        first_row: The file's first row.
+        tokenizer: A tokenizer.json.
+    """
+
+    path: Path
+    chosen: Path
+    first_row: int
+    tokenizer: Path
+
+
+@dataclass(frozen=True)
+class CutDocuments:
+    """Documents that were cut.
+
+    Attributes:
+        split: Folder of the split.
+        runs: The rows of each document's parts, in their order.
+        tokenizer: A tokenizer.json.
+    """
+
+    split: Path
+    runs: tuple[tuple[int, ...], ...]
+    tokenizer: Path
+
+
+def tokenize_file(file: FileOfDocuments, folder: Path) -> dict[str, Any]:
+    """Write the tokens of a file's chosen documents, which ascend by id."""
+    chosen = np.load(file.chosen, mmap_mode="r")
+    return _write(read_documents(file.path, chosen[file.first_row :]), file.tokenizer, folder)
+
+
+def tokenize_cut(cut: CutDocuments, folder: Path) -> dict[str, Any]:
+    """Write the tokens of documents that were cut, each put together again, in the order of their ids."""
+    return _write(iter(joined(Split(cut.split), cut.runs)), cut.tokenizer, folder)
+
+
+def _write(documents: Iterator[Document], tokenizer: Path, folder: Path) -> dict[str, Any]:
+    """Write tokens, with an end of text after each document.
+
+    Returns:
+        Names of `sources`, the `engine` that encoded, and `why` it was not the fast one.
+    """
+    engine = encoder(tokenizer)
+    end = engine.plain.token_to_id(END_OF_TEXT)
+    assert end is not None, "packed_shards are made with Gatehouse's own tokenizer, which has an end of text"
+    names: dict[str, int] = {}
+    tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+    ids, sources = bytearray(), list[int]()
+    for batch in batches(documents):
+        encoded = engine.encode([document.text for document in batch])
+        tokens.append(np.insert(encoded.tokens, np.cumsum(encoded.lengths), end))
+        lengths.append(encoded.lengths + 1)
+        ids += b"".join(bytes.fromhex(document.id) for document in batch)
+        sources += [names.setdefault(document.source, len(names)) for document in batch]
+
+    np.save(folder / _TOKENS, np.concatenate(tokens))
+    np.save(folder / _LENGTHS, np.concatenate(lengths))
+    np.save(folder / _IDS, np.frombuffer(ids, np.uint8).reshape(-1, 32))
+    np.save(folder / _SOURCES, np.array(sources, np.int32))
+    return {"sources": list(names), "engine": engine.engine, "why": engine.why}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the shards hold.
+
+    Attributes:
+        sources: Names of the sources.
+        source: Number of each document's source, int32 [documents].
+        ids: SHA-256 of each document's text, uint8 [documents, 32].
+    """
+
+    sources: tuple[str, ...]
+    source: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.uint8]
+
+
+def merge(files: Sequence[Finished], cut: Sequence[Finished], writer: TokenWriter) -> Written:
+    """Write all documents in the order of their ids.
+
+    Args:
+        files: What `tokenize_file` made of all files, in their order: their documents ascend over all of them.
+        cut: What `tokenize_cut` made.
+        writer: Gets the tokens.
+    """
+    every = [*files, *cut]
+    sources = tuple(sorted({name for done in every for name in done.result["sources"]}))
+    source, ids = [np.empty(0, np.int32)], [np.empty((0, 32), np.uint8)]
+
+    def write(part: _Part, first: int, end: int) -> None:
+        writer.add_all(part.tokens[part.offsets[first] : part.offsets[end]], part.lengths[first:end])
+        source.append(part.sources[first:end])
+        ids.append(part.ids[first:end])
+
+    left = _cut_in_order([_Part(done, sources) for done in cut])
+    pending = next(left, None)
+    for done in files:
+        file = _Part(done, sources)
+        names = file.names()
+        first = 0
+        while pending is not None and len(names) and pending[0] < names[-1]:
+            end = int(np.searchsorted(names, np.array(pending[0], "S32")))
+            write(file, first, end)
+            write(*pending[1:])
+            first, pending = end, next(left, None)
+        write(file, first, len(names))
+    while pending is not None:
+        write(*pending[1:])
+        pending = next(left, None)
+    return Written(sources, np.concatenate(source), np.concatenate(ids))
+
+
+class _Part:
+    """Tokens of one part, mapped from disk.
+
+    Args:
+        done: The part.
+        sources: Names of all sources; a document's source is kept by its place among them.
+    """
+
+    def __init__(self, done: Finished, sources: tuple[str, ...]) -> None:
+        self.tokens: npt.NDArray[np.int32] = np.load(done.folder / _TOKENS, mmap_mode="r")
+        self.lengths: npt.NDArray[np.int64] = np.load(done.folder / _LENGTHS)
+        self.ids: npt.NDArray[np.uint8] = np.load(done.folder / _IDS)
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        places = np.array([sources.index(name) for name in done.result["sources"]], np.int32)
+        self.sources: npt.NDArray[np.int32] = places[np.load(done.folder / _SOURCES)]
+
+    def names(self) -> Ids:
+        """The ids as strings of bytes that compare as the ids do, S32 [documents]."""
+        return np.frombuffer(self.ids.tobytes(), "S32")
+
+
+def _cut_in_order(parts: Sequence[_Part]) -> Iterator[tuple[bytes, _Part, int, int]]:
+    """Every document that was cut, by id: the id, and its part and place there."""
+    documents = [
+        (name, number, place) for number, part in enumerate(parts) for place, name in enumerate(part.names().tolist())
+    ]
+    for name, number, place in sorted(documents):
+        yield name, parts[number], place, place + 1
