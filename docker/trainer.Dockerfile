@@ -12,6 +12,6 @@ RUN pip list --format=freeze | grep -E '^(torch|triton|pytorch-triton)==' > /tmp
  && grep -vE '^(torch|triton)==' constraints.txt >> /tmp/constraints.txt \
  && pip install --no-cache-dir --constraint /tmp/constraints.txt \
     accelerate componentize-py datasets deepspeed gigatoken jinja2 liger-kernel 'lm-eval[ifeval]' matplotlib numba numpy peft \
-    psutil pyarrow pydantic pyyaml regex s3fs safetensors tokenizers torchao transformers trl wasmtime zstandard
+    psutil pyarrow pydantic pyyaml regex s3fs safetensors scipy tokenizers torchao transformers trl wasmtime zstandard
 ENV PYTHONPATH=/gatehouse:/gatehouse/kernels
 ENTRYPOINT ["python", "-m", "training.run"]

@@ -93,7 +93,6 @@ def variables() -> dict[str, str]:
         "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DAFT_ANALYTICS_ENABLED": "0",
         "GIT_PYTHON_REFRESH": "quiet",
     }
     if server := tracking_server():

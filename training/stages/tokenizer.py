@@ -13,7 +13,15 @@ from tokenizers import Tokenizer
 from training.data.conversations.chat_template import write_templates
 from training.data.conversations.foreign_folder import publish_tokenizer
 from training.data.text.documents import Split
-from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, frequencies, load_plain, token_bytes, train_bpe
+from training.data.tokens.byte_bpe import (
+    TOKENIZER_FILE,
+    encode_texts,
+    frequencies,
+    load_plain,
+    pre_tokenizer,
+    token_bytes,
+    train_bpe,
+)
 from training.job.context import StageContext
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
@@ -33,7 +41,8 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
     context.events.phase("train the tokenizer")
     split = Split(context.input("corpus").folder / "train")
     texts = (text for batch in split.texts(section.sample_megabytes * 10**6) for text in batch)
-    tokenizer = train_bpe(texts, section.vocabulary, section.min_frequency)
+    cut = pre_tokenizer(section.pre_tokenizer, section.digits)
+    tokenizer = train_bpe(texts, section.vocabulary, section.min_frequency, cut)
     path = context.out / TOKENIZER_FILE
     _save(tokenizer, path.parent)
 

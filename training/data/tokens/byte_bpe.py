@@ -18,12 +18,24 @@ from training.specs.tokenizer import SPECIAL_TOKENS
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 # SentencePiece's spelling of a byte that no token holds, and of a space.
 _BYTE, _SPACE = re.compile("<0x[0-9A-F]{2}>"), "\u2581"
-# GPT-2's pattern, but marks belong to the letters before them: without that, words of Hindi, Tamil, Thai or pointed
-# Arabic fall apart at every vowel sign, and no merge can put them together again.
-WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+_ENGLISH = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LOWER, _UPPER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+PATTERNS = {
+    # GPT-2's, but marks belong to the letters before them: without that, words of Hindi, Tamil, Thai or pointed Arabic
+    # fall apart at every vowel sign, and no merge can put them together again.
+    "words": r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama3": rf"{_ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "gpt4o": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENGLISH}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENGLISH}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+_DIGITS = re.compile(r"(?: \?)?\\p\{N\}(?:\+|\{1,3\})")
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Tokenizer:
+def train_bpe(
+    texts: Iterable[str], vocabulary: int, min_frequency: int, cut: pre_tokenizers.PreTokenizer | None = None
+) -> Tokenizer:
     """Train a tokenizer of exactly `vocabulary` tokens: the special tokens, the 256 bytes, then merges.
 
     The same texts in the same order give the same tokenizer.
@@ -32,12 +44,13 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
         texts: What merges are counted in.
         vocabulary: Number of tokens.
         min_frequency: How often a pair must occur to be merged.
+        cut: From `pre_tokenizer`; by default its rule `words`.
 
     Raises:
         RecipeError: The texts do not hold enough pairs that occur `min_frequency` times.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizer()
+    tokenizer.pre_tokenizer = cut or pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     # Adds nothing, but transformers writes it when it saves a tokenizer: with it, saving changes no byte of the file.
     tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
@@ -62,11 +75,22 @@ def train_bpe(texts: Iterable[str], vocabulary: int, min_frequency: int) -> Toke
     return tokenizer
 
 
-def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Cuts a text into words, numbers, symbols and white space; no token crosses a cut."""
+def pre_tokenizer(rule: str = "words", digits: int | str | None = None) -> pre_tokenizers.PreTokenizer:
+    """Cuts a text into words, numbers, symbols and white space; no token crosses a cut.
+
+    Args:
+        rule: One of `PATTERNS`.
+        digits: The most digits in a token: 1, 3, or `free`; None is as the rule has it.
+    """
+    if rule == "gpt2" and digits in (None, "free"):
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)  # it has the rule built in, and others know it so
+    pattern = PATTERNS[rule]
+    if digits is not None:
+        numbers = {1: r"\p{N}", 3: r"\p{N}{1,3}", "free": r" ?\p{N}+"}[digits]
+        pattern = _DIGITS.sub(lambda _: numbers, pattern)
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
