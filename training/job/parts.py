@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -111,12 +112,36 @@ class Pool:
         size = sum(part.size for part in missing)
         if self._processes == 1 or len(missing) < 2 or size < _WORTH_A_POOL:
             for part in missing:
+                _reporter.send = partial(progress.within, part)
                 _work_on(work, part, folder)
                 progress.add(part)
+            _reporter.send = None
         else:
             with _Workers(min(self._processes, len(missing)), self._memory) as workers:
                 workers.run(work, missing, folder, progress)
         return [Finished(folder / part.name, json.loads((folder / part.name / _RECORD).read_bytes())) for part in parts]
+
+
+def report_bytes(done: int) -> None:
+    """Say how many bytes of its part this process has worked on, for the progress; it may be said often."""
+    _reporter.report(done)
+
+
+class _Reporter:
+    """Passes on what a part says of its progress, once a second."""
+
+    def __init__(self) -> None:
+        self.send: Callable[[int], None] | None = None
+        self._last = 0.0
+
+    def report(self, done: int) -> None:
+        """Pass it on to whoever shows the progress, if there is anybody."""
+        if self.send is not None and time.monotonic() - self._last >= 1:
+            self._last = time.monotonic()
+            self.send(done)
+
+
+_reporter = _Reporter()
 
 
 class _Progress:
@@ -126,6 +151,7 @@ class _Progress:
         self._events = events
         self._total = sum(part.size for part in parts)
         self._done = self._reused = 0
+        self._within: dict[str, int] = {}
         self._started = time.monotonic()
 
     def reuse(self, part: Part[Any]) -> None:
@@ -133,13 +159,24 @@ class _Progress:
         self._done, self._reused = self._done + part.size, self._reused + part.size
 
     def add(self, part: Part[Any]) -> None:
-        """Count a part."""
+        """Count a part that is done."""
+        self._within.pop(part.name, None)
         self._done += part.size
-        rate = (self._done - self._reused) / max(time.monotonic() - self._started, 1e-3)
+        self._show()
+
+    def within(self, part: Part[Any], done: int) -> None:
+        """Count what is done of a part, which may be more than its size: that of a compressed file."""
+        self._within[part.name] = min(done, part.size) if part.size else done
+        self._show()
+
+    def _show(self) -> None:
+        done = self._done + sum(self._within.values())
+        rate = (done - self._reused) / max(time.monotonic() - self._started, 1e-3)
         note = f"{rate / 1e6:.1f} MB/s"
         if self._reused:
             note += f", {self._reused / 1e6:.0f} MB were done before"
-        self._events.progress(round(self._done / 1e6, 1), round(self._total / 1e6, 1), "MB", note)
+        total = round(self._total / 1e6, 1) if self._total else None
+        self._events.progress(round(done / 1e6, 1), total, "MB", note)
 
 
 class _Workers:
@@ -163,16 +200,21 @@ class _Workers:
                     worker.send((work, working[worker][0], folder))
 
             for worker in [worker for worker in working if worker in wait(list(working))]:
-                part, tries = working.pop(worker)
+                part, tries = working[worker]
                 try:
-                    error = worker.recv()
+                    message = worker.recv()
                 except (EOFError, ConnectionError):
                     self._replace(worker, part, tries)
                     waiting.append((part, tries + 1))
+                    del working[worker]
                     continue
-                if error is not None:
-                    raise error
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, int):
+                    progress.within(part, message)
+                    continue
                 progress.add(part)
+                del working[worker]
 
     def _start(self) -> None:
         here, there = self._context.Pipe()
@@ -214,6 +256,7 @@ def _serve(connection: Connection, memory: int) -> None:
     die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job's own process ends this one
+    _reporter.send = connection.send
     with bounded_memory(memory):
         while True:
             try:

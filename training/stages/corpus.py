@@ -7,8 +7,6 @@ in memory is a part, and some 30 bytes for each document.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
-from training.data.tables import fraction
+from training.data.tables import fraction, publish_shards
 from training.data.text.cleaned_parts import Cleaned, CleanedPart, Example, RawPart, clean_part, first_examples
 from training.data.text.digest_order import DigestOrder
 from training.data.text.heldout import HELDOUT, KEPT, draw_heldout, twins_across
@@ -63,7 +61,7 @@ def run(context: StageContext[Section]) -> StageResult:
     statistics = {split: _Statistics([finished.result[split] for finished in written]) for split in SPLITS}
     _require_both(statistics, dropped)
     for split in SPLITS:
-        _publish([finished.folder / split for finished in written], context.out / split)
+        publish_shards([finished.folder / split for finished in written], context.out / split)
     dropped.write(context.out / DROPPED)
     _report(context, statistics, dropped)
 
@@ -130,18 +128,6 @@ def _write(pool: Pool, order: DigestOrder, sides: npt.NDArray[np.uint8], scratch
             for range_, first in zip(order.ranges, order.first_numbers.tolist(), strict=False)
         ],
     )
-
-
-def _publish(folders: Iterable[Path], to: Path) -> None:
-    """Give the parquet files of some folders their names in the artifact; the folders keep theirs for a restart."""
-    files = [file for folder in folders for file in sorted(folder.glob("*.parquet"))]
-    to.mkdir()
-    for number, file in enumerate(files):
-        target = to / f"part-{number:05d}.parquet"
-        try:
-            os.link(file, target)
-        except OSError:  # not every file system has hard links
-            shutil.copyfile(file, target)
 
 
 @dataclass

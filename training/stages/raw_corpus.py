@@ -1,25 +1,75 @@
-"""`raw_corpus`: the texts of all sources, as they are, with where each is from."""
+"""`raw_corpus`: the texts of all sources, as they are, with where each is from.
+
+A few files of a source are one part of the work, and every part writes its own parquet files.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
-from training.data.sources.bad_rows import BadRows
-from training.data.sources.reading import READING_MEMORY, WITHOUT_DOCUMENT, Document, licence_of, read_source
-from training.data.sources.source_files import shown_reasons
-from training.data.tables import RAW_SCHEMA, ShardWriter, text_id
+from training.data.sources.bad_rows import BadRows, read_skipped
+from training.data.sources.reading import (
+    READING_MEMORY,
+    WITHOUT_DOCUMENT,
+    Document,
+    licence_of,
+    read_files,
+    read_source,
+)
+from training.data.sources.source_files import SourceFile, list_source, shown_reasons
+from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
+from training.job.parts import Finished, Part, Pool, report_bytes
 from training.specs.job import StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
+from training.specs.raw_corpus import Source
 
 LEFT_OUT = "left_out.json"
+_SKIPPED = "skipped.jsonl"
+_DOCUMENTS = "documents"
+_PART_BYTES = 64 * 2**20  # of files that are read as one part; a larger file is a part of its own
 _SAMPLES = 10
-_PROGRESS_EVERY = 5_000
+_LISTED = 100
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """Some files of a source, or a source that can only be read from its beginning: a dataset, or one with a limit.
+
+    Attributes:
+        files: None reads the whole source.
+    """
+
+    source: Source
+    files: tuple[SourceFile, ...] | None
+    on_bad_row: Literal["fail", "skip"]
+    shard_bytes: int
+
+
+@dataclass
+class _Gathered:
+    """What all parts of the sources gave.
+
+    Attributes:
+        left_out: For each source, its files that gave no document, by reason.
+        bad: Rows and files that could not be read, and the messages of the first hundred.
+    """
+
+    documents: Counter[str]
+    bytes: Counter[str]
+    left_out: dict[str, Counter[str]]
+    bad: int
+    listed: list[str]
+    samples: list[dict[str, Any]]
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -29,45 +79,104 @@ def run(context: StageContext[Section]) -> StageResult:
         SourceError: A source is missing or malformed, or all of them together hold no document.
     """
     section = context.section
-    bad = BadRows(section.on_bad_row, context.report / "skipped.jsonl")
-    documents, bytes_ = Counter[str](), Counter[str]()
-    left_out = {source.name: Counter[str]() for source in section.sources}
-    samples: list[dict[str, Any]] = []
+    pool = Pool(context.work / "parts", context.execution, context.events)
+    gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
+    finished: list[Finished] = []
+    for number, source in enumerate(section.sources):
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
+        of_source = pool.run(f"read {source.name}", read_part, parts)
+        _add(gathered, source.name, of_source)
+        finished += of_source
+        _log_left_out(context, source.name, gathered.left_out[source.name])
 
-    with (
-        bounded_memory(READING_MEMORY),
-        ShardWriter(context.out / "documents", RAW_SCHEMA, section.shard_megabytes * 2**20) as writer,
-    ):
-        for source in section.sources:
-            context.events.phase(f"read {source.name}")
-            for document in read_source(source, bad, left_out=left_out[source.name]):
-                row = _row(document)
-                writer.add(row, row["bytes"])
-                documents[source.name] += 1
-                bytes_[source.name] += row["bytes"]
-                if len(samples) < _SAMPLES:
-                    samples.append(_sample(row))
-                if documents.total() % _PROGRESS_EVERY == 0:
-                    context.events.progress(documents.total(), None, "documents", f"{bytes_.total() / 1e6:.0f} MB")
-            _log_left_out(context, source.name, left_out[source.name])
-
-    if not bytes_.total():
+    if not gathered.bytes.total():
         raise SourceError(
             f"the sources {', '.join(source.name for source in section.sources)} hold no text: "
-            + (bad.listed[0] if bad.listed else "all texts are empty; correct their paths in the recipe")
+            + (gathered.listed[0] if gathered.listed else "all texts are empty; correct their paths in the recipe")
         )
 
-    _report(context, documents, bytes_, left_out, bad, samples)
-    (context.report / LEFT_OUT).write_text(json.dumps(left_out, sort_keys=True, indent=1), encoding="utf-8")
+    publish_shards([part.folder / _DOCUMENTS for part in finished], context.out / _DOCUMENTS)
+    with (context.report / _SKIPPED).open("w", encoding="utf-8") as file:
+        for part in finished:
+            file.write((part.folder / _SKIPPED).read_text(encoding="utf-8"))
+    _report(context, gathered)
+    (context.report / LEFT_OUT).write_text(json.dumps(gathered.left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(
         metrics={
-            "documents": float(documents.total()),
-            "bytes": float(bytes_.total()),
-            "bad_rows": float(bad.count),
-            "left_out_files": float(sum(files.total() for files in left_out.values())),
+            "documents": float(gathered.documents.total()),
+            "bytes": float(gathered.bytes.total()),
+            "bad_rows": float(gathered.bad),
+            "left_out_files": float(sum(files.total() for files in gathered.left_out.values())),
         },
         headline="documents",
     )
+
+
+def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) -> Iterator[Part[SourcePart]]:
+    """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
+    shard_bytes = section.shard_megabytes * 2**20
+    if source.dataset is not None or source.limit is not None:
+        whole = SourcePart(source, None, section.on_bad_row, shard_bytes)
+        yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
+        return
+
+    listing = list_source(source)
+    left_out.update(listing.left_out)
+    for number, files in enumerate(_groups(listing.files)):
+        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes)
+        yield Part(f"{name}-{number:05d}", part, sum(file.bytes for file in files), str(files[0].path))
+
+
+def _groups(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    group: list[SourceFile] = []
+    size = 0
+    for file in files:
+        if group and size + file.bytes > _PART_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += file.bytes
+    if group:
+        yield group
+
+
+def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
+    """Write the documents of some files.
+
+    Returns:
+        How many `documents` and `bytes` of text, how many `bad` rows, files `left_out` by reason, and `samples`.
+    """
+    bad = BadRows(part.on_bad_row, folder / _SKIPPED)
+    left_out = Counter[str]()
+    documents = size = 0
+    samples: list[dict[str, Any]] = []
+    with (
+        bounded_memory(READING_MEMORY),
+        ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
+    ):
+        if part.files is None:
+            read = read_source(part.source, bad, left_out=left_out)
+        else:
+            read = read_files(part.source, part.files, bad, left_out)
+        for document in read:
+            row = _row(document)
+            writer.add(row, row["bytes"])
+            documents, size = documents + 1, size + row["bytes"]
+            report_bytes(size)
+            if len(samples) < _SAMPLES:
+                samples.append(_sample(row))
+    return {"documents": documents, "bytes": size, "bad": bad.count, "left_out": left_out, "samples": samples}
+
+
+def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
+    for part in parts:
+        gathered.documents[source] += part.result["documents"]
+        gathered.bytes[source] += part.result["bytes"]
+        gathered.left_out[source].update(part.result["left_out"])
+        gathered.bad += part.result["bad"]
+        messages = read_skipped(part.folder / _SKIPPED)
+        gathered.listed += itertools.islice(messages, _LISTED - len(gathered.listed))
+        gathered.samples = [*gathered.samples, *part.result["samples"]][:_SAMPLES]
 
 
 def _log_left_out(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
@@ -85,25 +194,18 @@ def _sample(row: dict[str, Any]) -> dict[str, Any]:
     return {"source": row["source"], "path": row["path"], "bytes": row["bytes"], "excerpt": row["text"][:200]}
 
 
-def _report(
-    context: StageContext[Section],
-    documents: Counter[str],
-    bytes_: Counter[str],
-    left_out: dict[str, Counter[str]],
-    bad: BadRows,
-    samples: list[dict[str, Any]],
-) -> None:
-    write_samples(context.report, samples)
-    megabytes = {name: size / 1e6 for name, size in bytes_.items()}
+def _report(context: StageContext[Section], gathered: _Gathered) -> None:
+    write_samples(context.report, gathered.samples)
+    megabytes = {name: size / 1e6 for name, size in gathered.bytes.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
 
     rows = [
         [
             source.name,
             licence_of(source) or "not given",
-            documents[source.name],
+            gathered.documents[source.name],
             f"{megabytes.get(source.name, 0):.2f}",
-            shown_reasons(left_out[source.name]) or "nothing",
+            shown_reasons(gathered.left_out[source.name]) or "nothing",
         ]
         for source in context.section.sources
     ]
@@ -112,8 +214,8 @@ def _report(
         "",
         markdown_table(["source", "licence", "documents", "MB", "files left out"], rows),
         "",
-        f"Rows and files that could not be read and were skipped: **{bad.count}**",
+        f"Rows and files that could not be read and were skipped: **{gathered.bad}**",
         "",
     ]
-    lines += [f"- {message}" for message in bad.listed]
+    lines += [f"- {message}" for message in gathered.listed]
     write_card(context.report, "Raw corpus", lines)

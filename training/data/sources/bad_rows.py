@@ -57,6 +57,13 @@ class BadRows:
             self.listed.append(message)
 
 
+def read_skipped(path: Path) -> Iterator[str]:
+    """The messages that a `BadRows` wrote."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)["message"]
+
+
 def row_text(row: object, where: str, column: str, bad: BadRows) -> str | None:
     """The text of a row that is a mapping; None, and reported, if it has none.
 

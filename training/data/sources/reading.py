@@ -16,7 +16,14 @@ from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import read_arrow, read_parquet
 from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
-from training.data.sources.source_files import PROJECT_ROOT, SourceFile, format_in, list_source, local_dataset
+from training.data.sources.source_files import (
+    PROJECT_ROOT,
+    SourceFile,
+    format_in,
+    list_source,
+    local_dataset,
+    require_unchanged,
+)
 from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
 from training.specs.origin import Origin
@@ -70,8 +77,12 @@ def read_source(
     Raises:
         SourceError: Nothing is there to read, or `bad` refuses a row.
     """
-    read = _read_files if source.dataset is None else _read_dataset
-    return read(source, bad, base, Counter() if left_out is None else left_out)
+    counted = Counter[str]() if left_out is None else left_out
+    if source.dataset is not None:
+        return _read_dataset(source, bad, base, counted)
+    listing = list_source(source, base)
+    counted.update(listing.left_out)
+    return read_files(source, listing.files, bad, counted)
 
 
 def licence_of(source: Source) -> str | None:
@@ -79,15 +90,16 @@ def licence_of(source: Source) -> str | None:
     return source.licence or (STDLIB_LICENCE if source.stdlib else None)
 
 
-def _read_files(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+def read_files(source: Source, files: Sequence[SourceFile], bad: BadRows, left_out: Counter[str]) -> Iterator[Document]:
+    """The documents of some files of a source, in their order; see `read_source`."""
+
     def read(file: SourceFile) -> Iterator[Document]:
         reader = _READERS[format_in(file.name, source) or TEXT]
         for path, text in reader(file, source, bad):
             yield Document(text, source.name, path, licence_of(source))
+        require_unchanged(file)
 
-    listing = list_source(source, base)
-    left_out.update(listing.left_out)
-    yield from items_of_files(listing.files, read, source, bad, left_out)
+    return items_of_files(files, read, source, bad, left_out)
 
 
 def items_of_files(

@@ -16,7 +16,14 @@ from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET,
 from training.data.sources.parquet_reader import arrow_rows, parquet_rows
 from training.data.sources.readers import FileRow, csv_rows, json_line_rows, json_rows, text_rows
 from training.data.sources.reading import check_builder, dataset_error, items_of_files, not_of_the_split
-from training.data.sources.source_files import PROJECT_ROOT, SourceFile, format_in, list_source, local_dataset
+from training.data.sources.source_files import (
+    PROJECT_ROOT,
+    SourceFile,
+    format_in,
+    list_source,
+    local_dataset,
+    require_unchanged,
+)
 from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
 from training.specs.origin import Origin
@@ -74,6 +81,7 @@ def read_rows_of(
             raise SourceError(f"source {source.name}: {file.path} has no format that can be read; exclude it")
         for row in _READERS[format_](file, bad):
             yield SourceRow(f"{file.name}:{row.number}", row.where, row.value)
+        require_unchanged(file)
 
     yield from items_of_files(files, read, source, bad, counted)
 

@@ -240,6 +240,23 @@ def printable(text: str) -> str:
     return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def require_unchanged(file: SourceFile) -> None:
+    """Refuse a file that changed since it was listed: what was read of it may be half of the old and half of the new.
+
+    Raises:
+        SourceError: It was written to, replaced or removed.
+    """
+    try:
+        status = file.path.stat()
+    except OSError as error:
+        raise SourceError(f"{printable(str(file.path))}: {error.strerror} while it was read; start again") from error
+    fields = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")
+    if any(getattr(status, field) != getattr(file.status, field) for field in fields):
+        raise SourceError(
+            f"{printable(str(file.path))}: it changed while it was read; start again when nobody writes to it"
+        )
+
+
 def _candidates(source: Origin, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:
     """The folder that names are relative to, the files in it, and whether they may be links to anywhere."""
     if is_stdlib(source):
