@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,16 +112,20 @@ class ShardWriter:
 
 
 def publish_shards(folders: Iterable[Path], to: Path) -> None:
-    """Give the shards of some folders their names in one, in this order. The folders keep theirs for a restart."""
-    files = [file for folder in folders for file in sorted(folder.glob("*.parquet"))]
-    with_rows = [file for file in files if pq.read_metadata(file).num_rows] or files[:1]
-    to.mkdir(parents=True)
-    for number, file in enumerate(with_rows):
-        target = to / f"part-{number:05d}.parquet"
-        try:
-            os.link(file, target)
-        except OSError:  # not every file system has hard links
-            shutil.copyfile(file, target)
+    """Give the shards of some folders names in another one, after those that it has; empty ones are left out.
+
+    The folders keep theirs for a restart.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    number = len(list(to.iterdir()))
+    for file in itertools.chain.from_iterable(sorted(folder.glob("*.parquet")) for folder in folders):
+        if pq.read_metadata(file).num_rows:
+            target = to / f"part-{number:05d}.parquet"
+            number += 1
+            try:
+                os.link(file, target)
+            except OSError:  # not every file system has hard links
+                shutil.copyfile(file, target)
 
 
 class TableWriter:

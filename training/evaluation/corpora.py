@@ -20,6 +20,7 @@ from training.data.conversations.messages import plain_answer, turns_key
 from training.data.conversations.shortfall import in_words
 from training.data.tables import read_rows
 from training.data.text.documents import Split, read_part, texts_of
+from training.data.text.queries import read_queries, write_queries
 from training.data.text.similarity import Match, Shingles, shingle_sets, similar_documents
 from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
@@ -31,7 +32,6 @@ QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
 LEFT_OUT = "report/left_out.json"
 SHORTFALL = "report/shortfall.jsonl"
-_QUERIES, _BORDERS = "queries.npy", "borders.npy"
 _CHOICES = 4
 
 Row = dict[str, Any]
@@ -98,14 +98,8 @@ def _count_left_out(measurement: Measurement, path: Path) -> None:
     measurement.add("left_out_files", total, total)
 
 
-def measure_corpus(artifact: InputArtifact, pool: Pool, scratch: Path) -> Measurement:
-    """Sizes, near-duplicates within the training split, and held-out documents that lie in it.
-
-    Args:
-        artifact: The corpus.
-        pool: Searches its files.
-        scratch: Folder for what is searched for.
-    """
+def measure_corpus(artifact: InputArtifact, pool: Pool) -> Measurement:
+    """Sizes, near-duplicates within the training split, and held-out documents that lie in it."""
     measurement = Measurement()
     spec = _near_duplicates(artifact)
     splits = [Split(artifact.folder / name) for name in ("train", "heldout")]
@@ -120,10 +114,8 @@ def measure_corpus(artifact: InputArtifact, pool: Pool, scratch: Path) -> Measur
     # One pass over the training text, for both questions: most of the time goes into its shingles.
     train_sets = list(itertools.islice(_stream(splits[0], spec.ngram), _rows_within(train_sizes, QUERY_BYTES)))
     heldout_sets = list(itertools.islice(_stream(splits[1], spec.ngram), _rows_within(heldout_sizes, QUERY_BYTES)))
-    queries = [*train_sets, *heldout_sets]
-    np.save(scratch / _QUERIES, np.concatenate([np.empty(0, np.uint64), *queries]))
-    np.save(scratch / _BORDERS, np.cumsum([0, *map(len, queries)]))
-    matches = _search(splits[0], spec, len(train_sets), pool, scratch)
+    write_queries(pool.shared, [*train_sets, *heldout_sets])
+    matches = _search(splits[0], spec, len(train_sets), pool)
 
     duplicates = {row: match for row, match in matches.items() if row < len(train_sets)}
     leaks = {row - len(train_sets): match for row, match in matches.items() if row >= len(train_sets)}
@@ -161,11 +153,11 @@ class _SearchedFile:
     spec: MinHash
 
 
-def _search(train: Split, spec: MinHash, own: int, pool: Pool, scratch: Path) -> dict[int, Match]:
+def _search(train: Split, spec: MinHash, own: int, pool: Pool) -> dict[int, Match]:
     """For each query the first training document that is a near-duplicate of it and not it itself."""
     parts, first_row = [], 0
     for path, size in train.files():
-        parts.append(Part(path.stem, _SearchedFile(path, first_row, scratch, own, spec), size, str(path)))
+        parts.append(Part(path.stem, _SearchedFile(path, first_row, pool.shared, own, spec), size, str(path)))
         first_row += pq.read_metadata(path).num_rows
 
     matches: dict[int, Match] = {}
@@ -176,12 +168,10 @@ def _search(train: Split, spec: MinHash, own: int, pool: Pool, scratch: Path) ->
 
 
 def _search_file(file: _SearchedFile, _folder: Path) -> dict[str, Any]:
-    shingles = np.load(file.queries / _QUERIES, mmap_mode="r")
-    borders = np.load(file.queries / _BORDERS).tolist()
-    queries = [shingles[start:end] for start, end in itertools.pairwise(borders)]
-    own_rows = [*range(-file.first_row, file.own - file.first_row), *[-1] * (len(queries) - file.own)]
+    queries = read_queries(file.queries, file.spec.threshold)
+    own_rows = [*range(-file.first_row, file.own - file.first_row), *[-1] * (len(queries.sets) - file.own)]
     stream = shingle_sets(texts_of(read_part(file.path, ["text"])), file.spec.ngram)
-    matches = similar_documents(queries, own_rows, stream, file.spec.threshold)
+    matches = similar_documents(queries.sets, own_rows, stream, file.spec.threshold, queries.prefixes)
     return {"matches": [(query, file.first_row + match.row, match.similarity) for query, match in matches.items()]}
 
 

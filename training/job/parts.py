@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -31,6 +31,7 @@ from training.specs.execution import Execution
 
 T = TypeVar("T")
 Work = Callable[[T, Path], dict[str, Any]]
+PARTS = "parts"  # folder of an attempt
 _RECORD = "record.json"
 _UNFINISHED = ".unfinished"
 _WORTH_A_POOL = 32 * 2**20  # bytes; a process needs a second to start, in which another reads that much
@@ -46,12 +47,15 @@ class Part(Generic[T]):
         argument: What the step's function gets; it is sent to another process.
         size: Bytes of data that it works on, for the progress.
         shown: What messages call it, such as a file's path.
+        state: Digest of what may differ when the job starts again, such as files that nobody verified. What was made
+            of another state is made again.
     """
 
     name: str
     argument: T
     size: int
     shown: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,26 @@ class Pool:
     """Runs the steps of one stage.
 
     Args:
-        folder: Where the steps keep their folders; it outlives a killed job.
+        work: The attempt's folder, which outlives a killed job: the steps keep theirs in it.
         execution: Its `threads` say how many processes there are, its `memory_megabytes` what each may allocate.
         events: Gets the progress.
     """
 
-    def __init__(self, folder: Path, execution: Execution, events: EventWriter) -> None:
-        self._folder, self._events = folder, events
+    def __init__(self, work: Path, execution: Execution, events: EventWriter) -> None:
+        self._folder, self._events = work / PARTS, events
         self._processes = execution.threads or available_cores()
         self._memory = execution.memory_megabytes * 10**6
 
-    def run(self, step: str, work: Work[T], parts: Sequence[Part[T]]) -> list[Finished]:
+    @property
+    def shared(self) -> Path:
+        """A folder for what all parts of a step read."""
+        folder = self._folder / "shared"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run(
+        self, step: str, work: Work[T], parts: Sequence[Part[T]], take: Callable[[Finished], None] = lambda _: None
+    ) -> list[Finished]:
         """Work on all parts of a step that are not done yet.
 
         Args:
@@ -89,6 +102,7 @@ class Pool:
             work: A function of a module. It gets a part's argument and an empty folder to write to, and returns what
                 JSON can hold.
             parts: Their names differ; of none, nothing is done.
+            take: Is called for each part, in their order, as soon as it and those before it are done.
 
         Returns:
             One for each part, in their order.
@@ -102,24 +116,47 @@ class Pool:
         folder = self._folder / step.replace(" ", "_")
         folder.mkdir(parents=True, exist_ok=True)
         progress = _Progress(self._events, parts)
-        missing: list[Part[T]] = []
+        results = _InOrder(folder, parts, take)
+        missing = [part for part in parts if not results.has(part)]
         for part in parts:
-            if (folder / part.name / _RECORD).is_file():
+            if results.has(part):
                 progress.reuse(part)
-            else:
-                missing.append(part)
+        results.take()
 
         size = sum(part.size for part in missing)
         if self._processes == 1 or len(missing) < 2 or size < _WORTH_A_POOL:
             for part in missing:
                 _reporter.send = partial(progress.within, part)
                 _work_on(work, part, folder)
+                results.take()
                 progress.add(part)
             _reporter.send = None
         else:
             with _Workers(min(self._processes, len(missing)), self._memory) as workers:
-                workers.run(work, missing, folder, progress)
-        return [Finished(folder / part.name, json.loads((folder / part.name / _RECORD).read_bytes())) for part in parts]
+                for part in workers.run(work, missing, folder, progress):
+                    results.take()
+                    progress.add(part)
+        return results.taken
+
+
+class _InOrder:
+    """The parts that are done, in their order."""
+
+    def __init__(self, folder: Path, parts: Sequence[Part[Any]], take: Callable[[Finished], None]) -> None:
+        self._folder, self._parts, self._take = folder, parts, take
+        self.taken: list[Finished] = []
+
+    def has(self, part: Part[Any]) -> bool:
+        """Whether a part is done."""
+        record = self._folder / part.name / _RECORD
+        return record.is_file() and bool(json.loads(record.read_bytes())["state"] == part.state)
+
+    def take(self) -> None:
+        """Take all that are done, up to the first that is not."""
+        while len(self.taken) < len(self._parts) and self.has(part := self._parts[len(self.taken)]):
+            folder = self._folder / part.name
+            self.taken.append(Finished(folder, json.loads((folder / _RECORD).read_bytes())["result"]))
+            self._take(self.taken[-1])
 
 
 def report_bytes(done: int) -> None:
@@ -189,8 +226,8 @@ class _Workers:
         for _ in range(count):
             self._start()
 
-    def run(self, work: Work[T], parts: Sequence[Part[T]], folder: Path, progress: _Progress) -> None:
-        """Give the parts to whichever process is free, the first ones first."""
+    def run(self, work: Work[T], parts: Sequence[Part[T]], folder: Path, progress: _Progress) -> Iterator[Part[T]]:
+        """Give the parts to whichever process is free, the first ones first; each part as it is done."""
         waiting = [(part, 1) for part in reversed(parts)]
         working: dict[Connection, tuple[Part[T], int]] = {}
         while waiting or working:
@@ -213,8 +250,8 @@ class _Workers:
                 if isinstance(message, int):
                     progress.within(part, message)
                     continue
-                progress.add(part)
                 del working[worker]
+                yield part
 
     def _start(self) -> None:
         here, there = self._context.Pipe()
@@ -283,9 +320,10 @@ def _work_on(work: Work[T], part: Part[T], folder: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     result = work(part.argument, unfinished)
-    (unfinished / _RECORD).write_text(json.dumps(result), encoding="utf-8")
+    (unfinished / _RECORD).write_text(json.dumps({"state": part.state, "result": result}), encoding="utf-8")
     for path in unfinished.rglob("*"):
         _sync(path)
+    shutil.rmtree(folder / part.name, ignore_errors=True)  # of another state
     unfinished.rename(folder / part.name)
     _sync(folder)
 

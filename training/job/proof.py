@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from training.errors import InputRefused, UserError
 from training.job.context import StageContext
 from training.job.events import EventWriter
+from training.job.parts import PARTS
 from training.specs.artifacts import REPORT, Manifest, Proof
 from training.specs.job import Job, StageResult
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
@@ -107,6 +108,8 @@ def _prove_data(
 ) -> Proof:
     """Make the files again and compare their bytes; where time ends before, those that were made until then."""
     started = time.time()
+    # An earlier proof may have left parts that other code made.
+    shutil.rmtree(context.work / PARTS, ignore_errors=True)
     is_whole = True
     in_order = manifest.stage in WRITTEN_IN_ORDER
     events = _UntilDeadline(context.events, deadline) if in_order else context.events
@@ -124,70 +127,23 @@ def _prove_data(
         shown = ", ".join(sorted(apart)[:_SHOWN_NAMES])
         raise ProofFailed(f"{name}: today's code makes other files; only one of the two has {shown}")
 
-    cut_off = made.pop() if made and not is_whole else ""
     for path in made:
         if file_entry(context.out / path) != recorded[path]:
             where = _difference(context.out / path, store.folder(manifest.asset, manifest.version) / path)
             raise ProofFailed(f"{name}: {path} is not what today's code makes: {where}")
     size = sum(recorded[path].bytes for path in made)
-    if is_whole:
-        files = "its only file" if len(made) == 1 else f"all {len(made)} files"
-        return Proof(
-            method="rebuilt",
-            compared=f"{files}, {size:,} bytes, equal byte for byte",
-            files=len(made),
-            bytes=size,
-            seconds=time.time() - started,
-        )
-    sample = _compare_sample(context, store, manifest, made, cut_off)
-    return sample.model_copy(update={"seconds": time.time() - started})
-
-
-def _compare_sample(
-    context: StageContext[Any], store: Store, manifest: Manifest, made: list[str], cut_off: str
-) -> Proof:
-    """The proof of a stage that was ended early: whole files, and the beginning of the one it was writing.
-
-    Args:
-        made: The whole files, which are equal.
-        cut_off: The one that was being written; empty when nothing was.
-    """
-    name, rows, size = f"{manifest.asset} {manifest.version}", 0, sum(manifest.files[path].bytes for path in made)
-    if cut_off:
-        if fault := store.fault_of(manifest, (cut_off,)):
-            raise InputRefused(f"{name}: {fault}; {store.remake(manifest)}")
-        theirs = store.folder(manifest.asset, manifest.version) / cut_off
-        rows, beginning = _compare_beginning(f"{name}: {cut_off}", context.out / cut_off, theirs)
-        size += beginning
-    if not size and not rows:
+    if not made:
         raise ProofFailed(f"{name}: nothing was made in the time that the proof has; give it more with --seconds")
-
-    of_rows = f" ({rows:,} rows)" if rows else ""
-    begun = f" and the beginning of {cut_off}{of_rows}" if cut_off else ""
-    compared = f"{len(made)} whole files{begun}, {size:,} bytes that the stage makes first, equal"
-    return Proof(method="sample", compared=compared, files=len(made), rows=rows, bytes=size, seconds=0.0)
-
-
-def _compare_beginning(name: str, ours: Path, theirs: Path) -> tuple[int, int]:
-    """How many rows and bytes there are of a file's beginning, once they are equal to the whole file's.
-
-    A table has rows and no bytes: where it ends early, its bytes are others.
-    """
-    if ours.suffix == ".parquet":
-        if _layout(ours) != _layout(theirs):
-            raise ProofFailed(f"{name} has other columns, types or compression with today's code")
-        rows = 0
-        for rows, (mine, recorded) in enumerate(zip_longest(_rows(ours), _rows(theirs)), 1):
-            if mine is None:
-                return rows - 1, 0
-            if mine != recorded:
-                raise ProofFailed(f"{name} differs in row {rows:,} ({_columns(mine, recorded or {})})")
-        return rows, 0
-
-    length = ours.stat().st_size
-    if (at := _first_byte(ours, theirs)) < length:
-        raise ProofFailed(f"{name} differs in byte {at:,}")
-    return 0, length
+    files = "its only file" if len(recorded) == 1 else f"all {len(made)} files"
+    if not is_whole:
+        files = f"{len(made)} of {len(recorded)} files, those that the stage makes first"
+    return Proof(
+        method="rebuilt" if is_whole else "sample",
+        compared=f"{files}, {size:,} bytes, equal byte for byte",
+        files=len(made),
+        bytes=size,
+        seconds=time.time() - started,
+    )
 
 
 def _difference(ours: Path, theirs: Path) -> str:
@@ -216,16 +172,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as table:
         for batch in table.iter_batches(batch_size=512):
             yield from batch.to_pylist()
-
-
-def _layout(path: Path) -> tuple[str, set[str]]:
-    """Columns with their types, and the compressions, of a table."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as table:
-        groups = (table.metadata.row_group(number) for number in range(table.num_row_groups))
-        used = {group.column(column).compression for group in groups for column in range(group.num_columns)}
-        return str(table.schema_arrow), used
 
 
 def _columns(mine: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:

@@ -189,11 +189,11 @@ class Proof(Spec):
     """What was computed again with today's code, and was found equal to what a version holds.
 
     Attributes:
-        method: `rebuilt` is every file of the version, `sample` the files or rows that its stage computes first,
+        method: `rebuilt` is every file of the version, `sample` the files that its stage computes first,
             `losses` the first steps of a training.
         compared: What was compared, in words.
         files: Files compared whole, byte for byte.
-        rows: Rows compared in a file that the sample holds in part.
+        rows: Rows of a file that was compared in part, as proofs of earlier code did.
         bytes: Bytes of all that was compared.
         steps: Training steps that were repeated.
         losses: Recorded losses that were compared, each in all of its digits.

@@ -11,5 +11,5 @@ PROOF_FILE = "proof.json"
 PROVING = "prove"
 """The phase in which a proof's time counts: its code is loaded by then, and its inputs are verified."""
 
-WRITTEN_IN_ORDER = ("raw_corpus", "packed_shards")
+WRITTEN_IN_ORDER = ("raw_corpus",)
 """Stages that write their files one after the other, so that the first ones can be had without the others."""

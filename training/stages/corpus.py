@@ -41,19 +41,17 @@ def run(context: StageContext[Section]) -> StageResult:
         RecipeError: Nothing is left, or nothing is left to hold out.
     """
     near = context.section.near_duplicates
-    pool = Pool(context.work / "parts", context.execution, context.events)
-    scratch = context.work / "parts" / "shared"
-    scratch.mkdir(parents=True, exist_ok=True)
+    pool = Pool(context.work, context.execution, context.events)
 
     parts, ranges = _parts(context)
     cleaned_parts = pool.run("clean", clean_part, parts)
-    cleaned = Cleaned.of(cleaned_parts, scratch / "numbers.npy")
+    cleaned = Cleaned.of(cleaned_parts, pool.shared / "numbers.npy")
     order = DigestOrder(pool, cleaned, ranges)
 
-    removed = near_duplicates(pool, cleaned, order, near, scratch)
+    removed = near_duplicates(pool, cleaned, order, near)
     sides = _sides(order, removed, context.section.heldout, cleaned)
-    sides[twins_across(pool, cleaned, sides, near, scratch)] = 0
-    written = _write(pool, order, sides, scratch)
+    sides[twins_across(pool, cleaned, sides, near)] = 0
+    written = _write(pool, order, sides)
 
     dropped = _Dropped()
     dropped.add(cleaned_parts)
@@ -113,8 +111,9 @@ def _sides(
     return sides
 
 
-def _write(pool: Pool, order: DigestOrder, sides: npt.NDArray[np.uint8], scratch: Path) -> list[Finished]:
-    np.save(scratch / "final_sides.npy", sides)
+def _write(pool: Pool, order: DigestOrder, sides: npt.NDArray[np.uint8]) -> list[Finished]:
+    final_sides = pool.shared / "final_sides.npy"
+    np.save(final_sides, sides)
     size = sum(order.ranges[0].cleaned.sizes) // len(order.ranges)
     return pool.run(
         "write",
@@ -122,7 +121,7 @@ def _write(pool: Pool, order: DigestOrder, sides: npt.NDArray[np.uint8], scratch
         [
             Part(
                 f"{range_.number:05d}",
-                WrittenRange(range_, order.file(range_.number), scratch / "final_sides.npy", first),
+                WrittenRange(range_, order.file(range_.number), final_sides, first),
                 size,
             )
             for range_, first in zip(order.ranges, order.first_numbers.tolist(), strict=False)

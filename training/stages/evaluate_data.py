@@ -25,7 +25,7 @@ _WHOLE = 2**20  # tokens; a conversation is shown whole, because the model that 
 
 
 def _pool(context: _Context) -> Pool:
-    return Pool(context.work / "parts", context.execution, context.events)
+    return Pool(context.work, context.execution, context.events)
 
 
 def _raw_corpus(context: _Context) -> Measurement:
@@ -49,7 +49,7 @@ def _preferences(context: _Context) -> Measurement:
 def _corpus(context: _Context) -> Measurement:
     from training.evaluation.corpora import measure_corpus
 
-    return measure_corpus(context.input("artifact"), _pool(context), context.work)
+    return measure_corpus(context.input("artifact"), _pool(context))
 
 
 def _evaluation_sets(context: _Context) -> Measurement:

@@ -189,7 +189,7 @@ def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dic
     holders: dict[str, list[Overlap]] = defaultdict(list)
     if "corpus" not in context.inputs:
         return holders
-    pool = Pool(context.work / "parts", context.execution, context.events)
+    pool = Pool(context.work, context.execution, context.events)
     items_file = context.work / "items.json"
     items_file.write_text(json.dumps(items))
     parts = [
@@ -204,7 +204,7 @@ def _holders(context: StageContext[Section], items: list[EvaluationItem]) -> dic
 
 def _find_overlaps(file: _TrainingFile, _folder: Path) -> dict[str, Any]:
     """The overlaps of a file's documents, in their order."""
-    index = _index(file.items, file.ngram, file.overlap)
+    index = _index(file.items, file.ngram, file.overlap, file.items.stat().st_mtime_ns)
     overlaps: list[Overlap] = []
     for rows in batches_of(read_rows(file.path, ["id", "text"]), itemgetter("text")):
         overlaps += index.overlaps_of([row["id"] for row in rows], [row["text"] for row in rows])
@@ -212,7 +212,7 @@ def _find_overlaps(file: _TrainingFile, _folder: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)  # a process that works on many files makes it once
-def _index(items: Path, ngram: int, overlap: float) -> OverlapIndex:
+def _index(items: Path, ngram: int, overlap: float, _written_at: int) -> OverlapIndex:
     return OverlapIndex(itertools.starmap(EvaluationItem, json.loads(items.read_text())), ngram, overlap)
 
 

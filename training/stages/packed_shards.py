@@ -18,7 +18,14 @@ from training.data.text.documents import Selection, Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
-from training.data.tokens.tokenized_parts import CutDocuments, FileOfDocuments, merge, tokenize_cut, tokenize_file
+from training.data.tokens.tokenized_parts import (
+    CutDocuments,
+    FileOfDocuments,
+    assignment,
+    merge,
+    tokenize_cut,
+    tokenize_file,
+)
 from training.errors import RecipeError
 from training.job.context import StageContext
 from training.job.parts import Part, Pool
@@ -90,21 +97,24 @@ def _choose(context: StageContext[PackedShardsSection]) -> _Choice:
 def _write(
     context: StageContext[PackedShardsSection], documents: Selection, tokenizer: Path, digest: str
 ) -> ShardsMeta:
-    section, split = context.section, context.input("corpus").folder / "train"
-    pool = Pool(context.work / "parts", context.execution, context.events)
-    chosen = context.work / "chosen.npy"
-    np.save(chosen, documents.whole)
+    section, split = context.section, Split(context.input("corpus").folder / "train")
+    pool = Pool(context.work, context.execution, context.events)
+    groups, assigned = documents.groups(_CUT_BYTES), context.work / "groups.npy"
+    np.save(assigned, assignment(documents, groups))
     parts, first_row = [], 0
-    for path, size in Split(split).files():
-        parts.append(Part(path.stem, FileOfDocuments(path, chosen, first_row, tokenizer), size, str(path)))
+    for path, size in split.files():
+        file = FileOfDocuments(path, assigned, first_row, tokenizer, len(groups))
+        parts.append(Part(path.stem, file, size, str(path)))
         first_row += pq.read_metadata(path).num_rows
     files = pool.run("tokenize", tokenize_file, parts)
+
+    folders = tuple(done.folder for done in files)
     cut = pool.run(
         "tokenize documents that were cut",
         tokenize_cut,
         [
-            Part(f"{number:05d}", CutDocuments(split, runs, tokenizer), size)
-            for number, (runs, size) in enumerate(documents.groups(_CUT_BYTES))
+            Part(f"{number:05d}", CutDocuments(folders, number, group.runs, tokenizer), group.size)
+            for number, group in enumerate(groups)
         ],
     )
     for why in sorted({done.result["why"] for done in (*files, *cut)} - {""}):

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from training.data.sources.reading import (
     read_files,
     read_source,
 )
-from training.data.sources.source_files import SourceFile, list_source, shown_reasons
+from training.data.sources.source_files import SourceFile, list_source, shown_reasons, state_of
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
@@ -79,12 +80,12 @@ def run(context: StageContext[Section]) -> StageResult:
         SourceError: A source is missing or malformed, or all of them together hold no document.
     """
     section = context.section
-    pool = Pool(context.work / "parts", context.execution, context.events)
+    pool = Pool(context.work, context.execution, context.events)
     gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
         parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
-        of_source = pool.run(f"read {source.name}", read_part, parts)
+        of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
         finished += of_source
         _log_left_out(context, source.name, gathered.left_out[source.name])
@@ -95,7 +96,6 @@ def run(context: StageContext[Section]) -> StageResult:
             + (gathered.listed[0] if gathered.listed else "all texts are empty; correct their paths in the recipe")
         )
 
-    publish_shards([part.folder / _DOCUMENTS for part in finished], context.out / _DOCUMENTS)
     with (context.report / _SKIPPED).open("w", encoding="utf-8") as file:
         for part in finished:
             file.write((part.folder / _SKIPPED).read_text(encoding="utf-8"))
@@ -112,6 +112,10 @@ def run(context: StageContext[Section]) -> StageResult:
     )
 
 
+def _publish(context: StageContext[Section], part: Finished) -> None:
+    publish_shards([part.folder / _DOCUMENTS], context.out / _DOCUMENTS)
+
+
 def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
     shard_bytes = section.shard_megabytes * 2**20
@@ -124,7 +128,8 @@ def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) 
     left_out.update(listing.left_out)
     for number, files in enumerate(_groups(listing.files)):
         part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes)
-        yield Part(f"{name}-{number:05d}", part, sum(file.bytes for file in files), str(files[0].path))
+        size = sum(file.bytes for file in files)
+        yield Part(f"{name}-{number:05d}", part, size, str(files[0].path), state_of(files))
 
 
 def _groups(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:

@@ -8,15 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.data.conftest import Pipeline
 from training.errors import InputRefused
 from training.job.code_digest import CODE_FILE, code_digests, load_digests
 from training.job.fingerprint import fingerprint
-from training.job.proof import ProofFailed, _compare_beginning
+from training.job.proof import ProofFailed
 from training.job.runner import run_job
 from training.specs.artifacts import Manifest, Proof
 from training.specs.job import Job, ProofRequest
@@ -115,54 +113,17 @@ def test_other_files_are_no_proof(pipeline: Pipeline, made: Manifest) -> None:
 def test_what_takes_too_long_is_proven_by_what_is_made_first(
     pipeline: Pipeline, made: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raw_corpus, "_PROGRESS_EVERY", 5)
+    monkeypatch.setattr(raw_corpus, "_PART_BYTES", 1_300_000)
     proof = prove(pipeline, made, seconds=0.001)
-    assert proof.method == "sample" and proof.files == 1 and proof.rows == 2
-    assert "the beginning of documents/part-00001.parquet (2 rows)" in proof.compared
+    assert proof.method == "sample" and proof.files == 1
+    assert proof.compared.startswith("1 of 3 files, those that the stage makes first, ")
 
 
 def test_a_sample_that_differs_is_no_proof(pipeline: Pipeline, made: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw_corpus, "_PROGRESS_EVERY", 5)
+    monkeypatch.setattr(raw_corpus, "_PART_BYTES", 1_300_000)
     row = raw_corpus._row
     monkeypatch.setattr(raw_corpus, "_row", lambda document: row(document) | {"licence": "other"})
     with pytest.raises(ProofFailed, match="part-00000.parquet is not what"):
-        prove(pipeline, made, seconds=0.001)
-
-
-def table(path: Path, numbers: list[int], kind: Any = None, compression: str = "snappy") -> Path:
-    pq.write_table(pa.table({"number": pa.array(numbers, kind or pa.int64())}), path, compression=compression)
-    return path
-
-
-def test_the_beginning_of_a_table_is_compared_by_its_rows(tmp_path: Path) -> None:
-    ours, theirs = table(tmp_path / "ours.parquet", [1, 2]), table(tmp_path / "theirs.parquet", [1, 2, 3])
-    assert _compare_beginning("x", ours, theirs) == (2, 0)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "kind", "compression", "said"),
-    [
-        ([1, 2, 3, 4], None, "snappy", r"differs in row 4 \(only one of the two has it\)"),
-        ([1, 5], None, "snappy", r"differs in row 2 \(number\)"),
-        ([1, 2], pa.int32(), "snappy", "other columns, types or compression"),
-        ([1, 2], None, "zstd", "other columns, types or compression"),
-    ],
-    ids=["more rows", "another row", "another type", "another compression"],
-)
-def test_a_beginning_that_differs_is_no_proof(
-    tmp_path: Path, numbers: list[int], kind: Any, compression: str, said: str
-) -> None:
-    ours = table(tmp_path / "ours.parquet", numbers, kind, compression)
-    with pytest.raises(ProofFailed, match=said):
-        _compare_beginning("x", ours, table(tmp_path / "theirs.parquet", [1, 2, 3]))
-
-
-def test_a_sample_is_compared_with_what_was_published_alone(
-    pipeline: Pipeline, made: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(raw_corpus, "_PROGRESS_EVERY", 5)
-    part(pipeline, made, 1).unlink()
-    with pytest.raises(InputRefused, match=r"part-00001.parquet is missing"):
         prove(pipeline, made, seconds=0.001)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -102,8 +101,8 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
 def test_a_refusal_stops_the_step_and_half_a_part_is_no_part(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"three\.jsonl:7"):
         pool(tmp_path).run("refuse", refuse, parts())
-    assert not (tmp_path / "refuse" / "00003").exists()
-    (tmp_path / "refuse" / "00003.unfinished").mkdir(exist_ok=True)
+    assert not (tmp_path / "parts" / "refuse" / "00003").exists()
+    (tmp_path / "parts" / "refuse" / "00003.unfinished").mkdir(exist_ok=True)
     done = pool(tmp_path, 1).run("refuse", square, parts())
     assert done[3].result == {"root": 3}
     assert not (done[3].folder / "half.txt").exists()
@@ -120,7 +119,7 @@ def test_errors_keep_what_they_say(tmp_path: Path) -> None:
 def test_a_part_that_always_kills_its_process_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"3\.parquet: 3 processes died .* signal 9 \(SIGKILL\)"):
         pool(tmp_path).run("die", die_at_three, parts())
-    assert {path.name for path in (tmp_path / "die").iterdir()} >= {"00000", "00001", "00002"}
+    assert {path.name for path in (tmp_path / "parts" / "die").iterdir()} >= {"00000", "00001", "00002"}
 
 
 def test_a_process_that_dies_once_loses_nothing(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_a_killed_job_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
     job = subprocess.Popen([sys.executable, tmp_path / "slow.py", tmp_path], env=environment)
     until = time.monotonic() + 120
-    while len(list(tmp_path.glob("slow/*/record.json"))) < 4 and time.monotonic() < until:
+    while len(list(tmp_path.glob("parts/slow/*/record.json"))) < 4 and time.monotonic() < until:
         time.sleep(0.1)
     workers = psutil.Process(job.pid).children(recursive=True)
     assert len(workers) >= 2
@@ -166,9 +165,26 @@ def test_a_killed_job_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
 
-    (tmp_path / "square").symlink_to(tmp_path / "slow")
+    (tmp_path / "parts" / "square").symlink_to(tmp_path / "parts" / "slow")
     done = pool(tmp_path, 1).run("square", square, [Part(str(number), number, 1) for number in range(6)])
-    assert [json.loads((finished.folder / "record.json").read_text()) for finished in done] == [
+    assert [finished.result for finished in done] == [
         *({"number": number} for number in range(4)),
         *({"root": number} for number in (4, 5)),
     ]
+
+
+def test_parts_are_taken_in_their_order_as_soon_as_they_are_done(tmp_path: Path) -> None:
+    taken: list[int] = []
+    pool(tmp_path, 3).run("square", square, parts(), take=lambda done: taken.append(done.result["root"]))
+    assert taken == list(range(6))
+
+
+def test_what_was_made_of_another_state_is_made_again(tmp_path: Path) -> None:
+    def parts_of(states: str) -> list[Part[int]]:
+        return [Part(str(number), number, 1, state=state) for number, state in enumerate(states)]
+
+    first = pool(tmp_path, 1).run("square", square, parts_of("ab"))
+    before = [(done.folder / "process.txt").stat().st_ino for done in first]
+    again = pool(tmp_path, 1).run("square", square, parts_of("ac"))
+    after = [(done.folder / "process.txt").stat().st_ino for done in again]
+    assert after[0] == before[0] and after[1] != before[1]

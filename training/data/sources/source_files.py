@@ -6,6 +6,8 @@ Imports nothing heavy: the control plane uses it.
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
 import re
 import stat
@@ -27,6 +29,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXCLUDED, EMPTY, HIDDEN = "excluded", "empty", "hidden"
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN_REASONS = 12
+_STATE = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")
 # Skipping these early is what keeps a sensor's tick cheap beside a large site-packages.
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages")
 # Tests are not written to be read; _sysconfigdata and config-* are generated and differ between machines.
@@ -240,6 +243,12 @@ def printable(text: str) -> str:
     return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def state_of(files: Iterable[SourceFile]) -> str:
+    """Digest of the names and states of some files: another one if a file was written to or replaced."""
+    states = [[file.name, *(getattr(file.status, field) for field in _STATE)] for file in files]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
 def require_unchanged(file: SourceFile) -> None:
     """Refuse a file that changed since it was listed: what was read of it may be half of the old and half of the new.
 
@@ -250,8 +259,7 @@ def require_unchanged(file: SourceFile) -> None:
         status = file.path.stat()
     except OSError as error:
         raise SourceError(f"{printable(str(file.path))}: {error.strerror} while it was read; start again") from error
-    fields = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")
-    if any(getattr(status, field) != getattr(file.status, field) for field in fields):
+    if any(getattr(status, field) != getattr(file.status, field) for field in _STATE):
         raise SourceError(
             f"{printable(str(file.path))}: it changed while it was read; start again when nobody writes to it"
         )

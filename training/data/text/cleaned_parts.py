@@ -22,6 +22,7 @@ from training.data.tables import fraction, read_rows
 from training.data.text.cleaning import Piece, pieces_of
 from training.data.text.minhash import band_keys
 from training.data.text.similarity import Shingles, shingle_sets
+from training.data.text.slices import read_slice, write_slices
 from training.job.parts import Finished
 from training.specs.corpus import CorpusSection, MinHash
 
@@ -154,12 +155,7 @@ class CleanedPart:
 
     def texts(self, range_: int) -> pa.Table:
         """Text, source, path, licence and domain of a range's pieces, in the order of their rows."""
-        first, end = self._slices[range_ : range_ + 2, 1].tolist()
-        if first == end:
-            return _TEXT_SCHEMA.empty_table()
-        with (self._folder / _TEXTS).open("rb") as file:
-            file.seek(first)
-            return pa.ipc.open_stream(pa.py_buffer(file.read(end - first))).read_all()
+        return read_slice(self._folder / _TEXTS, self._slices[:, 1], range_, _TEXT_SCHEMA)
 
     def shingles(self, chosen: npt.NDArray[np.bool_], ngram: int) -> Iterator[tuple[int, Shingles]]:
         """Shingles of chosen pieces, each with its row.
@@ -256,25 +252,15 @@ def _write_texts(
     folder: Path, rows: npt.NDArray[np.void], pieces: Sequence[tuple[Piece, str, str | None]], ranges: int
 ) -> None:
     """Write the texts, and where the rows and the bytes of each slice begin, int64 [ranges + 1, 2]."""
-    slices = np.zeros((ranges + 1, 2), np.int64)
-    slices[:, 0] = np.searchsorted(range_of(rows["id"], ranges), np.arange(ranges + 1))
-    options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
-    with (folder / _TEXTS).open("wb") as file:
-        for range_ in range(ranges):
-            some = pieces[slices[range_, 0] : slices[range_ + 1, 0]]
-            if some:
-                columns = [
-                    [piece.text for piece, _, _ in some],
-                    [source for _, source, _ in some],
-                    [piece.path for piece, _, _ in some],
-                    [licence for _, _, licence in some],
-                    [piece.domain for piece, _, _ in some],
-                ]
-                table = pa.Table.from_arrays(
-                    [pa.array(column, field.type) for column, field in zip(columns, _TEXT_SCHEMA, strict=True)],
-                    schema=_TEXT_SCHEMA,
-                )
-                with pa.ipc.new_stream(file, _TEXT_SCHEMA, options=options) as stream:
-                    stream.write_table(table)
-            slices[range_ + 1, 1] = file.tell()
-    np.save(folder / _SLICES, slices)
+    borders = np.searchsorted(range_of(rows["id"], ranges), np.arange(ranges + 1))
+    columns = [
+        [piece.text for piece, _, _ in pieces],
+        [source for _, source, _ in pieces],
+        [piece.path for piece, _, _ in pieces],
+        [licence for _, _, licence in pieces],
+        [piece.domain for piece, _, _ in pieces],
+    ]
+    table = pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, _TEXT_SCHEMA, strict=True)], schema=_TEXT_SCHEMA
+    )
+    np.save(folder / _SLICES, np.stack([borders, write_slices(folder / _TEXTS, table, borders)], axis=1))

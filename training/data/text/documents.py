@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,37 +188,45 @@ class Selection:
         yield from (document for document in self._put_together() if not part_of(document.path))
 
     def _put_together(self) -> Iterator[Document]:
-        yield from joined(self._split, self.runs)
+        if self.runs:
+            yield from joined(dict(self._split.rows(self._chosen & ~self.whole)), self.runs)
 
-    def groups(self, max_bytes: int) -> list[tuple[tuple[tuple[int, ...], ...], int]]:
-        """The documents that were cut, in groups of about `max_bytes` of text, each with its size."""
+    def groups(self, max_bytes: int) -> list[RunGroup]:
+        """The documents that were cut, in groups of about `max_bytes` of text."""
         if not self.runs:
             return []
         sizes = self._split.table(["bytes"])["bytes"].to_numpy()
-        groups: list[tuple[tuple[tuple[int, ...], ...], int]] = []
+        groups: list[RunGroup] = []
         group: list[tuple[int, ...]] = []
         size = 0
         for run in self.runs:
             group.append(tuple(run))
             size += int(sizes[run].sum())
             if size >= max_bytes or run is self.runs[-1]:
-                groups.append((tuple(group), size))
+                groups.append(RunGroup(tuple(group), size))
                 group, size = [], 0
         return groups
 
 
-def joined(split: Split, runs: Sequence[Sequence[int]]) -> list[Document]:
+class RunGroup(NamedTuple):
+    """Some documents that were cut.
+
+    Attributes:
+        runs: The rows of each document's parts, in their order.
+        size: Bytes of text.
+    """
+
+    runs: tuple[tuple[int, ...], ...]
+    size: int
+
+
+def joined(parts: Mapping[int, Document], runs: Sequence[Sequence[int]]) -> list[Document]:
     """Documents that were cut, put together again, in the order of their ids.
 
     Args:
-        split: Where their parts are.
+        parts: All their parts by row.
         runs: The rows of each document's parts, in their order.
     """
-    if not runs:
-        return []
-    wanted = np.zeros(max(map(max, runs)) + 1, np.bool_)
-    wanted[list(itertools.chain.from_iterable(runs))] = True
-    parts = dict(split.rows(wanted))
     documents = []
     for run in runs:
         first, text = parts[run[0]], "".join(parts[row].text for row in run)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.text.cleaned_parts import Cleaned, CleanedPart, Numbers
+from training.data.text.queries import read_queries, write_queries
 from training.data.text.similarity import Shingles, similar_documents
 from training.job.parts import Part, Pool
 from training.specs.corpus import MinHash
@@ -20,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.integer[Any]]
 _MOST_MOVED = 1_000  # documents; draws above the share are only needed in small domains
 _MOST_OVERSHOOT = 2.0  # times the share of bytes: a domain's one long document may not swallow the split
-_SIDES, _QUERIES, _STARTS, _SHINGLES = "sides.npy", "queries.npy", "starts.npy", "shingles.npy"
+_SIDES, _NUMBERS, _BORDERS, _SHINGLES = "sides.npy", "heldout_numbers.npy", "borders.npy", "shingles.npy"
 KEPT, HELDOUT = 1, 2
 
 
@@ -68,7 +70,7 @@ def _limit(draws: npt.NDArray[np.float64], sizes: Integers, share: float) -> flo
     return min(limit, float(draws.max()))
 
 
-def twins_across(pool: Pool, cleaned: Cleaned, sides: npt.NDArray[np.uint8], spec: MinHash, scratch: Path) -> list[int]:
+def twins_across(pool: Pool, cleaned: Cleaned, sides: npt.NDArray[np.uint8], spec: MinHash) -> list[int]:
     """Held-out texts that are near-duplicates of a training text, compared exactly.
 
     Bands miss a few pairs of a very large corpus. A pair on one side of the split does no harm; a pair across it would
@@ -79,38 +81,35 @@ def twins_across(pool: Pool, cleaned: Cleaned, sides: npt.NDArray[np.uint8], spe
         cleaned: The cleaned parts.
         sides: For each text 0, `KEPT` or `HELDOUT`, uint8 [texts].
         spec: Words per shingle and threshold.
-        scratch: Folder for files that the steps share.
 
     Returns:
         Their numbers.
     """
-    np.save(scratch / _SIDES, sides)
+    shared = pool.shared
+    np.save(shared / _SIDES, sides)
     parts = [
-        Part(f"{number:05d}", _Side(cleaned, number, scratch, spec), size) for number, size in enumerate(cleaned.sizes)
+        Part(f"{number:05d}", _Side(cleaned, number, shared, spec), size) for number, size in enumerate(cleaned.sizes)
     ]
     written = pool.run("read held-out text", _write_queries, parts)
-    sets = [np.load(done.folder / _SHINGLES) for done in written]
-    lengths = [np.diff(np.load(done.folder / _STARTS)) for done in written]
-    np.save(scratch / _QUERIES, np.concatenate([np.load(done.folder / _QUERIES) for done in written]))
-    np.save(scratch / _SHINGLES, np.concatenate(sets))
-    np.save(scratch / _STARTS, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
+    np.save(shared / _NUMBERS, np.concatenate([np.load(done.folder / _NUMBERS) for done in written]))
+    write_queries(shared, (shingles for done in written for shingles in _sets(done.folder)))
     matched = pool.run("compare held-out text", _match, parts)
     return sorted({number for done in matched for number in done.result["twins"]})
 
 
 @dataclass(frozen=True)
 class _Side:
-    """The texts of one cleaned part, which `scratch` assigns to their sides."""
+    """The texts of one cleaned part, which a file in `shared` assigns to their sides."""
 
     cleaned: Cleaned
     part: int
-    scratch: Path
+    shared: Path
     spec: MinHash
 
     def shingles(self, side: int) -> tuple[Numbers, Iterator[Shingles]]:
         """Numbers of the part's texts on a side, and the shingles of each."""
         numbers = self.cleaned.numbers(self.part)
-        sides = np.load(self.scratch / _SIDES, mmap_mode="r")
+        sides = np.load(self.shared / _SIDES, mmap_mode="r")
         is_text = numbers < len(sides)
         chosen = np.zeros(len(numbers), np.bool_)
         chosen[is_text] = sides[numbers[is_text]] == side
@@ -120,18 +119,22 @@ class _Side:
 
 def _write_queries(side: _Side, folder: Path) -> dict[str, Any]:
     numbers, shingles = side.shingles(HELDOUT)
-    sets = list(shingles)
-    np.save(folder / _QUERIES, numbers)
-    np.save(folder / _STARTS, np.cumsum([0, *map(len, sets)]))
-    np.save(folder / _SHINGLES, np.concatenate([np.empty(0, np.uint64), *sets]))
+    sets = [np.empty(0, np.uint64), *shingles]
+    np.save(folder / _NUMBERS, numbers)
+    np.save(folder / _BORDERS, np.cumsum([len(some) for some in sets]))
+    np.save(folder / _SHINGLES, np.concatenate(sets))
     return {}
 
 
-def _match(side: _Side, folder: Path) -> dict[str, Any]:
+def _sets(folder: Path) -> Iterator[Shingles]:
+    shingles = np.load(folder / _SHINGLES)
+    for start, end in itertools.pairwise(np.load(folder / _BORDERS).tolist()):
+        yield shingles[start:end]
+
+
+def _match(side: _Side, _folder: Path) -> dict[str, Any]:
     """Numbers of all held-out texts that resemble one of this part's training texts."""
-    numbers, starts = np.load(side.scratch / _QUERIES), np.load(side.scratch / _STARTS)
-    shingles = np.load(side.scratch / _SHINGLES, mmap_mode="r")
-    queries: Sequence[Shingles] = [shingles[starts[at] : starts[at + 1]] for at in range(len(numbers))]
+    queries, numbers = read_queries(side.shared, side.spec.threshold), np.load(side.shared / _NUMBERS)
     _, stream = side.shingles(KEPT)
-    matches = similar_documents(queries, [-1] * len(queries), stream, side.spec.threshold)
+    matches = similar_documents(queries.sets, [-1] * len(queries.sets), stream, side.spec.threshold, queries.prefixes)
     return {"twins": [int(numbers[query]) for query in matches]}

@@ -32,7 +32,7 @@ _MEMBERS, _BORDERS, _BUCKETS = "members.npy", "borders.npy", "buckets.npy"
 _NUMBERS, _STARTS, _SHINGLES, _REMOVED = "numbers.npy", "starts.npy", "shingles.npy", "removed.npy"
 
 
-def near_duplicates(pool: Pool, cleaned: Cleaned, order: DigestOrder, spec: MinHash, scratch: Path) -> npt.NDArray[Any]:
+def near_duplicates(pool: Pool, cleaned: Cleaned, order: DigestOrder, spec: MinHash) -> npt.NDArray[Any]:
     """The texts to remove so that no two near-duplicates remain.
 
     Args:
@@ -40,7 +40,6 @@ def near_duplicates(pool: Pool, cleaned: Cleaned, order: DigestOrder, spec: MinH
         cleaned: The cleaned parts.
         order: The numbers of all texts.
         spec: Words per shingle and threshold.
-        scratch: Folder for files that the steps share.
 
     Returns:
         Number of each removed text, and of a kept one that it is a near-duplicate of, uint32 [removed, 2].
@@ -55,18 +54,19 @@ def near_duplicates(pool: Pool, cleaned: Cleaned, order: DigestOrder, spec: MinH
     )
 
     candidates, bucket_of, count = _clusters([finished.folder for finished in groups], order)
-    np.save(scratch / "candidates.npy", candidates)
-    np.save(scratch / "bucket_of.npy", bucket_of)
+    shared = pool.shared
+    np.save(shared / "candidates.npy", candidates)
+    np.save(shared / "bucket_of.npy", bucket_of)
     by_bucket = pool.run(
         "cluster candidates",
         _sort_groups,
-        [Part(finished.folder.name, _Groups(finished.folder, scratch, count), size // ranges) for finished in groups],
+        [Part(finished.folder.name, _Groups(finished.folder, shared, count), size // ranges) for finished in groups],
     )
     shingles = pool.run(
         "read candidates",
         _write_shingles,
         [
-            Part(f"{number:05d}", _Candidates(cleaned, number, scratch, count, spec.ngram), part_size)
+            Part(f"{number:05d}", _Candidates(cleaned, number, shared, count, spec.ngram), part_size)
             for number, part_size in enumerate(cleaned.sizes)
         ],
     )
@@ -159,14 +159,14 @@ class _Groups:
     """What `_find_groups` wrote for one range of hashes; `count` is the number of buckets."""
 
     folder: Path
-    scratch: Path
+    shared: Path
     count: int
 
 
 def _sort_groups(groups: _Groups, folder: Path) -> dict[str, Any]:
     """Write groups in the order of their buckets, and where each bucket begins."""
     members, borders = np.load(groups.folder / _MEMBERS), np.load(groups.folder / _BORDERS)
-    bucket = _buckets_of(groups.scratch, members[borders[:-1]])
+    bucket = _buckets_of(groups.shared, members[borders[:-1]])
     order = np.argsort(bucket, kind="stable")
     sizes = np.diff(borders)[order]
     borders_then = np.concatenate([[0], np.cumsum(sizes)])
@@ -177,10 +177,10 @@ def _sort_groups(groups: _Groups, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _buckets_of(scratch: Path, numbers: Numbers) -> npt.NDArray[np.uint32]:
+def _buckets_of(shared: Path, numbers: Numbers) -> npt.NDArray[np.uint32]:
     """The bucket of each of some candidates."""
-    candidates = np.load(scratch / "candidates.npy", mmap_mode="r")
-    buckets: npt.NDArray[np.uint32] = np.load(scratch / "bucket_of.npy", mmap_mode="r")
+    candidates = np.load(shared / "candidates.npy", mmap_mode="r")
+    buckets: npt.NDArray[np.uint32] = np.load(shared / "bucket_of.npy", mmap_mode="r")
     return np.asarray(buckets[np.searchsorted(candidates, numbers)])
 
 
@@ -190,7 +190,7 @@ class _Candidates:
 
     cleaned: Cleaned
     part: int
-    scratch: Path
+    shared: Path
     count: int
     ngram: int
 
@@ -199,12 +199,12 @@ def _write_shingles(candidates: _Candidates, folder: Path) -> dict[str, Any]:
     """Write the shingles of a part's candidates in the order of their buckets, and where each bucket begins."""
     part = CleanedPart(candidates.cleaned.folders[candidates.part])
     numbers = candidates.cleaned.numbers(candidates.part)
-    all_candidates = np.load(candidates.scratch / "candidates.npy", mmap_mode="r")
+    all_candidates = np.load(candidates.shared / "candidates.npy", mmap_mode="r")
     is_candidate = np.isin(numbers, all_candidates)
 
     sets = [shingles for _, shingles in part.shingles(is_candidate, candidates.ngram)]
     own = numbers[is_candidate]
-    bucket = _buckets_of(candidates.scratch, own)
+    bucket = _buckets_of(candidates.shared, own)
     order = np.argsort(bucket, kind="stable")
     in_order = [sets[place] for place in order]
     np.save(folder / _NUMBERS, own[order])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,11 @@ def jaccard(left: Shingles, right: Shingles, least: float = 0.0) -> float:
 
 
 def similar_documents(
-    queries: Sequence[Shingles], query_rows: Sequence[int], stream: Iterable[Shingles], threshold: float
+    queries: Sequence[Shingles],
+    query_rows: Sequence[int],
+    stream: Iterable[Shingles],
+    threshold: float,
+    index: PrefixIndex | None = None,
 ) -> dict[int, Match]:
     """For each query, the first document of the stream that is at least as similar as the threshold.
 
@@ -103,11 +108,12 @@ def similar_documents(
         query_rows: The row of the stream that is the query itself and is passed over; -1 for none.
         stream: Shingles of all documents; only a batch of it is held.
         threshold: Least Jaccard similarity, above 0.
+        index: Of these queries and this threshold, for who searches in many streams.
 
     Returns:
         Position in `queries` to the match.
     """
-    index = _PrefixIndex(queries, threshold)
+    index = copy(index) if index else PrefixIndex(queries, threshold)
     matches: dict[int, Match] = {}
     for first, batch in _batches(stream):
         start = 0
@@ -128,8 +134,13 @@ def similar_documents(
     return matches
 
 
-class _PrefixIndex:
-    """The prefix shingles of all queries, sorted, and the query that each belongs to."""
+class PrefixIndex:
+    """The prefix shingles of all queries, sorted, and the query that each belongs to.
+
+    Args:
+        queries: Shingles of the queries.
+        threshold: Least Jaccard similarity, above 0.
+    """
 
     def __init__(self, queries: Sequence[Shingles], threshold: float) -> None:
         # Any order of shingles will do if it is the same for all sets, so rarity is counted in buckets of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from training.data.text.documents import Document, Split, batches, joined, read_documents
+from training.data.text.documents import Document, RunGroup, Selection, batches, joined, read_documents, read_part
+from training.data.text.slices import read_slice, write_slices
 from training.data.tokens.encoding import encoder
 from training.data.tokens.shards import TokenWriter
 from training.job.parts import Finished
 from training.specs.tokenizer import END_OF_TEXT
 
 _TOKENS, _LENGTHS, _IDS, _SOURCES = "tokens.npy", "lengths.npy", "ids.npy", "sources.npy"
+_PARTS, _SLICES, _ROWS, _BORDERS = "parts.arrow", "slices.npy", "rows.npy", "borders.npy"
+_PART_SCHEMA = pa.schema([pa.field(name, pa.large_string()) for name in Document._fields])
+WHOLE, LEFT_OUT = -1, -2
 Ids = npt.NDArray[np.bytes_]
 
 
@@ -25,41 +32,69 @@ class FileOfDocuments:
     """A file of a split.
 
     Attributes:
-        chosen: File that says which rows of the split to tokenize, bool [rows].
+        groups: File that says what to do with each row of the split, int32 [rows]: `WHOLE` documents are tokenized,
+            parts of documents that were cut are written for their group, and others are left out.
         first_row: The file's first row.
         tokenizer: A tokenizer.json.
+        count: Number of groups.
     """
 
     path: Path
-    chosen: Path
+    groups: Path
     first_row: int
     tokenizer: Path
+    count: int
 
 
 @dataclass(frozen=True)
 class CutDocuments:
-    """Documents that were cut.
+    """A group of documents that were cut.
 
     Attributes:
-        split: Folder of the split.
+        files: What `tokenize_file` made of all files.
+        number: Of the group.
         runs: The rows of each document's parts, in their order.
         tokenizer: A tokenizer.json.
     """
 
-    split: Path
+    files: tuple[Path, ...]
+    number: int
     runs: tuple[tuple[int, ...], ...]
     tokenizer: Path
 
 
+def assignment(documents: Selection, groups: Sequence[RunGroup]) -> npt.NDArray[np.int32]:
+    """What `FileOfDocuments.groups` holds, int32 [rows]."""
+    assigned = np.where(documents.whole, WHOLE, LEFT_OUT).astype(np.int32)
+    for number, group in enumerate(groups):
+        assigned[list(itertools.chain.from_iterable(group.runs))] = number
+    return assigned
+
+
 def tokenize_file(file: FileOfDocuments, folder: Path) -> dict[str, Any]:
-    """Write the tokens of a file's chosen documents, which ascend by id."""
-    chosen = np.load(file.chosen, mmap_mode="r")
-    return _write(read_documents(file.path, chosen[file.first_row :]), file.tokenizer, folder)
+    """Write the tokens of a file's whole documents, which ascend by id, and the parts of others."""
+    groups = np.asarray(np.load(file.groups, mmap_mode="r")[file.first_row :][: pq.read_metadata(file.path).num_rows])
+    if (groups >= 0).any():
+        rows = np.argsort(groups, kind="stable")
+        rows = rows[groups[rows] >= 0]
+        table = read_part(file.path, list(Document._fields)).take(pa.array(rows)).cast(_PART_SCHEMA)
+        borders = np.searchsorted(groups[rows], np.arange(file.count + 1))
+        np.save(folder / _SLICES, write_slices(folder / _PARTS, table, borders))
+        np.save(folder / _ROWS, rows + file.first_row)
+        np.save(folder / _BORDERS, borders)
+    return _write(read_documents(file.path, groups == WHOLE), file.tokenizer, folder)
 
 
 def tokenize_cut(cut: CutDocuments, folder: Path) -> dict[str, Any]:
     """Write the tokens of documents that were cut, each put together again, in the order of their ids."""
-    return _write(iter(joined(Split(cut.split), cut.runs)), cut.tokenizer, folder)
+    parts: dict[int, Document] = {}
+    for path in cut.files:
+        if (path / _ROWS).is_file():
+            first, end = np.load(path / _BORDERS)[cut.number : cut.number + 2].tolist()
+            table = read_slice(path / _PARTS, np.load(path / _SLICES), cut.number, _PART_SCHEMA)
+            for row, values in zip(np.load(path / _ROWS)[first:end].tolist(), table.to_pylist(), strict=True):
+                parts[row] = Document(**values)
+    return _write(iter(joined(parts, cut.runs)), cut.tokenizer, folder)
 
 
 def _write(documents: Iterator[Document], tokenizer: Path, folder: Path) -> dict[str, Any]:

@@ -43,8 +43,7 @@ class Steps:
         self, folder: Path, rows: Sequence[Mapping[str, Any]], *, parts: int = 1, ranges: int = 1, **section: Any
     ) -> None:
         self.section = CorpusSection(**{"min_characters": 0, "min_letters": 0, "max_line": 10**9} | section)
-        self.scratch = folder / "shared"
-        self.scratch.mkdir(parents=True)
+        folder.mkdir(exist_ok=True)
         self.pool = Pool(folder, Execution(threads=1), EventWriter(None))
         domains = tuple(sorted({GENERAL, *self.section.domains}))
         raw_parts = []
@@ -52,7 +51,7 @@ class Steps:
             path = folder / f"part-{number:05d}.parquet"
             write_table(path, [rows[row] for row in some], RAW_SCHEMA)
             raw_parts.append(Part(path.stem, RawPart(path, self.section, domains, ranges), 1))
-        self.cleaned = Cleaned.of(self.pool.run("clean", clean_part, raw_parts), self.scratch / "numbers.npy")
+        self.cleaned = Cleaned.of(self.pool.run("clean", clean_part, raw_parts), self.pool.shared / "numbers.npy")
         self.order = DigestOrder(self.pool, self.cleaned, ranges)
         self.ids = self._ids()
 
@@ -67,14 +66,14 @@ class Steps:
 
     def near_duplicates(self) -> dict[str, str]:
         """Removed id to a kept one."""
-        removed = near_duplicates(self.pool, self.cleaned, self.order, self.section.near_duplicates, self.scratch)
+        removed = near_duplicates(self.pool, self.cleaned, self.order, self.section.near_duplicates)
         return {self.ids[number]: self.ids[twin] for number, twin in removed.tolist()}
 
     def twins_across(self, heldout: Sequence[str]) -> set[str]:
         """Ids of those of the held-out texts that resemble one of the others."""
         ids = {text_id(text) for text in heldout}
         sides = np.array([HELDOUT if id_ in ids else KEPT for id_ in self.ids], np.uint8)
-        twins = twins_across(self.pool, self.cleaned, sides, self.section.near_duplicates, self.scratch)
+        twins = twins_across(self.pool, self.cleaned, sides, self.section.near_duplicates)
         return {self.ids[number] for number in twins}
 
 

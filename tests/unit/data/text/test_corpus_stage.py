@@ -59,7 +59,7 @@ def measurement(pipeline: Pipeline) -> Measurement:
     artifact = InputArtifact(pipeline.store.folder("corpus", manifest.version), manifest)
     scratch = pipeline.root / f"measured-{manifest.version}"
     scratch.mkdir()
-    return measure_corpus(artifact, Pool(scratch, Execution(), EventWriter(None)), scratch)
+    return measure_corpus(artifact, Pool(scratch, Execution(), EventWriter(None)))
 
 
 def sides(folder: Path) -> tuple[set[str], set[str]]:

@@ -145,8 +145,8 @@ def test_files_ranges_and_buckets_do_not_decide(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(steps, "_BAND_BYTES", 2_000)
     monkeypatch.setattr(steps, "_BUCKET_BYTES", 5_000)
     assert removed_of(tmp_path / "many", texts, parts=7, ranges=5) == removed
-    assert len(list((tmp_path / "many" / "compare_bands").iterdir())) > 10
-    assert len(list((tmp_path / "many" / "remove_near-duplicates").iterdir())) > 10
+    assert len(list((tmp_path / "many" / "parts" / "compare_bands").iterdir())) > 10
+    assert len(list((tmp_path / "many" / "parts" / "remove_near-duplicates").iterdir())) > 10
 
 
 def test_exact_copies_go_first_whatever_their_script(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _changed(text: str) -> str:
 
 
 def _pool(folder: Path) -> Pool:
-    return Pool(folder / "parts", Execution(), EventWriter(None))
+    return Pool(folder, Execution(), EventWriter(None))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_refusal_names_the_commonest_reason_to_drop(tmp_path: Path, texts: lis
     dropped = [{"source": "notes", "path": f"{reason}.md", "reason": reason} for reason in ("too short", "long line")]
     (tmp_path / "c" / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in dropped))
     manifest = artifact.manifest.model_copy(update={"metrics": metrics})
-    measurement = corpora.measure_corpus(InputArtifact(artifact.folder, manifest), _pool(tmp_path), tmp_path)
+    measurement = corpora.measure_corpus(InputArtifact(artifact.folder, manifest), _pool(tmp_path))
     cause = "cleaning dropped 61 of 91 documents, 58 of them as long line (corpus.max_line), such as notes/long line.md"
     assert measurement.report.causes == dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
