@@ -26,6 +26,7 @@ from training.specs.tokenizer import END_OF_TEXT
 
 SAMPLE_BYTES = 20 * 2**20
 Tokens = npt.NDArray[np.integer]
+Names = npt.NDArray[np.bytes_]
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,19 @@ class _Expected:
     """What the shards should and should not hold.
 
     Attributes:
-        trained: The documents to train on.
-        bytes: Of their texts, about.
+        train: The training split.
+        trained: Which of its documents to train on.
+        ids: Of those that were not cut, S32 [documents].
+        joined: Those that were cut, whole.
+        bytes: Of all their texts, about.
         excluded: Lists of documents that hold items of the evaluation sets, and of those that are held out. What was
             cut is there in parts and whole: shards hold it whole.
     """
 
+    train: Split
     trained: Selection
+    ids: Names
+    joined: list[Document]
     bytes: int
     excluded: tuple[Iterable[Document], ...]
 
@@ -110,7 +117,16 @@ def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, excluded_do
 
     size = int(rows["bytes"].to_numpy()[chosen].sum())
     parts = (Selection(train, is_excluded, join=False), Selection(heldout, join=False))
-    return _Expected(Selection(train, chosen), size, (*parts, _cut_documents(train, is_excluded, heldout)))
+    trained = Selection(train, chosen)
+    digests = b"".join(bytes.fromhex(id_.as_py()) for id_ in rows["id"].filter(pa.array(trained.whole)))
+    return _Expected(
+        train=train,
+        trained=trained,
+        ids=np.frombuffer(digests, "S32"),
+        joined=list(trained.put_together()),
+        bytes=size,
+        excluded=(*parts, _cut_documents(train, is_excluded, heldout)),
+    )
 
 
 def _cut_documents(train: Split, is_excluded: npt.NDArray[np.bool_], heldout: Split) -> Iterator[Document]:
@@ -124,23 +140,28 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
 
     All documents are tokenized again, or every missing one and an even sample.
     """
-    places_of: dict[str, list[int]] = {}
-    for index, digest in enumerate(shards.ids):
-        places_of.setdefault(digest.tobytes().hex(), []).append(index)
-
+    trained, in_shards = expected.trained, _names(shards.ids)
+    order = np.argsort(in_shards, kind="stable")
+    in_order = in_shards[order]
     step = max(1, -(-expected.bytes // SAMPLE_BYTES))
-    names: set[str] = set()
+    is_missing = ~np.isin(expected.ids, in_shards)
+    chosen = np.zeros(len(trained.whole), np.bool_)
+    chosen[np.flatnonzero(trained.whole)] = is_missing | (np.arange(len(expected.ids)) % step == 0)
+
     lost = compared = 0
-    for batch in batches(iter(expected.trained)):
-        first = len(names)
-        names.update(document.id for document in batch)
-        again = [
-            document for row, document in enumerate(batch, first) if row % step == 0 or document.id not in places_of
-        ]
-        compared += len(again)
-        for document, tokens in zip(again, _encode(plain, again), strict=True):
-            places = places_of.get(document.id)
-            packed = shards.document(places[0]) if places else np.empty(0, np.int64)
+    again = itertools.chain(
+        (document for _, document in expected.train.rows(chosen)),
+        (
+            document
+            for place, document in enumerate(expected.joined)
+            if place % step == 0 or _place_in(in_order, document) < 0
+        ),
+    )
+    for batch in batches(again):
+        compared += len(batch)
+        for document, tokens in zip(batch, _encode(plain, batch), strict=True):
+            place = _place_in(in_order, document)
+            packed = shards.document(int(order[place])) if place >= 0 else np.empty(0, np.int64)
             differing = difference(tokens, packed)
             lost += differing
             if differing:
@@ -154,12 +175,14 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
                 )
     if step > 1:
         measurement.notes.append(
-            f"{compared:,} of {len(names):,} documents were tokenized again and compared, every {step}th by digest; "
+            f"{compared:,} of {trained.count:,} documents were tokenized again and compared, every {step}th by digest; "
             "the number and the ids of all were compared"
         )
 
-    surplus = [index for name, places in places_of.items() for index in (places[1:] if name in names else places)]
-    for index in surplus:
+    wanted = np.concatenate([expected.ids, np.array([bytes.fromhex(one.id) for one in expected.joined], "S32")])
+    is_again = np.concatenate([[False], in_order[1:] == in_order[:-1]])
+    surplus = np.sort(order[is_again | ~np.isin(in_order, wanted)])
+    for index in surplus.tolist():
         measurement.fail(
             "tokens_lost",
             shards.ids[index].tobytes().hex(),
@@ -167,6 +190,18 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
             reason="not a document of the corpus to train on, or there twice",
         )
     return lost + int(shards.lengths[surplus].sum())
+
+
+def _names(ids: npt.NDArray[np.uint8]) -> Names:
+    """Ids as strings of bytes that compare as the ids do, S32 [documents]."""
+    return np.frombuffer(ids.tobytes(), "S32")
+
+
+def _place_in(names: Names, document: Document) -> int:
+    """The first place of a document's id among sorted ones; -1 if it is not there."""
+    name = np.array(bytes.fromhex(document.id), "S32")
+    place = int(np.searchsorted(names, name))
+    return place if place < len(names) and names[place] == name else -1
 
 
 def _encode(plain: Tokenizer, documents: Sequence[Document]) -> list[Tokens]:
@@ -197,7 +232,7 @@ def _contaminated(
     measurement: Measurement, shards: TokenShards, plain: Tokenizer, excluded: Sequence[Iterable[Document]]
 ) -> None:
     """Record the excluded and held-out documents in the shards: those with such an id, or with the same tokens."""
-    ids = {digest.tobytes().hex() for digest in shards.ids}
+    ids = np.sort(_names(shards.ids))
     by_length = np.argsort(shards.lengths, kind="stable")
     lengths = shards.lengths[by_length]
 
@@ -211,7 +246,7 @@ def _contaminated(
     for batch in batches(itertools.chain.from_iterable(excluded)):
         total += len(batch)
         for document, tokens in zip(batch, _encode(plain, batch), strict=True):
-            if document.id in ids or _digest(tokens) in contents_of(len(tokens)):
+            if _place_in(ids, document) >= 0 or _digest(tokens) in contents_of(len(tokens)):
                 count += 1
                 measurement.fail("contaminated_documents", document.id, 1.0, tokens=len(tokens))
     measurement.add("contaminated_documents", count, total)

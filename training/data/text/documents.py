@@ -181,13 +181,14 @@ class Selection:
     def __iter__(self) -> Iterator[Document]:
         """The documents in the order of their ids. All that were cut are in memory at once."""
         whole = (document for _, document in self._split.rows(self.whole))
-        return heapq.merge(whole, self._put_together())
+        return heapq.merge(whole, self.put_together())
 
     def cut(self) -> Iterator[Document]:
         """Those of the documents that were cut and are whole again."""
-        yield from (document for document in self._put_together() if not part_of(document.path))
+        yield from (document for document in self.put_together() if not part_of(document.path))
 
-    def _put_together(self) -> Iterator[Document]:
+    def put_together(self) -> Iterator[Document]:
+        """The documents that were cut, as many of their parts as follow each other, in the order of their ids."""
         if self.runs:
             yield from joined(dict(self._split.rows(self._chosen & ~self.whole)), self.runs)
 
