@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 FINETUNE := .gatehouse/finetune
-.PHONY: help setup setup-dev run finetune up test tests test-slow check lint types format proof bench chaos chaos-quick clean
+.PHONY: help setup setup-dev run finetune up test tests test-slow check lint types format proof bench bench-data chaos chaos-quick clean
 
 help: ## show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,10 @@ proof: setup ## show that the gates refuse bad models, and pass good ones under 
 
 bench: setup ## what loading costs, as a ratio to `import dagster`
 	$(BIN)/python -m benchmarks.loading
+
+ARGUMENTS ?=
+bench-data: setup ## the data path beside the libraries that do the same (ARGUMENTS="--help"; brings them into .gatehouse/peers)
+	$(BIN)/python -m benchmarks.data $(ARGUMENTS)
 
 CHAOS ?= --full --timeout 0 -m "not gpu" --table benchmarks/results/chaos.md --kept .gatehouse/chaos.jsonl
 chaos: setup-dev ## break everything that promises to hold, with full counts, and print the table of promises (hours; stopped, it goes on)
