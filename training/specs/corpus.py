@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from training.specs.base import Spec
+from training.specs.cleaning import Rules
 
 GENERAL = "general"  # the domain of documents that no source's globs name
 RECALL = 0.999  # probability with which a pair at the threshold becomes a candidate
 DROPPED = "dropped.jsonl"
+FUNNEL = "funnel.json"  # in the report
 TOO_SHORT, FEW_LETTERS, LONG_LINE = "too short", "few letters", "long line"
 EXACT, NEAR = "exact duplicate", "near-duplicate"
+LICENCE, LANGUAGE, LOW_QUALITY = "licence", "language", "low quality"
 # Reason to the key of the section that decides it.
 DROP_REASONS = {
+    LICENCE: "rules.licences",
+    LANGUAGE: "rules.languages",
+    LOW_QUALITY: "rules",
     TOO_SHORT: "min_characters",
     FEW_LETTERS: "min_letters",
     LONG_LINE: "max_line",
@@ -86,9 +92,30 @@ class CorpusSection(Spec):
     heldout: float = Field(
         0.05, gt=0, lt=1, description="Share of documents held out, chosen by the digest of their text."
     )
+    rules: Rules | None = Field(None, description="What documents of prose have to be like.")
+    scrub: tuple[Literal["email", "ip", "phone", "key"], ...] = Field(
+        (), description="Personal data and secrets to replace by words such as <email>."
+    )
     domains: dict[str, tuple[str, ...]] = Field(
         {}, description="Filled in from the sources' domains: name to globs of `source/path`."
     )
+
+    @property
+    def drop_reasons(self) -> dict[str, str]:
+        """Reasons for which this section drops documents, in the order of its rules, and the key of each."""
+        rules, asked = self.rules, set(DROP_REASONS) - {LICENCE, LANGUAGE, LOW_QUALITY}
+        if rules is not None:
+            others = (rules.gopher, rules.repetition, rules.c4, rules.fineweb, rules.blocklist or None)
+            asked |= {LICENCE} if rules.licences else set()
+            asked |= {LANGUAGE} if rules.languages else set()
+            asked |= {LOW_QUALITY} if any(rule is not None for rule in others) else set()
+        return {reason: key for reason, key in DROP_REASONS.items() if reason in asked}
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not set is not written: a rule that nobody asked for is no part of a corpus's identity."""
+        unset = {name for name, value in (("rules", None), ("scrub", ())) if getattr(self, name) == value}
+        return {name: value for name, value in handler(self).items() if name not in unset}
 
     def domain_of(self, source: str, path: str) -> str:
         """The domain of a document: the first, by name, whose globs match `source/path`, else `general`."""

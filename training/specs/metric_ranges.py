@@ -30,6 +30,7 @@ _SHARES_DOWN = (
 _FAULTS = (
     "bad_rows",
     "heldout_leaks",
+    "unaccounted_documents",
     "tokens_lost",
     "contaminated_documents",
     "leaked_questions",

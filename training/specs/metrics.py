@@ -79,6 +79,7 @@ METRICS: dict[str, dict[str, str]] = {
         "duplicate_rate": "share of training documents that are near-duplicates of another one, measured again on the "
         "finished corpus",
         "heldout_leaks": "held-out documents that appear in the training split, exactly or nearly",
+        "unaccounted_documents": "documents and pieces that were read and are neither kept nor dropped for a reason",
     },
     "conversations": {
         "conversations": "training conversations",

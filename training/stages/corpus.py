@@ -23,10 +23,10 @@ from training.data.text.digest_order import DigestOrder
 from training.data.text.heldout import HELDOUT, KEPT, draw_heldout, twins_across
 from training.data.text.near_duplicates import near_duplicates
 from training.data.text.written_range import BINS_PER_DECADE, SPLITS, WrittenRange, write_range
-from training.errors import InputRefused, RecipeError
+from training.errors import GatehouseError, InputRefused, RecipeError
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool
-from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, GENERAL, NEAR, dropped_metric
+from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
 from training.specs.job import StageResult
 
@@ -58,10 +58,12 @@ def run(context: StageContext[Section]) -> StageResult:
     dropped.add(written)
     statistics = {split: _Statistics([finished.result[split] for finished in written]) for split in SPLITS}
     _require_both(statistics, dropped)
+    funnel = _funnel(context, cleaned_parts, statistics, dropped)
     for split in SPLITS:
         publish_shards([finished.folder / split for finished in written], context.out / split)
     dropped.write(context.out / DROPPED)
-    _report(context, statistics, dropped)
+    (context.report / FUNNEL).write_text(json.dumps(funnel, sort_keys=True, indent=1), encoding="utf-8")
+    _report(context, statistics, dropped, funnel)
 
     train, heldout = statistics["train"], statistics["heldout"]
     return StageResult(
@@ -70,7 +72,7 @@ def run(context: StageContext[Section]) -> StageResult:
             "bytes": float(train.bytes.total()),
             "heldout_documents": float(heldout.documents.total()),
             "heldout_bytes": float(heldout.bytes.total()),
-            **{dropped_metric(reason): float(dropped.counts[reason]) for reason in DROP_REASONS},
+            **{dropped_metric(reason): float(dropped.counts[reason]) for reason in context.section.drop_reasons},
         },
         headline="documents",
     )
@@ -190,7 +192,56 @@ def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None
         )
 
 
-def _report(context: StageContext[Section], statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
+def _funnel(
+    context: StageContext[Section], parts: Sequence[Finished], statistics: dict[str, _Statistics], dropped: _Dropped
+) -> dict[str, Any]:
+    """Where every document went: `documents` read, `pieces` made of them, those `dropped` by reason, and those kept.
+
+    Raises:
+        GatehouseError: They do not add up.
+    """
+    counts = {split: some.documents.total() for split, some in statistics.items()}
+    read = sum(part.result["documents"] for part in parts)
+    pieces = sum(part.result["pieces"] + sum(part.result["dropped"].values()) for part in parts)
+    expected = int(context.input("raw_corpus").manifest.metrics["documents"])
+    if read != expected or pieces != sum(counts.values()) + dropped.counts.total():
+        raise GatehouseError(
+            f"corpus: {expected:,} documents came in and {read:,} were read; of {pieces:,} pieces "
+            f"{sum(counts.values()):,} are kept and {dropped.counts.total():,} dropped"
+        )
+    scrubbed, languages = Counter[str](), Counter[str]()
+    for part in parts:
+        scrubbed.update(part.result["scrubbed"])
+        languages.update(part.result["languages"])
+    of_reason = {reason: dropped.counts[reason] for reason in context.section.drop_reasons}
+    return {
+        "documents": read,
+        "pieces": pieces,
+        "dropped": of_reason,
+        **counts,
+        "scrubbed": scrubbed,
+        "languages": languages,
+    }
+
+
+def _funnel_lines(funnel: dict[str, Any]) -> list[str]:
+    """The way of the documents, as the lines of a table."""
+    left = funnel["pieces"]
+    rows = [["read", funnel["documents"], ""], ["pieces of these", left, ""]]
+    for reason, count in funnel["dropped"].items():
+        left -= count
+        rows.append([f"without: {reason}", left, f"-{count:,}"])
+    rows += [["for training", funnel["train"], ""], ["held out", funnel["heldout"], ""]]
+    lines = [markdown_table(["documents", "number", "dropped"], rows), ""]
+    for title, counts in (("Replaced", funnel["scrubbed"]), ("Languages", funnel["languages"])):
+        if counts:
+            lines += [f"{title}: {', '.join(f'{name} {count:,}' for name, count in counts.most_common())}", ""]
+    return lines
+
+
+def _report(
+    context: StageContext[Section], statistics: dict[str, _Statistics], dropped: _Dropped, funnel: dict[str, Any]
+) -> None:
     train, heldout = statistics["train"], statistics["heldout"]
     write_samples(context.report, train.samples)
     lengths = train.lengths + heldout.lengths
@@ -198,7 +249,7 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
         context.report / "documents.png",
         {10 ** (bin_ / BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
         10 ** (1 / BINS_PER_DECADE),
-        {reason: dropped.counts[reason] for reason in DROP_REASONS},
+        {reason: dropped.counts[reason] for reason in context.section.drop_reasons},
     )
 
     sizes = [
@@ -220,11 +271,14 @@ def _report(context: StageContext[Section], statistics: dict[str, _Statistics], 
         [
             markdown_table(["domain", "train documents", "train MB", "held-out documents", "held-out MB"], sizes),
             "",
+            "## Where they went",
+            "",
+            *_funnel_lines(funnel),
             "## Dropped",
             "",
             markdown_table(
                 ["reason", "documents", "such as"],
-                [[reason, dropped.counts[reason], dropped.example(reason)] for reason in DROP_REASONS],
+                [[reason, dropped.counts[reason], dropped.example(reason)] for reason in context.section.drop_reasons],
             ),
             "",
             f"Near-duplicates are documents whose sets of {near.ngram}-word shingles have a Jaccard similarity of at "

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from training.data.tables import fraction, read_rows
-from training.data.text.cleaning import Piece, pieces_of
+from training.data.text.cleaning import Piece, clean
 from training.data.text.minhash import band_keys
 from training.data.text.similarity import Shingles, shingle_sets
 from training.data.text.slices import read_slice, write_slices
@@ -70,20 +70,24 @@ def clean_part(part: RawPart, folder: Path) -> dict[str, Any]:
     """Clean a part, and write the pieces that stay with their MinHashes.
 
     Returns:
-        `documents` read, `pieces` that stay, `dropped` by reason, and `examples` of these, the first by id.
+        `documents` read, `pieces` that stay, `dropped` by reason with `examples`, the first by id; personal data
+        `scrubbed` by kind; and documents by `languages`.
     """
     pieces: list[tuple[Piece, str, str | None]] = []
-    dropped: Counter[str] = Counter()
+    dropped, scrubbed, languages = Counter[str](), Counter[str](), Counter[str]()
     examples: list[Example] = []
     documents = 0
     for row in read_rows(part.path, ["text", "source", "path", "licence"]):
         documents += 1
-        for piece in pieces_of(row["source"], row["path"], row["text"], part.section):
+        cleaned = clean(row["source"], row["path"], row["text"], part.section, row["licence"])
+        scrubbed.update(cleaned.scrubbed)
+        languages.update([cleaned.language] if cleaned.language else [])
+        for piece in cleaned.pieces:
             if piece.reason is None:
                 pieces.append((piece, row["source"], row["licence"]))
             else:
                 dropped[piece.reason] += 1
-                examples.append(example_of(piece.id, piece.text, row["source"], piece.path, piece.reason))
+                examples.append(example_of(piece.id, piece.text, row["source"], piece.path, piece.reason, piece.why))
         if len(examples) > 50 * EXAMPLES:
             examples = first_examples(examples)
 
@@ -97,14 +101,17 @@ def clean_part(part: RawPart, folder: Path) -> dict[str, Any]:
         "documents": documents,
         "pieces": len(pieces),
         "bytes": int(rows["bytes"].sum()),
-        "dropped": dict(dropped),
+        "dropped": dropped,
+        "scrubbed": scrubbed,
+        "languages": languages,
         "examples": first_examples(examples),
     }
 
 
-def example_of(id_: str, text: str, source: str, path: str, reason: str) -> Example:
+def example_of(id_: str, text: str, source: str, path: str, reason: str, why: str = "") -> Example:
     """A dropped piece as `dropped.jsonl` shows it."""
-    return {"id": id_, "source": source, "path": path, "reason": reason, "excerpt": text[:EXCERPT]}
+    example = {"id": id_, "source": source, "path": path, "reason": reason, "excerpt": text[:EXCERPT]}
+    return {**example, "why": why} if why else example
 
 
 def first_examples(examples: Sequence[Example]) -> list[Example]:

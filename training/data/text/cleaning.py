@@ -1,9 +1,10 @@
-"""Cleaning of one document: one form of text, cutting of long ones, and reasons to drop a piece."""
+"""Cleaning of one document: one form of text, the recipe's rules, cutting, and reasons to drop a piece."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
@@ -14,7 +15,11 @@ import regex
 from training.data.sources.provenance import file_of, is_python, part_path
 from training.data.tables import text_id
 from training.data.text.cutting import cut
-from training.specs.corpus import FEW_LETTERS, LONG_LINE, TOO_SHORT, CorpusSection
+from training.data.text.languages import UNKNOWN, language_of
+from training.data.text.personal import scrub
+from training.data.text.quality import broken_rule, c4_lines
+from training.specs.cleaning import Rules
+from training.specs.corpus import FEW_LETTERS, LANGUAGE, LICENCE, LONG_LINE, LOW_QUALITY, TOO_SHORT, CorpusSection
 
 _LINE_END = re.compile(r"\r\n?")
 _BREAK = regex.compile(r"\s|(?![\x00-\x7f])\p{P}")
@@ -31,6 +36,7 @@ class Piece(NamedTuple):
         document: SHA-256 (hex) of the whole document's text.
         path: Where it is from; see `training.data.sources.provenance`.
         reason: Why it is dropped; None for a piece that stays.
+        why: What the rule says of it; empty where the reason says all.
     """
 
     id: str
@@ -39,6 +45,21 @@ class Piece(NamedTuple):
     path: str
     domain: str
     reason: str | None
+    why: str = ""
+
+
+class Cleaned(NamedTuple):
+    """What becomes of a document.
+
+    Attributes:
+        pieces: In their order. A document that is dropped whole is one piece.
+        scrubbed: How much personal data was replaced, by kind.
+        language: ISO 639-1 code or `unknown`; empty where nobody asked.
+    """
+
+    pieces: list[Piece]
+    scrubbed: Counter[str]
+    language: str
 
 
 def normalised(text: str) -> str:
@@ -51,25 +72,60 @@ def normalised(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def pieces_of(source: str, path: str, text: str, section: CorpusSection) -> list[Piece]:
-    """The pieces of one document, in their order, each with the reason to drop it.
+def clean(source: str, path: str, text: str, section: CorpusSection, licence: str | None = None) -> Cleaned:
+    """The pieces of one document, each with the reason to drop it.
 
     Args:
         source: Name of its source.
         path: Its path in the source.
         text: As it was found.
-        section: Limits and domains.
+        section: Limits, rules and domains.
+        licence: Of the text; None where none is known.
     """
-    text = normalised(text)
+    text, scrubbed = scrub(normalised(text), section.scrub)
+    domain, language = section.domain_of(source, file_of(path)), ""
+    rules = section.rules
+    if rules is not None:
+        text, language, reason, why = _judged(text, rules, licence, _is_prose_of(source, path, rules))
+        if reason is not None:
+            digest = text_id(text)
+            return Cleaned([Piece(digest, digest, text, path, domain, reason, why)], scrubbed, language)
+
     document = text_id(text)
-    domain = section.domain_of(source, file_of(path))
     parts = cut(text, section.max_characters)
     if len(parts) == 1:
-        return [Piece(document, document, text, path, domain, reason_to_drop(text, path, section))]
-    return [
+        whole = Piece(document, document, text, path, domain, reason_to_drop(text, path, section))
+        return Cleaned([whole], scrubbed, language)
+    pieces = [
         Piece(text_id(part), document, part, part_path(path, number), domain, reason_to_drop(part, path, section))
         for number, part in enumerate(parts, start=1)
     ]
+    return Cleaned(pieces, scrubbed, language)
+
+
+def _is_prose_of(source: str, path: str, rules: Rules) -> bool:
+    return not is_python(path) and (not rules.sources or source in rules.sources)
+
+
+def _judged(text: str, rules: Rules, licence: str | None, prose: bool) -> tuple[str, str, str | None, str]:
+    """The text that is left, its language, and the reason to drop the document with what the rule says."""
+    language = ""
+    if rules.licences and licence not in rules.licences:
+        return text, language, LICENCE, f"its licence is {licence or 'not known'}"
+    if not prose:
+        return text, language, None, ""
+
+    if rules.languages is not None:
+        language = language_of(text, rules.languages.confidence)
+        kept = rules.languages.unknown == "keep" if language == UNKNOWN else language in rules.languages.keep
+        if not kept:
+            return text, language, LANGUAGE, f"its language is {language}"
+    if rules.c4 is not None:
+        text, why = c4_lines(text, rules.c4)
+        if why:
+            return text, language, LOW_QUALITY, f"c4: {why}"
+    rule, why = broken_rule(text, rules)
+    return text, language, LOW_QUALITY if rule else None, f"{rule}: {why}" if rule else ""
 
 
 def reason_to_drop(text: str, path: str, section: CorpusSection) -> str | None:
