@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from training.data.tables import EXCLUSION_SCHEMA, read_rows, write_table
+from training.data.text.cut_documents import WHOLE
 from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE
 from training.data.tokens.packing import plan, whole
-from training.data.tokens.tokenized_parts import WHOLE, FileOfDocuments, tokenize_file
+from training.data.tokens.tokenized_parts import FileOfDocuments, tokenize_file
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EventWriter
 from training.job.parts import Part, Pool

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
+from training.data.sources.provenance import part_of
 from training.data.tables import read_rows
+from training.data.text.cut_documents import cut_documents
 from training.data.text.documents import Document, Selection, Split, batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.packing import PackingPlan, plan, whole
@@ -37,7 +40,6 @@ class _Expected:
         train: The training split.
         trained: Which of its documents to train on.
         ids: Of those that were not cut, S32 [documents].
-        joined: Those that were cut, whole.
         bytes: Of all their texts, about.
         excluded: Lists of documents that hold items of the evaluation sets, and of those that are held out. What was
             cut is there in parts and whole: shards hold it whole.
@@ -46,24 +48,35 @@ class _Expected:
     train: Split
     trained: Selection
     ids: Names
-    joined: list[Document]
     bytes: int
     excluded: tuple[Iterable[Document], ...]
 
 
 def measure_shards(
-    artifact: InputArtifact, corpus: InputArtifact, tokenizer: InputArtifact, evaluation_sets: InputArtifact
+    artifact: InputArtifact,
+    corpus: InputArtifact,
+    tokenizer: InputArtifact,
+    evaluation_sets: InputArtifact,
+    scratch: Path,
 ) -> Measurement:
-    """Sizes, packing at every context, lost tokens, and documents that should have been left out."""
+    """Sizes, packing at every context, lost tokens, and documents that should have been left out.
+
+    Args:
+        artifact: The shards.
+        corpus: What they were made of.
+        tokenizer: With which.
+        evaluation_sets: Their exclusions are left out.
+        scratch: Folder for the parts of documents that were cut.
+    """
     measurement = Measurement()
     section = PackedShardsSection.model_validate(artifact.manifest.section)
     shards = TokenShards(artifact.folder)
     plain = load_plain(tokenizer.folder / TOKENIZER_FILE)
-    expected = _expected(corpus, evaluation_sets, section.exclude_domains)
+    expected = _expected(corpus, evaluation_sets, section.exclude_domains, scratch)
     measurement.add("tokens", int(shards.lengths.sum()), shards.meta.documents)
     measurement.add("documents", shards.meta.documents, shards.meta.documents)
 
-    lost = _against_corpus(measurement, shards, plain, expected)
+    lost = _against_corpus(measurement, shards, plain, expected, scratch / "trained")
     efficiencies = []
     for context in section.contexts:
         plans = [
@@ -107,7 +120,9 @@ def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:
     return int(borders) + beyond
 
 
-def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, excluded_domains: tuple[str, ...]) -> _Expected:
+def _expected(
+    corpus: InputArtifact, evaluation_sets: InputArtifact, excluded_domains: tuple[str, ...], scratch: Path
+) -> _Expected:
     train, heldout = (Split(corpus.folder / name) for name in ("train", "heldout"))
     rows = train.table(["id", "domain", "bytes"])
     ids = {row["id"] for row in read_rows(evaluation_sets.folder / "exclusions.parquet", ["id"])}
@@ -123,19 +138,26 @@ def _expected(corpus: InputArtifact, evaluation_sets: InputArtifact, excluded_do
         train=train,
         trained=trained,
         ids=np.frombuffer(digests, "S32"),
-        joined=list(trained.put_together()),
         bytes=size,
-        excluded=(*parts, _cut_documents(train, is_excluded, heldout)),
+        excluded=(*parts, _cut_documents(train, is_excluded, heldout, scratch)),
     )
 
 
-def _cut_documents(train: Split, is_excluded: npt.NDArray[np.bool_], heldout: Split) -> Iterator[Document]:
+def _cut_documents(
+    train: Split, is_excluded: npt.NDArray[np.bool_], heldout: Split, scratch: Path
+) -> Iterator[Document]:
     """The documents that were cut, whole. All parts of one lie on one side of the split."""
-    for selection in (Selection(train, is_excluded), Selection(heldout)):
-        yield from selection.cut()
+    for name, split, selection in (
+        ("excluded", train, Selection(train, is_excluded)),
+        ("heldout", heldout, Selection(heldout)),
+    ):
+        documents = cut_documents(split, selection, scratch / name)
+        yield from (document for document in documents if not part_of(document.path))
 
 
-def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokenizer, expected: _Expected) -> int:
+def _against_corpus(
+    measurement: Measurement, shards: TokenShards, plain: Tokenizer, expected: _Expected, scratch: Path
+) -> int:
     """Tokens by which the shards and the tokenized corpus differ.
 
     All documents are tokenized again, or every missing one and an even sample.
@@ -149,14 +171,15 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
     chosen[np.flatnonzero(trained.whole)] = is_missing | (np.arange(len(expected.ids)) % step == 0)
 
     lost = compared = 0
-    again = itertools.chain(
-        (document for _, document in expected.train.rows(chosen)),
-        (
-            document
-            for place, document in enumerate(expected.joined)
-            if place % step == 0 or _place_in(in_order, document) < 0
-        ),
-    )
+    cut_ids: list[bytes] = []
+
+    def cut() -> Iterator[Document]:
+        for document in cut_documents(expected.train, trained, scratch):
+            cut_ids.append(bytes.fromhex(document.id))
+            if int(document.id[:8], 16) % step == 0 or _place_in(in_order, document) < 0:
+                yield document
+
+    again = itertools.chain((document for _, document in expected.train.rows(chosen)), cut())
     for batch in batches(again):
         compared += len(batch)
         for document, tokens in zip(batch, _encode(plain, batch), strict=True):
@@ -179,7 +202,7 @@ def _against_corpus(measurement: Measurement, shards: TokenShards, plain: Tokeni
             "the number and the ids of all were compared"
         )
 
-    wanted = np.concatenate([expected.ids, np.array([bytes.fromhex(one.id) for one in expected.joined], "S32")])
+    wanted = np.concatenate([expected.ids, np.array(cut_ids, "S32")])
     is_again = np.concatenate([[False], in_order[1:] == in_order[:-1]])
     surplus = np.sort(order[is_again | ~np.isin(in_order, wanted)])
     for index in surplus.tolist():

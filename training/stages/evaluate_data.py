@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 from training.errors import RecipeError, UserError
@@ -67,8 +68,14 @@ def _tokenizer(context: _Context) -> Measurement:
 def _packed_shards(context: _Context) -> Measurement:
     from training.evaluation.shards import measure_shards
 
+    scratch = _pool(context).shared / "cut"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an earlier start
     return measure_shards(
-        context.input("artifact"), context.input("corpus"), context.input("tokenizer"), context.input("evaluation_sets")
+        context.input("artifact"),
+        context.input("corpus"),
+        context.input("tokenizer"),
+        context.input("evaluation_sets"),
+        scratch,
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from training.data.tables import read_rows
+from training.data.text.cut_documents import GROUP_BYTES, assignment
 from training.data.text.documents import Selection, Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
 from training.data.tokens.packing import plan, whole
@@ -21,7 +22,6 @@ from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tokens.tokenized_parts import (
     CutDocuments,
     FileOfDocuments,
-    assignment,
     merge,
     tokenize_cut,
     tokenize_file,
@@ -36,7 +36,6 @@ from training.store.store import file_entry
 
 Section = PackedShardsSection
 EXCLUSIONS = "exclusions.parquet"
-_CUT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _write(
 ) -> ShardsMeta:
     section, split = context.section, Split(context.input("corpus").folder / "train")
     pool = Pool(context.work, context.execution, context.events)
-    groups, assigned = documents.groups(_CUT_BYTES), context.work / "groups.npy"
+    groups, assigned = documents.groups(GROUP_BYTES), context.work / "groups.npy"
     np.save(assigned, assignment(documents, groups))
     parts, first_row = [], 0
     for path, size in split.files():

@@ -183,10 +183,6 @@ class Selection:
         whole = (document for _, document in self._split.rows(self.whole))
         return heapq.merge(whole, self.put_together())
 
-    def cut(self) -> Iterator[Document]:
-        """Those of the documents that were cut and are whole again."""
-        yield from (document for document in self.put_together() if not part_of(document.path))
-
     def put_together(self) -> Iterator[Document]:
         """The documents that were cut, as many of their parts as follow each other, in the order of their ids."""
         if self.runs:

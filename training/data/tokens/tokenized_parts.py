@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.text.documents import Document, RunGroup, Selection, batches, joined, read_documents, read_part
-from training.data.text.slices import read_slice, write_slices
+from training.data.text.cut_documents import WHOLE, read_group, write_parts
+from training.data.text.documents import Document, batches, read_documents
 from training.data.tokens.encoding import encoder
 from training.data.tokens.shards import TokenWriter
 from training.job.parts import Finished
 from training.specs.tokenizer import END_OF_TEXT
 
 _TOKENS, _LENGTHS, _IDS, _SOURCES = "tokens.npy", "lengths.npy", "ids.npy", "sources.npy"
-_PARTS, _SLICES, _ROWS, _BORDERS = "parts.arrow", "slices.npy", "rows.npy", "borders.npy"
-_PART_SCHEMA = pa.schema([pa.field(name, pa.large_string()) for name in Document._fields])
-WHOLE, LEFT_OUT = -1, -2
 Ids = npt.NDArray[np.bytes_]
 
 
@@ -32,8 +27,7 @@ class FileOfDocuments:
     """A file of a split.
 
     Attributes:
-        groups: File that says what to do with each row of the split, int32 [rows]: `WHOLE` documents are tokenized,
-            parts of documents that were cut are written for their group, and others are left out.
+        groups: File with what each row of the split is; see `training.data.text.cut_documents.assignment`.
         first_row: The file's first row.
         tokenizer: A tokenizer.json.
         count: Number of groups.
@@ -63,38 +57,16 @@ class CutDocuments:
     tokenizer: Path
 
 
-def assignment(documents: Selection, groups: Sequence[RunGroup]) -> npt.NDArray[np.int32]:
-    """What `FileOfDocuments.groups` holds, int32 [rows]."""
-    assigned = np.where(documents.whole, WHOLE, LEFT_OUT).astype(np.int32)
-    for number, group in enumerate(groups):
-        assigned[list(itertools.chain.from_iterable(group.runs))] = number
-    return assigned
-
-
 def tokenize_file(file: FileOfDocuments, folder: Path) -> dict[str, Any]:
     """Write the tokens of a file's whole documents, which ascend by id, and the parts of others."""
     groups = np.asarray(np.load(file.groups, mmap_mode="r")[file.first_row :][: pq.read_metadata(file.path).num_rows])
-    if (groups >= 0).any():
-        rows = np.argsort(groups, kind="stable")
-        rows = rows[groups[rows] >= 0]
-        table = read_part(file.path, list(Document._fields)).take(pa.array(rows)).cast(_PART_SCHEMA)
-        borders = np.searchsorted(groups[rows], np.arange(file.count + 1))
-        np.save(folder / _SLICES, write_slices(folder / _PARTS, table, borders))
-        np.save(folder / _ROWS, rows + file.first_row)
-        np.save(folder / _BORDERS, borders)
+    write_parts(file.path, groups, file.first_row, file.count, folder)
     return _write(read_documents(file.path, groups == WHOLE), file.tokenizer, folder)
 
 
 def tokenize_cut(cut: CutDocuments, folder: Path) -> dict[str, Any]:
     """Write the tokens of documents that were cut, each put together again, in the order of their ids."""
-    parts: dict[int, Document] = {}
-    for path in cut.files:
-        if (path / _ROWS).is_file():
-            first, end = np.load(path / _BORDERS)[cut.number : cut.number + 2].tolist()
-            table = read_slice(path / _PARTS, np.load(path / _SLICES), cut.number, _PART_SCHEMA)
-            for row, values in zip(np.load(path / _ROWS)[first:end].tolist(), table.to_pylist(), strict=True):
-                parts[row] = Document(**values)
-    return _write(iter(joined(parts, cut.runs)), cut.tokenizer, folder)
+    return _write(iter(read_group(cut.files, cut.number, cut.runs)), cut.tokenizer, folder)
 
 
 def _write(documents: Iterator[Document], tokenizer: Path, folder: Path) -> dict[str, Any]:
