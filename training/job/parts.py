@@ -272,9 +272,10 @@ class _Workers:
         if tries >= _TRIES:
             code = process.exitcode or 0
             how = f"killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+            what = part.shown or f"part {part.name}"
             raise RecipeError(
-                f"{part.shown or part.name}: {_TRIES} processes died while they worked on it, the last one {how}; "
-                "give the job more memory, or leave this file out. The other parts stay finished"
+                f"{what}: {_TRIES} processes died while they worked on it, the last one {how}; "
+                "raise memory_megabytes in launchers.yaml, or leave this file out. The other parts stay finished"
             )
         self._start()
 

@@ -20,7 +20,7 @@ from training.data.text.words import RUN, UNSPACED
 
 Codes = npt.NDArray[np.uint64]
 T = TypeVar("T")
-_BATCH_CHARACTERS = 2**20  # of the texts that are looked at together; their arrays take some 50 MB
+BATCH_CHARACTERS = 2**20  # of the texts that are looked at together; their arrays take some 50 MB
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _INVERSE = pow(_BASE, -1, 2**64)
 _KEPT_POWERS = 2**21
@@ -77,14 +77,14 @@ def word_codes(texts: Sequence[str]) -> tuple[Codes, npt.NDArray[np.int64]]:
         return _mixed(polynomials), np.searchsorted(starts, text_starts)
 
 
-def batches_of(rows: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
-    """Rows in lists whose texts can be looked at together."""
+def batches_of(rows: Iterable[T], text_of: Callable[[T], str], most: int = BATCH_CHARACTERS) -> Iterator[list[T]]:
+    """Rows in lists whose texts have about `most` characters together."""
     batch: list[T] = []
     characters = 0
     for row in rows:
         batch.append(row)
         characters += len(text_of(row))
-        if characters >= _BATCH_CHARACTERS:
+        if characters >= most:
             yield batch
             batch, characters = [], 0
     if batch:

@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from training.data.tokens.byte_bpe import load_plain
+from training.data.text.word_codes import batches_of
+from training.data.tokens.byte_bpe import encode_texts, load_plain
 
-_SAMPLED = 16  # documents of each call that both engines encode
+_SAMPLED, _EXCERPT = 16, 4_096  # documents of each call that both engines encode, and characters of a longer one
+_EXACT_CHARACTERS = 2**20  # of the texts that tokenizers encodes at a time: it takes a hundred bytes for each token
 _HARD_TEXTS = (
     "",
     " ",
@@ -60,7 +62,7 @@ class Encoder:
         if self._fast is not None:
             names = [token.content for token in self.plain.get_added_tokens_decoder().values()]
             texts = [*_HARD_TEXTS, " ".join(names), "".join(names), *(f"a{name}b" for name in names[:64])]
-            if not self._agrees(texts, self._encode_fast(texts), range(len(texts))):
+            if not _equal(self._encode_fast(texts), _encode_exactly(self.plain, texts)):
                 self._fast, self.why = None, "it encodes some texts in another way"
         self.engine = "tokenizers" if self._fast is None else "gigatoken"
 
@@ -68,7 +70,7 @@ class Encoder:
         """The tokens of some texts, about 8 MB of them at most."""
         if self._fast is not None:
             encoded = self._encode_fast(texts)
-            if self._agrees(texts, encoded, range(0, len(texts), -(-len(texts) // _SAMPLED) or 1)):
+            if self._agrees(texts, encoded):
                 return encoded
             self._fast, self.engine, self.why = None, "tokenizers", "it encoded a document in another way"
         return _encode_exactly(self.plain, texts)
@@ -81,13 +83,21 @@ class Encoder:
             np.asarray(awkward.flatten(rows)).astype(np.int32), np.asarray(awkward.num(rows)).astype(np.int64)
         )
 
-    def _agrees(self, texts: Sequence[str], encoded: Encoded, places: Sequence[int]) -> bool:
-        exact = _encode_exactly(self.plain, [texts[place] for place in places])
+    def _agrees(self, texts: Sequence[str], encoded: Encoded) -> bool:
+        """Whether both engines agree on a sample: on documents that are short, and on the beginnings of others."""
+        sampled = range(0, len(texts), max(1, len(texts) // _SAMPLED))
+        short = [place for place in sampled if len(texts[place]) <= _EXCERPT]
+        beginnings = [texts[place][:_EXCERPT] for place in sampled if len(texts[place]) > _EXCERPT]
         ends = np.cumsum(encoded.lengths)
-        fast = [encoded.tokens[ends[place] - encoded.lengths[place] : ends[place]] for place in places]
-        return np.array_equal(np.concatenate([np.empty(0, np.int32), *fast]), exact.tokens) and np.array_equal(
-            encoded.lengths[list(places)], exact.lengths
+        tokens = [encoded.tokens[ends[place] - encoded.lengths[place] : ends[place]] for place in short]
+        of_short = Encoded(np.concatenate([np.empty(0, np.int32), *tokens]), encoded.lengths[short])
+        return _equal(of_short, _encode_exactly(self.plain, [texts[place] for place in short])) and _equal(
+            self._encode_fast(beginnings), _encode_exactly(self.plain, beginnings)
         )
+
+
+def _equal(left: Encoded, right: Encoded) -> bool:
+    return np.array_equal(left.tokens, right.tokens) and np.array_equal(left.lengths, right.lengths)
 
 
 @lru_cache(maxsize=2)
@@ -97,9 +107,10 @@ def encoder(path: Path) -> Encoder:
 
 
 def _encode_exactly(plain: Tokenizer, texts: Sequence[str]) -> Encoded:
-    ids = [encoding.ids for encoding in plain.encode_batch_fast(list(texts), add_special_tokens=False)]
-    tokens = [np.array(some, np.int32) for some in ids]
-    return Encoded(np.concatenate([np.empty(0, np.int32), *tokens]), np.array([len(some) for some in ids], np.int64))
+    tokens = [np.empty(0, np.int32)]
+    for batch in batches_of(texts, str, _EXACT_CHARACTERS):
+        tokens += encode_texts(plain, batch)
+    return Encoded(np.concatenate(tokens), np.array([len(some) for some in tokens[1:]], np.int64))
 
 
 def _fast_engine(content: str) -> tuple[Any, str]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from training.data.tables import text_id
-from training.data.text.cleaning import Piece, pieces_of
+from training.data.text.cleaning import Piece
+from training.data.text.cleaning import clean as clean_document
 from training.specs.corpus import CorpusSection
 
 WORDS = [f"word{number}" for number in range(2_000)]
@@ -25,7 +26,11 @@ def clean(texts: Sequence[str], paths: Sequence[str] = (), **limits: Any) -> lis
     """Pieces of texts, by path."""
     names = paths or [f"{number}.txt" for number in range(len(texts))]
     section = CorpusSection(**limits)
-    pieces = [piece for path, text in zip(names, texts, strict=True) for piece in pieces_of("s", path, text, section)]
+    pieces = [
+        piece
+        for path, text in zip(names, texts, strict=True)
+        for piece in clean_document("s", path, text, section).pieces
+    ]
     return sorted(pieces, key=lambda piece: piece.path)
 
 

@@ -86,7 +86,8 @@ def joined(tmp_path: Path, request: pytest.FixtureRequest) -> Join:
 def write_split(folder: Path, rows: list[dict[str, str]], rows_a_file: int) -> None:
     rows = sorted(rows, key=lambda row: row["id"])
     for number, first in enumerate(range(0, len(rows), rows_a_file)):
-        part = pa.Table.from_pylist(rows[first : first + rows_a_file])
+        some = [{**row, "bytes": len(row["text"].encode())} for row in rows[first : first + rows_a_file]]
+        part = pa.Table.from_pylist(some)
         pq.write_table(part, folder / f"part-{number:05d}.parquet")
 
 

@@ -78,7 +78,19 @@ def test_a_clean_corpus_has_no_duplicates_and_no_leaks(tmp_path: Path, measure: 
         "duplicate_rate": 0,
         "heldout_leaks": 0,
     }
-    assert set(metrics) == set(METRICS["corpus"])
+    assert set(metrics) == set(METRICS["corpus"]) - {"unaccounted_documents"}
+    assert "report/funnel.json is missing" in (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
+
+
+@pytest.mark.parametrize(("pieces", "lost"), [(32, 0), (33, 1), (31, 1)])
+def test_pieces_that_are_nowhere_are_counted(
+    tmp_path: Path, measure: Measure, texts: list[str], pieces: int, lost: int
+) -> None:
+    artifact = _corpus(tmp_path / "c", texts[:25], texts[25:])
+    funnel = {"documents": 31, "pieces": pieces, "dropped": {"too short": 2}, "train": 25, "heldout": 5}
+    (tmp_path / "c" / "report").mkdir()
+    (tmp_path / "c" / "report" / "funnel.json").write_text(json.dumps(funnel))
+    assert measure(artifact)["unaccounted_documents"] == lost
 
 
 @pytest.mark.parametrize("change", [str, _changed], ids=["exact", "near"])
