@@ -15,6 +15,7 @@ import shutil
 import signal
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +84,9 @@ class Pool:
     def __init__(self, work: Path, execution: Execution, events: EventWriter) -> None:
         self._folder, self._events = work / PARTS, events
         self._processes = execution.threads or available_cores()
-        self._memory = execution.memory_megabytes * 10**6
+        self._workers = _Workers(self._processes, execution.memory_megabytes * 10**6)
+        # A process takes a second to start, so they serve all steps and end with the pool.
+        weakref.finalize(self, self._workers.end)
 
     @property
     def shared(self) -> Path:
@@ -132,10 +135,9 @@ class Pool:
                 progress.add(part)
             _reporter.send = None
         else:
-            with _Workers(min(self._processes, len(missing)), self._memory) as workers:
-                for part in workers.run(work, missing, folder, progress):
-                    results.take()
-                    progress.add(part)
+            for part in self._workers.run(work, missing, folder, progress):
+                results.take()
+                progress.add(part)
         return results.taken
 
 
@@ -221,13 +223,20 @@ class _Workers:
 
     def __init__(self, count: int, memory: int) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._memory = memory
+        self._count, self._memory = count, memory
         self._workers: dict[Connection, BaseProcess] = {}
-        for _ in range(count):
-            self._start()
 
     def run(self, work: Work[T], parts: Sequence[Part[T]], folder: Path, progress: _Progress) -> Iterator[Part[T]]:
         """Give the parts to whichever process is free, the first ones first; each part as it is done."""
+        while len(self._workers) < min(self._count, len(parts)):
+            self._start()
+        try:
+            yield from self._run(work, parts, folder, progress)
+        except BaseException:
+            self.end()  # they are at work on parts that nobody waits for
+            raise
+
+    def _run(self, work: Work[T], parts: Sequence[Part[T]], folder: Path, progress: _Progress) -> Iterator[Part[T]]:
         waiting = [(part, 1) for part in reversed(parts)]
         working: dict[Connection, tuple[Part[T], int]] = {}
         while waiting or working:
@@ -279,14 +288,13 @@ class _Workers:
             )
         self._start()
 
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """End all processes; others are started where they are needed again."""
         for worker, process in self._workers.items():
             process.kill()
             process.join()
             worker.close()
+        self._workers.clear()
 
 
 def _serve(connection: Connection, memory: int) -> None:
