@@ -123,6 +123,7 @@ def show(
         packed=packed,
         find=find,
         seed=workspace.loaded.recipe.seed,
+        weights={source.name: source.weight for source in workspace.loaded.recipe.sources},
         too_long=too_long,
         page=None if page is None else page.expanduser().absolute(),
     )

@@ -185,6 +185,7 @@ def render(recipe: Recipe) -> str:
     content = recipe.model_dump(mode="json")
     # Filled in from the sources by `Recipe.section`; a recipe file does not write them.
     del content["corpus"]["domains"], content["packed_shards"]["weights"]
+    content["base_model"].pop("weights", None)
     return dump_yaml(content)
 
 

@@ -76,6 +76,7 @@ def read_documents(
     batch_tokens: int,
     seed: int,
     alone: bool,
+    phase_weights: Sequence[Sequence[float]] = (),
 ) -> tuple[Segment, ...]:
     """The rows of a whole run; see `passes.read_in_phases`.
 
@@ -87,13 +88,15 @@ def read_documents(
         batch_tokens: Tokens per step.
         seed: Seed of the order.
         alone: One document a row.
+        phase_weights: For each phase the weight of every source in it, where they change.
 
     Returns:
         One segment per phase that has steps.
     """
+    weights_of = [some for some, phase in zip(phase_weights, phases, strict=False) if phase[1] > phase[0]]
     phases = [phase for phase in phases if phase[1] > phase[0]]
     counts = [(context, (end - first) * batch_tokens // context) for first, end, context in phases]
-    read = read_in_phases(documents, tokens.lengths, weights, counts, seed, alone)
+    read = read_in_phases(documents, tokens.lengths, weights, counts, seed, alone, weights_of)
     return tuple(Segment(first, end, rows) for (first, end, _), rows in zip(phases, read, strict=True))
 
 

@@ -55,7 +55,7 @@ def _shards(request: PreviewRequest, tokenizer: PreTrainedTokenizerBase) -> Prev
     """Rows of pretraining text, which need no chat template."""
     shards = TokenShards(request.data)
     documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-    weights = [shards.meta.weights[name] for name in shards.sources]
+    weights = [request.weights.get(name, 1.0) for name in shards.sources]
     end = ChatFormat.of(tokenizer).end_of_text if has_template(tokenizer) else int(tokenizer.eos_token_id)
 
     def decode(ids: list[int]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from training.specs.base import Spec
 from training.specs.imports import Imported
@@ -21,6 +21,13 @@ class Phase(Spec):
 
     context: int = Field(gt=0, description="Tokens per row.")
     share: float = Field(gt=0, le=1, description="Share of the steps.")
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="Weights of sources in this phase, such as of better text at the end; by default their own."
+    )
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "weights" or value}
 
 
 class BaseModelSection(Imported, TrainingSection):
@@ -39,6 +46,10 @@ class BaseModelSection(Imported, TrainingSection):
     )
     batch_tokens: int = Field(0, ge=0, description="Tokens per optimizer step, the same at every context length.")
     curriculum: tuple[Phase, ...] = ()
+    max_epochs: float | None = Field(
+        None, gt=0, description="No source may be read more often than this; a plan that would is refused."
+    )
+    weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")
 
     @property
     def is_trained(self) -> bool:
@@ -87,7 +98,8 @@ class BaseModelSection(Imported, TrainingSection):
         return problems
 
     def _unwritten(self) -> set[str]:
-        names = super()._unwritten()
+        unset: dict[str, Any] = {"max_epochs": None, "weights": {}}
+        names = super()._unwritten() | {name for name, value in unset.items() if getattr(self, name) == value}
         if self.from_ is None:
             return names
         if self.is_trained:

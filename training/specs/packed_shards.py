@@ -23,4 +23,6 @@ class PackedShardsSection(Spec):
     exclude_domains: tuple[str, ...] = Field(
         (), description="Domains kept back for the adapter; by default the adapter's own."
     )
-    weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")
+    weights: dict[str, float] = Field(
+        {}, description="Filled in: 1 for each source. What a training asks for stands in its own section."
+    )

@@ -28,6 +28,7 @@ class PreviewRequest(Spec):
         packed: Show rows as they are packed, and not one conversation after the other.
         find: Show only the row at this place, such as `chats.jsonl:7`; where there is none, those that hold the text.
         seed: Of the packing's order.
+        weights: Of the sources that the base model reads more or less often.
         too_long: The rule of the recipe for what is longer than the context.
         page: Write them as a page to this file, too.
     """
@@ -41,6 +42,7 @@ class PreviewRequest(Spec):
     packed: bool = False
     find: str = ""
     seed: int = 0
+    weights: dict[str, float] = {}
     too_long: TooLong = "turns"
     page: Path | None = None
 

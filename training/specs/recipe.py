@@ -290,6 +290,15 @@ class Recipe(Spec):
             yield "corpus.domains: domains belong to a source; write them as its key `domains`"
         if self.packed_shards.weights:
             yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
+        if self.base_model.weights:
+            yield "base_model.weights: weights belong to a source; write them as its key `weight`"
+        names = [source.name for source in self.sources]
+        for number, phase in enumerate(self.base_model.curriculum):
+            for name in sorted(set(phase.weights) - set(names)):
+                yield (
+                    f"base_model.curriculum[{number}].weights: there is no source {name!r}; the sources are "
+                    f"{', '.join(names)}"
+                )
         if GENERAL in declared:
             yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
         for key, section in self._adapter_data():
@@ -369,8 +378,11 @@ class Recipe(Spec):
         if asset == "corpus":
             return self.corpus.model_copy(update={"domains": self._domains()})
         if asset == "packed_shards":
-            weights = {source.name: source.weight for source in self.sources}
-            return self.packed_shards.model_copy(update={"weights": weights})
+            # The shards hold every token once, whatever the weights. Versions of before named them all the same.
+            return self.packed_shards.model_copy(update={"weights": {source.name: 1.0 for source in self.sources}})
+        if asset == "base_model" and self.base_model.is_trained:
+            weights = {source.name: source.weight for source in self.sources if source.weight != 1}
+            return self.base_model.model_copy(update={"weights": weights})
         name = adapter_of(asset)
         adapter = next((adapter for adapter in self.adapters if name and adapter.name == name), None)
         if adapter is not None:

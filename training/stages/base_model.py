@@ -14,13 +14,15 @@ from training.data.sources.origins import OriginFiles, origin_files, origin_stat
 from training.data.tokens.shards import ShardDocuments, TokenShards
 from training.engine import export
 from training.engine.architecture import untrained_model
-from training.engine.batches import PackedBatches, read_documents, share_steps
+from training.engine.batches import PackedBatches, Segment, read_documents, share_steps
 from training.engine.imported_model import for_training, publish_import
 from training.engine.model_import import ImportedModel, origin_model_type
 from training.engine.session import Session
 from training.engine.trainer import StepOrdered, pretraining_trainer
 from training.engine.training_stage import Trained, TrainingStage, train
+from training.errors import RecipeError
 from training.job.context import StageContext
+from training.job.events import EventWriter
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
@@ -87,12 +89,19 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
 
         shards = TokenShards(context.input("packed_shards").folder)
         documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-        weights = [shards.meta.weights[name] for name in shards.sources]
+        weights = [section.weights.get(name, 1.0) for name in shards.sources]
+        phase_weights = [
+            [phase.weights.get(name, weight) for name, weight in zip(shards.sources, weights, strict=True)]
+            for phase in section.curriculum
+        ]
         tokens = ShardDocuments(shards, session.end)
 
         spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
         phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
-        segments = read_documents(documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone)
+        segments = read_documents(
+            documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone, phase_weights
+        )
+        tell_mixture(section, shards, segments, context.events)
         batches = PackedBatches(
             segments, tokens, section.batch_tokens, micro, context.world_size, session.pad, session.alone
         )
@@ -106,3 +115,30 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
     def phases(self, batches: PackedBatches) -> list[tuple[int, str]]:
         """One phase per context length."""
         return [(part.first, f"{part.rows.context} tokens") for part in batches.segments]
+
+
+def tell_mixture(section: Section, shards: TokenShards, segments: tuple[Segment, ...], events: EventWriter) -> None:
+    """Say what the model reads of each source, and how often.
+
+    Raises:
+        RecipeError: It is more often than the recipe allows.
+    """
+    batch_tokens, most = section.batch_tokens, section.max_epochs
+    read = np.zeros(len(shards.sources))
+    for segment in segments:
+        read += segment.rows.tokens((segment.end - segment.first) * batch_tokens // segment.rows.context)
+    held = np.bincount(shards.source, shards.lengths, minlength=len(shards.sources))
+    epochs = read / np.maximum(held, 1)
+    shares = ", ".join(
+        f"{name} {share:.1%} ({tokens:,.0f} tokens, read {times:.2f} times)"
+        for name, share, tokens, times in zip(shards.sources, read / max(read.sum(), 1), read, epochs, strict=True)
+    )
+    events.log(f"reads {shares}")
+
+    worst = int(np.argmax(epochs))
+    if most is not None and epochs[worst] > most:
+        raise RecipeError(
+            f"base_model.max_epochs: the steps read {read[worst]:,.0f} tokens of {shards.sources[worst]}, which "
+            f"has {held[worst]:,.0f}: {epochs[worst]:.2f} times, and {most:g} are allowed. Lower its weight or "
+            "the steps, or add text"
+        )

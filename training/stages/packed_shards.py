@@ -172,13 +172,13 @@ def _write_card(path: Path, shards: TokenShards, chosen: _Choice, efficiency: di
         f"- {chosen.excluded:,} documents left out because they hold items of the evaluation sets",
         f"- {chosen.kept_back:,} documents of domains kept back for the adapter",
         "",
-        "| source | documents | tokens | weight |",
-        "|---|--:|--:|--:|",
+        "| source | documents | tokens |",
+        "|---|--:|--:|",
     ]
     for number, name in enumerate(shards.sources):
         of_source = shards.source == number
         documents, tokens = int(of_source.sum()), int(shards.lengths[of_source].sum())
-        lines.append(f"| {name} | {documents:,} | {tokens:,} | {shards.meta.weights[name]:g} |")
+        lines.append(f"| {name} | {documents:,} | {tokens:,} |")
     lines += ["", "| context | used places |", "|--:|--:|"]
     lines += [f"| {context} | {100 * share:.3f} % |" for context, share in efficiency.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -164,13 +164,13 @@ def test_what_is_no_adoption(upgraded: World, proofs: list[Job]) -> None:
 def test_what_is_only_proven_whole_must_fit_the_time(
     upgraded: World, proofs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus, shards = upgraded.store.latest("corpus"), upgraded.store.latest("packed_shards")
-    assert corpus is not None and shards is not None
+    corpus, raw = upgraded.store.latest("corpus"), upgraded.store.latest("raw_corpus")
+    assert corpus is not None and raw is not None
     with pytest.raises(
         InputRefused, match="which took 10m, and the proof may take 2m: give it more with --seconds 1200"
     ):
         adoption_module._require_time(corpus.model_copy(update={"seconds": 600.0}), 120)
-    adoption_module._require_time(shards.model_copy(update={"seconds": 600.0}), 120)
+    adoption_module._require_time(raw.model_copy(update={"seconds": 600.0}), 120)
 
 
 def test_a_proof_that_fails_adopts_nothing(upgraded: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,34 @@ def test_five_lines_train_on_a_folder_of_ones_own(write: Write) -> None:
     assert (tiny.adapter_data.domain, tiny.packed_shards.exclude_domains) == ("network", ("network",))
 
 
+TWO_SOURCES = """extends: tiny
+name: mine
+sources:
+  - {name: web, path: ~/web, weight: WEIGHT}
+  - {name: code, path: ~/code}
+"""
+
+
+def test_a_weight_is_a_matter_of_the_training_alone(write: Write) -> None:
+    once, twice = (load_recipe(str(write(TWO_SOURCES.replace("WEIGHT", weight)))).recipe for weight in ("1", "2"))
+    differ = {asset for asset in load_recipe("tiny").graph if once.section(asset) != twice.section(asset)}
+    assert differ == {"base_model"}
+    assert "weights" not in once.section("base_model").identity_fields()
+    assert twice.section("base_model").identity_fields()["weights"] == {"web": 2.0}
+    assert load_recipe("tiny").recipe.section("packed_shards").identity_fields()["weights"] == {"stdlib": 1.0}
+
+
+def test_weights_of_a_phase_name_sources(write: Write) -> None:
+    phases = "base_model: {curriculum: [{context: 256, share: 1, weights: {WHICH: 3}}]}\n"
+    recipe = TWO_SOURCES.replace("WEIGHT", "1") + phases
+    section = load_recipe(str(write(recipe.replace("WHICH", "code")))).recipe.base_model
+    assert section.identity_fields()["curriculum"] == [{"context": 256, "share": 1.0, "weights": {"code": 3.0}}]
+    assert "there is no source 'cod'; the sources are web, code" in refusal(write(recipe.replace("WHICH", "cod")))
+    assert "above 0" in refusal(write(recipe.replace("WHICH: 3", "code: 0"))) or "greater than 0" in refusal(
+        write(recipe.replace("WHICH: 3", "code: 0"))
+    )
+
+
 def test_the_name_is_never_inherited(write: Write) -> None:
     assert refusal(write("extends: tiny\n")).startswith("mine.yaml:1: name: this key is missing")
     assert load_recipe(str(write("extends: tiny\nname: other\n"))).recipe.description == ""

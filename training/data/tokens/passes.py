@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from training.data.tokens.order import RowOrder, key_of, shuffled
 from training.data.tokens.packing import PackingPlan, Spans, plan, rows, whole
@@ -87,6 +88,17 @@ class PhaseRows:
                 row = nth[chosen] - portion.first + portion.epoch * portion.packing.rows
                 yield portion.packing, shuffled(row, portion.packing.rows, portion.key), chosen
 
+    def tokens(self, count: int) -> npt.NDArray[np.float64]:
+        """Tokens of every source in the phase's first `count` rows, float64 [sources]; rows of a plan count alike."""
+        read = np.zeros(len(self.portions))
+        for number, taken in enumerate(self.order.taken(count).tolist()):
+            portions = self.portions[number]
+            ends = [*(portion.first for portion in portions[1:]), taken]
+            for portion, end in zip(portions, ends, strict=False):
+                rows_read = max(0, min(end, taken) - portion.first)
+                read[number] += portion.packing.tokens * rows_read / max(portion.packing.rows, 1)
+        return read
+
     def efficiency(self, count: int) -> float:
         """The share, from 0 to 1, of the places of the phase's first `count` rows that hold a token."""
         used = 0.0
@@ -106,6 +118,7 @@ def read_in_phases(
     phases: Sequence[tuple[int, int]],
     seed: int,
     alone: bool = False,
+    phase_weights: Sequence[Sequence[float]] = (),
 ) -> tuple[PhaseRows, ...]:
     """Pack a training run, phase by phase.
 
@@ -116,6 +129,7 @@ def read_in_phases(
         phases: Context length and number of rows of each phase. The last one goes on for ever.
         seed: Seed of the order.
         alone: One document a row; see `packing.plan`.
+        phase_weights: For each phase the weight of every source in it, where they change.
 
     Returns:
         The rows of every phase, in the order of the phases.
@@ -125,7 +139,8 @@ def read_in_phases(
     phase_rows = []
     for number, (context, count) in enumerate(phases):
         rows_per_pass = [stream.everything(context).rows for stream in streams]
-        order = RowOrder(rows_per_pass, weights, key_of(seed, _PHASES_KEY, number))
+        of_phase = phase_weights[number] if phase_weights else weights
+        order = RowOrder(rows_per_pass, of_phase, key_of(seed, _PHASES_KEY, number))
         is_last = number == len(phases) - 1
         row_counts = [None if is_last else taken for taken in order.taken(count).tolist()]
         # The streams remember how far they were read: the phases have to take from them in turn.

@@ -75,6 +75,29 @@ def test_sources_are_read_by_their_weights() -> None:
         assert np.ptp(seen[~owner]) <= 1
 
 
+def test_what_is_read_of_each_source_is_told() -> None:
+    sources = [np.arange(0, 100), np.arange(100, 300)]
+    owner = np.repeat(np.arange(300), LENGTHS) >= 100
+    run = phases(2)
+    read = read_in_phases(sources, LENGTHS, [3.0, 1.0], run, 7)
+    seen = times_read(run, read)
+    told = sum(rows.tokens(count) for rows, (_, count) in zip(read, run, strict=True))
+    assert told.tolist() == pytest.approx([seen[~owner].sum(), seen[owner].sum()], rel=0.01)
+
+
+def test_a_phase_may_have_weights_of_its_own() -> None:
+    sources = [np.arange(0, 100), np.arange(100, 300)]
+    run = phases(1)
+    weights = [[1.0, 1.0]] * (len(run) - 1) + [[1.0, 4.0]]
+    read = read_in_phases(sources, LENGTHS, [1.0, 1.0], run, 7, phase_weights=weights)
+    as_ever = read_in_phases(sources, LENGTHS, [1.0, 1.0], run, 7)
+    shares = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(read, run, strict=True)]
+    before = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(as_ever, run, strict=True)]
+    assert all(np.array_equal(now, then) for now, then in zip(shares[:-1], before[:-1], strict=True))
+    ratio = shares[-1] / before[-1]
+    assert ratio[1] / ratio[0] == pytest.approx(4, rel=0.1)  # rows are filled as well as the documents allow
+
+
 def test_an_empty_source_is_never_read() -> None:
     run = phases(1)
     (*_, rows) = read_in_phases([*EVERYTHING, np.empty(0, np.int64)], LENGTHS, [1.0, 5.0], run, 7)
