@@ -79,12 +79,13 @@ class Pool:
         work: The attempt's folder, which outlives a killed job: the steps keep theirs in it.
         execution: Its `threads` say how many processes there are, its `memory_megabytes` what each may allocate.
         events: Gets the progress.
+        least_memory: Bytes that a process may allocate in any case.
     """
 
-    def __init__(self, work: Path, execution: Execution, events: EventWriter) -> None:
+    def __init__(self, work: Path, execution: Execution, events: EventWriter, least_memory: int = 0) -> None:
         self._folder, self._events = work / PARTS, events
         self._processes = execution.threads or available_cores()
-        self._workers = _Workers(self._processes, execution.memory_megabytes * 10**6)
+        self._workers = _Workers(self._processes, max(execution.memory_megabytes * 10**6, least_memory))
         # A process takes a second to start, so they serve all steps and end with the pool.
         weakref.finalize(self, self._workers.end)
 
@@ -129,11 +130,11 @@ class Pool:
         size = sum(part.size for part in missing)
         if self._processes == 1 or len(missing) < 2 or size < _WORTH_A_POOL:
             for part in missing:
-                _reporter.send = partial(progress.within, part)
+                _reporter.begin(partial(progress.within, part))
                 _work_on(work, part, folder)
                 results.take()
                 progress.add(part)
-            _reporter.send = None
+            _reporter.begin(None)
         else:
             for part in self._workers.run(work, missing, folder, progress):
                 results.take()
@@ -170,14 +171,18 @@ class _Reporter:
     """Passes on what a part says of its progress, once a second."""
 
     def __init__(self) -> None:
-        self.send: Callable[[int], None] | None = None
+        self._send: Callable[[int], None] | None = None
         self._last = 0.0
+
+    def begin(self, send: Callable[[int], None] | None) -> None:
+        """A part begins; what it says goes there."""
+        self._send, self._last = send, time.monotonic()
 
     def report(self, done: int) -> None:
         """Pass it on to whoever shows the progress, if there is anybody."""
-        if self.send is not None and time.monotonic() - self._last >= 1:
+        if self._send is not None and time.monotonic() - self._last >= 1:
             self._last = time.monotonic()
-            self.send(done)
+            self._send(done)
 
 
 _reporter = _Reporter()
@@ -302,13 +307,13 @@ def _serve(connection: Connection, memory: int) -> None:
     die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job's own process ends this one
-    _reporter.send = connection.send
     with bounded_memory(memory):
         while True:
             try:
                 work, part, folder = connection.recv()
             except EOFError:
                 return
+            _reporter.begin(connection.send)
             connection.send(_outcome(work, part, folder))
 
 

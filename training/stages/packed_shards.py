@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from training.data.tables import read_rows
 from training.data.text.cut_documents import GROUP_BYTES, assignment
 from training.data.text.documents import Selection, Split
-from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain
+from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain, rows_of
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tokens.tokenized_parts import (
@@ -120,7 +120,7 @@ def _write(
         context.events.log(f"encoded by tokenizers and not by gigatoken, which is faster: {why}")
 
     context.events.phase("write the shards")
-    vocabulary = load_plain(tokenizer).get_vocab_size()
+    vocabulary = rows_of(load_plain(tokenizer))
     with TokenWriter(context.out, vocabulary, section.shard_tokens) as writer:
         written = merge(files, cut, writer)
         weights = {name: section.weights.get(name, 1.0) for name in written.sources}

@@ -80,7 +80,7 @@ def run(context: StageContext[Section]) -> StageResult:
         SourceError: A source is missing or malformed, or all of them together hold no document.
     """
     section = context.section
-    pool = Pool(context.work, context.execution, context.events)
+    pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
     gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):

@@ -110,7 +110,14 @@ class TokenWriter:
         Args:
             tokens: Token ids below the vocabulary, one document after the other, any integer type, [sum of lengths].
             lengths: Tokens of each document, int64 [documents].
+
+        Raises:
+            ValueError: An id is not below the vocabulary: it would become another one.
         """
+        if len(tokens):
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self._vocabulary:
+                raise ValueError(f"token ids {low} to {high} do not fit a vocabulary of {self._vocabulary}")
         ends = np.cumsum(lengths)
         first = start = 0
         while first < len(lengths):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +157,35 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path, inputs: dict[str, I
     section = PackedShardsSection(exclude_domains=("general", parts.ADAPTER_DOMAIN))
     with pytest.raises(RecipeError, match="exclude_domains"):
         packed_shards.run(parts.context_of(tmp_path / "out", "packed_shards", section, inputs))
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    with TokenWriter(tmp_path, 60_000, 100) as writer:
+        with pytest.raises(ValueError, match="70000 do not fit a vocabulary of 60000"):
+            writer.add(np.array([1, 70_000], np.int64))
+        with pytest.raises(ValueError, match="-1 to 5"):
+            writer.add(np.array([-1, 5], np.int32))
+
+
+def test_tokens_beyond_four_billion_are_read(tmp_path: Path) -> None:
+    """A sparse file: what was never written takes no room."""
+    first = 2**32 + 10
+    with TokenWriter(tmp_path, 1000, 2**40) as writer:
+        writer.add(np.array([7, 8, 9]))
+        writer.finish(np.zeros(1, np.int32), np.zeros((1, 32), np.uint8), ("s",), {"s": 1.0}, "")
+    with (tmp_path / "train" / "shard-00000.bin").open("r+b") as file:
+        file.truncate(2 * first)
+        file.seek(2 * first)
+        file.write(np.array([7, 8, 9], "<u2").tobytes())
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    changed = {"documents": 2, "tokens": first + 3, "shards": [first + 3]}
+    (tmp_path / "meta.json").write_text(json.dumps(meta | changed))
+    np.save(tmp_path / "train" / "offsets.npy", np.array([0, first, first + 3], "<i8"))
+    np.save(tmp_path / "train" / "source.npy", np.zeros(2, "<i4"))
+    np.save(tmp_path / "train" / "ids.npy", np.zeros((2, 32), np.uint8))
+
+    shards = TokenShards(tmp_path)
+    assert shards.document(1).tolist() == [7, 8, 9]
+    assert shards.gather(np.array([1, 1]), np.array([0, 2]), np.array([2, 1]))[0].tolist() == [7, 8, 9]
+    packing = plan(whole(shards.lengths, np.array([1])), 8)
+    assert packing.tokens == 3 and packing.document.tolist() == [1]
