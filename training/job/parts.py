@@ -15,6 +15,7 @@ import shutil
 import signal
 import time
 import traceback
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from typing import Any, Generic, TypeVar
 from training.errors import GatehouseError, RecipeError
 from training.job.bounded_memory import bounded_memory
 from training.job.events import EventWriter
+from training.job.ray_workers import RayWorkers
 from training.job.supervisor import die_with_parent
 from training.specs.execution import Execution
 
@@ -85,7 +87,12 @@ class Pool:
     def __init__(self, work: Path, execution: Execution, events: EventWriter, least_memory: int = 0) -> None:
         self._folder, self._events = work / PARTS, events
         self._processes = execution.threads or available_cores()
-        self._workers = _Workers(self._processes, max(execution.memory_megabytes * 10**6, least_memory))
+        memory = max(execution.memory_megabytes * 10**6, least_memory)
+        self._workers: _Workers | RayWorkers
+        if execution.ray is None:
+            self._workers = _Workers(self._processes, memory)
+        else:
+            self._workers = RayWorkers(execution.ray, memory)
         # A process takes a second to start, so they serve all steps and end with the pool.
         weakref.finalize(self, self._workers.end)
 
@@ -119,6 +126,8 @@ class Pool:
         self._events.phase(step)
         folder = self._folder / step.replace(" ", "_")
         folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.glob(f"*{_UNFINISHED}"):  # of an earlier start
+            shutil.rmtree(unfinished, ignore_errors=True)
         progress = _Progress(self._events, parts)
         results = _InOrder(folder, parts, take)
         missing = [part for part in parts if not results.has(part)]
@@ -128,7 +137,8 @@ class Pool:
         results.take()
 
         size = sum(part.size for part in missing)
-        if self._processes == 1 or len(missing) < 2 or size < _WORTH_A_POOL:
+        is_alone = self._processes == 1 and isinstance(self._workers, _Workers)
+        if is_alone or len(missing) < 2 or size < _WORTH_A_POOL:
             for part in missing:
                 _reporter.begin(partial(progress.within, part))
                 _work_on(work, part, folder)
@@ -136,7 +146,11 @@ class Pool:
                 progress.add(part)
             _reporter.begin(None)
         else:
-            for part in self._workers.run(work, missing, folder, progress):
+            if isinstance(self._workers, RayWorkers):
+                done = self._workers.run(partial(_outcome, work, folder), missing)
+            else:
+                done = self._workers.run(work, missing, folder, progress)
+            for part in done:
                 results.take()
                 progress.add(part)
         return results.taken
@@ -314,10 +328,10 @@ def _serve(connection: Connection, memory: int) -> None:
             except EOFError:
                 return
             _reporter.begin(connection.send)
-            connection.send(_outcome(work, part, folder))
+            connection.send(_outcome(work, folder, part))
 
 
-def _outcome(work: Work[Any], part: Part[Any], folder: Path) -> Exception | None:
+def _outcome(work: Work[Any], folder: Path, part: Part[Any]) -> Exception | None:
     """The error of a part, as the job's own process is to raise it."""
     try:
         _work_on(work, part, folder)
@@ -330,8 +344,8 @@ def _outcome(work: Work[Any], part: Part[Any], folder: Path) -> Exception | None
 
 def _work_on(work: Work[T], part: Part[T], folder: Path) -> None:
     """Let a part write its folder, and give the folder its name when all of it is on disk."""
-    unfinished = folder / f"{part.name}{_UNFINISHED}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    # A name of its own: on a cluster a process of a job that was killed may still be at work on the same part.
+    unfinished = folder / f"{part.name}.{uuid.uuid4().hex[:12]}{_UNFINISHED}"
     unfinished.mkdir()
     result = work(part.argument, unfinished)
     (unfinished / _RECORD).write_text(json.dumps({"state": part.state, "result": result}), encoding="utf-8")

@@ -20,6 +20,12 @@ class Execution(Spec):
     micro_batch_tokens: int = Field(
         8192, gt=0, description="Tokens per rank and forward pass; the rest of the batch is gradient accumulation."
     )
+    ray: str | None = Field(
+        None,
+        min_length=1,
+        description="Address of a Ray cluster that works on the parts of data stages, or `auto`; its nodes share the "
+        "folders of attempts, store and sources.",
+    )
     memory_megabytes: int = Field(
         2_000, ge=500, description="What each process of a data stage may allocate; there is one for each thread."
     )

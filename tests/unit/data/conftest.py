@@ -15,6 +15,7 @@ from training.job.fingerprint import fingerprint
 from training.job.runner import run_job
 from training.specs.artifacts import Certificate, Manifest, Promotion
 from training.specs.base import digest_of
+from training.specs.execution import Execution
 from training.specs.gates import Verdict
 from training.specs.job import FileInput, Input, Job
 from training.store.store import Store, file_entry
@@ -29,6 +30,7 @@ class Pipeline:
         self.root = root
         self.store = Store(str(root / "store"), RECIPE)
         self.attempts = 0
+        self.execution = Execution()
 
     def run(
         self,
@@ -56,6 +58,7 @@ class Pipeline:
             },
             store=str(self.root / "store"),
             attempt=str(attempt),
+            execution=self.execution,
         )
 
         assert run_job(job) == 0, (attempt / "events.jsonl").read_text()

@@ -102,10 +102,11 @@ def test_a_refusal_stops_the_step_and_half_a_part_is_no_part(tmp_path: Path) -> 
     with pytest.raises(SourceError, match=r"three\.jsonl:7"):
         pool(tmp_path).run("refuse", refuse, parts())
     assert not (tmp_path / "parts" / "refuse" / "00003").exists()
-    (tmp_path / "parts" / "refuse" / "00003.unfinished").mkdir(exist_ok=True)
+    left = tmp_path / "parts" / "refuse" / "00003.0.unfinished"
+    left.mkdir()
     done = pool(tmp_path, 1).run("refuse", square, parts())
     assert done[3].result == {"root": 3}
-    assert not (done[3].folder / "half.txt").exists()
+    assert not left.exists() and not (done[3].folder / "half.txt").exists()
 
 
 def test_errors_keep_what_they_say(tmp_path: Path) -> None:
