@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,11 +100,13 @@ def test_a_cluster_that_is_not_there_is_one_message(tmp_path: Path) -> None:
         pool.run("nodes", raw_corpus_node, [Part(str(number), number, 1) for number in range(2)])
 
 
-def raw_corpus_node(number: int, _folder: Path) -> dict[str, Any]:
-    """Which node this is."""
-    import time
-
+def raw_corpus_node(number: int, folder: Path) -> dict[str, Any]:
+    """Which node this is; it is busy until another one is, because a node may take a while to begin."""
     import ray
 
-    time.sleep(0.3)
-    return {"number": number, "node": ray.get_runtime_context().get_node_id()}
+    node = ray.get_runtime_context().get_node_id()
+    (folder.parent / f"node-{node}").touch()
+    until = time.monotonic() + 120
+    while len(list(folder.parent.glob("node-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return {"number": number, "node": node}

@@ -61,6 +61,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "precision": "fp32",
         "optimizer": OPTIMIZER,
         "curriculum": [{"context": 32, "share": 0.5}, {"context": 64, "share": 0.5}],
+        "weights": {"b": 2.0},
         "checkpoints": {"every_steps": 2, "keep": 2},
         "log_every": 2,
     },
@@ -233,8 +234,7 @@ def publish_data(store: Store, work: Path, sources: Sequence[str] = ("a", "b")) 
             writer.add(np.append(tokens, end))
         ids = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts])
         source = (np.arange(len(texts)) % len(sources)).astype(np.int32)
-        weights = {name: 1.0 + number for number, name in enumerate(sources)}
-        writer.finish(source, ids, tuple(sources), weights, digest)
+        writer.finish(source, ids, tuple(sources), dict.fromkeys(sources, 1.0), digest)
     publish(store, "packed_shards", work / "shards", {"tokenizer": digest})
     _publish_chat(store, work)
 

@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from training import errors
 from training.errors import GatehouseError, RecipeError
 from training.job.bounded_memory import bounded_memory
 from training.job.events import EventWriter
@@ -147,7 +148,7 @@ class Pool:
             _reporter.begin(None)
         else:
             if isinstance(self._workers, RayWorkers):
-                done = self._workers.run(partial(_outcome, work, folder), missing)
+                done = self._workers.run(partial(_outcome, work, folder), missing, error_of)
             else:
                 done = self._workers.run(work, missing, folder, progress)
             for part in done:
@@ -273,8 +274,8 @@ class _Workers:
                     waiting.append((part, tries + 1))
                     del working[worker]
                     continue
-                if isinstance(message, Exception):
-                    raise message
+                if isinstance(message, str):
+                    raise error_of(message)
                 if isinstance(message, int):
                     progress.within(part, message)
                     continue
@@ -331,15 +332,36 @@ def _serve(connection: Connection, memory: int) -> None:
             connection.send(_outcome(work, folder, part))
 
 
-def _outcome(work: Work[Any], folder: Path, part: Part[Any]) -> Exception | None:
-    """The error of a part, as the job's own process is to raise it."""
+def _outcome(work: Work[Any], folder: Path, part: Part[Any]) -> str | None:
+    """The error of a part for `error_of`; None if it is done.
+
+    It is sent as JSON. The job's own process makes it an error again, and unpickles no class that another one names.
+    """
+    kind, fields = "", list[Any]()
     try:
         _work_on(work, part, folder)
         return None
-    except (GatehouseError, OSError, MemoryError) as error:
-        return error
+    except GatehouseError as error:
+        kind, fields = type(error).__name__, [str(error)]
+    except OSError as error:
+        kind, fields = "OSError", [error.errno, error.strerror, str(error.filename or "")]
+    except MemoryError as error:
+        kind, fields = "MemoryError", [str(error)]
     except Exception:
-        return RuntimeError(f"{part.shown or part.name}:\n{traceback.format_exc()}")
+        kind, fields = "RuntimeError", [f"{part.shown or part.name}:\n{traceback.format_exc()}"]
+    return json.dumps([kind, fields])
+
+
+def error_of(message: str) -> Exception:
+    """The error that `_outcome` tells of, as the job is to raise it."""
+    kind, fields = json.loads(message)
+    if kind == "OSError":
+        return OSError(*fields)
+    if kind == "MemoryError":
+        return MemoryError(*fields)
+    known = getattr(errors, kind, RuntimeError)
+    assert issubclass(known, Exception)
+    return known(*fields)
 
 
 def _work_on(work: Work[T], part: Part[T], folder: Path) -> None:

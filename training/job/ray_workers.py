@@ -20,7 +20,7 @@ _PATIENCE = 10  # seconds
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
-def _call(task: Callable[[Any], Exception | None], part: Any) -> Exception | None:
+def _call(task: Callable[[Any], str | None], part: Any) -> str | None:
     return task(part)
 
 
@@ -35,12 +35,15 @@ class RayWorkers:
     def __init__(self, address: str, memory: int) -> None:
         self._address, self._memory = address, memory
 
-    def run(self, task: Callable[[Any], Exception | None], parts: Sequence[Any]) -> Iterator[Any]:
+    def run(
+        self, task: Callable[[Any], str | None], parts: Sequence[Any], error_of: Callable[[str], Exception]
+    ) -> Iterator[Any]:
         """Call a function for each part, somewhere; each part as it is done.
 
         Args:
-            task: Works on a part, and returns the error that the job is to raise.
+            task: Works on a part, and returns what it says of an error.
             parts: What the function is called with.
+            error_of: Makes an error of that.
 
         Raises:
             RecipeError: The cluster cannot be reached, or a part killed the processes that worked on it.
@@ -61,7 +64,7 @@ class RayWorkers:
             done, _ = ray.wait(list(working), num_returns=1)
             part, tries = working.pop(done[0])
             try:
-                error = ray.get(done[0])
+                message = ray.get(done[0])
             except ray.exceptions.RayTaskError as failure:
                 raise RuntimeError(f"{part}:\n{failure}") from None
             except ray.exceptions.RayError as failure:  # its process or its node is gone
@@ -73,8 +76,8 @@ class RayWorkers:
                     ) from None
                 waiting.append((part, tries + 1))
                 continue
-            if error is not None:
-                raise error
+            if message is not None:
+                raise error_of(message)
             yield part
 
     def end(self) -> None:
