@@ -125,4 +125,6 @@ def _fast_engine(content: str) -> tuple[Any, str]:
     try:
         return FastTokenizer.from_json(json.dumps(tokenizer)), ""
     except Exception as error:  # it raises bare RuntimeError for what it does not know
+        if "no fast pretokenizer" in str(error):
+            return None, "it does not know this rule for cutting words; tokenizer.pre_tokenizer: gpt4o is one it knows"
         return None, str(error).split("\n")[0][:200]
