@@ -32,6 +32,7 @@ from training.job.events import EventWriter
 from training.job.ray_workers import RayWorkers
 from training.job.supervisor import die_with_parent
 from training.specs.execution import Execution
+from training.store.storage import fsync
 
 T = TypeVar("T")
 Work = Callable[[T, Path], dict[str, Any]]
@@ -372,18 +373,10 @@ def _work_on(work: Work[T], part: Part[T], folder: Path) -> None:
     result = work(part.argument, unfinished)
     (unfinished / _RECORD).write_text(json.dumps({"state": part.state, "result": result}), encoding="utf-8")
     for path in unfinished.rglob("*"):
-        _sync(path)
+        fsync(path)
     shutil.rmtree(folder / part.name, ignore_errors=True)  # of another state
     unfinished.rename(folder / part.name)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(folder)
 
 
 def available_cores() -> int:

@@ -93,7 +93,7 @@ class BaseModelSection(Imported, TrainingSection):
         if self.architecture:
             problems.append("architecture: the model of `from` has its own; leave this out")
         if not self.is_trained:
-            unused = [name for name in _TRAINING[1:] if name in self.model_fields_set]
+            unused = [name for name in (*_TRAINING[1:], "max_epochs") if name in self.model_fields_set]
             problems += [f"{name}: nothing is trained without `steps`; add them, or leave this out" for name in unused]
         return problems
 

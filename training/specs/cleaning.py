@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,7 +65,9 @@ class FineWeb(Spec):
 class Languages(Spec):
     """Language identification by fastText's lid.176."""
 
-    keep: tuple[str, ...] = Field(min_length=1, description="ISO 639-1 codes, such as en.")
+    keep: tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...] = Field(
+        min_length=1, description="ISO 639-1 codes in small letters, such as en."
+    )
     confidence: float = Field(0.65, gt=0, le=1, description="Below it a document's language is unknown.")
     unknown: Literal["keep", "drop"] = "drop"
 
@@ -78,7 +80,9 @@ class Rules(Spec):
     c4: C4 | None = None
     fineweb: FineWeb | None = None
     languages: Languages | None = None
-    blocklist: tuple[str, ...] = Field((), description="Words; a document that holds one of them is dropped.")
+    blocklist: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
+        (), description="Words; a document that holds one of them is dropped."
+    )
     licences: tuple[str, ...] = Field(
         (), description="Only documents of these licences are kept, code too; by default all."
     )

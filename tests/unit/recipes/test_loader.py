@@ -76,6 +76,24 @@ def test_weights_of_a_phase_name_sources(write: Write) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (
+            "{sources: [web, bok], gopher: {}}",
+            "corpus.rules.sources: there is no source 'bok'; the sources are web, code",
+        ),
+        ("{languages: {keep: [EN]}}", "keep"),
+        ("{languages: {keep: [english]}}", "keep"),
+        ("{blocklist: [' ']}", "blocklist"),
+    ],
+)
+def test_rules_that_would_drop_everything_or_nothing_are_refused(write: Write, rules: str, said: str) -> None:
+    recipe = TWO_SOURCES.replace("WEIGHT", "1")
+    assert load_recipe(str(write(f"{recipe}corpus: {{rules: {{sources: [web], gopher: {{}}}}}}\n"))).recipe.corpus.rules
+    assert said in refusal(write(f"{recipe}corpus: {{rules: {rules}}}\n"))
+
+
 def test_the_name_is_never_inherited(write: Write) -> None:
     assert refusal(write("extends: tiny\n")).startswith("mine.yaml:1: name: this key is missing")
     assert load_recipe(str(write("extends: tiny\nname: other\n"))).recipe.description == ""

@@ -203,3 +203,18 @@ def test_one_single_document_is_split_by_its_pieces(pipeline: Pipeline) -> None:
     train, heldout = sides(build(pipeline, {"story.txt": story}, max_characters=2_000, heldout=0.1))
     assert 0 < len(heldout) < 15 < len(train)
     assert sum(map(len, train | heldout)) == len(story)
+
+
+def test_documents_that_are_nowhere_stop_the_stage(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(2)
+    texts = {f"{number}.txt": " ".join(sentence(draw) for _ in range(8)) for number in range(30)}
+    build(pipeline, texts)
+    whole = stage._Statistics.__init__
+
+    def forgetful(self: Any, ranges: Any) -> None:
+        whole(self, ranges)
+        self.documents["general"] -= 1
+
+    monkeypatch.setattr(stage._Statistics, "__init__", forgetful)
+    with pytest.raises(AssertionError, match="of 30 pieces 28 are kept and 0 dropped"):
+        build(pipeline, texts)
