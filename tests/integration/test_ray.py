@@ -83,6 +83,12 @@ def test_the_parts_are_worked_on_by_both_nodes(tmp_path: Path, address: str) -> 
     assert len({finished.result["node"] for finished in done}) == 2
 
 
+def test_a_cluster_that_is_too_small_is_one_message(tmp_path: Path, address: str) -> None:
+    pool = Pool(tmp_path, Execution(ray=address, memory_megabytes=20_000), EventWriter(None))
+    with pytest.raises(RecipeError, match=r"has 20\.0 GB of memory.* the largest has 8\.6 GB"):
+        pool.run("nodes", raw_corpus_node, [Part(str(number), number, 1) for number in range(2)])
+
+
 def test_errors_come_back_as_they_are(tmp_path: Path, address: str) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "good"}\n{"text": 5}\n')

@@ -51,6 +51,13 @@ class RayWorkers:
         import ray  # an extra: most machines have no cluster
 
         self._connect()
+        largest = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if largest < self._memory:  # Ray would wait for such a node for ever
+            raise RecipeError(
+                f"no node of the Ray cluster at {self._address} has {self._memory / 1e9:.1f} GB of memory, which a "
+                f"part may take; the largest has {largest / 1e9:.1f} GB. Lower memory_megabytes in launchers.yaml "
+                "(reading sources needs 4.3 GB), or add a larger node"
+            )
         remote = ray.remote(num_cpus=1, memory=self._memory, max_retries=0)(_call)
         shared_task = ray.put(task)
         waiting = [(part, 1) for part in reversed(parts)]
