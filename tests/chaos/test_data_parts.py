@@ -103,7 +103,8 @@ def finish(job: Path) -> dict[str, str]:
 
 
 def done_parts(job: Path) -> Iterator[Path]:
-    return (job.parent / PARTS).glob("*/*/record.json")
+    """The records of the parts that have their name; one that is `.unfinished` was killed just before its renaming."""
+    return (path for path in (job.parent / PARTS).glob("*/*/record.json") if path.parent.suffix != ".unfinished")
 
 
 def kill_after(job: Path, count: int) -> int:
