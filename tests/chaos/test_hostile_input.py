@@ -33,12 +33,13 @@ from training.errors import UserError
 from training.job import runner as stages
 from training.job.bounded_memory import bounded_memory
 from training.job.runner import load_job
-from training.model_folder import load_model, load_tokenizer
+from training.model_folder import load_model
 from training.specs.artifacts import Certificate, Promotion
 from training.specs.execution import Execution
 from training.specs.job import Job
 from training.specs.raw_corpus import Source
 from training.store.store import Store
+from training.tokenizer_folder import load_tokenizer
 
 MOST_MEMORY = 3 * 2**30
 SECONDS = 60

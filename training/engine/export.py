@@ -19,9 +19,10 @@ from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
-from training.model_folder import SAFELY, plain_model, used_rows
+from training.model_folder import SAFELY, plain_model
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
 from training.specs.probe import Probe
+from training.tokenizer_folder import used_rows
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32

@@ -16,9 +16,9 @@ from training.data.tables import read_rows
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.passes import read_in_phases
 from training.data.tokens.shards import ArrayTokens, ShardDocuments, TokenReader, TokenShards
-from training.model_folder import has_template, load_tokenizer
 from training.specs.kinds import kind_of
 from training.specs.preview import Column, Piece, Preview, PreviewRequest, PreviewRow
+from training.tokenizer_folder import has_template, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,8 +17,8 @@ from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_pla
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
 from training.job.context import InputArtifact
-from training.model_folder import is_own_tokenizer, load_tokenizer
 from training.specs.tokenizer import SPECIAL_TOKENS
+from training.tokenizer_folder import is_own_tokenizer, load_tokenizer
 
 _MAX_BYTES = 20 * 2**20
 _CONVERSATIONS = 64

@@ -24,13 +24,13 @@ from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
 from training.job.context import StageContext
-from training.model_folder import is_own_tokenizer
 from training.specs.contracts import CONTRACTS, parent_in
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
 from training.specs.metrics import METRICS, metrics_of
 from training.specs.probe import Probe
+from training.tokenizer_folder import is_own_tokenizer
 
 Section = EvaluationSection
 Context = StageContext[EvaluationSection]

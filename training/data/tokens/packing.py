@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from training.data.tokens.shards import Int64, TokenReader, ranges
@@ -114,7 +113,7 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     # Longest first; a stable sort gives the same plan everywhere.
     partial = np.flatnonzero(rest)
     order = partial[np.argsort(-rest[partial], kind="stable")]
-    row = np.arange(len(order), dtype=np.int64) if alone else _fit(rest[order] + 1, context)
+    row = np.arange(len(order), dtype=np.int64) if alone else _best_fit(rest[order] + 1, context)
     order = order[np.argsort(row, kind="stable")]
     in_row = np.bincount(row) if len(row) else np.empty(0, np.int64)
 
@@ -129,59 +128,10 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
 
 
 def _best_fit(sizes: Int64, context: int) -> Int64:
-    """Row of each piece; `sizes` int64 [pieces] falling, each below `context`.
+    """Row of each piece; see `best_fit`. Compiling it takes a second, so only who packs does."""
+    from training.data.tokens.best_fit import best_fit_compiled
 
-    Rows with the same free room form a linked list: `head` is its first row and `below` the one after each. A binary
-    tree over the room, with leaf `leaves + r` for the rows of room r, finds the tightest room that fits.
-    """
-    leaves = 1
-    while leaves < context:
-        leaves *= 2
-    tree = np.zeros(2 * leaves, np.int64)  # rows at or below a node
-    head = np.full(context, -1, np.int64)
-    below = np.empty(len(sizes), np.int64)
-    rows = np.empty(len(sizes), np.int64)
-    count = 0
-
-    for piece in range(len(sizes)):
-        # The first leaf at or right of the piece's size that has a row: climb until a right neighbour has one, then
-        # descend to its leftmost. Node 1 is the root: no row fits.
-        size = sizes[piece]
-        node = leaves + size
-        if tree[node] == 0:
-            while node > 1 and (node % 2 == 1 or tree[node + 1] == 0):
-                node //= 2
-            if node > 1:
-                node += 1
-                while node < leaves:
-                    node = 2 * node if tree[2 * node] > 0 else 2 * node + 1
-
-        # Take the row out of its list, or begin a new one.
-        if node > 1:
-            room = node - leaves
-            row = head[room]
-            head[room] = below[row]
-            while node >= 1:
-                tree[node] -= 1
-                node //= 2
-        else:
-            room = context
-            row = count
-            count += 1
-        rows[piece] = row
-
-        # Put it back where its room is now.
-        room -= size
-        below[row] = head[room]
-        head[room] = row
-        node = leaves + room
-        while node >= 1:
-            tree[node] += 1
-            node //= 2
-    return rows
-
-
-_fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
+    return best_fit_compiled(sizes, context)
 
 
 def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
