@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from training.specs.base import Spec
 from training.specs.origin import Origin
@@ -31,6 +31,9 @@ class Source(Origin):
         min_length=1,
         description="Column or key of the text in files of rows and in "
         "datasets; `data.text` is the key `text` in the object `data`.",
+    )
+    text_format: Literal["text", "html"] = Field(
+        "text", description="What that column holds: text, or HTML whose text is extracted as that of .html files."
     )
     text_suffixes: tuple[str, ...] = Field(
         (),
@@ -63,6 +66,12 @@ class Source(Origin):
                     'such as ["http/*"]'
                 )
         return domains
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not set is not written: a key that nobody uses is no part of a version's identity."""
+        unset = {name for name, value in (("text_format", "text"),) if getattr(self, name) == value}
+        return {name: value for name, value in handler(self).items() if name not in unset}
 
     @property
     def limit(self) -> int | None:

@@ -61,8 +61,9 @@ class _Gathered:
     """What all parts of the sources gave.
 
     Attributes:
-        left_out: For each source, its files that gave no document, by reason.
+        left_out: For each source, its files and pages that gave no document, by reason.
         bad: Rows and files that could not be read, and the messages of the first hundred.
+        lost: The first hundred pages of HTML that gave no text, each with its reason.
     """
 
     documents: Counter[str]
@@ -70,6 +71,7 @@ class _Gathered:
     left_out: dict[str, Counter[str]]
     bad: int
     listed: list[str]
+    lost: list[str]
     samples: list[dict[str, Any]]
 
 
@@ -81,7 +83,7 @@ def run(context: StageContext[Section]) -> StageResult:
     """
     section = context.section
     pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
-    gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
+    gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [])
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
         parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
@@ -149,20 +151,27 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
     """Write the documents of some files.
 
     Returns:
-        How many `documents` and `bytes` of text, how many `bad` rows, files `left_out` by reason, and `samples`.
+        How many `documents` and `bytes` of text, how many `bad` rows, files `left_out` by reason, pages of HTML that
+        were `lost`, and `samples`.
     """
     bad = BadRows(part.on_bad_row, folder / _SKIPPED)
     left_out = Counter[str]()
     documents = size = 0
     samples: list[dict[str, Any]] = []
+    lost: list[str] = []
+
+    def list_lost(path: str, reason: str) -> None:
+        if len(lost) < _LISTED:
+            lost.append(f"{part.source.name}/{path}: {reason}")
+
     with (
         bounded_memory(READING_MEMORY),
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
         if part.files is None:
-            read = read_source(part.source, bad, left_out=left_out)
+            read = read_source(part.source, bad, left_out=left_out, on_lost=list_lost)
         else:
-            read = read_files(part.source, part.files, bad, left_out)
+            read = read_files(part.source, part.files, bad, left_out, list_lost)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])
@@ -170,7 +179,14 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
             report_bytes(size)
             if len(samples) < _SAMPLES:
                 samples.append(_sample(row))
-    return {"documents": documents, "bytes": size, "bad": bad.count, "left_out": left_out, "samples": samples}
+    return {
+        "documents": documents,
+        "bytes": size,
+        "bad": bad.count,
+        "left_out": left_out,
+        "lost": lost,
+        "samples": samples,
+    }
 
 
 def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
@@ -181,6 +197,7 @@ def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
         gathered.bad += part.result["bad"]
         messages = read_skipped(part.folder / _SKIPPED)
         gathered.listed += itertools.islice(messages, _LISTED - len(gathered.listed))
+        gathered.lost = [*gathered.lost, *part.result["lost"]][:_LISTED]
         gathered.samples = [*gathered.samples, *part.result["samples"]][:_SAMPLES]
 
 
@@ -223,4 +240,6 @@ def _report(context: StageContext[Section], gathered: _Gathered) -> None:
         "",
     ]
     lines += [f"- {message}" for message in gathered.listed]
+    if gathered.lost:
+        lines += ["", "Pages that gave no text, the first of them:", "", *(f"- {page}" for page in gathered.lost)]
     write_card(context.report, "Raw corpus", lines)

@@ -1,4 +1,4 @@
-"""Readers of one file each: texts, JSON lines, JSON and CSV.
+"""Readers of one file each: texts, pages of HTML, JSON lines, JSON and CSV.
 
 Those of `read_...` yield pairs: a document's path (see `provenance`) and its text. Those of `..._rows` yield whole
 rows, and the others take their texts from them. Rows that cannot be read are reported to `bad`. A file that cannot be
@@ -26,6 +26,7 @@ from training.data.sources.bad_rows import (
 )
 from training.data.sources.decompression import DecompressionBomb, open_decompressed
 from training.data.sources.formats import suffix_of
+from training.data.sources.html_pages import encoding_of
 from training.data.sources.json_items import JsonItems
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
@@ -53,7 +54,14 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
     yield from _text_of(file, bad)
 
 
-def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
+def read_html(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The one page of a file, with its tags, in the encoding that it names."""
+    yield from _text_of(file, bad, encoding_of)
+
+
+def _text_of(
+    file: SourceFile, bad: BadRows, encoding_in: Callable[[bytes], str] | None = None
+) -> Iterator[tuple[str, str]]:
     with open_decompressed(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
@@ -63,8 +71,11 @@ def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
         )
         return
 
-    # `utf-8-sig` is UTF-8 with or without a byte order mark.
-    encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
+    if encoding_in is not None:
+        encoding = encoding_in(data)
+    else:
+        # `utf-8-sig` is UTF-8 with or without a byte order mark.
+        encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from training.data.sources.formats import READABLE, TEXT, format_of, shown_suffix
+from training.data.sources.formats import HTML, READABLE, TEXT, format_of, shown_suffix
 from training.errors import SourceError
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.origin import Origin
@@ -188,13 +188,13 @@ def format_in(name: str, source: Origin) -> str | None:
     """The format by which a source reads a file; None if it does not read it.
 
     A file of plain text is a text of a corpus. Beside rows it is mostly a note about them, so that a source of
-    conversations reads it where it says so.
+    conversations reads it where it says so, and no page of HTML.
     """
     if isinstance(source, Source):
         return format_of(name, source.text_suffixes)
     format_ = format_of(name)
     reads_text = isinstance(source, ConversationSource) and source.format == PLAIN_TEXT
-    return format_ if format_ != TEXT or reads_text else None
+    return format_ if format_ not in (TEXT, HTML) or (reads_text and format_ == TEXT) else None
 
 
 def is_stdlib(source: Origin) -> bool:
