@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.data.custom_code import CustomCode
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
 from training.data.tables import fraction, publish_shards
 from training.data.text.cleaned_parts import Cleaned, CleanedPart, Example, RawPart, clean_part, first_examples
@@ -26,9 +27,9 @@ from training.data.text.written_range import BINS_PER_DECADE, SPLITS, WrittenRan
 from training.errors import GatehouseError, InputRefused, RecipeError
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool
-from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
+from training.specs.corpus import DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
-from training.specs.job import StageResult
+from training.specs.job import CODE, StageResult
 
 _SAMPLES = 10
 _SMALL_RANGE, _LARGE_RANGE, _FEW_RANGES = 32 * 2**20, 256 * 2**20, 64  # bytes of raw text
@@ -38,7 +39,7 @@ def run(context: StageContext[Section]) -> StageResult:
     """Clean, remove duplicates, split.
 
     Raises:
-        RecipeError: Nothing is left, or nothing is left to hold out.
+        RecipeError: Nothing is left, or nothing is left to hold out; or a filter of the recipe's own code fails.
     """
     near = context.section.near_duplicates
     pool = Pool(context.work, context.execution, context.events)
@@ -57,7 +58,7 @@ def run(context: StageContext[Section]) -> StageResult:
     dropped.add(cleaned_parts)
     dropped.add(written)
     statistics = {split: _Statistics([finished.result[split] for finished in written]) for split in SPLITS}
-    _require_both(statistics, dropped)
+    _require_both(statistics, dropped, context.section)
     funnel = _funnel(context, cleaned_parts, statistics, dropped)
     for split in SPLITS:
         publish_shards([finished.folder / split for finished in written], context.out / split)
@@ -89,8 +90,9 @@ def _parts(context: StageContext[Section]) -> tuple[list[Part[RawPart]], int]:
     if not files:
         raise InputRefused(f"{raw.folder} holds no parquet file; materialize raw_corpus again")
     domains = tuple(sorted({GENERAL, *context.section.domains}))
+    code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     return [
-        Part(path.stem, RawPart(path, context.section, domains, ranges), size // len(files), str(path))
+        Part(path.stem, RawPart(path, context.section, domains, ranges, code), size // len(files), str(path))
         for path in files
     ], ranges
 
@@ -150,9 +152,13 @@ class _Dropped:
 
     def write(self, path: Path) -> None:
         """Write the examples: those that a rule dropped by the rule's name, then duplicates."""
-        order = [*sorted(set(DROP_REASONS) - {EXACT, NEAR}), EXACT, NEAR]
+        last = (EXACT, NEAR)
+
+        def order(row: Example) -> tuple[int, str]:
+            return last.index(row["reason"]) + 1 if row["reason"] in last else 0, row["reason"]
+
         with path.open("w", encoding="utf-8") as file:
-            for row in sorted(self.examples, key=lambda row: order.index(row["reason"])):
+            for row in sorted(self.examples, key=order):
                 file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
 
     def __str__(self) -> str:
@@ -178,12 +184,12 @@ class _Statistics:
         self.samples = [sample for range_ in ranges for sample in range_["samples"]][:_SAMPLES]
 
 
-def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
+def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped, section: Section) -> None:
     if not statistics["train"].documents:
         reason, _ = dropped.counts.most_common(1)[0]
         raise RecipeError(
             f"corpus: no document is left after cleaning ({dropped}); loosen "
-            f"corpus.{DROP_REASONS[reason]} in the recipe or add sources"
+            f"corpus.{section.drop_reasons[reason]} in the recipe or add sources"
         )
     if not statistics["heldout"].documents:
         raise RecipeError(

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from training.data.custom_code import CustomCode
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.sources.bad_rows import BadRows, read_skipped
 from training.data.sources.reading import (
@@ -24,13 +25,13 @@ from training.data.sources.reading import (
     read_files,
     read_source,
 )
-from training.data.sources.source_files import SourceFile, list_source, shown_reasons, state_of
+from training.data.sources.source_files import SourceFile, is_function_alone, list_source, shown_reasons, state_of
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool, report_bytes
-from training.specs.job import StageResult
+from training.specs.job import CODE, StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
 from training.specs.raw_corpus import Source
 
@@ -48,12 +49,14 @@ class SourcePart:
 
     Attributes:
         files: None reads the whole source.
+        code: The recipe's own, where the source is a function of it.
     """
 
     source: Source
     files: tuple[SourceFile, ...] | None
     on_bad_row: Literal["fail", "skip"]
     shard_bytes: int
+    code: CustomCode | None = None
 
 
 @dataclass
@@ -80,13 +83,15 @@ def run(context: StageContext[Section]) -> StageResult:
 
     Raises:
         SourceError: A source is missing or malformed, or all of them together hold no document.
+        RecipeError: A function of the recipe's own code fails.
     """
     section = context.section
+    code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
     gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [])
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
-        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], code))
         of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
         finished += of_source
@@ -118,18 +123,21 @@ def _publish(context: StageContext[Section], part: Finished) -> None:
     publish_shards([part.folder / _DOCUMENTS], context.out / _DOCUMENTS)
 
 
-def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) -> Iterator[Part[SourcePart]]:
+def _parts(
+    source: Source, section: Section, name: str, left_out: Counter[str], code: CustomCode | None
+) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
     shard_bytes = section.shard_megabytes * 2**20
-    if source.dataset is not None or source.limit is not None:
-        whole = SourcePart(source, None, section.on_bad_row, shard_bytes)
+    code = code if source.function is not None else None
+    if source.dataset is not None or source.limit is not None or is_function_alone(source):
+        whole = SourcePart(source, None, section.on_bad_row, shard_bytes, code)
         yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
         return
 
     listing = list_source(source)
     left_out.update(listing.left_out)
     for number, files in enumerate(_groups(listing.files)):
-        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes)
+        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes, code)
         size = sum(file.bytes for file in files)
         yield Part(f"{name}-{number:05d}", part, size, str(files[0].path), state_of(files))
 
@@ -169,9 +177,9 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
         if part.files is None:
-            read = read_source(part.source, bad, left_out=left_out, on_lost=list_lost)
+            read = read_source(part.source, bad, left_out=left_out, on_lost=list_lost, code=part.code)
         else:
-            read = read_files(part.source, part.files, bad, left_out, list_lost)
+            read = read_files(part.source, part.files, bad, left_out, list_lost, part.code)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from training.specs.raw_corpus import COMPRESSIONS
 
 TEXT, HTML, JSON_LINES, JSON, CSV, PARQUET, ARROW = "text", "HTML", "JSON lines", "JSON", "CSV", "Parquet", "Arrow"
+CUSTOM = "custom"  # what a function of the recipe's own code reads
 FORMATS = {
     ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT, ".rst": TEXT, ".py": TEXT,
     ".html": HTML, ".htm": HTML,

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, is_clean, names, row_text
+from training.data.custom_code import CustomCode
+from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, is_clean, names, row_text, text_value
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.formats import ARROW, CSV, HTML, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.html_pages import HtmlPages
@@ -21,6 +22,7 @@ from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
+    is_function_alone,
     list_source,
     local_dataset,
     require_unchanged,
@@ -76,6 +78,7 @@ def read_source(
     base: Path = PROJECT_ROOT,
     left_out: Counter[str] | None = None,
     on_lost: OnLost = _ignore,
+    code: CustomCode | None = None,
 ) -> Iterator[Document]:
     """The documents of one source, in the order of its files' names.
 
@@ -85,16 +88,20 @@ def read_source(
         base: The folder that relative paths start from.
         left_out: Files and pages that give no document are counted here, by reason.
         on_lost: Is called for each page of HTML that gives none.
+        code: The recipe's own, with the function of the source.
 
     Raises:
         SourceError: Nothing is there to read, or `bad` refuses a row.
+        RecipeError: A function of the recipe's own code fails.
     """
     counted = Counter[str]() if left_out is None else left_out
     if source.dataset is not None:
         return _read_dataset(source, bad, base, counted, on_lost)
+    if is_function_alone(source):
+        return itertools.islice(_custom_documents(source, code, bad), source.limit)
     listing = list_source(source, base)
     counted.update(listing.left_out)
-    return read_files(source, listing.files, bad, counted, on_lost)
+    return read_files(source, listing.files, bad, counted, on_lost, code)
 
 
 def licence_of(source: Source) -> str | None:
@@ -103,12 +110,22 @@ def licence_of(source: Source) -> str | None:
 
 
 def read_files(
-    source: Source, files: Sequence[SourceFile], bad: BadRows, left_out: Counter[str], on_lost: OnLost = _ignore
+    source: Source,
+    files: Sequence[SourceFile],
+    bad: BadRows,
+    left_out: Counter[str],
+    on_lost: OnLost = _ignore,
+    code: CustomCode | None = None,
 ) -> Iterator[Document]:
     """The documents of some files of a source, in their order; see `read_source`."""
     page_texts = _PageTexts(bad, left_out, on_lost)
 
     def read(file: SourceFile) -> Iterator[Document]:
+        if source.function is not None:
+            yield from _custom_documents(source, code, bad, file)
+            require_unchanged(file)
+            return
+
         format_ = format_in(file.name, source) or TEXT
         texts = _READERS[format_](file, source, bad)
         if format_ == HTML or (source.text_format == "html" and format_ != TEXT):
@@ -118,6 +135,20 @@ def read_files(
         require_unchanged(file)
 
     return items_of_files(files, read, source, bad, left_out)
+
+
+def _custom_documents(
+    source: Source, code: CustomCode | None, bad: BadRows, file: SourceFile | None = None
+) -> Iterator[Document]:
+    """What the function of a source yields, of a file or of everything."""
+    assert code is not None and source.function is not None
+    where = f"{source.name}/{file.name}" if file else source.name
+    arguments = (file.path,) if file else ()
+    for number, document in enumerate(code.documents(source.function, where, *arguments), start=1):
+        path = f"{file.name if file else source.function}#{number}"
+        text = text_value(document.text, f"{source.name}/{path}", source.function, bad)
+        if text is not None:
+            yield Document(text, source.name, path, document.licence or licence_of(source))
 
 
 class _PageTexts:
