@@ -23,13 +23,14 @@ from training.data.text.cleaned_parts import Cleaned, CleanedPart, Example, RawP
 from training.data.text.digest_order import DigestOrder
 from training.data.text.heldout import HELDOUT, KEPT, draw_heldout, twins_across
 from training.data.text.near_duplicates import near_duplicates
-from training.data.text.written_range import BINS_PER_DECADE, SPLITS, WrittenRange, write_range
+from training.data.text.written_range import SPLITS, WrittenRange, write_range
 from training.errors import GatehouseError, InputRefused, RecipeError
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool
 from training.specs.corpus import DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
 from training.specs.job import CODE, StageResult
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bins, lower_edge
 
 _SAMPLES = 10
 _SMALL_RANGE, _LARGE_RANGE, _FEW_RANGES = 32 * 2**20, 256 * 2**20, 64  # bytes of raw text
@@ -171,13 +172,17 @@ class _Dropped:
 
 
 class _Statistics:
-    """Documents and bytes per domain, a histogram of lengths, and samples, of one split."""
+    """Documents and bytes per domain and per source, a histogram of lengths, and samples, of one split."""
 
     def __init__(self, ranges: Sequence[dict[str, Any]]) -> None:
         self.documents = Counter[str]()
         self.bytes = Counter[str]()
         self.lengths = Counter[int]()
+        self.documents_of_sources = Counter[str]()
+        self.bytes_of_sources = Counter[str]()
         for range_ in ranges:
+            self.documents_of_sources.update(range_["documents_of_sources"])
+            self.bytes_of_sources.update(range_["bytes_of_sources"])
             self.documents.update(range_["documents"])
             self.bytes.update(range_["bytes"])
             self.lengths.update({int(bin_): count for bin_, count in range_["lengths"].items()})
@@ -251,10 +256,21 @@ def _report(
     train, heldout = statistics["train"], statistics["heldout"]
     write_samples(context.report, train.samples)
     lengths = train.lengths + heldout.lengths
+    documents = train.documents_of_sources + heldout.documents_of_sources
+    sizes_of_sources = train.bytes_of_sources + heldout.bytes_of_sources
+    counted = DataStatistics(
+        sources={
+            name: SourceCounts(documents=count, bytes=sizes_of_sources[name])
+            for name, count in sorted(documents.items())
+        },
+        unit="characters",
+        lengths=length_bins(lengths),
+    )
+    (context.report / STATISTICS).write_text(counted.model_dump_json(), encoding="utf-8")
     length_and_drop_chart(
         context.report / "documents.png",
-        {10 ** (bin_ / BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
-        10 ** (1 / BINS_PER_DECADE),
+        {lower_edge(bin_): count for bin_, count in sorted(lengths.items())},
+        lower_edge(1),
         {reason: dropped.counts[reason] for reason in context.section.drop_reasons},
     )
 

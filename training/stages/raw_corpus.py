@@ -34,6 +34,7 @@ from training.job.parts import Finished, Part, Pool, report_bytes
 from training.specs.job import CODE, StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
 from training.specs.raw_corpus import Source
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bin, length_bins
 
 LEFT_OUT = "left_out.json"
 _SKIPPED = "skipped.jsonl"
@@ -76,6 +77,7 @@ class _Gathered:
     listed: list[str]
     lost: list[str]
     samples: list[dict[str, Any]]
+    lengths: Counter[int]
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -88,7 +90,9 @@ def run(context: StageContext[Section]) -> StageResult:
     section = context.section
     code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
-    gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [])
+    gathered = _Gathered(
+        Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [], Counter()
+    )
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
         parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], code))
@@ -159,11 +163,11 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
     """Write the documents of some files.
 
     Returns:
-        How many `documents` and `bytes` of text, how many `bad` rows, files `left_out` by reason, pages of HTML that
-        were `lost`, and `samples`.
+        How many `documents` and `bytes` of text, their `lengths` by bin, how many `bad` rows, files `left_out` by
+        reason, pages of HTML that were `lost`, and `samples`.
     """
     bad = BadRows(part.on_bad_row, folder / _SKIPPED)
-    left_out = Counter[str]()
+    left_out, lengths = Counter[str](), Counter[int]()
     documents = size = 0
     samples: list[dict[str, Any]] = []
     lost: list[str] = []
@@ -184,12 +188,14 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
             row = _row(document)
             writer.add(row, row["bytes"])
             documents, size = documents + 1, size + row["bytes"]
+            lengths[length_bin(len(document.text))] += 1
             report_bytes(size)
             if len(samples) < _SAMPLES:
                 samples.append(_sample(row))
     return {
         "documents": documents,
         "bytes": size,
+        "lengths": lengths,
         "bad": bad.count,
         "left_out": left_out,
         "lost": lost,
@@ -202,6 +208,7 @@ def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
         gathered.documents[source] += part.result["documents"]
         gathered.bytes[source] += part.result["bytes"]
         gathered.left_out[source].update(part.result["left_out"])
+        gathered.lengths.update({int(bin_): count for bin_, count in part.result["lengths"].items()})
         gathered.bad += part.result["bad"]
         messages = read_skipped(part.folder / _SKIPPED)
         gathered.listed += itertools.islice(messages, _LISTED - len(gathered.listed))
@@ -226,6 +233,15 @@ def _sample(row: dict[str, Any]) -> dict[str, Any]:
 
 def _report(context: StageContext[Section], gathered: _Gathered) -> None:
     write_samples(context.report, gathered.samples)
+    counted = DataStatistics(
+        sources={
+            source.name: SourceCounts(documents=gathered.documents[source.name], bytes=gathered.bytes[source.name])
+            for source in context.section.sources
+        },
+        unit="characters",
+        lengths=length_bins(gathered.lengths),
+    )
+    (context.report / STATISTICS).write_text(counted.model_dump_json(), encoding="utf-8")
     megabytes = {name: size / 1e6 for name, size in gathered.bytes.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
 
