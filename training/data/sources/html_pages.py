@@ -6,11 +6,9 @@ Reference: Barbaresi, "Trafilatura: A Web Scraping Library and Command-Line Tool
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
-import re
 import select
 import signal
 import struct
@@ -44,11 +42,6 @@ _REASONS = {
 _WORKER = Path(html_worker.__file__)
 _LENGTH = struct.Struct("<Q")
 _READ = 2**16
-_HEAD = 1024  # bytes in which a page names its encoding (WHATWG, HTML, 4.2.5.4)
-_CHARSET = re.compile(rb"""<meta\b[^>]*?charset\s*=\s*["']?\s*([\w:.+-]+)""", re.IGNORECASE)
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# What a page calls by these names is read as the last one, by every browser (WHATWG, Encoding, 4.2).
-_WINDOWS = ("ascii", "iso8859-1")
 
 
 class Page(NamedTuple):
@@ -138,23 +131,6 @@ class HtmlPages:
         if code is None or code == -signal.SIGXCPU:
             return TOO_SLOW
         return TOO_MUCH_MEMORY if code == -signal.SIGKILL else FAILED
-
-
-def encoding_of(data: bytes) -> str:
-    """The encoding of a page: that of its byte order mark, else the one that it names, else UTF-8."""
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return encoding
-
-    named = _CHARSET.search(data[:_HEAD])
-    try:
-        encoding = codecs.lookup(named[1].decode()).name if named else "utf-8"
-        is_readable = b"<meta".decode(encoding) == "<meta"  # a name in an encoding that hides it is a mistake
-    except (LookupError, UnicodeError):
-        is_readable = False
-    if not is_readable:
-        return "utf-8"
-    return "cp1252" if encoding in _WINDOWS else encoding
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:

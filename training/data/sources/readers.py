@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
-import tokenize
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
@@ -25,14 +23,11 @@ from training.data.sources.bad_rows import (
     text_value,
 )
 from training.data.sources.decompression import DecompressionBomb, open_decompressed
+from training.data.sources.encodings import page_encoding, python_encoding
 from training.data.sources.formats import suffix_of
-from training.data.sources.html_pages import encoding_of
 from training.data.sources.json_items import JsonItems
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
-
-# Python accepts these after `coding:`, although they are not made for whole files.
-_ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 class FileRow(NamedTuple):
@@ -56,7 +51,7 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
 
 def read_html(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """The one page of a file, with its tags, in the encoding that it names."""
-    yield from _text_of(file, bad, encoding_of)
+    yield from _text_of(file, bad, page_encoding)
 
 
 def _text_of(
@@ -75,7 +70,7 @@ def _text_of(
         encoding = encoding_in(data)
     else:
         # `utf-8-sig` is UTF-8 with or without a byte order mark.
-        encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
+        encoding = python_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -95,16 +90,6 @@ def text_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The one text of a file as a row with the key `text`."""
     for _, text in _text_of(file, bad):
         yield FileRow(1, f"{file.path}", {"text": text})
-
-
-def _declared_encoding(data: bytes) -> str:
-    """The encoding that a Python file declares (PEP 263); UTF-8 if it declares none, or none that files are in."""
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        readable = b"coding".decode(encoding) == "coding" and encoding.replace("_", "-") not in _ESCAPES
-    except (SyntaxError, LookupError, UnicodeError):
-        return "utf-8-sig"
-    return encoding if readable and encoding != "utf-8" else "utf-8-sig"
 
 
 def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:

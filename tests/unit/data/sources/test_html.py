@@ -60,8 +60,10 @@ def test_a_page_among_text_suffixes_stays_as_it_is(tmp_path: Path) -> None:
             "мир",
         ),
         (page("Grüße " + SEA, head='<meta charset="utf-16">').encode(), "Grüße"),
+        (page("Grüße " + SEA, head='<meta charset="Unicode_Escape">').encode(), "Grüße"),
+        (page("Grüße " + SEA, head="<meta charset=rot13>").encode(), "Grüße"),
     ],
-    ids=["utf-8", "mark", "utf-16", "latin1", "koi8-r", "a name that cannot be true"],
+    ids=["utf-8", "mark", "utf-16", "latin1", "koi8-r", "a name that cannot be true", "an escape", "no encoding"],
 )
 def test_a_page_is_read_in_the_encoding_that_it_names(tmp_path: Path, data: bytes, text: str) -> None:
     (tmp_path / "a.html").write_bytes(data)
