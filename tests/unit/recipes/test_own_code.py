@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.building.planner import plan_asset
+from pipeline.building.code_change import explain_change
+from pipeline.building.planner import Plan, plan_asset
 from pipeline.recipes.loader import load_recipe, render
+from tests.unit.data.tokens.parts import artifact
 from training.errors import InputRefused, RecipeError
 from training.store.store import Store
 
@@ -63,11 +65,19 @@ def test_only_the_assets_that_use_it_depend_on_it(tmp_path: Path) -> None:
 def test_another_line_of_it_is_another_identity_of_what_uses_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), "mine")
 
+    def plan(code: str, *parts: str) -> Plan:
+        return plan_asset("raw_corpus", load_recipe(str(recipe(tmp_path, *parts, code=code))), store)
+
     def identity(code: str, *parts: str) -> str:
-        return plan_asset("raw_corpus", load_recipe(str(recipe(tmp_path, *parts, code=code))), store).identity
+        return plan(code, *parts).identity
 
     changed = CODE.replace('yield "x"', 'yield "y"')
     assert identity(CODE, "code: mine.py\n", SOURCE) != identity(changed, "code: mine.py\n", SOURCE)
+    before, after = plan(CODE, "code: mine.py\n", SOURCE), plan(changed, "code: mine.py\n", SOURCE)
+    shown = artifact(tmp_path / "made", "raw_corpus").manifest.model_copy(
+        update={"section": before.section, "fingerprint": before.fingerprint, "seed": before.seed}
+    )
+    assert explain_change(after, shown) == "changed: source files, the recipe's own code or safety prompts"
     plain = identity(CODE)
     assert identity(CODE, "code: mine.py\n", FILTER) == identity(changed, "code: mine.py\n", FILTER) == plain
     with pytest.raises(InputRefused):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.data.sources import html_worker  # imported, so that a fingerprint covers it
+from training.errors import GatehouseError
 
 SECONDS = 20  # of processor time
 MEMORY = 2**30
@@ -73,6 +74,9 @@ class HtmlPages:
 
         Args:
             page: The whole page, or a part of one.
+
+        Raises:
+            GatehouseError: No process can read pages here.
         """
         if len(page) > LARGEST:
             return Page("", TOO_LARGE)
@@ -112,8 +116,13 @@ class HtmlPages:
                     env=environment,
                 )
             except OSError as error:  # else it would pass for an error of the file that is being read
-                raise RuntimeError(f"no process can be started to read HTML: {error}") from error
+                raise GatehouseError(f"no process can be started to read HTML: {error}") from error
             weakref.finalize(self, _kill, self._process)
+            kind, why = json.loads(_line(self._process) or '["broken", "it ended at once"]')
+            if kind != html_worker.READY:
+                raise GatehouseError(
+                    f"the process that reads HTML does not start ({why}); install what constraints.txt lists"
+                )
         return self._process
 
     def _end(self) -> str:

@@ -22,6 +22,7 @@ _LENGTH = struct.Struct("<Q")
 _IS_WHOLE = re.compile(r"<(!doctype|html|body)\b", re.IGNORECASE)
 _SPARE_MEMORY = 512 * 2**20
 _UNSEEN = ("script", "style", "template", "noscript", "title", "head")
+READY, BROKEN = "ready", "broken"
 TEXT, EMPTY, LOST, DEEP, MEMORY, FAILED = "text", "empty", "lost", "deep", "memory", "failed"
 
 
@@ -111,14 +112,23 @@ def _next_page(stream: IO[bytes]) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer until the input ends. The arguments are seconds of processor time and bytes of memory for a page."""
+    """Say that pages can be read, and answer until the input ends.
+
+    Args:
+        arguments: Seconds of processor time and bytes of memory that a page may take.
+    """
     seconds, memory = map(int, arguments)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     logging.disable(logging.CRITICAL)  # its messages quote pages
-    _extracted("<html><body><p>What is loaded on first use is loaded now.</p></body></html>")
-    _bound_memory(memory)
-    most = _status("VmHWM") + memory
+    try:
+        _extracted("<html><body><p>What is loaded on first use is loaded now.</p></body></html>")
+        _bound_memory(memory)
+        most = _status("VmHWM") + memory
+    except Exception as error:  # a library that is missing must not pass for a fault of every page
+        print(json.dumps([BROKEN, f"{type(error).__name__}: {error}"[:300]]), flush=True)
+        return 1
+    print(json.dumps([READY, ""]), flush=True)
     while (page := _next_page(sys.stdin.buffer)) is not None:
         _allow_seconds(seconds)
         print(json.dumps(_answer(page, most)), flush=True)

@@ -16,6 +16,7 @@ from training.data.sources import html_pages
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.html_pages import HtmlPages
 from training.data.sources.reading import read_source
+from training.errors import GatehouseError
 from training.specs.raw_corpus import RawCorpusSection, Source
 
 SEA = "The ships sail on the sea for a day, and they come back in the evening."
@@ -147,9 +148,27 @@ def test_a_process_that_is_killed_costs_no_page(pages: HtmlPages) -> None:
 
 def test_a_page_that_kills_its_process_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
-    worker.write_text("import os, sys\nsys.stdin.buffer.read(8)\nos.kill(os.getpid(), 11)\n")
+    ready = """print('["ready", ""]', flush=True)\n"""
+    worker.write_text(f"import os, sys\n{ready}sys.stdin.buffer.read(8)\nos.kill(os.getpid(), 11)\n")
     monkeypatch.setattr(html_pages, "_WORKER", worker)
     assert HtmlPages().extract(page(SEA)).reason == html_pages.FAILED
+
+
+@pytest.mark.parametrize(
+    ("worker", "why"),
+    [
+        ("import nothing_of_this_name", "it ended at once"),
+        ("""print('["broken", "ModuleNotFoundError: x"]')""", "ModuleNotFoundError: x"),
+    ],
+)
+def test_a_machine_that_can_read_no_page_loses_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, worker: str, why: str
+) -> None:
+    (tmp_path / "worker.py").write_text(worker)
+    (tmp_path / "a.html").write_text(page(SEA))
+    monkeypatch.setattr(html_pages, "_WORKER", tmp_path / "worker.py")
+    with pytest.raises(GatehouseError, match=f"the process that reads HTML does not start .{why}.;"):
+        left_out(tmp_path, path="*.html")
 
 
 def test_what_was_read_before_changes_no_text(pages: HtmlPages) -> None:
