@@ -221,6 +221,10 @@ def test_what_own_code_drops_is_in_the_funnel_and_everything_adds_up(pipeline: P
     assert "web/d.html: HTML with text that was not extracted" in (raw / "report" / "card.md").read_text()
     of_corpus = measure_corpus(InputArtifact(corpus, pipeline.promoted("corpus")), pool)
     assert of_corpus.report.metrics["unaccounted_documents"] == 0
+    uncounted = json.dumps(funnel | {"dropped": funnel["dropped"] | {"filter not_of_b": 0}})
+    (corpus / "report" / "funnel.json").write_text(uncounted)
+    without = measure_corpus(InputArtifact(corpus, pipeline.promoted("corpus")), pool)
+    assert without.report.metrics["unaccounted_documents"] == 30
     assert "30 of them as filter not_of_b (corpus.rules.filters), such as s/b.log#" in of_corpus.causes["documents"]
 
 
