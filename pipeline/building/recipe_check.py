@@ -40,7 +40,7 @@ _MOST_SECONDS = 900  # half a minute on a quiet machine the first time, when the
 _TAIL = 2000
 # `training.recipe_check` looks at the model and the tasks. A change of a gate or of a source's path asks nobody again.
 _NOT_LOOKED_AT = {
-    *("name", "description", "seed", "nightly", "sources", "gates"),
+    *("name", "description", "seed", "nightly", "code", "sources", "gates"),
     *("conversations", "conversation_options", "preferences", "preference_options"),
     *("raw_corpus", "corpus", "packed_shards", "instruction_data", "preference_data", "adapter_data"),
 }

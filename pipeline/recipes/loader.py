@@ -29,10 +29,12 @@ from pipeline.recipes.document import (
     without,
 )
 from pipeline.recipes.errors import known_keys, mistakes, unknown_key
+from pipeline.recipes.own_code import function_problems
 from pipeline.recipes.source_paths import anchored
 from training.errors import RecipeError
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
+from training.specs.job import CODE
 from training.specs.recipe import Recipe
 from training.specs.tasks import Task, misfits, read_task_file
 from training.specs.tokenizer import TokenizerSection
@@ -76,10 +78,12 @@ class LoadedRecipe:
     def files(self, asset: str) -> dict[str, Path]:
         """The files that an asset's section names: field, such as `harmful` or `tasks.0.file`, to existing file.
 
-        A relative path is looked up in the recipe's folder, then in `assets_config/`.
+        A relative path is looked up in the recipe's folder, then in `assets_config/`. The recipe's own code is a file
+        of the assets that are made with functions of it.
 
         Raises:
-            RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe.
+            RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe; or
+                the recipe's own code lacks a function.
         """
         section = self.recipe.section(asset)
         written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in kind_named(asset).files}
@@ -101,6 +105,14 @@ class LoadedRecipe:
         for index, task in enumerate(tasks):
             if (path := files.get(f"tasks.{index}.file")) is not None:
                 problems += self._misfits((asset, "tasks", index), task, path)
+
+        if functions := self.recipe.functions(asset):
+            code = self._find(self.recipe.code or "")
+            if code is None:
+                problems.append(self.at((CODE,), f"there is no file {self.recipe.code!r}"))
+            else:
+                files[CODE] = code
+                problems += [self.at(key, message) for key, message in function_problems(code, functions)]
 
         if problems:
             raise RecipeError("\n".join(problems))

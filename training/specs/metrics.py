@@ -70,7 +70,8 @@ METRICS: dict[str, dict[str, str]] = {
         "documents": "documents gathered",
         "bytes": "UTF-8 bytes of text",
         "bad_rows": "rows or files that could not be read",
-        "left_out_files": "files below the sources that were not read, such as those in other formats",
+        "left_out_files": "files below the sources that were not read, such as those in other formats, and pages of "
+        "HTML that gave no text",
     },
     "corpus": {
         "documents": "training documents",

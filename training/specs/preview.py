@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.conversations import ConversationSource, PreferenceSource
 from training.specs.post_training import TooLong
+from training.specs.raw_corpus import Source
 
 PREVIEW_FILE = "preview.svg"
 """In the report of an evaluation: the first rows as a picture, for an asset's page."""
@@ -47,16 +49,34 @@ class PreviewRequest(Spec):
     page: Path | None = None
 
 
+class SourcePreviewRequest(Spec):
+    """Of which source of a recipe to show the first documents or rows, before anything is built.
+
+    Attributes:
+        text: A source of texts.
+        rows: A source of conversations or of judged answers. One of the two is given.
+        code: The recipe's own code, where the source is a function of it.
+        characters: Of a document that are shown.
+    """
+
+    text: Source | None = None
+    rows: ConversationSource | PreferenceSource | None = None
+    code: Path | None = None
+    count: int = Field(gt=0)
+    characters: int = Field(gt=0)
+
+
 class Piece(Spec):
     """Consecutive tokens of one kind, as text.
 
     Attributes:
-        kind: `learned`, `given` (seen and not learned), `padding`, or `border`: a document begins.
+        kind: `learned`, `given` (seen and not learned), `padding`, or `border`: a document begins. `text` is text that
+            was not encoded.
         text: What the tokens say; of padding and borders nothing.
         tokens: Number of tokens.
     """
 
-    kind: Literal["learned", "given", "padding", "border"]
+    kind: Literal["learned", "given", "padding", "border", "text"]
     text: str = ""
     tokens: int = 0
 

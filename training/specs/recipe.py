@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from training.custom import FILTER, SOURCE
 from training.specs.base import Spec
 from training.specs.base_model import BaseModelSection
 from training.specs.contracts import Contract
@@ -64,6 +65,11 @@ class Recipe(Spec):
     seed: int = Field(0, ge=0, lt=2**32, description="The one seed: order of data, initial weights, dropout.")
     nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
     launcher: str = Field("local", description="Entry of launchers.yaml; never part of identity.")
+    code: str | None = Field(
+        None,
+        description="A Python file beside the recipe whose decorated functions are sources (`function`) and filters "
+        "(`corpus.rules.filters`).",
+    )
     sources: tuple[Source, ...] = Field((), description="The texts; every one with a name of its own.")
     conversations: tuple[ConversationSource, ...] = Field(
         (),
@@ -134,6 +140,16 @@ class Recipe(Spec):
         """Whatever the recipe reads files of: texts, conversations, judged answers."""
         return (*self.sources, *self.conversation_files(), *self.preferences)
 
+    def functions(self, asset: str) -> dict[tuple[str | int, ...], tuple[str, str]]:
+        """The functions of `code` that an asset is made with: their keys in the recipe to decorator and name."""
+        rules = self.corpus.rules
+        if asset == "raw_corpus":
+            named = {("sources", index, "function"): source.function for index, source in enumerate(self.sources)}
+            return {key: (SOURCE, name) for key, name in named.items() if name is not None}
+        if asset == "corpus" and rules is not None:
+            return {("corpus", "rules", "filters", index): (FILTER, name) for index, name in enumerate(rules.filters)}
+        return {}
+
     def asks_the_corpus(self) -> bool:
         """Whether conversations are generated from the corpus."""
         return not self.conversations or any(source.from_corpus for source in self.conversations)
@@ -172,6 +188,7 @@ class Recipe(Spec):
     def _consistent(self) -> Self:
         problems = [
             *self._source_problems(),
+            *self._function_problems(),
             *self._missing_problems(),
             *self._adapter_problems(),
             *self._gate_problems(),
@@ -196,6 +213,16 @@ class Recipe(Spec):
                 )
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
+
+    def _function_problems(self) -> Iterator[str]:
+        """Functions of a file that is not named, and a file of which nothing is used."""
+        functions = self.functions("raw_corpus") | self.functions("corpus")
+        if self.code is None:
+            for key, (_, name) in functions.items():
+                where = ".".join(map(str, key))
+                yield f"{where}: {name} is a function of the recipe's own code; name its file in `code`"
+        elif not functions:
+            yield "code: nothing of it is used; name a `function` of a source or `corpus.rules.filters`, or write null"
 
     def _missing_problems(self) -> Iterator[str]:
         """Sections that need something which the recipe has not got."""

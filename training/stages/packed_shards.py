@@ -32,6 +32,7 @@ from training.job.parts import Part, Pool
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
 from training.specs.packed_shards import PackedShardsSection
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bin, length_bins, lower_edge
 from training.store.store import file_entry
 
 Section = PackedShardsSection
@@ -72,6 +73,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     _plot(context.report / "packing.png", shards.lengths, efficiency)
     _write_samples(context.report / "samples.json", shards, load_plain(path))
     _write_card(context.report / "card.md", shards, chosen, efficiency)
+    (context.report / STATISTICS).write_text(_statistics(shards).model_dump_json(), encoding="utf-8")
     return StageResult(metrics=metrics, headline="tokens", facts={"tokenizer": digest})
 
 
@@ -134,6 +136,19 @@ def _efficiency(shards: TokenShards, context: int) -> float:
         for number in range(len(shards.sources))
     ]
     return sum(packing.used for packing in plans) / (sum(packing.rows for packing in plans) * context)
+
+
+def _statistics(shards: TokenShards) -> DataStatistics:
+    edges = [lower_edge(number) for number in range(length_bin(int(shards.lengths.max())) + 2)]
+    counts, _ = np.histogram(np.maximum(shards.lengths, 1), bins=edges)
+    return DataStatistics(
+        sources={
+            name: SourceCounts(documents=int(rows.sum()), tokens=int(shards.lengths[rows].sum()))
+            for name, rows in ((name, shards.source == number) for number, name in enumerate(shards.sources))
+        },
+        unit="tokens",
+        lengths=length_bins(dict(enumerate(counts.tolist()))),
+    )
 
 
 def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, float]) -> None:
