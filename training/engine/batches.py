@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from training.data.tokens.passes import PhaseRows, read_in_phases
+from training.data.tokens.passes import Keep, PhaseRows, read_in_phases
 from training.data.tokens.shards import TokenReader
 
 Batch = dict[str, torch.Tensor]
@@ -68,6 +68,14 @@ class Segment:
     rows: PhaseRows
 
 
+Make = Callable[[Keep], tuple[PhaseRows, ...]]
+
+
+def in_memory(make: Make) -> tuple[PhaseRows, ...]:
+    """The phases with plans in memory."""
+    return make(lambda packing: packing)
+
+
 def read_documents(
     documents: Sequence[np.ndarray],
     tokens: TokenReader,
@@ -77,6 +85,7 @@ def read_documents(
     seed: int,
     alone: bool,
     phase_weights: Sequence[Sequence[float]] = (),
+    kept: Callable[[Make], tuple[PhaseRows, ...]] = in_memory,
 ) -> tuple[Segment, ...]:
     """The rows of a whole run; see `passes.read_in_phases`.
 
@@ -89,6 +98,7 @@ def read_documents(
         seed: Seed of the order.
         alone: One document a row.
         phase_weights: For each phase the weight of every source in it, where they change.
+        kept: Makes the plans, or finds those that were made; by default they are made in memory.
 
     Returns:
         One segment per phase that has steps.
@@ -96,7 +106,11 @@ def read_documents(
     weights_of = [some for some, phase in zip(phase_weights, phases, strict=False) if phase[1] > phase[0]]
     phases = [phase for phase in phases if phase[1] > phase[0]]
     counts = [(context, (end - first) * batch_tokens // context) for first, end, context in phases]
-    read = read_in_phases(documents, tokens.lengths, weights, counts, seed, alone, weights_of)
+
+    def make(keep: Keep) -> tuple[PhaseRows, ...]:
+        return read_in_phases(documents, tokens.lengths, weights, counts, seed, alone, weights_of, keep)
+
+    read = kept(make)
     return tuple(Segment(first, end, rows) for (first, end, _), rows in zip(phases, read, strict=True))
 
 

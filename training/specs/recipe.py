@@ -290,6 +290,8 @@ class Recipe(Spec):
             yield "corpus.domains: domains belong to a source; write them as its key `domains`"
         if self.packed_shards.weights:
             yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
+        if self.evaluation.packing_contexts:
+            yield "evaluation.packing_contexts: write them as `packed_shards.contexts`"
         if self.base_model.weights:
             yield "base_model.weights: weights belong to a source; write them as its key `weight`"
         names = [source.name for source in self.sources]

@@ -6,11 +6,13 @@ is.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from training.data.sources.origins import OriginFiles, origin_files, origin_state
+from training.data.tokens.plan_files import kept_phases
 from training.data.tokens.shards import ShardDocuments, TokenShards
 from training.engine import export
 from training.engine.architecture import untrained_model
@@ -23,12 +25,15 @@ from training.engine.training_stage import Trained, TrainingStage, train
 from training.errors import RecipeError
 from training.job.context import StageContext
 from training.job.events import EventWriter
+from training.specs.base import digest_of
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
 
 if TYPE_CHECKING:  # training.engine must be loaded before torch, and so before transformers
     from transformers import PreTrainedModel
+
+_PLANS = "packing"  # folder of the attempt
 
 
 def run(context: StageContext[Section]) -> StageResult | None:
@@ -99,7 +104,15 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
         phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
         segments = read_documents(
-            documents, tokens, weights, phases, section.batch_tokens, context.seed, session.alone, phase_weights
+            documents,
+            tokens,
+            weights,
+            phases,
+            section.batch_tokens,
+            context.seed,
+            session.alone,
+            phase_weights,
+            partial(kept_phases, context.work / _PLANS, self._plans_made_for(session)),
         )
         tell_mixture(section, shards, segments, context.events)
         batches = PackedBatches(
@@ -107,6 +120,12 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         )
         context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
         return batches, None
+
+    def _plans_made_for(self, session: Session) -> str:
+        """Digest of what decides about the plans; more than enough, because an attempt has one identity."""
+        context = self.context
+        shards = context.input("packed_shards").manifest.digest
+        return digest_of([context.identity, self.section.identity_fields(), shards, context.seed, session.alone])
 
     def build_trainer(self, session: Session, model: PreTrainedModel, batches: PackedBatches) -> StepOrdered:
         """The Trainer of transformers."""

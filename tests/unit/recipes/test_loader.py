@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from pipeline.gates.terms import evaluation_section
 from pipeline.recipes.document import dump_yaml, parse_yaml
 from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, recipe_schema, render
 from training.errors import RecipeError
@@ -63,6 +64,18 @@ def test_a_weight_is_a_matter_of_the_training_alone(write: Write) -> None:
     assert "weights" not in once.section("base_model").identity_fields()
     assert twice.section("base_model").identity_fields()["weights"] == {"web": 2.0}
     assert load_recipe("tiny").recipe.section("packed_shards").identity_fields()["weights"] == {"stdlib": 1.0}
+
+
+def test_other_contexts_tokenize_nothing_and_are_measured(write: Write) -> None:
+    longer = ["packed_shards.contexts=[128, 256, 512, 1024]"]
+    fields = [load_recipe("tiny", more).recipe.section("packed_shards").identity_fields() for more in ([], longer)]
+    assert fields[0] == fields[1]
+    loaded = load_recipe("tiny", longer)
+    assert evaluation_section("packed_shards", loaded)["packing_contexts"] == [128, 256, 512, 1024]
+    assert "packing_contexts" not in evaluation_section("corpus", loaded)
+    path = write(MINE + "evaluation: {packing_contexts: [128]}\n")
+    with pytest.raises(RecipeError, match=r"evaluation\.packing_contexts: write them as `packed_shards\.contexts`"):
+        load_recipe(str(path))
 
 
 def test_weights_of_a_phase_name_sources(write: Write) -> None:

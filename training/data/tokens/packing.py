@@ -13,6 +13,7 @@ tokens of the documents are learned. Evaluation cuts documents into windows in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
@@ -20,6 +21,50 @@ import numpy as np
 from training.data.tokens.shards import Int64, TokenReader, ranges
 
 IGNORE = -100
+
+
+class Packing(Protocol):
+    """A plan that rows are read by: one in memory, or one on disk (`training.data.tokens.plan_files`)."""
+
+    @property
+    def context(self) -> int:
+        """Tokens per row."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pieces, without padding and without the tokens before the pieces."""
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the rows' places that hold a token; 1 for no rows."""
+
+    def pieces(self, indices: Int64) -> Pieces:
+        """The pieces of some rows, row by row.
+
+        Args:
+            indices: Row numbers, int64 [B], in any order.
+        """
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of some rows, row by row.
+
+    Attributes:
+        counts: Pieces of each row, int64 [B].
+        document: Number of each piece's document, int64 [pieces].
+        start: First token of each piece within its document, int64 [pieces].
+        length: Tokens of each piece, int64 [pieces].
+    """
+
+    counts: Int64
+    document: Int64
+    start: Int64
+    length: Int64
 
 
 @dataclass(frozen=True)
@@ -60,6 +105,26 @@ class PackingPlan:
     def efficiency(self) -> float:
         """Share of the rows' places that hold a token; 1 for no rows."""
         return self.used / (self.rows * self.context) if self.rows else 1.0
+
+    def pieces(self, indices: Int64) -> Pieces:
+        """As `Packing.pieces`."""
+        first = self.row_offsets[indices]
+        counts = self.row_offsets[indices + 1] - first
+        places = ranges(first, counts)
+        return Pieces(counts, self.document[places], self.start[places], self.length[places])
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a plan would be.
+
+    Attributes:
+        rows: Number of rows.
+        used: Places of the rows that hold a token, those before the pieces included.
+    """
+
+    rows: int
+    used: int
 
 
 @dataclass(frozen=True)
@@ -102,10 +167,7 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     Raises:
         ValueError: The context is too short.
     """
-    if context < 2:
-        raise ValueError(f"context must be at least 2, not {context}")
-
-    room = context - 1  # one place is for the token before the piece
+    room = _room(context)
     sizes = np.ascontiguousarray(spans.length, np.int64)
     full, rest = sizes // room, sizes % room
     cut_document = np.repeat(spans.document, full)
@@ -126,6 +188,69 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
         np.concatenate([cut_start, spans.start[order] + full[order] * room]),
         np.concatenate([np.full(len(cut_document), room, np.int64), rest[order]]),
     )
+
+
+def _room(context: int) -> int:
+    """Most tokens of a piece: one place of its row is for the token before it."""
+    if context < 2:
+        raise ValueError(f"context must be at least 2, not {context}")
+    return context - 1
+
+
+def size_of_plan(lengths: Int64, context: int, alone: bool = False) -> Size:
+    """What `plan` would come to, without making it: best fit needs only how many pieces of each size there are.
+
+    Args:
+        lengths: Tokens of every span, int64 [spans].
+        context: Tokens per row, at least 2.
+        alone: One piece a row.
+
+    Raises:
+        ValueError: The context is too short.
+    """
+    room = _room(context)
+    full, rest = np.divmod(np.asarray(lengths, np.int64), room)
+    whole_rows, pieces_of_size = int(full.sum()), np.bincount(rest, minlength=room)
+    pieces_of_size[0] = 0
+    partial = int(pieces_of_size.sum())
+    rows_of_partial = partial if alone else int(_count_rows(pieces_of_size.astype(np.int64), context))
+    return Size(whole_rows + rows_of_partial, int(lengths.sum()) + whole_rows + partial)
+
+
+def _rows_of_sizes(pieces_of_size: Int64, context: int) -> int:
+    """Rows that `_best_fit` takes for pieces, longest first; `pieces_of_size[n]` of them hold `n` tokens.
+
+    A row that took a piece and still has room for one of its size is the tightest that fits, so it takes them until it
+    has not.
+    """
+    with_room = np.zeros(context + 1, np.int64)  # rows by their free places
+    count = 0
+    for tokens in range(len(pieces_of_size) - 1, 0, -1):
+        size, left = tokens + 1, pieces_of_size[tokens]
+        for room in range(size, context):
+            if left == 0:
+                break
+            if with_room[room] == 0:
+                continue
+            most = room // size
+            filled = min(with_room[room], left // most)
+            with_room[room] -= filled
+            with_room[room - most * size] += filled
+            left -= filled * most
+            if left and with_room[room]:  # fewer pieces than this row could take
+                with_room[room] -= 1
+                with_room[room - left * size] += 1
+                left = 0
+        if left:
+            most = context // size
+            count += (left + most - 1) // most
+            with_room[context - most * size] += left // most
+            if left % most:
+                with_room[context - left % most * size] += 1
+    return count
+
+
+_count_rows = numba.njit("int64(int64[::1], int64)")(_rows_of_sizes)
 
 
 def _best_fit(sizes: Int64, context: int) -> Int64:
@@ -184,7 +309,7 @@ def _best_fit(sizes: Int64, context: int) -> Int64:
 _fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
 
 
-def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
+def rows(packing: Packing, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
     """Rows of a plan as a batch.
 
     Labels are not shifted: the model does that. They are -100 at padding, at the token before every piece, so that no
@@ -202,10 +327,8 @@ def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) ->
     """
     indices = np.asarray(indices, np.int64)
     context = packing.context
-    first = packing.row_offsets[indices]
-    counts = packing.row_offsets[indices + 1] - first
-    pieces = ranges(first, counts)
-    document, start, length = packing.document[pieces], packing.start[pieces], packing.length[pieces]
+    pieces = packing.pieces(indices)
+    counts, document, start, length = pieces.counts, pieces.document, pieces.start, pieces.length
     size = length + 1
 
     # Where each piece begins in the batch, as one long row.

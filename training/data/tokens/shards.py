@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from training.errors import InputRefused
 from training.specs.base import Spec, canonical_json
@@ -28,6 +28,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 META = "meta.json"
 FOLDER = "train"
+_MOST = (1 << 32) - 1
 
 
 class ShardsMeta(Spec):
@@ -41,6 +42,12 @@ class ShardsMeta(Spec):
     sources: tuple[str, ...]
     weights: dict[str, float]
     tokenizer: str
+
+    @model_validator(mode="after")
+    def _holds_every_id(self) -> Self:
+        if self.vocabulary - 1 > np.iinfo(self.dtype).max:
+            raise ValueError(f"{self.dtype} does not hold the ids of a vocabulary of {self.vocabulary}")
+        return self
 
 
 class TokenReader(Protocol):
@@ -73,6 +80,9 @@ class TokenWriter:
         folder: Where `meta.json` and `train/` go.
         vocabulary: Number of tokens; decides the element type.
         shard_tokens: A shard is closed before the document that would make it longer.
+
+    Raises:
+        InputRefused: The vocabulary has ids that do not fit 32 bits.
     """
 
     def __init__(self, folder: Path, vocabulary: int, shard_tokens: int) -> None:
@@ -80,7 +90,7 @@ class TokenWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._root = folder
         self._vocabulary = vocabulary
-        self._dtype = "<u2" if vocabulary <= 1 << 16 else "<u4"
+        self._dtype = unsigned_dtype(vocabulary - 1, "token ids")
         self._shard_tokens = shard_tokens
         self._lengths: list[Int64] = []
         self._shards: list[int] = []
@@ -324,6 +334,21 @@ class ArrayTokens:
         """The token before, int64 [documents]; at 0 it is the first one of the sequence."""
         tokens_before: Int64 = self._tokens[self._offsets[documents] + starts]
         return tokens_before
+
+
+def unsigned_dtype(most: int, what: str) -> str:
+    """The element type of a file of numbers from 0 to `most`: 16 bits where they are enough, and else 32.
+
+    Args:
+        most: The largest number.
+        what: What the numbers are, for the message.
+
+    Raises:
+        InputRefused: The largest number needs more than 32 bits.
+    """
+    if most > _MOST:
+        raise InputRefused(f"{what} go up to {most:,}, and their files hold 32 bits: {_MOST:,}; divide the texts")
+    return "<u2" if most < 1 << 16 else "<u4"
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:
