@@ -27,6 +27,7 @@ from training.job.context import StageContext
 from training.job.events import EventWriter
 from training.specs.base import digest_of
 from training.specs.base_model import BaseModelSection as Section
+from training.specs.base_model import budget_in_words
 from training.specs.job import StageResult
 from training.specs.micro_batches import micro_batch_tokens
 
@@ -69,9 +70,24 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
     def build_model(self, session: Session) -> PreTrainedModel:
         """The recipe's architecture with seeded random weights, or the imported model in float32."""
         if self._files is None:
-            return untrained_model(session, self.section.architecture)
-        self._imported = for_training(self.context, self._files, session.choice.attention)
-        return self._imported.model
+            model = untrained_model(session, self.section.architecture)
+        else:
+            self._imported = for_training(self.context, self._files, session.choice.attention)
+            model = self._imported.model
+        self._settle_the_budget(sum(parameter.numel() for parameter in model.parameters()))
+        return model
+
+    def _settle_the_budget(self, parameters: int) -> None:
+        """Give the section its steps, where they follow from the number of parameters.
+
+        Raises:
+            RecipeError: So many steps do not go with the rest of the section.
+        """
+        try:
+            self.section = self.section.with_steps(parameters)
+        except ValueError as error:
+            raise RecipeError(f"base_model.tokens_per_parameter: {error}") from error
+        self.context.events.log(f"trains for {budget_in_words(self.section, parameters)}")
 
     def facts(self) -> dict[str, str]:
         """Where the weights began, if they came in: such a model may answer questions, and is measured on them."""

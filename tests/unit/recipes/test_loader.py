@@ -66,6 +66,20 @@ def test_a_weight_is_a_matter_of_the_training_alone(write: Write) -> None:
     assert load_recipe("tiny").recipe.section("packed_shards").identity_fields()["weights"] == {"stdlib": 1.0}
 
 
+def test_one_budget_takes_the_place_of_an_inherited_one(write: Write) -> None:
+    path = str(write(MINE + "base_model: {tokens: 4.096e6}\n"))
+    assert load_recipe(path).recipe.base_model.steps == 2000
+    assert load_recipe(path, ["base_model.steps=70"]).recipe.base_model.steps == 70
+    waiting = load_recipe("tiny", ["base_model.tokens_per_parameter=20"])
+    assert (waiting.recipe.base_model.steps, "packed_shards" in waiting.graph) == (0, True)
+    assert load_recipe("tiny", ["base_model.tokens=1e6"]).recipe.base_model.steps == 489
+    with pytest.raises(RecipeError, match="tokens: the budget is given by steps and tokens; keep one of them"):
+        load_recipe("tiny", ["base_model.tokens=1e6", "base_model.steps=70"])
+    both = str(write(MINE + "base_model:\n  steps: 100\n  tokens: 4.0e6\n"))
+    with pytest.raises(RecipeError, match=r"mine\.yaml:8: base_model\.tokens: the budget is given by steps and tokens"):
+        load_recipe(both)
+
+
 def test_other_contexts_tokenize_nothing_and_are_measured(write: Write) -> None:
     longer = ["packed_shards.contexts=[128, 256, 512, 1024]"]
     fields = [load_recipe("tiny", more).recipe.section("packed_shards").identity_fields() for more in ([], longer)]
