@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Self, TypeGuard
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
@@ -17,6 +18,7 @@ _EMPTY = {"curriculum": "the list needs at least 1 item", "architecture": "it is
 _TRAINING = ("optimizer", "batch_tokens", "curriculum")
 BUDGETS = ("steps", "tokens", "tokens_per_parameter")
 """The keys that say how long a training is; a recipe has one of them."""
+Shares = dict[str, Annotated[float, Field(ge=0, le=1)]]
 
 
 class Phase(Spec):
@@ -27,10 +29,11 @@ class Phase(Spec):
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description="Weights of sources in this phase, such as of better text at the end; by default their own."
     )
+    mixture: Shares = Field({}, description="In place of weights: the share of each source in this phase's tokens.")
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name != "weights" or value}
+        return {name: value for name, value in handler(self).items() if name not in ("weights", "mixture") or value}
 
 
 class BaseModelSection(Imported, TrainingSection):
@@ -68,6 +71,11 @@ class BaseModelSection(Imported, TrainingSection):
     curriculum: tuple[Phase, ...] = ()
     max_epochs: float | None = Field(
         None, gt=0, description="No source may be read more often than this; a plan that would is refused."
+    )
+    mixture: Shares = Field(
+        {},
+        description="Share of each source in the tokens that are read, in place of the sources' weights: every source "
+        "by name, 0 for one that is not read.",
     )
     weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")
 
@@ -115,6 +123,9 @@ class BaseModelSection(Imported, TrainingSection):
 
         if self.is_trained and abs(sum(phase.share for phase in self.curriculum) - 1) > 1e-6:
             raise ValueError("the shares of the curriculum must add up to 1")
+        problems = list(self._mixture_problems())
+        if problems:
+            raise ValueError("\n".join(problems))
         for phase in self.curriculum:
             if self.batch_tokens % phase.context:
                 raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of context {phase.context}")
@@ -140,6 +151,17 @@ class BaseModelSection(Imported, TrainingSection):
             problems.append("architecture needs a model_type, for example llama")
         return problems
 
+    def _mixture_problems(self) -> Iterator[str]:
+        """Shares that add up to something else than all tokens, or stand beside weights."""
+        written = {"mixture": self.mixture}
+        written |= {f"curriculum[{number}].mixture": phase.mixture for number, phase in enumerate(self.curriculum)}
+        for key, shares in written.items():
+            if shares and abs(sum(shares.values()) - 1) > 1e-6:
+                yield f"{key}: the shares add up to {sum(shares.values()):g}, and they must add up to 1"
+        for number, phase in enumerate(self.curriculum):
+            if phase.weights and (phase.mixture or self.mixture):
+                yield f"curriculum[{number}].weights: a mixture gives the shares; write this phase's as `mixture`"
+
     def _superfluous(self) -> list[str]:
         """What a model that is imported has no use for."""
         if self.from_ is None:
@@ -148,13 +170,13 @@ class BaseModelSection(Imported, TrainingSection):
         if self.architecture:
             problems.append("architecture: the model of `from` has its own; leave this out")
         if not self.is_trained:
-            unused = [name for name in (*_TRAINING, "max_epochs") if name in self.model_fields_set]
+            unused = [name for name in (*_TRAINING, "max_epochs", "mixture") if name in self.model_fields_set]
             problems += [f"{name}: nothing is trained without `steps`; add them, or leave this out" for name in unused]
         return problems
 
     def _unwritten(self) -> set[str]:
-        unset: dict[str, Any] = {"max_epochs": None, "weights": {}, "tokens": None, "tokens_per_parameter": None}
-        names = super()._unwritten() | {name for name, value in unset.items() if getattr(self, name) == value}
+        optional = ("max_epochs", "weights", "mixture", "tokens", "tokens_per_parameter")
+        names = super()._unwritten() | {name for name in optional if getattr(self, name) in (None, {})}
         if self.tokens_per_parameter is not None:
             names.add("steps")
         if self.from_ is None:

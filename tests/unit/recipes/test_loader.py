@@ -501,3 +501,47 @@ def test_importing_recipes_stays_light() -> None:
     root = FOLDER.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+MIXED = "extends: tiny\nname: mixed\nsources:\n  - {name: web, path: ~/web}\n  - {name: code, path: ~/code}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "base_model: {mixture: {web: 1.0}}",
+            "mixture: it gives no share to the source code; write 0 where",
+        ),
+        ("base_model: {mixture: {web: 0.5, code: 0.5, wiki: 0.0}}", "base_model.mixture: there is no source 'wiki'"),
+        (
+            "base_model: {mixture: {web: 0.5, code: 0.6}}",
+            "mixture: the shares add up to 1.1, and they must",
+        ),
+        (
+            "base_model: {curriculum: [{context: 128, share: 1, mixture: {web: 1.0}}]}",
+            "base_model.curriculum[0].mixture: it gives no share to the source code",
+        ),
+        (
+            "base_model: {mixture: {web: 0.5, code: 0.5}, curriculum: [{context: 128, share: 1, weights: {web: 2}}]}",
+            "curriculum[0].weights: a mixture gives the shares; write this phase's as `mixture`",
+        ),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused(write: Write, text: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(write(MIXED + text + "\n")))
+    assert problem in str(error.value)
+
+
+def test_a_mixture_stands_alone(write: Write) -> None:
+    mixture = "base_model: {mixture: {web: 0.75, code: 0.25}}\n"
+    loaded = load_recipe(str(write(MIXED + mixture)))
+    fields = loaded.recipe.section("base_model").identity_fields()
+    assert fields["mixture"] == {"web": 0.75, "code": 0.25}
+    assert "mixture_error" in loaded.recipe.metrics("base_model")
+    assert "mixture_error" not in load_recipe("tiny").recipe.metrics("base_model")
+    assert "mixture" not in load_recipe("tiny").recipe.section("base_model").identity_fields()
+    heavy = MIXED.replace("path: ~/code", "path: ~/code, weight: 2.0")
+    with pytest.raises(RecipeError, match="the source code has a weight too; leave one of them out"):
+        load_recipe(str(write(heavy + mixture)))
