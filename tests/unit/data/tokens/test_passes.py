@@ -94,6 +94,9 @@ def test_a_phase_may_have_weights_of_its_own() -> None:
     shares = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(read, run, strict=True)]
     before = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(as_ever, run, strict=True)]
     assert all(np.array_equal(now, then) for now, then in zip(shares[:-1], before[:-1], strict=True))
+    for now, then, (_, count) in zip(read[:-1], as_ever[:-1], run[:-1], strict=True):
+        rows_of = [np.concatenate([row for _, row, _ in phase.places(0, count)]) for phase in (now, then)]
+        assert np.array_equal(*rows_of), "only what comes after the change is another"
     ratio = shares[-1] / before[-1]
     assert ratio[1] / ratio[0] == pytest.approx(4, rel=0.1)  # rows are filled as well as the documents allow
 
