@@ -198,7 +198,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         share: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.overflows.active = False
         if source_tokens is not None:
-            self._own_source_tokens += source_tokens
+            self._own_source_tokens += source_tokens.cpu()
 
         self._step_loss = share.clone() if self._step_loss is None else self._step_loss + share
         if self.accelerator.sync_gradients:

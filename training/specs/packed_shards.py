@@ -28,5 +28,9 @@ class PackedShardsSection(Spec):
     )
 
     def identity_fields(self) -> dict[str, Any]:
-        """All fields but the contexts, which change no file of the shards."""
-        return self.model_dump(mode="json", exclude={"contexts"})
+        """All fields, with the default contexts for any: they change no file of the shards.
+
+        Versions of before named them, and those with the default ones keep their identity.
+        """
+        default = type(self).model_fields["contexts"].default
+        return self.model_dump(mode="json") | {"contexts": list(default)}

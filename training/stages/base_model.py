@@ -14,7 +14,7 @@ import numpy as np
 
 from training.data.sources.origins import OriginFiles, origin_files, origin_state
 from training.data.tokens.plan_files import kept_phases
-from training.data.tokens.shards import ShardDocuments, TokenShards
+from training.data.tokens.shards import DocumentsOfSources, ShardDocuments, TokenShards
 from training.engine import export
 from training.engine.architecture import untrained_model
 from training.engine.batches import PackedBatches, Segment, read_documents, share_steps
@@ -26,6 +26,7 @@ from training.engine.training_stage import Trained, TrainingStage, train
 from training.errors import RecipeError
 from training.job.context import StageContext
 from training.job.events import EventWriter
+from training.specs.artifacts import Manifest
 from training.specs.base import digest_of
 from training.specs.base_model import BaseModelSection as Section
 from training.specs.base_model import budget_in_words
@@ -116,8 +117,7 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         micro = micro_batch_tokens(section.batch_tokens, wish, context.world_size, contexts)
 
         shards = TokenShards(context.input("packed_shards").folder)
-        documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-        self._held = self._tokens_held(shards)
+        self._held = tokens_held(shards, context.input("packed_shards").manifest)
         try:
             by_name = [sampling_weights(section, phase, self._held) for phase in section.curriculum]
         except ValueError as error:
@@ -128,7 +128,7 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
         phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
         segments = read_documents(
-            documents,
+            DocumentsOfSources(shards),
             tokens,
             phase_weights[0],
             phases,
@@ -154,13 +154,6 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         context.events.log(f"{batches.efficiency:.2%} of the places in the rows hold a token")
         return batches, None
 
-    def _tokens_held(self, shards: TokenShards) -> dict[str, int]:
-        """Tokens of each source of the shards, and 0 of those that the recipe lists and that gave no text to them."""
-        tokens = np.bincount(shards.source, shards.lengths, minlength=len(shards.sources))
-        held = {name: int(count) for name, count in zip(shards.sources, tokens, strict=True)}
-        section = PackedShardsSection.model_validate(self.context.input("packed_shards").manifest.section)
-        return held | {name: 0 for name in section.weights if name not in held}
-
     def _plans_made_for(self, session: Session) -> str:
         """Digest of what decides about the plans; more than enough, because an attempt has one identity."""
         context = self.context
@@ -185,6 +178,13 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
     def phases(self, batches: PackedBatches) -> list[tuple[int, str]]:
         """One phase per context length."""
         return [(part.first, f"{part.rows.context} tokens") for part in batches.segments]
+
+
+def tokens_held(shards: TokenShards, manifest: Manifest) -> dict[str, int]:
+    """Tokens of each source of the shards, and 0 of those that their recipe lists and that gave no text to them."""
+    held = shards.tokens_of_sources()
+    section = PackedShardsSection.model_validate(manifest.section)
+    return held | {name: 0 for name in section.weights if name not in held}
 
 
 def planned_mixture(section: Section, held: Mapping[str, int], segments: Sequence[Segment]) -> Mixture:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data.tokens.shards import ShardDocuments, TokenShards, TokenWriter
+from training.data.tokens.shards import DocumentsOfSources, ShardDocuments, TokenShards, TokenWriter
 from training.engine.batches import SOURCE_TOKENS, PackedBatches, loader, read_documents, share_steps
 from training.errors import RecipeError
 from training.job.events import EventReader, EventWriter
+from training.specs.artifacts import Manifest
 from training.specs.base_model import BaseModelSection
 from training.specs.mixture import Mixture, SourceRead, asked_shares, sampling_weights
-from training.stages.base_model import planned_mixture, tell_mixture
+from training.specs.packed_shards import PackedShardsSection
+from training.stages.base_model import planned_mixture, tell_mixture, tokens_held
 
 BATCH_TOKENS, CONTEXT = 1024, 128
 SECTION: dict[str, Any] = {
@@ -37,20 +39,15 @@ def shards_of(folder: Path, documents: dict[str, int], length: int = 100) -> Tok
     return TokenShards(folder)
 
 
-def held_of(shards: TokenShards) -> dict[str, int]:
-    tokens = np.bincount(shards.source, shards.lengths, minlength=len(shards.sources))
-    return {name: int(count) for name, count in zip(shards.sources, tokens, strict=True)}
-
-
 def batches_of(
     shards: TokenShards, section: BaseModelSection, weights: list[list[float]] | None = None, world_size: int = 1
 ) -> PackedBatches:
     """As the stage makes them; with other weights than the section's where some are given."""
-    by_name = [sampling_weights(section, phase, held_of(shards)) for phase in section.curriculum]
+    by_name = [sampling_weights(section, phase, shards.tokens_of_sources()) for phase in section.curriculum]
     weights = weights or [[of_phase[name] for name in shards.sources] for of_phase in by_name]
     spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
     phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
-    documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
+    documents = DocumentsOfSources(shards)
     tokens = ShardDocuments(shards, 0)
     segments = read_documents(documents, tokens, weights[0], phases, section.batch_tokens, 1, False, weights)
     count = len(shards.sources)
@@ -74,13 +71,13 @@ def counted(shards: TokenShards, batches: PackedBatches, steps: range | None = N
         for micro in range(batches.accumulation):
             for rank in range(batches.world_size):
                 read += batches.micro_batch(step, micro, rank)[SOURCE_TOKENS].numpy()
-    held = held_of(shards)
+    held = shards.tokens_of_sources()
     pairs = zip(shards.sources, read.tolist(), strict=True)
     return Mixture(sources=tuple(SourceRead(name=name, tokens=tokens, held=held[name]) for name, tokens in pairs))
 
 
 def told(folder: Path, section: BaseModelSection, shards: TokenShards) -> str:
-    planned = planned_mixture(section, held_of(shards), batches_of(shards, section).segments)
+    planned = planned_mixture(section, shards.tokens_of_sources(), batches_of(shards, section).segments)
     tell_mixture(section, planned, EventWriter(folder / "events.jsonl"))
     (event,) = EventReader(folder / "events.jsonl").poll()
     return str(event["message"])
@@ -92,7 +89,7 @@ def section_of(**keys: Any) -> BaseModelSection:
 
 def asked(section: BaseModelSection, shards: TokenShards) -> dict[str, float]:
     spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
-    return asked_shares(section, held_of(shards), [end - first for first, end in spans])
+    return asked_shares(section, shards.tokens_of_sources(), [end - first for first, end in spans])
 
 
 def test_the_mixture_is_told(tmp_path: Path) -> None:
@@ -155,7 +152,7 @@ def test_what_is_read_is_what_is_asked(tmp_path: Path, keys: dict[str, Any]) -> 
     mixture = counted(shards, batches_of(shards, section))
     assert mixture.error(asked(section, shards)) < 0.01
     assert counted(shards, batches_of(shards, section, world_size=2)) == mixture
-    planned = planned_mixture(section, held_of(shards), batches_of(shards, section).segments)
+    planned = planned_mixture(section, shards.tokens_of_sources(), batches_of(shards, section).segments)
     assert [source.tokens for source in planned.sources] == pytest.approx(
         [source.tokens for source in mixture.sources], rel=0.02, abs=200
     )
@@ -180,6 +177,14 @@ def test_every_learned_token_is_counted(tmp_path: Path) -> None:
     batches = batches_of(shards, section)
     learned = sum(int((batch["labels"] != -100).sum()) for batch in loader(batches, 0, 0))
     assert counted(shards, batches).tokens == learned
+
+
+def test_a_listed_source_without_text_is_in_the_account(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, {"web": 30, "books": 5})
+    assert [numbers.tolist() for numbers in DocumentsOfSources(shards)] == [list(range(30)), list(range(30, 35))]
+    listed = PackedShardsSection(weights={"books": 1.0, "code": 1.0, "web": 1.0}).model_dump(mode="json")
+    manifest = Manifest.model_construct(section=listed)
+    assert tokens_held(shards, manifest) == {"web": 3000, "books": 500, "code": 0}
 
 
 def test_a_share_of_a_source_without_text_is_refused(tmp_path: Path) -> None:

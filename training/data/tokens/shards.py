@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ Bool = npt.NDArray[np.bool_]
 META = "meta.json"
 FOLDER = "train"
 _MOST = (1 << 32) - 1
+_AT_ONCE = 1 << 22  # documents
 
 
 class ShardsMeta(Spec):
@@ -228,12 +230,20 @@ class TokenShards:
             _map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
             for number, tokens in enumerate(self.meta.shards)
         ]
-        self._lengths: Int64 = np.diff(self.offsets)
 
-    @property
+    @cached_property
     def lengths(self) -> Int64:
-        """Tokens of every document, int64 [documents]."""
-        return self._lengths
+        """Tokens of every document, int64 [documents]; they are taken when they are asked for."""
+        lengths: Int64 = np.diff(self.offsets)
+        return lengths
+
+    def tokens_of_sources(self) -> dict[str, int]:
+        """Tokens of each source by name."""
+        tokens = np.zeros(len(self.sources))
+        for first in range(0, self.meta.documents, _AT_ONCE):
+            lengths = np.diff(self.offsets[first : first + _AT_ONCE + 1])
+            tokens += np.bincount(self.source[first : first + _AT_ONCE], lengths, minlength=len(self.sources))
+        return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -261,6 +271,31 @@ class TokenShards:
             inside = shard == number
             out[inside] = self._shards[number][places[inside] - self._starts[number]]
         return out, None
+
+
+class DocumentsOfSources(Sequence[Int64]):
+    """Numbers of the documents of each source, int64 [documents of the source]; found when they are asked for."""
+
+    def __init__(self, shards: TokenShards) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        """Number of sources."""
+        return len(self._shards.sources)
+
+    @overload
+    def __getitem__(self, number: int) -> Int64: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Int64]: ...
+
+    def __getitem__(self, number: int | slice) -> Int64 | list[Int64]:
+        """The documents of one source, or of some."""
+        if isinstance(number, slice):
+            return [self[index] for index in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return np.flatnonzero(self._shards.source == number)
 
 
 class ShardDocuments:
