@@ -124,6 +124,7 @@ def show(
         find=find,
         seed=workspace.loaded.recipe.seed,
         weights={source.name: source.weight for source in workspace.loaded.recipe.sources},
+        mixture=workspace.loaded.recipe.base_model.mixture,
         too_long=too_long,
         page=None if page is None else page.expanduser().absolute(),
     )

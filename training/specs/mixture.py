@@ -69,9 +69,21 @@ def sampling_weights(section: BaseModelSection, phase: Phase, held: Mapping[str,
         ValueError: Tokens of a source are asked for, and there are none.
     """
     shares = phase.mixture or section.mixture
-    if not shares:
-        return {name: phase.weights.get(name, section.weights.get(name, 1.0)) for name in held}
+    if shares:
+        return weights_of_shares(shares, held)
+    return {name: phase.weights.get(name, section.weights.get(name, 1.0)) for name in held}
 
+
+def weights_of_shares(shares: Mapping[str, float], held: Mapping[str, int]) -> dict[str, float]:
+    """Weight of each source, so that its tokens have a share of all that are read.
+
+    Args:
+        shares: Of the sources; they add up to 1.
+        held: Tokens that the shards hold of each source.
+
+    Raises:
+        ValueError: Tokens of a source are asked for, and there are none.
+    """
     empty = [name for name, share in shares.items() if share and not held.get(name)]
     if empty:
         raise ValueError(f"{shares[empty[0]]:g} of the tokens are asked of {empty[0]}, and packed_shards holds none")

@@ -338,7 +338,7 @@ class Recipe(Spec):
         for source in self.sources:
             if source.name not in mixture:
                 yield f"base_model.{key}: it gives no share to the source {source.name}; write 0 where it is not read"
-            if source.weight != 1:
+            if key == "mixture" and source.weight != 1:
                 yield f"base_model.{key}: the source {source.name} has a weight too; leave one of them out"
         for name in sorted(set(mixture) - {source.name for source in self.sources}):
             yield f"base_model.{key}: there is no source {name!r}"
