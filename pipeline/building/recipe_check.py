@@ -58,7 +58,7 @@ def check_recipe(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer:
         CheckFailed: The model could not be looked at.
     """
     problems = plain_problems(loaded, launcher)
-    answer = _kept(loaded, launcher) or ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)])[0]
+    answer = kept_answer(loaded, launcher) or ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)])[0]
     problems += [loaded.at(finding.key, finding.message) for finding in answer.findings]
     if problems:
         raise RecipeError(listed(list(dict.fromkeys(problems))))
@@ -176,7 +176,8 @@ def _path(loaded: LoadedRecipe, launcher: Launcher) -> Path:
     return _folder() / f"{digest}.json"
 
 
-def _kept(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
+def kept_answer(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
+    """The good answer of an earlier look at the same recipe; None where there is none."""
     try:
         return CheckAnswer.model_validate_json(_path(loaded, launcher).read_bytes())
     except (OSError, ValidationError):

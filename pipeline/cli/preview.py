@@ -148,6 +148,7 @@ def request_of(workspace: Workspace, recipe: str, data: Manifest) -> tuple[str, 
         context=context,
         seed=sections.seed,
         weights={source.name: source.weight for source in sections.sources},
+        mixture=sections.base_model.mixture,
         too_long=too_long,
     )
 

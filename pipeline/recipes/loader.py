@@ -32,6 +32,7 @@ from pipeline.recipes.errors import known_keys, mistakes, unknown_key
 from pipeline.recipes.own_code import function_problems
 from pipeline.recipes.source_paths import anchored
 from training.errors import RecipeError
+from training.specs.base_model import BUDGETS
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
 from training.specs.job import CODE
@@ -51,6 +52,7 @@ _OWN_KEYS = (_EXTENDS, "name", "description")
 _ARCHITECTURE = ("base_model", "architecture")
 _MODEL_TYPE = (*_ARCHITECTURE, "model_type")
 _WITH_ORIGIN = ("base_model", "tokenizer")
+_BUDGET = tuple(("base_model", name) for name in BUDGETS)
 _NAME = re.compile(r"^name: *(\w+)", re.MULTILINE)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -339,7 +341,7 @@ def _inherit(base: Tree, top: Tree) -> Tree:
 
     Two kinds of model may name one thing differently. Where both names are given, transformers takes one of them
     silently. A section that names an origin inherits nothing either: its architecture and its steps were meant for a
-    model that is made from nothing.
+    model that is made from nothing. One budget takes the place of another.
     """
     for section in _WITH_ORIGIN:
         origin = lookup(top, (section, "from"))
@@ -350,7 +352,17 @@ def _inherit(base: Tree, top: Tree) -> Tree:
     before, after = lookup(base, _MODEL_TYPE), lookup(top, _MODEL_TYPE)
     if before and after and before.value != after.value:
         base = without(base, _ARCHITECTURE)
+    if any(lookup(top, key) for key in _BUDGET):
+        base = _without_keys(base, _BUDGET)
     return merge(base, top)
+
+
+def _without_keys(document: Tree, keys: Sequence[KeyPath]) -> Tree:
+    """A document without those of the keys that it has."""
+    for key in keys:
+        if lookup(document, key):
+            document = without(document, key)
+    return document
 
 
 def _override(document: Tree, override: str) -> Tree:
@@ -365,6 +377,9 @@ def _override(document: Tree, override: str) -> Tree:
     replaced = _replace(document, keys, (), new, name)
     if keys == _MODEL_TYPE and before and before.value != new.value:
         return _only_overrides(replaced)
+    if keys in _BUDGET:
+        others = [key for key in _BUDGET if key != keys and (written := lookup(replaced, key)) and written.line]
+        return _without_keys(replaced, others)  # those of files; two overrides are a mistake
     return replaced
 
 

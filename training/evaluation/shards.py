@@ -20,7 +20,7 @@ from training.data.tables import read_rows
 from training.data.text.cut_documents import cut_documents
 from training.data.text.documents import Document, Selection, Split, batches
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
-from training.data.tokens.packing import PackingPlan, plan, whole
+from training.data.tokens.packing import PackingPlan, plan, size_of_plan, whole
 from training.data.tokens.shards import Int64, TokenShards
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
@@ -28,6 +28,7 @@ from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT
 
 SAMPLE_BYTES = 20 * 2**20
+PLANNED_AT_ONCE = 1 << 20  # documents; a plan takes some 50 bytes for each
 Tokens = npt.NDArray[np.integer]
 Names = npt.NDArray[np.bytes_]
 
@@ -57,6 +58,7 @@ def measure_shards(
     corpus: InputArtifact,
     tokenizer: InputArtifact,
     evaluation_sets: InputArtifact,
+    contexts: Sequence[int],
     scratch: Path,
 ) -> Measurement:
     """Sizes, packing at every context, lost tokens, and documents that should have been left out.
@@ -66,6 +68,7 @@ def measure_shards(
         corpus: What they were made of.
         tokenizer: With which.
         evaluation_sets: Their exclusions are left out.
+        contexts: Tokens per row that packing is measured for.
         scratch: Folder for the parts of documents that were cut.
     """
     measurement = Measurement()
@@ -78,22 +81,43 @@ def measure_shards(
 
     lost = _against_corpus(measurement, shards, plain, expected, scratch / "trained")
     efficiencies = []
-    for context in section.contexts:
-        plans = [
-            plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-            for number in range(len(shards.sources))
-        ]
-        lost_in_plans = uncovered(plans, shards.offsets)
+    for context in contexts:
+        lost_in_plans = _lost_in_plans(shards, context)
         if lost_in_plans:
             measurement.fail("tokens_lost", f"context {context}", lost_in_plans, reason="the packing plan")
         lost += lost_in_plans
-        rows = sum(packing.rows for packing in plans)
-        efficiencies.append(sum(packing.used for packing in plans) / max(rows * context, 1))
+        sizes = [
+            size_of_plan(shards.lengths[shards.source == number], context) for number in range(len(shards.sources))
+        ]
+        rows = sum(size.rows for size in sizes)
+        efficiencies.append(sum(size.used for size in sizes) / max(rows * context, 1))
     measurement.add("packing_efficiency", min(efficiencies), len(efficiencies))
     measurement.add("tokens_lost", lost, int(shards.lengths.sum()))
 
     _contaminated(measurement, shards, plain, expected.excluded)
     return measurement
+
+
+def _lost_in_plans(shards: TokenShards, context: int) -> int:
+    """Tokens that the packing of all documents loses or repeats; see `uncovered`.
+
+    Some documents after the others are packed by themselves, so that memory does not grow with the shards. The rows
+    that are counted without a plan are those of the plan.
+    """
+    lost = 0
+    for first in range(0, shards.meta.documents, PLANNED_AT_ONCE):
+        chosen = slice(first, first + PLANNED_AT_ONCE)
+        lengths, source = shards.lengths[chosen], shards.source[chosen]
+        offsets = shards.offsets[first : first + len(lengths) + 1] - shards.offsets[first]
+
+        plans = []
+        for number in range(len(shards.sources)):
+            documents = np.flatnonzero(source == number)
+            plans.append(plan(whole(lengths, documents), context))
+            size = size_of_plan(lengths[documents], context)
+            assert (size.rows, size.used) == (plans[-1].rows, plans[-1].used), "rows are counted as they are packed"
+        lost += uncovered(plans, offsets)
+    return lost
 
 
 def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:

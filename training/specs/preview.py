@@ -31,6 +31,7 @@ class PreviewRequest(Spec):
         find: Show only the row at this place, such as `chats.jsonl:7`; where there is none, those that hold the text.
         seed: Of the packing's order.
         weights: Of the sources that the base model reads more or less often.
+        mixture: Their shares in what it reads, where the recipe gives those.
         too_long: The rule of the recipe for what is longer than the context.
         page: Write them as a page to this file, too.
     """
@@ -45,6 +46,7 @@ class PreviewRequest(Spec):
     find: str = ""
     seed: int = 0
     weights: dict[str, float] = {}
+    mixture: dict[str, float] = {}
     too_long: TooLong = "turns"
     page: Path | None = None
 

@@ -294,7 +294,8 @@ class Recipe(Spec):
         names: set[str] = set()
         metrics: dict[str, str] = {}
         sources = [source.name for source in self.sources]
-        fixed = {metric for asset in METRICS if asset.endswith("_model") for metric in metrics_of(asset, sources, {})}
+        models = [asset for asset in METRICS if asset.endswith("_model")]
+        fixed = {metric for asset in models for metric in metrics_of(asset, sources, {}, is_mixed=True)}
         for index, task in enumerate(self.evaluation_sets.tasks):
             where = f"evaluation_sets.tasks.{index}"
             if task.name in names:
@@ -317,6 +318,8 @@ class Recipe(Spec):
             yield "corpus.domains: domains belong to a source; write them as its key `domains`"
         if self.packed_shards.weights:
             yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
+        if self.evaluation.packing_contexts:
+            yield "evaluation.packing_contexts: write them as `packed_shards.contexts`"
         if self.base_model.weights:
             yield "base_model.weights: weights belong to a source; write them as its key `weight`"
         names = [source.name for source in self.sources]
@@ -328,6 +331,8 @@ class Recipe(Spec):
                     f"base_model.curriculum[{number}].weights: there is no source {name!r}; the sources are "
                     f"{', '.join(names)}"
                 )
+            yield from self._mixture_problems(f"curriculum[{number}].mixture", phase.mixture)
+        yield from self._mixture_problems("mixture", self.base_model.mixture)
         if GENERAL in declared:
             yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
         for key, section in self._adapter_data():
@@ -352,6 +357,18 @@ class Recipe(Spec):
                 f"packed_shards.contexts: the curriculum has rows of {rows} tokens, whose packing would not be "
                 f"measured; write {sorted({*measured, *missing})}"
             )
+
+    def _mixture_problems(self, key: str, mixture: dict[str, float]) -> Iterator[str]:
+        """Sources that a mixture does not name, names that are no source's, and weights beside it."""
+        if not mixture:
+            return
+        for source in self.sources:
+            if source.name not in mixture:
+                yield f"base_model.{key}: it gives no share to the source {source.name}; write 0 where it is not read"
+            if key == "mixture" and source.weight != 1:
+                yield f"base_model.{key}: the source {source.name} has a weight too; leave one of them out"
+        for name in sorted(set(mixture) - {source.name for source in self.sources}):
+            yield f"base_model.{key}: there is no source {name!r}"
 
     def too_long(self, field: str, positions: int) -> Iterator[str]:
         """The contexts that an architecture cannot hold, one message each.
@@ -390,7 +407,8 @@ class Recipe(Spec):
         sources = [source.name for source in self.sources]
         # Whether an imported model has a chat template is not known yet; a gate on what is then not measured fails.
         is_chat = asset == "base_model" and self.base_model.origin is not None
-        return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics(), is_chat)
+        is_mixed = asset == "base_model" and self.base_model.is_trained and len(sources) > 1
+        return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics(), is_chat, is_mixed)
 
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""

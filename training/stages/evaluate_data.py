@@ -70,11 +70,13 @@ def _packed_shards(context: _Context) -> Measurement:
 
     scratch = _pool(context).shared / "cut"
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier start
+    shards = PackedShardsSection.model_validate(context.input("artifact").manifest.section)
     return measure_shards(
         context.input("artifact"),
         context.input("corpus"),
         context.input("tokenizer"),
         context.input("evaluation_sets"),
+        context.section.packing_contexts or shards.contexts,
         scratch,
     )
 

@@ -17,7 +17,7 @@ from training.data.tables import read_rows
 from training.data.text.cut_documents import GROUP_BYTES, assignment
 from training.data.text.documents import Selection, Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain, rows_of
-from training.data.tokens.packing import plan, whole
+from training.data.tokens.packing import size_of_plan
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tokens.tokenized_parts import (
     CutDocuments,
@@ -61,7 +61,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     digest = file_entry(path).sha256
     meta = _write(context, chosen.documents, path, digest)
 
-    # Rows are packed when training begins; here a whole pass is planned only to report how full the rows will be.
+    # A plan depends on what the training asks for, and is made by it; here is counted how full the rows will be.
     context.events.phase("measure packing")
     shards = TokenShards(context.out)
     efficiency = {length: _efficiency(shards, length) for length in section.contexts}
@@ -131,11 +131,8 @@ def _write(
 
 def _efficiency(shards: TokenShards, context: int) -> float:
     """Used share of the rows of a whole pass, packed source by source as training does."""
-    plans = [
-        plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-        for number in range(len(shards.sources))
-    ]
-    return sum(packing.used for packing in plans) / (sum(packing.rows for packing in plans) * context)
+    sizes = [size_of_plan(shards.lengths[shards.source == number], context) for number in range(len(shards.sources))]
+    return sum(size.used for size in sizes) / (sum(size.rows for size in sizes) * context)
 
 
 def _statistics(shards: TokenShards) -> DataStatistics:

@@ -63,5 +63,39 @@ def best_fit(sizes: Int64, context: int) -> Int64:
     return rows
 
 
+def rows_of_sizes(pieces_of_size: Int64, context: int) -> int:
+    """Rows that `best_fit` takes for pieces, longest first; `pieces_of_size[n]` of them hold `n` tokens.
+
+    A row that took a piece and still has room for one of its size is the tightest that fits, so it takes them until it
+    has not.
+    """
+    with_room = np.zeros(context + 1, np.int64)  # rows by their free places
+    count = 0
+    for tokens in range(len(pieces_of_size) - 1, 0, -1):
+        size, left = tokens + 1, pieces_of_size[tokens]
+        for room in range(size, context):
+            if left == 0:
+                break
+            if with_room[room] == 0:
+                continue
+            most = room // size
+            filled = min(with_room[room], left // most)
+            with_room[room] -= filled
+            with_room[room - most * size] += filled
+            left -= filled * most
+            if left and with_room[room]:  # fewer pieces than this row could take
+                with_room[room] -= 1
+                with_room[room - left * size] += 1
+                left = 0
+        if left:
+            most = context // size
+            count += (left + most - 1) // most
+            with_room[context - most * size] += left // most
+            if left % most:
+                with_room[context - left % most * size] += 1
+    return count
+
+
 # Compiled whenever this module is loaded. numba's cache would be pickles beside the code, and nothing verifies those.
 best_fit_compiled: Callable[[Int64, int], Int64] = numba.njit("(int64[::1], int64)")(best_fit)
+count_rows_compiled: Callable[[Int64, int], int] = numba.njit("int64(int64[::1], int64)")(rows_of_sizes)

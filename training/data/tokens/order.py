@@ -35,25 +35,30 @@ class RowOrder:
 
     Args:
         row_counts: Rows of every source; a source without rows is never read.
-        weights: Positive weight of every source.
+        weights: Weight of every source; one of weight 0 is never read.
         seed: Another seed gives another order.
 
+    Attributes:
+        row_counts, weights, seed: As given.
+
     Raises:
-        ValueError: No rows, or a weight that is not positive.
+        ValueError: There is nothing to read, or a weight is negative.
     """
 
     def __init__(self, row_counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        if len(row_counts) != len(weights) or sum(row_counts) <= 0 or min(weights) <= 0:
+        if len(row_counts) != len(weights) or min(weights, default=0) < 0:
             raise ValueError(
-                f"need rows and one positive weight per source, not rows {list(row_counts)} and weights {list(weights)}"
+                f"need one weight of at least 0 per source, not rows {list(row_counts)} and weights {list(weights)}"
             )
+        self.row_counts, self.weights, self.seed = tuple(row_counts), tuple(weights), seed
         self._rows: Int64 = np.array(row_counts, np.int64)
-        self._seed = seed
 
         shares = self._rows * np.array(weights, np.float64)
+        if not shares.any():
+            raise ValueError(f"no source has rows and a weight: rows {list(row_counts)}, weights {list(weights)}")
         # Each source, largest first, takes its part of what the sources before it left: in whole numbers, so that the
         # parts of a block add up to the block and none is ever negative.
-        largest_first = np.argsort(-shares, kind="stable")[: np.count_nonzero(self._rows)].tolist()
+        largest_first = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)].tolist()
         left = np.cumsum(shares[largest_first][::-1])[::-1].tolist()
         self._parts = [
             (which, round(shares[which] / rest * _UNIT)) for which, rest in zip(largest_first, left, strict=True)
@@ -89,7 +94,7 @@ class RowOrder:
 
         # The shuffle of a block decides only which source comes when. Each source's rows stay in the order of its
         # epochs, so an epoch ends exactly where all rows were read. That is why a block is always taken whole.
-        keys = np.repeat(_mix(_one(key_of(self._seed, _BLOCKS_KEY)), blocks.astype(np.uint64)), BLOCK)
+        keys = np.repeat(_mix(_one(key_of(self.seed, _BLOCKS_KEY)), blocks.astype(np.uint64)), BLOCK)
         slots = _permute(np.tile(np.arange(BLOCK), len(blocks)), BLOCK, keys).reshape(-1, BLOCK)
         source, nth = np.zeros_like(slots), np.zeros_like(slots)
         for end in ends.T[:-1]:
@@ -113,7 +118,7 @@ class RowOrder:
         source, row = self.turns(start, count)
         for number in np.unique(source):
             chosen = source == number
-            row[chosen] = shuffled(row[chosen], int(self._rows[number]), key_of(self._seed, int(number) + 1))
+            row[chosen] = shuffled(row[chosen], int(self._rows[number]), key_of(self.seed, int(number) + 1))
         return source, row
 
 

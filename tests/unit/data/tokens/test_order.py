@@ -111,8 +111,19 @@ def test_rows_taken_are_counted_anywhere(sources: list[tuple[int, float]], count
 
 
 def test_nothing_to_read_is_refused() -> None:
-    with pytest.raises(ValueError, match="need rows"):
+    with pytest.raises(ValueError, match="no source has rows and a weight"):
         RowOrder([0, 0], [1.0, 1.0], 0)
+    with pytest.raises(ValueError, match="no source has rows and a weight"):
+        RowOrder([0, 5], [1.0, 0.0], 0)
+    with pytest.raises(ValueError, match="at least 0"):
+        RowOrder([5, 5], [1.0, -1.0], 0)
+
+
+def test_a_source_of_weight_0_is_never_read() -> None:
+    order = RowOrder([10, 20, 30], [1.0, 0.0, 2.0], 3)
+    source, _ = order.turns(0, 3000)
+    assert set(source.tolist()) == {0, 2}
+    assert order.taken(3000).tolist() == np.bincount(source, minlength=3).tolist()
 
 
 def test_the_order_stays_what_it_was() -> None:

@@ -143,7 +143,7 @@ def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, I
     }
 
     judged_by = (inputs_of_parts[name] for name in ("corpus", "tokenizer", "evaluation_sets"))
-    measured = measure_shards(artifact, *judged_by, tmp_path / "scratch").estimates
+    measured = measure_shards(artifact, *judged_by, (32, 64), tmp_path / "scratch").estimates
     assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
 
 

@@ -181,3 +181,14 @@ def test_large_shards_are_sampled_and_missing_documents_still_counted(
     assert _judge(measure, built, damaged)["tokens_lost"] == len(documents[-1])
     card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
     assert f"of {len(documents)} documents were tokenized again" in card
+
+
+def test_packing_is_measured_in_parts_as_in_one(
+    measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_shards = _judge(measure, built, built["packed_shards"])
+    monkeypatch.setattr(shards, "PLANNED_AT_ONCE", 3)
+    assert _judge(measure, built, built["packed_shards"]) == whole_shards
+    monkeypatch.setattr(shards, "plan", lambda spans, context: plan(whole(spans.length[:-1]), context))
+    monkeypatch.setattr(shards, "size_of_plan", lambda lengths, context: plan(whole(lengths[:-1]), context))
+    assert _judge(measure, built, built["packed_shards"])["tokens_lost"] > 0
