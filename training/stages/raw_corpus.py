@@ -9,13 +9,14 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.reports import bar_chart, markdown_table, remote_lines, write_card, write_remote, write_samples
 from training.data.sources.bad_rows import BadRows, read_skipped
+from training.data.sources.fetching import PART_BYTES, fetch_all, fetched_folder, grouped, provenance
 from training.data.sources.reading import (
     READING_MEMORY,
     WITHOUT_DOCUMENT,
@@ -24,6 +25,7 @@ from training.data.sources.reading import (
     read_files,
     read_source,
 )
+from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import SourceFile, list_source, shown_reasons, state_of
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
@@ -37,23 +39,25 @@ from training.specs.raw_corpus import Source
 LEFT_OUT = "left_out.json"
 _SKIPPED = "skipped.jsonl"
 _DOCUMENTS = "documents"
-_PART_BYTES = 64 * 2**20  # of files that are read as one part; a larger file is a part of its own
+_PART_BYTES = PART_BYTES
 _SAMPLES = 10
 _LISTED = 100
 
 
 @dataclass(frozen=True)
 class SourcePart:
-    """Some files of a source, or a source that can only be read from its beginning: a dataset, or one with a limit.
+    """Some files of a source, or a dataset, which can only be read from its beginning.
 
     Attributes:
-        files: None reads the whole source.
+        files: None reads the whole dataset.
+        fetched: Where remote files are fetched to. Those of a source with a limit are, when it is their turn.
     """
 
     source: Source
-    files: tuple[SourceFile, ...] | None
+    files: tuple[SourceFile | RemoteFile, ...] | None
     on_bad_row: Literal["fail", "skip"]
     shard_bytes: int
+    fetched: Path
 
 
 @dataclass
@@ -63,6 +67,7 @@ class _Gathered:
     Attributes:
         left_out: For each source, its files that gave no document, by reason.
         bad: Rows and files that could not be read, and the messages of the first hundred.
+        remote: What is recorded of each file that was fetched.
     """
 
     documents: Counter[str]
@@ -71,6 +76,7 @@ class _Gathered:
     bad: int
     listed: list[str]
     samples: list[dict[str, Any]]
+    remote: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -84,9 +90,10 @@ def run(context: StageContext[Section]) -> StageResult:
     gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
-        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], pool))
         of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
+        gathered.remote += _fetched(source, parts)
         finished += of_source
         _log_left_out(context, source.name, gathered.left_out[source.name])
 
@@ -100,6 +107,7 @@ def run(context: StageContext[Section]) -> StageResult:
         for part in finished:
             file.write((part.folder / _SKIPPED).read_text(encoding="utf-8"))
     _report(context, gathered)
+    write_remote(context.report, gathered.remote)
     (context.report / LEFT_OUT).write_text(json.dumps(gathered.left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(
         metrics={
@@ -116,33 +124,33 @@ def _publish(context: StageContext[Section], part: Finished) -> None:
     publish_shards([part.folder / _DOCUMENTS], context.out / _DOCUMENTS)
 
 
-def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) -> Iterator[Part[SourcePart]]:
+def _parts(
+    source: Source, section: Section, name: str, left_out: Counter[str], pool: Pool
+) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
-    shard_bytes = section.shard_megabytes * 2**20
-    if source.dataset is not None or source.limit is not None:
-        whole = SourcePart(source, None, section.on_bad_row, shard_bytes)
+    shard_bytes, folder = section.shard_megabytes * 2**20, fetched_folder(pool)
+    if source.dataset is not None:
+        whole = SourcePart(source, None, section.on_bad_row, shard_bytes, folder)
         yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
         return
 
     listing = list_source(source)
     left_out.update(listing.left_out)
-    for number, files in enumerate(_groups(listing.files)):
-        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes)
-        size = sum(file.bytes for file in files)
-        yield Part(f"{name}-{number:05d}", part, size, str(files[0].path), state_of(files))
+    if source.limit is not None:
+        whole = SourcePart(source, tuple(listing.all_files), section.on_bad_row, shard_bytes, folder)
+        yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
+        return
+
+    files = fetch_all(listing.all_files, source.name, pool)
+    for number, group in enumerate(grouped(files, _PART_BYTES)):
+        part = SourcePart(source, tuple(group), section.on_bad_row, shard_bytes, folder)
+        size = sum(file.bytes for file in group)
+        yield Part(f"{name}-{number:05d}", part, size, group[0].shown, state_of(group))
 
 
-def _groups(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
-    group: list[SourceFile] = []
-    size = 0
-    for file in files:
-        if group and size + file.bytes > _PART_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(file)
-        size += file.bytes
-    if group:
-        yield group
+def _fetched(source: Source, parts: Sequence[Part[SourcePart]]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from provenance(part.argument.files or (), source, part.argument.fetched)
 
 
 def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
@@ -160,9 +168,9 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
         if part.files is None:
-            read = read_source(part.source, bad, left_out=left_out)
+            read = read_source(part.source, bad, part.fetched, left_out=left_out)
         else:
-            read = read_files(part.source, part.files, bad, left_out)
+            read = read_files(part.source, part.files, bad, part.fetched, left_out)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])
@@ -223,4 +231,5 @@ def _report(context: StageContext[Section], gathered: _Gathered) -> None:
         "",
     ]
     lines += [f"- {message}" for message in gathered.listed]
+    lines += remote_lines(gathered.remote)
     write_card(context.report, "Raw corpus", lines)

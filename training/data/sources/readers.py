@@ -58,7 +58,7 @@ def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
         bad.report(
-            f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
+            f"{file.shown}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
             ".jsonl file with one document a line"
         )
         return
@@ -71,19 +71,19 @@ def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
         line = data.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
         bad.report(
-            f"{file.path}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
+            f"{file.shown}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
             "UTF-8 or exclude it"
         )
         return
 
-    if is_clean(text, f"{file.path}", bad):
+    if is_clean(text, f"{file.shown}", bad):
         yield file.name, text
 
 
 def text_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The one text of a file as a row with the key `text`."""
     for _, text in _text_of(file, bad):
-        yield FileRow(1, f"{file.path}", {"text": text})
+        yield FileRow(1, f"{file.shown}", {"text": text})
 
 
 def _declared_encoding(data: bytes) -> str:
@@ -122,7 +122,7 @@ def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
             if blank_lines and blank_lines < MAX_BLANK_LINES:
                 continue
 
-            where = f"{file.path}:{number}"
+            where = f"{file.shown}:{number}"
             if blank_lines:
                 bad.report(f"{where}: {blank_lines:,} blank lines one after the other; repair or exclude the file")
                 return
@@ -160,17 +160,17 @@ def _json_items(file: SourceFile, bad: BadRows, stream: IO[bytes], start: bytes)
     number = 0
     try:
         for number, value in enumerate(JsonItems(stream, start), start=1):
-            yield FileRow(number, f"{file.path}: item {number}", value)
+            yield FileRow(number, f"{file.shown}: item {number}", value)
     except DecompressionBomb:
         raise  # also a ValueError, but one of the whole file and not of this item
     except UnicodeDecodeError as error:
         bad.report(
-            f"{file.path}: what follows item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+            f"{file.shown}: what follows item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
             "the file to UTF-8 or exclude it"
         )
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        bad.report(f"{file.path}: item {number + 1}: is not JSON ({reason}); the rest was not read; repair the file")
+        bad.report(f"{file.shown}: item {number + 1}: is not JSON ({reason}); the rest was not read; repair the file")
 
 
 def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -213,7 +213,7 @@ def _csv_values(
                 return
 
             for number, row in enumerate(rows, start=1):
-                where = f"{file.path}:{reader.line_num}"
+                where = f"{file.shown}:{reader.line_num}"
                 if len(row) != len(header):
                     bad.report(
                         f"{where}: has {len(row)} values, and the first line {len(header)}; put values that "
@@ -222,7 +222,7 @@ def _csv_values(
                     continue
                 yield header, row, where, number
         except csv.Error as error:
-            bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
+            bad.report(f"{file.shown}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
 
 
 def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _has_column(header: list[str], file: SourceFile, source: Source, bad: BadRow
         return True
     problem = "several columns" if source.text_column in header else "no column"
     bad.report(
-        f"{file.path}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
+        f"{file.shown}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
         f"{source.name} to the one that holds the text, or exclude the file"
     )
     return False
@@ -251,7 +251,7 @@ def _has_column(header: list[str], file: SourceFile, source: Source, bad: BadRow
 def _has_distinct_names(header: list[str], file: SourceFile, bad: BadRows) -> bool:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        bad.report(f"{file.path}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
+        bad.report(f"{file.shown}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
     return not twice
 
 

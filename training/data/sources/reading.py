@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
+from training.data.sources.fetching import fetched
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import read_arrow, read_parquet
 from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
+from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
@@ -64,13 +66,14 @@ class Document(NamedTuple):
 
 
 def read_source(
-    source: Source, bad: BadRows, base: Path = PROJECT_ROOT, left_out: Counter[str] | None = None
+    source: Source, bad: BadRows, folder: Path, base: Path = PROJECT_ROOT, left_out: Counter[str] | None = None
 ) -> Iterator[Document]:
     """The documents of one source, in the order of its files' names.
 
     Args:
         source: What to read.
         bad: Where every row and file that cannot be read is reported.
+        folder: Where remote files are fetched to.
         base: The folder that relative paths start from.
         left_out: Files that give no document are counted here, by reason.
 
@@ -82,7 +85,7 @@ def read_source(
         return _read_dataset(source, bad, base, counted)
     listing = list_source(source, base)
     counted.update(listing.left_out)
-    return read_files(source, listing.files, bad, counted)
+    return read_files(source, listing.all_files, bad, folder, counted)
 
 
 def licence_of(source: Source) -> str | None:
@@ -90,10 +93,13 @@ def licence_of(source: Source) -> str | None:
     return source.licence or (STDLIB_LICENCE if source.stdlib else None)
 
 
-def read_files(source: Source, files: Sequence[SourceFile], bad: BadRows, left_out: Counter[str]) -> Iterator[Document]:
+def read_files(
+    source: Source, files: Sequence[SourceFile | RemoteFile], bad: BadRows, folder: Path, left_out: Counter[str]
+) -> Iterator[Document]:
     """The documents of some files of a source, in their order; see `read_source`."""
 
-    def read(file: SourceFile) -> Iterator[Document]:
+    def read(listed: SourceFile | RemoteFile) -> Iterator[Document]:
+        file = fetched(listed, source.name, folder) if isinstance(listed, RemoteFile) else listed
         reader = _READERS[format_in(file.name, source) or TEXT]
         for path, text in reader(file, source, bad):
             yield Document(text, source.name, path, licence_of(source))
@@ -103,8 +109,8 @@ def read_files(source: Source, files: Sequence[SourceFile], bad: BadRows, left_o
 
 
 def items_of_files(
-    files: Sequence[SourceFile],
-    read: Callable[[SourceFile], Iterator[ItemT]],
+    files: Sequence[SourceFile | RemoteFile],
+    read: Callable[[SourceFile | RemoteFile], Iterator[ItemT]],
     source: Origin,
     bad: BadRows,
     left_out: Counter[str],
@@ -113,7 +119,7 @@ def items_of_files(
 
     Args:
         files: What to read.
-        read: Reads one file.
+        read: Reads one file, and fetches it where it is remote.
         source: Whose files they are.
         bad: Where a file that cannot be read is reported.
         left_out: Files that give nothing are counted here, by reason.
@@ -132,7 +138,7 @@ def items_of_files(
                 if count == source.limit:
                     break
         except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
-            bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
+            bad.report(f"{file.shown}: cannot be read ({_reason(error)}); repair or exclude it")
 
         if (count, bad.count) == (count_before, bad_before):
             left_out[WITHOUT_DOCUMENT if isinstance(source, Source) else WITHOUT_ROW] += 1

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from training.data.sources.bad_rows import BadRows
+from training.data.sources.fetching import fetch_all, fetched
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import arrow_rows, parquet_rows
 from training.data.sources.readers import FileRow, csv_rows, json_line_rows, json_rows, text_rows
 from training.data.sources.reading import check_builder, dataset_error, items_of_files, not_of_the_split
+from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
@@ -26,6 +28,7 @@ from training.data.sources.source_files import (
 )
 from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
+from training.job.parts import Pool
 from training.specs.origin import Origin
 
 _READERS: dict[str, Callable[[SourceFile, BadRows], Iterator[FileRow]]] = {
@@ -53,37 +56,53 @@ class SourceRow(NamedTuple):
     value: object
 
 
-def read_rows_of(
-    source: Origin, bad: BadRows, base: Path = PROJECT_ROOT, left_out: Counter[str] | None = None
-) -> Iterator[SourceRow]:
-    """The rows of one source, in the order of its files' names.
+def files_of_rows(
+    source: Origin, pool: Pool, left_out: Counter[str], base: Path = PROJECT_ROOT
+) -> Sequence[SourceFile | RemoteFile]:
+    """The files of one source, in the order of their names. Remote ones are fetched, unless few of their rows are read.
 
     Args:
         source: A source with `path` or `dataset`.
-        bad: Where every row and file that cannot be read is reported.
+        pool: Fetches.
+        left_out: Files that are not read are counted here, by reason.
         base: The folder that relative paths start from.
+
+    Raises:
+        SourceError: Nothing is there to read, or a file cannot be fetched.
+    """
+    if source.dataset is not None:
+        return _dataset_files(source, base, left_out)
+    listing = list_source(source, base)
+    left_out.update(listing.left_out)
+    return listing.all_files if source.limit is not None else fetch_all(listing.all_files, source.name, pool)
+
+
+def read_rows_of(
+    source: Origin, files: Sequence[SourceFile | RemoteFile], bad: BadRows, folder: Path, left_out: Counter[str]
+) -> Iterator[SourceRow]:
+    """The rows of the files of one source, in their order.
+
+    Args:
+        source: Whose files they are.
+        files: What to read.
+        bad: Where every row and file that cannot be read is reported.
+        folder: Where remote files are fetched to.
         left_out: Files that give no row are counted here, by reason.
 
     Raises:
-        SourceError: Nothing is there to read, or `bad` refuses a row.
+        SourceError: A file cannot be fetched or changes, or `bad` refuses a row.
     """
-    counted = Counter[str]() if left_out is None else left_out
-    if source.dataset is not None:
-        files = _dataset_files(source, base, counted)
-    else:
-        listing = list_source(source, base)
-        files = listing.files
-        counted.update(listing.left_out)
 
-    def read(file: SourceFile) -> Iterator[SourceRow]:
+    def read(listed: SourceFile | RemoteFile) -> Iterator[SourceRow]:
+        file = fetched(listed, source.name, folder) if isinstance(listed, RemoteFile) else listed
         format_ = format_in(file.name, source)
         if format_ is None:
-            raise SourceError(f"source {source.name}: {file.path} has no format that can be read; exclude it")
+            raise SourceError(f"source {source.name}: {file.shown} has no format that can be read; exclude it")
         for row in _READERS[format_](file, bad):
             yield SourceRow(f"{file.name}:{row.number}", row.where, row.value)
         require_unchanged(file)
 
-    yield from items_of_files(files, read, source, bad, counted)
+    yield from items_of_files(files, read, source, bad, left_out)
 
 
 def _dataset_files(source: Origin, base: Path, left_out: Counter[str]) -> list[SourceFile]:

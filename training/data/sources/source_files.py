@@ -14,13 +14,16 @@ import stat
 import sysconfig
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from training.data.sources.formats import READABLE, TEXT, format_of, shown_suffix
+from training.data.sources.remote_files import RemoteFile
+from training.data.sources.remote_listing import remote_files
 from training.errors import SourceError
+from training.specs.addresses import is_address, shown_address
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
@@ -45,11 +48,18 @@ class SourceFile:
         path: Where it is.
         name: Path relative to the source's folder, with `/` and in NFC: what globs match and what provenance records.
         status: Its size, times and inode.
+        remote: What it was fetched from; None for a file that lies where the recipe says.
     """
 
     path: Path
     name: str
     status: os.stat_result
+    remote: RemoteFile | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call it: its path, or the address that it was fetched from."""
+        return self.remote.shown if self.remote else str(self.path)
 
     @property
     def bytes(self) -> int:
@@ -63,6 +73,7 @@ class SourceListing:
 
     Attributes:
         files: Those that are read, sorted by name.
+        remote: In place of `files`, those of a source that is not on this machine.
         left_out: Reason, such as `.pdf` or `hidden`, to the number of files that are not read. A folder counts as one.
         names: Names of all files, those left out by name or content included.
     """
@@ -70,6 +81,12 @@ class SourceListing:
     files: list[SourceFile]
     left_out: Counter[str]
     names: list[str]
+    remote: list[RemoteFile] = field(default_factory=list)
+
+    @property
+    def all_files(self) -> Sequence[SourceFile | RemoteFile]:
+        """The files that are read, wherever they lie."""
+        return self.remote or self.files
 
 
 def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
@@ -83,9 +100,12 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
 
     Raises:
         SourceError: Nothing is there, or nothing is left to read. A file that is to be read is no regular file, is a
-            link that leads out of the folder, or has a name that no record can hold.
+            link that leads out of the folder, or has a name that no record can hold. A server cannot be reached, or
+            refuses access.
     """
     left_out: Counter[str] = Counter()
+    if source.addresses:
+        return _remote_listing(source, left_out)
     try:
         root, paths, follow = _candidates(source, base, left_out)
         folders = set() if follow else {root, *(path.parent for path in paths)}
@@ -113,12 +133,43 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
         files[name] = SourceFile(path, name, status)
 
     if not files:
-        files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
-        raise SourceError(
-            f"source {source.name}: {_place(source) or root} holds no file to read ({files_left_out}); correct "
-            f"its path in the recipe. What can be read is {READABLE}"
-        )
+        raise _nothing_to_read(source, _place(source) or str(root), left_out)
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
+
+
+def _remote_listing(source: Origin, left_out: Counter[str]) -> SourceListing:
+    files: dict[str, RemoteFile] = {}
+    names = []
+    for file in remote_files(source):
+        name = nfc(file.name)
+        if printable(name) != name:
+            raise SourceError(
+                f"source {source.name}: {printable(file.shown)}: its name is not UTF-8 or holds control characters; "
+                "rename or exclude it"
+            )
+        names.append(name)
+        if name in files:
+            raise SourceError(
+                f"source {source.name}: {file.shown} has the name {name} of another file; make them two sources"
+            )
+        hidden = HIDDEN if any(part.startswith(".") for part in name.split("/")) else None
+        reason = hidden or _reason_to_leave_out(name, source) or (None if file.bytes else EMPTY)
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        files[name] = replace(file, name=name)
+
+    if not files:
+        raise _nothing_to_read(source, _place(source), left_out)
+    return SourceListing([], left_out, names, [files[name] for name in sorted(files)])
+
+
+def _nothing_to_read(source: Origin, place: str, left_out: Counter[str]) -> SourceError:
+    files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
+    return SourceError(
+        f"source {source.name}: {place} holds no file to read ({files_left_out}); correct "
+        f"its path in the recipe. What can be read is {READABLE}"
+    )
 
 
 def unmatched_globs(source: Origin, listing: SourceListing) -> list[str]:
@@ -171,11 +222,18 @@ def expanded(path: str, base: Path) -> Path:
     unset = re.search(r"\$\{?(\w+)\}?", expanded_path)
     if unset:
         raise SourceError(f"{path}: the environment variable {unset[1]} is not set")
+    if is_address(expanded_path):
+        raise SourceError(
+            f"{path} is an address; write its scheme and host into the recipe, such as https://host/$PATH"
+        )
     return base / expanded_path
 
 
 def _place(source: Origin) -> str:
-    return source.path or source.dataset or ""
+    """Where a source lies, for messages, and as a path where it has one."""
+    if source.addresses:
+        return ", ".join(shown_address(address) for address in source.addresses[:3])
+    return str(source.path or source.dataset or "")
 
 
 def _reason_to_leave_out(name: str, source: Origin) -> str | None:
@@ -245,7 +303,10 @@ def printable(text: str) -> str:
 
 def state_of(files: Iterable[SourceFile]) -> str:
     """Digest of the names and states of some files: another one if a file was written to or replaced."""
-    states = [[file.name, *(getattr(file.status, field) for field in _STATE)] for file in files]
+    states = [
+        file.remote.state if file.remote else [file.name, *(getattr(file.status, field) for field in _STATE)]
+        for file in files
+    ]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
@@ -258,10 +319,10 @@ def require_unchanged(file: SourceFile) -> None:
     try:
         status = file.path.stat()
     except OSError as error:
-        raise SourceError(f"{printable(str(file.path))}: {error.strerror} while it was read; start again") from error
+        raise SourceError(f"{printable(file.shown)}: {error.strerror} while it was read; start again") from error
     if any(getattr(status, field) != getattr(file.status, field) for field in _STATE):
         raise SourceError(
-            f"{printable(str(file.path))}: it changed while it was read; start again when nobody writes to it"
+            f"{printable(file.shown)}: it changed while it was read; start again when nobody writes to it"
         )
 
 

@@ -28,7 +28,8 @@ def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
     No file is opened. The state changes with any write to a file, even one that sets its time of change back, and when
     another file is moved to its place. It also changes with a copy to another machine: the texts are gathered again
     there, and their content is the same. The standard library is installed and not written to, so its state is its
-    names, sizes and times of change, the same wherever it was installed from the same package.
+    names, sizes and times of change, the same wherever it was installed from the same package. A remote file's state is
+    its size, ETag and time of change, as its server says them now.
 
     Raises:
         SourceError: A source has no file, or a dataset has no commit.
@@ -39,7 +40,9 @@ def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
 def _state(source: Origin, base: Path) -> list[object]:
     if source.dataset is not None and local_dataset(source, base) is None:
         return [source.name, source.dataset, source.config, source.split, pinned_revision(source)]
-    return [source.name, [_file_state(file, is_stdlib(source)) for file in list_source(source, base).files]]
+    listing = list_source(source, base)
+    files = [_file_state(file, is_stdlib(source)) for file in listing.files]
+    return [source.name, [*files, *(file.state for file in listing.remote)]]
 
 
 def _file_state(file: SourceFile, installed: bool) -> list[object]:
@@ -57,8 +60,8 @@ def describe_source(source: Origin, base: Path = PROJECT_ROOT) -> str:
     if source.dataset is not None and local_dataset(source, base) is None:
         return f"{source.name}: the dataset {source.dataset} at {pinned_revision(source)[:12]}"
     listing = list_source(source, base)
-    files = f"{len(listing.files):,} file{'' if len(listing.files) == 1 else 's'}"
-    size = sum(file.bytes for file in listing.files)
+    files = f"{len(listing.all_files):,} file{'' if len(listing.all_files) == 1 else 's'}"
+    size = sum(file.bytes for file in listing.all_files)
     text = f"{source.name}: {files}, " + (f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB")
     text += f"; left out: {shown_reasons(listing.left_out)}" if listing.left_out else ""
     unmatched = unmatched_globs(source, listing)

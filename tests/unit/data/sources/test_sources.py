@@ -31,7 +31,9 @@ def source(**fields: Any) -> Source:
 
 def read(base: Path, bad: BadRows | None = None, **fields: Any) -> list[Document]:
     with TemporaryDirectory() as folder:
-        return list(read_source(source(**fields), bad or BadRows("fail", Path(folder, "skipped.jsonl")), base))
+        return list(
+            read_source(source(**fields), bad or BadRows("fail", Path(folder, "skipped.jsonl")), Path(folder), base)
+        )
 
 
 def refusal(base: Path, **fields: Any) -> str:
@@ -42,7 +44,7 @@ def refusal(base: Path, **fields: Any) -> str:
 
 def left_out(base: Path, **fields: Any) -> dict[str, int]:
     left_out: Counter[str] = Counter()
-    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base, left_out))
+    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base.parent, base, left_out))
     return dict(left_out)
 
 
