@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-HTTP, S3 = ("http", "https"), "s3"
+HTTP, S3, HUB = ("http", "https"), "s3", "hf"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _VARIABLES = re.compile(r"(\$\{\w+\}|\$\w+)+")
 _SECRET = re.compile(r"sig|token|key|secret|passw|pwd|cred|auth|jwt|session", re.IGNORECASE)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from training.data.reports import bar_chart, markdown_table, remote_lines, write_card, write_remote, write_samples
 from training.data.sources.bad_rows import BadRows, read_skipped
+from training.data.sources.dataset_files import files_of
 from training.data.sources.fetching import PART_BYTES, fetch_all, fetched_folder, grouped, provenance
 from training.data.sources.reading import (
     READING_MEMORY,
@@ -23,10 +24,9 @@ from training.data.sources.reading import (
     Document,
     licence_of,
     read_files,
-    read_source,
 )
 from training.data.sources.remote_files import RemoteFile
-from training.data.sources.source_files import SourceFile, list_source, shown_reasons, state_of
+from training.data.sources.source_files import SourceFile, shown_reasons, state_of
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
@@ -46,15 +46,14 @@ _LISTED = 100
 
 @dataclass(frozen=True)
 class SourcePart:
-    """Some files of a source, or a dataset, which can only be read from its beginning.
+    """Some files of a source.
 
     Attributes:
-        files: None reads the whole dataset.
         fetched: Where remote files are fetched to. Those of a source with a limit are, when it is their turn.
     """
 
     source: Source
-    files: tuple[SourceFile | RemoteFile, ...] | None
+    files: tuple[SourceFile | RemoteFile, ...]
     on_bad_row: Literal["fail", "skip"]
     shard_bytes: int
     fetched: Path
@@ -129,19 +128,13 @@ def _parts(
 ) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
     shard_bytes, folder = section.shard_megabytes * 2**20, fetched_folder(pool)
-    if source.dataset is not None:
-        whole = SourcePart(source, None, section.on_bad_row, shard_bytes, folder)
-        yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
-        return
-
-    listing = list_source(source)
-    left_out.update(listing.left_out)
+    files = files_of(source, left_out)
     if source.limit is not None:
-        whole = SourcePart(source, tuple(listing.all_files), section.on_bad_row, shard_bytes, folder)
+        whole = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes, folder)
         yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
         return
 
-    files = fetch_all(listing.all_files, source.name, pool)
+    files = fetch_all(files, source.name, pool)
     for number, group in enumerate(grouped(files, _PART_BYTES)):
         part = SourcePart(source, tuple(group), section.on_bad_row, shard_bytes, folder)
         size = sum(file.bytes for file in group)
@@ -150,7 +143,7 @@ def _parts(
 
 def _fetched(source: Source, parts: Sequence[Part[SourcePart]]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        yield from provenance(part.argument.files or (), source, part.argument.fetched)
+        yield from provenance(part.argument.files, source, part.argument.fetched)
 
 
 def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
@@ -167,11 +160,7 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         bounded_memory(READING_MEMORY),
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
-        if part.files is None:
-            read = read_source(part.source, bad, part.fetched, left_out=left_out)
-        else:
-            read = read_files(part.source, part.files, bad, part.fetched, left_out)
-        for document in read:
+        for document in read_files(part.source, part.files, bad, part.fetched, left_out):
             row = _row(document)
             writer.add(row, row["bytes"])
             documents, size = documents + 1, size + row["bytes"]

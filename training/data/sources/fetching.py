@@ -20,12 +20,13 @@ from filelock import FileLock
 
 from training.data.sources.formats import shown_suffix
 from training.data.sources.http_files import http_bytes
+from training.data.sources.hub_files import from_hub
 from training.data.sources.remote_files import Interrupted, RemoteFile
 from training.data.sources.s3_files import s3_bytes
 from training.data.sources.source_files import SourceFile
 from training.errors import SourceError
 from training.job.parts import Part, Pool, report_bytes
-from training.specs.addresses import S3, scheme_of
+from training.specs.addresses import HUB, S3, scheme_of
 from training.specs.base import digest_of
 from training.specs.origin import Origin
 from training.store.storage import fsync, write_durably
@@ -56,14 +57,27 @@ def fetched(file: RemoteFile, source: str, folder: Path, report: Callable[[int],
     data = place / f"{_DATA}{_suffix(file.name)}"
     # On a cluster a process of a job that was killed may still be at the same file.
     with FileLock(place / _LOCK):
-        if not (place / _RECORD).is_file():
-            opener = s3_bytes if scheme_of(file.address) == S3 else http_bytes
-            sha256 = _fetch(file, source, place / _PARTIAL, opener, report)
-            (place / _PARTIAL).replace(data)
+        if not (data.exists() and (place / _RECORD).is_file()):
+            sha256 = _bring(file, source, data, report)
             fsync(place)
             write_durably(place / _RECORD, json.dumps(_record_of(file, sha256)).encode())
             fsync(place)
     return SourceFile(data, file.name, data.stat(), file)
+
+
+def _bring(file: RemoteFile, source: str, data: Path, report: Callable[[int], None]) -> str:
+    """Fetch a file to its place; returns the SHA-256 (hex) of its bytes."""
+    if scheme_of(file.address) == HUB:
+        path, sha256 = from_hub(file, source)
+        data.unlink(missing_ok=True)
+        data.symlink_to(path)
+        report(file.bytes)
+        return sha256
+
+    opener = s3_bytes if scheme_of(file.address) == S3 else http_bytes
+    sha256 = _fetch(file, source, data.with_name(_PARTIAL), opener, report)
+    data.with_name(_PARTIAL).replace(data)
+    return sha256
 
 
 def fetch_all(files: Sequence[SourceFile | RemoteFile], source: str, pool: Pool) -> list[SourceFile]:

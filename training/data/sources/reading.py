@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
+from training.data.sources.bad_rows import BadRows
+from training.data.sources.dataset_files import files_of
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.fetching import fetched
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
@@ -22,12 +21,8 @@ from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
-    list_source,
-    local_dataset,
     require_unchanged,
 )
-from training.data.sources.source_state import pinned_revision
-from training.errors import SourceError
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
 
@@ -37,7 +32,6 @@ _TOO_MUCH_MEMORY = f"it takes more than {READING_MEMORY >> 30} GB of memory"
 STDLIB_LICENCE = "PSF-2.0"
 WITHOUT_DOCUMENT, BEYOND_LIMIT = "without a row of text", "beyond max_documents"
 WITHOUT_ROW, BEYOND_ROWS = "without a row", "beyond max_rows"
-_DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and the like
 _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
     TEXT: read_text,
     JSON_LINES: read_json_lines,
@@ -81,11 +75,7 @@ def read_source(
         SourceError: Nothing is there to read, or `bad` refuses a row.
     """
     counted = Counter[str]() if left_out is None else left_out
-    if source.dataset is not None:
-        return _read_dataset(source, bad, base, counted)
-    listing = list_source(source, base)
-    counted.update(listing.left_out)
-    return read_files(source, listing.all_files, bad, folder, counted)
+    return read_files(source, files_of(source, counted, base), bad, folder, counted)
 
 
 def licence_of(source: Source) -> str | None:
@@ -149,93 +139,3 @@ def _reason(error: Exception) -> str:
         return _TOO_MUCH_MEMORY
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return reason.strip().rstrip(".")
-
-
-def _read_dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
-    column = source.text_column
-    rows, columns = _stream(source, base, left_out)
-    if columns is not None and column not in columns and column.partition(".")[0] not in columns:
-        raise SourceError(
-            f"source {source.name}: the dataset {source.dataset} has no column {column!r}, only "
-            f"{names(columns)}; set text_column to the one that holds the text"
-        )
-
-    count = 0
-    for number, row in enumerate(rows, start=1):
-        text = row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)
-        if text is not None:
-            yield Document(text, source.name, f"{source.split}#{number}", source.licence)
-            count += 1
-        if count == source.max_documents:
-            return
-
-
-def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:
-    """The rows of a dataset, and its columns where they are known beforehand. Code in datasets is never run."""
-    import datasets  # takes 1.5 s, and most recipes have no dataset
-
-    folder = local_dataset(source, base)
-    revision = None if folder else pinned_revision(source)
-    try:
-        builder = datasets.load_dataset_builder(str(folder or source.dataset), source.config, revision=revision)
-        check_builder(builder, source, folder)
-        stream = builder.as_streaming_dataset(split=source.split)
-        if folder is not None:
-            left_out.update(not_of_the_split(builder, source, base))
-    except SourceError:
-        raise
-    except Exception as error:  # the library documents no errors; the network, the hub or the data can fail
-        raise dataset_error(source, error) from error
-
-    def rows() -> Iterator[dict[str, Any]]:
-        try:
-            yield from stream
-        except Exception as error:
-            raise dataset_error(source, error) from error
-
-    return rows(), stream.column_names
-
-
-def check_builder(builder: Any, source: Origin, folder: Path | None) -> None:
-    """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
-    kind = type(builder).__module__.rpartition(".")[2]
-    if kind not in _DATASET_FORMATS:
-        raise SourceError(
-            f"source {source.name}: the dataset {source.dataset} holds {kind} files, and Gatehouse reads "
-            f"{', '.join(_DATASET_FORMATS)}; convert it"
-        )
-    if folder is None or source.follow_links:
-        return
-
-    root = os.path.realpath(folder)
-    for file in itertools.chain.from_iterable((builder.config.data_files or {}).values()):
-        if not os.path.realpath(file).startswith(f"{root}{os.sep}"):
-            raise SourceError(
-                f"source {source.name}: {folder} names the file {file}, which lies outside of it; "
-                "set follow_links: true of the source to read it, or correct the folder's README.md"
-            )
-
-
-def not_of_the_split(builder: Any, source: Origin, base: Path) -> Counter[str]:
-    """Files of a dataset's folder that its split does not name, and those that no dataset can name, by reason."""
-    # A split may be written `train[:10%]+validation`.
-    splits = {part.partition("[")[0].strip() for part in source.split.split("+")}
-    files = {
-        os.path.realpath(file)
-        for split, files in (builder.config.data_files or {}).items()
-        for file in files
-        if str(split) in splits
-    }
-    listing = list_source(source, base)
-    others = sum(os.path.realpath(file.path) not in files for file in listing.files)
-    return listing.left_out + Counter({f"not of the split {source.split}": others})
-
-
-def dataset_error(source: Origin, error: Exception) -> SourceError:
-    """What a person is told of a dataset that cannot be read."""
-    message = str(error).strip()[:LONGEST_MESSAGE] or type(error).__name__
-    reason = _TOO_MUCH_MEMORY if isinstance(error, MemoryError) else message
-    return SourceError(
-        f"source {source.name}: the dataset {source.dataset} cannot be read ({reason}); check its name, "
-        "config, split and revision, and that the hub can be reached from here"
-    )

@@ -5,28 +5,25 @@ JSON is read by Python's own reader and never through Arrow, which gives every o
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from training.data.sources.bad_rows import BadRows
+from training.data.sources.dataset_files import files_of
 from training.data.sources.fetching import fetch_all, fetched
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import arrow_rows, parquet_rows
 from training.data.sources.readers import FileRow, csv_rows, json_line_rows, json_rows, text_rows
-from training.data.sources.reading import check_builder, dataset_error, items_of_files, not_of_the_split
+from training.data.sources.reading import items_of_files
 from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
-    list_source,
-    local_dataset,
     require_unchanged,
 )
-from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
 from training.job.parts import Pool
 from training.specs.origin import Origin
@@ -39,7 +36,6 @@ _READERS: dict[str, Callable[[SourceFile, BadRows], Iterator[FileRow]]] = {
     PARQUET: parquet_rows,
     ARROW: arrow_rows,
 }
-_HUB = re.compile(r"hf://datasets/(?P<dataset>[^@]+)@[^/]+/(?P<name>.+)")
 
 
 class SourceRow(NamedTuple):
@@ -70,11 +66,8 @@ def files_of_rows(
     Raises:
         SourceError: Nothing is there to read, or a file cannot be fetched.
     """
-    if source.dataset is not None:
-        return _dataset_files(source, base, left_out)
-    listing = list_source(source, base)
-    left_out.update(listing.left_out)
-    return listing.all_files if source.limit is not None else fetch_all(listing.all_files, source.name, pool)
+    files = files_of(source, left_out, base)
+    return files if source.limit is not None else fetch_all(files, source.name, pool)
 
 
 def read_rows_of(
@@ -103,52 +96,3 @@ def read_rows_of(
         require_unchanged(file)
 
     yield from items_of_files(files, read, source, bad, left_out)
-
-
-def _dataset_files(source: Origin, base: Path, left_out: Counter[str]) -> list[SourceFile]:
-    """The files that a dataset's split names, on this machine. Code in datasets is never run.
-
-    The library says only which files they are. It would read JSON through Arrow.
-    """
-    import datasets  # takes 1.5 s, and most recipes have no dataset
-
-    folder = local_dataset(source, base)
-    revision = None if folder else pinned_revision(source)
-    try:
-        builder = datasets.load_dataset_builder(str(folder or source.dataset), source.config, revision=revision)
-        check_builder(builder, source, folder)
-        by_split = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
-    except SourceError:
-        raise
-    except Exception as error:  # the library documents no errors; the network, the hub or the data can fail
-        raise dataset_error(source, error) from error
-
-    if source.split not in by_split:
-        raise SourceError(
-            f"source {source.name}: the dataset {source.dataset} has no split {source.split}, only "
-            f"{', '.join(sorted(by_split)) or 'none'}; name one of them as it is"
-        )
-    if folder is not None:
-        left_out.update(not_of_the_split(builder, source, base))
-    return [_dataset_file(str(file), folder, source) for file in sorted(map(str, by_split[source.split]))]
-
-
-def _dataset_file(address: str, folder: Path | None, source: Origin) -> SourceFile:
-    """A dataset's file, fetched from the hub where it does not lie here."""
-    if "://" not in address:
-        path = Path(address)
-        name = path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else path.name
-        return SourceFile(path, name, path.stat())
-
-    from huggingface_hub import hf_hub_download
-
-    parts = _HUB.fullmatch(address)
-    if parts is None:
-        raise SourceError(f"source {source.name}: the dataset names the file {address}, which is not its own")
-    try:
-        path = Path(
-            hf_hub_download(parts["dataset"], parts["name"], repo_type="dataset", revision=pinned_revision(source))
-        )
-    except Exception as error:  # the network and the hub can fail in many ways
-        raise dataset_error(source, error) from error
-    return SourceFile(path, parts["name"], path.stat())

@@ -121,7 +121,7 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
     # Two names may differ in their Unicode form alone. The one in NFC comes first; the other keeps the disk's form.
     for path, name_on_disk in sorted(named, key=lambda entry: (nfc(entry[1]) != entry[1], entry[1])):
         name = nfc(name_on_disk)
-        reason = _reason_to_leave_out(name, source)
+        reason = reason_to_leave_out(name, source)
         if reason is None:
             status = _status(source, path, real_folders.get(path.parent), real_folders.get(root))
             reason = None if status.st_size else EMPTY
@@ -153,7 +153,7 @@ def _remote_listing(source: Origin, left_out: Counter[str]) -> SourceListing:
                 f"source {source.name}: {file.shown} has the name {name} of another file; make them two sources"
             )
         hidden = HIDDEN if any(part.startswith(".") for part in name.split("/")) else None
-        reason = hidden or _reason_to_leave_out(name, source) or (None if file.bytes else EMPTY)
+        reason = hidden or reason_to_leave_out(name, source) or (None if file.bytes else EMPTY)
         if reason is not None:
             left_out[reason] += 1
             continue
@@ -236,7 +236,8 @@ def _place(source: Origin) -> str:
     return str(source.path or source.dataset or "")
 
 
-def _reason_to_leave_out(name: str, source: Origin) -> str | None:
+def reason_to_leave_out(name: str, source: Origin) -> str | None:
+    """Why a source does not read a file of this name: `excluded`, or its suffix; None where it does."""
     if (source.include and not matches(name, source.include)) or matches(name, source.exclude):
         return EXCLUDED
     return None if format_in(name, source) else shown_suffix(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar, cast
 
+from training.data.sources.hub_files import COMMIT, commit_of, needs_commit
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
@@ -15,11 +16,12 @@ from training.data.sources.source_files import (
     shown_reasons,
     unmatched_globs,
 )
-from training.errors import SourceError
-from training.specs.base import digest_of
+from training.specs.base import Spec, digest_of
+from training.specs.conversations import ConversationsSection, PreferencesSection
 from training.specs.origin import Origin
+from training.specs.raw_corpus import RawCorpusSection
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+SectionT = TypeVar("SectionT", bound=Spec)
 
 
 def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
@@ -38,8 +40,8 @@ def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
 
 
 def _state(source: Origin, base: Path) -> list[object]:
-    if source.dataset is not None and local_dataset(source, base) is None:
-        return [source.name, source.dataset, source.config, source.split, pinned_revision(source)]
+    if _is_on_hub(source, base):
+        return [source.name, source.dataset, source.config, source.split, commit_of(source)]
     listing = list_source(source, base)
     files = [_file_state(file, is_stdlib(source)) for file in listing.files]
     return [source.name, [*files, *(file.state for file in listing.remote)]]
@@ -57,8 +59,8 @@ def describe_source(source: Origin, base: Path = PROJECT_ROOT) -> str:
     Raises:
         SourceError: A source has no file, or a dataset has no commit.
     """
-    if source.dataset is not None and local_dataset(source, base) is None:
-        return f"{source.name}: the dataset {source.dataset} at {pinned_revision(source)[:12]}"
+    if _is_on_hub(source, base):
+        return f"{source.name}: the dataset {source.dataset} at {commit_of(source)[:12]}"
     listing = list_source(source, base)
     files = f"{len(listing.all_files):,} file{'' if len(listing.all_files) == 1 else 's'}"
     size = sum(file.bytes for file in listing.all_files)
@@ -69,14 +71,30 @@ def describe_source(source: Origin, base: Path = PROJECT_ROOT) -> str:
 
 
 def pinned_revision(source: Origin) -> str:
-    """The commit of a dataset on the hub.
+    """The commit of a dataset on the hub, as it stands in the source.
 
     Raises:
         SourceError: It is missing, or is a name that can move, such as a branch.
     """
-    if source.revision is None or not _COMMIT.fullmatch(source.revision):
-        raise SourceError(
-            f"source {source.name}: revision must be the commit of the dataset {source.dataset} (40 hex "
-            f"digits, found {source.revision!r}); its page on the hub lists them under Files, History"
-        )
+    if source.revision is None or not COMMIT.fullmatch(source.revision):
+        raise needs_commit(source)
     return source.revision
+
+
+def with_commits(section: SectionT) -> SectionT:
+    """A section whose datasets of the hub have their commits in place of names that can move, such as `main`.
+
+    Raises:
+        SourceError: The hub does not give a commit.
+    """
+    if not isinstance(section, RawCorpusSection | ConversationsSection | PreferencesSection):
+        return section
+    sources: tuple[Origin, ...] = tuple(
+        source.model_copy(update={"revision": commit_of(source)}) if _is_on_hub(source) else source
+        for source in section.sources
+    )
+    return cast(SectionT, section.model_copy(update={"sources": sources}))
+
+
+def _is_on_hub(source: Origin, base: Path = PROJECT_ROOT) -> bool:
+    return source.dataset is not None and local_dataset(source, base) is None

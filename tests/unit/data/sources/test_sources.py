@@ -382,9 +382,12 @@ def test_a_dataset_in_a_local_folder(tmp_path: Path) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"text": ["one", "two", "three"]}), folder / "train.parquet")
     documents = read(tmp_path, dataset="set", licence="CC0-1.0", max_documents=2)
-    assert documents == [Document("one", "s", "train#1", "CC0-1.0"), Document("two", "s", "train#2", "CC0-1.0")]
+    assert documents == [
+        Document("one", "s", "train.parquet#1", "CC0-1.0"),
+        Document("two", "s", "train.parquet#2", "CC0-1.0"),
+    ]
     assert "no column 'body', only text" in refusal(tmp_path, dataset="set", text_column="body")
-    assert "cannot be read" in refusal(tmp_path, dataset="set", split="test")
+    assert "has no split test, only train" in refusal(tmp_path, dataset="set", split="test")
 
 
 def test_files_of_a_local_dataset_that_its_split_does_not_name_are_counted(tmp_path: Path) -> None:
