@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +22,7 @@ from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
-    require_unchanged,
+    unchanged,
 )
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
@@ -88,19 +89,19 @@ def read_files(
 ) -> Iterator[Document]:
     """The documents of some files of a source, in their order; see `read_source`."""
 
-    def read(listed: SourceFile | RemoteFile) -> Iterator[Document]:
+    def read(listed: SourceFile | RemoteFile) -> Generator[Document]:
         file = fetched(listed, source.name, folder) if isinstance(listed, RemoteFile) else listed
         reader = _READERS[format_in(file.name, source) or TEXT]
-        for path, text in reader(file, source, bad):
-            yield Document(text, source.name, path, licence_of(source))
-        require_unchanged(file)
+        with unchanged(file):
+            for path, text in reader(file, source, bad):
+                yield Document(text, source.name, path, licence_of(source))
 
     return items_of_files(files, read, source, bad, left_out)
 
 
 def items_of_files(
     files: Sequence[SourceFile | RemoteFile],
-    read: Callable[[SourceFile | RemoteFile], Iterator[ItemT]],
+    read: Callable[[SourceFile | RemoteFile], Generator[ItemT]],
     source: Origin,
     bad: BadRows,
     left_out: Counter[str],
@@ -122,11 +123,12 @@ def items_of_files(
 
         count_before, bad_before = count, bad.count
         try:
-            for item in read(file):
-                count += 1
-                yield item
-                if count == source.limit:
-                    break
+            with closing(read(file)) as items:
+                for item in items:
+                    count += 1
+                    yield item
+                    if count == source.limit:
+                        break
         except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.shown}: cannot be read ({_reason(error)}); repair or exclude it")
 

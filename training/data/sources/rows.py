@@ -6,7 +6,7 @@ JSON is read by Python's own reader and never through Arrow, which gives every o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
-    require_unchanged,
+    unchanged,
 )
 from training.errors import SourceError
 from training.job.parts import Pool
@@ -86,13 +86,13 @@ def read_rows_of(
         SourceError: A file cannot be fetched or changes, or `bad` refuses a row.
     """
 
-    def read(listed: SourceFile | RemoteFile) -> Iterator[SourceRow]:
+    def read(listed: SourceFile | RemoteFile) -> Generator[SourceRow]:
         file = fetched(listed, source.name, folder) if isinstance(listed, RemoteFile) else listed
         format_ = format_in(file.name, source)
         if format_ is None:
             raise SourceError(f"source {source.name}: {file.shown} has no format that can be read; exclude it")
-        for row in _READERS[format_](file, bad):
-            yield SourceRow(f"{file.name}:{row.number}", row.where, row.value)
-        require_unchanged(file)
+        with unchanged(file):
+            for row in _READERS[format_](file, bad):
+                yield SourceRow(f"{file.name}:{row.number}", row.where, row.value)
 
     yield from items_of_files(files, read, source, bad, left_out)

@@ -15,6 +15,7 @@ import sysconfig
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -311,12 +312,22 @@ def state_of(files: Iterable[SourceFile]) -> str:
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
-def require_unchanged(file: SourceFile) -> None:
-    """Refuse a file that changed since it was listed: what was read of it may be half of the old and half of the new.
+@contextmanager
+def unchanged(file: SourceFile) -> Iterator[None]:
+    """Read a file inside of this, also up to a limit: one that changes since it was listed stops the job.
+
+    What was read of it may be half of the old and half of the new. That counts more than a bad row in it.
 
     Raises:
         SourceError: It was written to, replaced or removed.
     """
+    try:
+        yield
+    finally:
+        _require_unchanged(file)
+
+
+def _require_unchanged(file: SourceFile) -> None:
     try:
         status = file.path.stat()
     except OSError as error:

@@ -6,11 +6,12 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -410,3 +411,50 @@ def test_links_of_a_download_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("revision", [None, "main", "abc123"])
 def test_a_dataset_of_the_hub_needs_a_commit(tmp_path: Path, revision: str | None) -> None:
     assert "revision must be the commit" in refusal(tmp_path, dataset="some/where", revision=revision)
+
+
+def _grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'{"text": "more"}\n')
+
+
+def _overwrite(path: Path) -> None:
+    """Same size, and the time of change is set back."""
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data.replace(b"one", b"eno"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Another file of the same size and time is moved to its place."""
+    before, other = path.stat(), path.with_suffix(".other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [_grow, _overwrite, _replace, Path.unlink])
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("on_bad_row", ["fail", "skip"])
+def test_a_file_that_changes_half_way_stops_the_job(
+    tmp_path: Path, change: Callable[[Path], None], limit: int | None, on_bad_row: Literal["fail", "skip"]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n' * 3)
+    bad = BadRows(on_bad_row, tmp_path / "skipped")
+    documents = read_source(source(path=str(path), max_documents=limit), bad, tmp_path)
+    assert next(documents).text == "one"
+    change(path)
+    with pytest.raises(SourceError, match=r"a\.jsonl: .*while it was read; start again"):
+        list(documents)
+
+
+def test_a_file_that_goes_before_it_is_read_is_no_bad_file(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text") if name.endswith("gz") else b"text")
+    bad = BadRows("skip", tmp_path.parent / "skipped")
+    documents = read_source(source(path=str(tmp_path)), bad, tmp_path)
+    assert next(documents).text == "text"
+    (tmp_path / "b.txt.gz").write_bytes(b"half")
+    with pytest.raises(SourceError, match="it changed while it was read"):
+        list(documents)
+    assert bad.count <= 1
