@@ -18,6 +18,7 @@ from training.data.reports import bar_chart, markdown_table, remote_lines, write
 from training.data.sources.bad_rows import BadRows, read_skipped
 from training.data.sources.dataset_files import files_of
 from training.data.sources.fetching import PART_BYTES, fetch_all, fetched_folder, grouped, provenance
+from training.data.sources.line_ranges import cut_at_lines
 from training.data.sources.reading import (
     READING_MEMORY,
     WITHOUT_DOCUMENT,
@@ -134,8 +135,8 @@ def _parts(
         yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
         return
 
-    files = fetch_all(files, source.name, pool)
-    for number, group in enumerate(grouped(files, _PART_BYTES)):
+    here = cut_at_lines(fetch_all(files, source.name, pool), source, pool, _PART_BYTES)
+    for number, group in enumerate(grouped(here, _PART_BYTES)):
         part = SourcePart(source, tuple(group), section.on_bad_row, shard_bytes, folder)
         size = sum(file.bytes for file in group)
         yield Part(f"{name}-{number:05d}", part, size, group[0].shown, state_of(group))

@@ -16,7 +16,9 @@ from tests.unit.data.tokens.parts import context_of
 from training.data.sources import fetching
 from training.data.tables import read_rows
 from training.errors import SourceError
+from training.job import parts
 from training.specs.conversations import ConversationsSection
+from training.specs.execution import Execution
 from training.specs.raw_corpus import RawCorpusSection
 from training.stages import conversations, raw_corpus
 
@@ -33,11 +35,11 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
-def build(out: Path, path: Any, work: Path | None = None, **options: Any) -> dict[str, float]:
+def build(out: Path, path: Any, work: Path | None = None, threads: int = 1, **options: Any) -> dict[str, float]:
     source = {"name": "web", "path": path, "licence": "MIT", **options}
     section = RawCorpusSection.model_validate({"sources": (source,)})
     context = context_of(out, "raw_corpus", section, {})
-    return dict(raw_corpus.run(replace(context, work=work or out)).metrics)
+    return dict(raw_corpus.run(replace(context, work=work or out, execution=Execution(threads=threads))).metrics)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -84,6 +86,24 @@ def test_a_job_that_starts_again_fetches_nothing_twice(
         ("/b.jsonl", "bytes=0-0"),
         ("/b.jsonl", "bytes=5-"),
     ]
+
+
+def test_a_large_file_of_lines_is_several_parts(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{server.address}/a.jsonl"
+    build(tmp_path / "whole", address)
+    monkeypatch.setattr(raw_corpus, "_PART_BYTES", 300_000)
+    monkeypatch.setattr(parts, "_WORTH_A_POOL", 0)
+    for threads in (1, 2):
+        assert build(tmp_path / f"cut-{threads}", address, threads=threads)["documents"] == 2_000
+    assert rows(tmp_path / "cut-1") == rows(tmp_path / "whole")
+
+    steps = [path.name for path in sorted((tmp_path / "cut-1" / "parts").iterdir())]
+    assert steps == ["count_lines_web", "fetch_web", "read_web", "shared"]
+    files = [sorted((tmp_path / f"cut-{threads}" / "documents").iterdir()) for threads in (1, 2)]
+    assert len(files[0]) == len(files[1]) == 5
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
 def test_of_a_source_with_a_limit_only_what_is_read_is_fetched(server: FileServer, tmp_path: Path) -> None:

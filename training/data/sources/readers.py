@@ -13,7 +13,8 @@ import io
 import json
 import tokenize
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple, cast
 
 from training.data.sources.bad_rows import (
     MAX_BLANK_LINES,
@@ -115,9 +116,10 @@ def _texts(rows: Iterator[FileRow], file: SourceFile, source: Source, bad: BadRo
 
 def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The values of a file with one JSON value a line, or of a JSON array under the same suffix."""
-    blank_lines, started = 0, False
-    with open_decompressed(file.path, file.bytes) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+    before = file.lines.before if file.lines else 0
+    blank_lines, started = 0, before > 0
+    with open_lines(file) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=before + 1):
             blank_lines = 0 if line.strip() else blank_lines + 1
             if blank_lines and blank_lines < MAX_BLANK_LINES:
                 continue
@@ -129,7 +131,7 @@ def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
 
             # The suffix is not believed: a whole array is often saved under it.
             is_first, started = not started, True
-            if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            if is_first and begins_array(line):
                 yield from _json_items(file, bad, stream, line)
                 return
 
@@ -148,6 +150,39 @@ def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
                 bad.report(f"{where}: is not JSON ({error}); repair the line")
             else:
                 yield FileRow(number, where, value)
+
+
+def begins_array(line: bytes) -> bool:
+    """Whether the first line of a file of JSON lines shows that the file is one array."""
+    return line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+@contextmanager
+def open_lines(file: SourceFile) -> Iterator[IO[bytes]]:
+    """A file's bytes, decompressed; of a part of a plain file, those of its lines."""
+    if file.lines is None:
+        with open_decompressed(file.path, file.bytes) as stream:
+            yield stream
+        return
+    with file.path.open("rb") as raw, io.BufferedReader(_Section(raw, file.lines.start, file.lines.end)) as stream:
+        yield cast(IO[bytes], stream)
+
+
+class _Section(io.RawIOBase):
+    """The bytes of a file between two places."""
+
+    def __init__(self, raw: IO[bytes], start: int, end: int) -> None:
+        raw.seek(start)
+        self._raw, self._left = raw, end - start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._raw.read(min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
 
 
 def json_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:

@@ -132,7 +132,9 @@ def items_of_files(
         except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.shown}: cannot be read ({_reason(error)}); repair or exclude it")
 
-        if (count, bad.count) == (count_before, bad_before):
+        # A part of a file is no file that was left out.
+        is_whole = isinstance(file, RemoteFile) or file.lines is None
+        if is_whole and (count, bad.count) == (count_before, bad_before):
             left_out[WITHOUT_DOCUMENT if isinstance(source, Source) else WITHOUT_ROW] += 1
 
 

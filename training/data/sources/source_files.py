@@ -42,6 +42,21 @@ _STDLIB_GENERATED = ("_sysconfigdata", "config-")
 
 
 @dataclass(frozen=True)
+class LineRange:
+    """Lines of a file that are read apart from the others.
+
+    Attributes:
+        start: Its first byte, at which a line begins.
+        end: The byte behind its last line.
+        before: How many lines of the file are before it.
+    """
+
+    start: int
+    end: int
+    before: int
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """One file of a source.
 
@@ -50,12 +65,14 @@ class SourceFile:
         name: Path relative to the source's folder, with `/` and in NFC: what globs match and what provenance records.
         status: Its size, times and inode.
         remote: What it was fetched from; None for a file that lies where the recipe says.
+        lines: The part of it that is meant; None for the whole file.
     """
 
     path: Path
     name: str
     status: os.stat_result
     remote: RemoteFile | None = None
+    lines: LineRange | None = None
 
     @property
     def shown(self) -> str:
@@ -64,8 +81,8 @@ class SourceFile:
 
     @property
     def bytes(self) -> int:
-        """Size on disk."""
-        return self.status.st_size
+        """Size on disk, of the part that is meant."""
+        return self.lines.end - self.lines.start if self.lines else self.status.st_size
 
 
 @dataclass(frozen=True)
@@ -306,7 +323,10 @@ def printable(text: str) -> str:
 def state_of(files: Iterable[SourceFile]) -> str:
     """Digest of the names and states of some files: another one if a file was written to or replaced."""
     states = [
-        file.remote.state if file.remote else [file.name, *(getattr(file.status, field) for field in _STATE)]
+        [
+            *(file.remote.state if file.remote else [file.name, *(getattr(file.status, field) for field in _STATE)]),
+            *([file.lines.start, file.lines.end] if file.lines else ()),
+        ]
         for file in files
     ]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()
