@@ -22,6 +22,7 @@ import zstandard
 from training.data.sources import bad_rows, readers
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.reading import Document, read_source
+from training.data.sources.source_state import source_state
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
@@ -406,6 +407,32 @@ def test_links_of_a_download_cache(tmp_path: Path) -> None:
     for fields in ({"path": "snapshots/1"}, {"path": "snapshots/1/*.parquet"}, {"dataset": "snapshots/1"}):
         assert "set follow_links: true" in refusal(tmp_path, **fields)
         assert [document.text for document in read(tmp_path, follow_links=True, **fields)] == ["one"]
+
+
+def test_links_of_dvc(tmp_path: Path) -> None:
+    """`dvc checkout` with cache.type symlink: a link for each file, to a name without suffix in a hidden folder."""
+    cached = tmp_path / ".dvc" / "cache" / "files" / "md5" / "0a" / "1b2c"
+    cached.parent.mkdir(parents=True)
+    cached.write_text('{"text": "one"}\n')
+    cached.chmod(0o444)
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "a.jsonl").symlink_to(cached)
+    (tmp_path / "data" / "deep.dvc").write_text("outs: []")
+    assert "set follow_links: true" in refusal(tmp_path, path="data")
+    assert read(tmp_path, path="data", follow_links=True) == [Document("one", "s", "deep/a.jsonl#1", None)]
+    assert left_out(tmp_path, path="data", follow_links=True) == {".dvc": 1}
+
+    first = source_state([source(path="data", follow_links=True)], tmp_path)
+    other = cached.with_name("3d4e")
+    other.write_text('{"text": "two"}\n')
+    (tmp_path / "data" / "deep" / "a.jsonl").unlink()
+    (tmp_path / "data" / "deep" / "a.jsonl").symlink_to(other)
+    assert source_state([source(path="data", follow_links=True)], tmp_path) != first
+    cached.unlink()
+    other.unlink()
+    assert "a.jsonl: No such file or directory; repair it or exclude it" in refusal(
+        tmp_path, path="data", follow_links=True
+    )
 
 
 @pytest.mark.parametrize("revision", [None, "main", "abc123"])
