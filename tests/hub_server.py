@@ -9,8 +9,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
+from huggingface_hub import constants
+
+_TEMPLATE = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
 DATASET, COMMIT, NEXT = "somebody/texts", "0123456789abcdef0123456789abcdef01234567", "f" * 40
 LARGE = 1000  # bytes from which on a file is named by its SHA-256, as with git LFS
 
@@ -32,6 +37,16 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.files, self.main = files, COMMIT
         self.asked: list[tuple[str, str]] = []
         self.status = 200
+
+    def connect(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Make this process take it for the hub, as HF_ENDPOINT and HF_HUB_CACHE do in a fresh one."""
+        address = f"http://127.0.0.1:{self.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + _TEMPLATE)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def handle_error(self, *_: object) -> None:
         """A client that leaves is no error."""

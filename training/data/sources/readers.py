@@ -33,6 +33,8 @@ from training.specs.raw_corpus import Source
 
 # Python accepts these after `coding:`, although they are not made for whole files.
 _ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
+# What a checkout holds of a file that was not pulled; as a text it would be learned.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:"
 
 
 class FileRow(NamedTuple):
@@ -62,6 +64,10 @@ def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
             f"{file.shown}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
             ".jsonl file with one document a line"
         )
+        return
+
+    if data.startswith(_LFS_POINTER):
+        bad.report(f"{file.shown}: is a pointer of Git LFS in place of the text; run git lfs pull, or exclude it")
         return
 
     # `utf-8-sig` is UTF-8 with or without a byte order mark.

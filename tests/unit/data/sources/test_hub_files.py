@@ -24,8 +24,6 @@ from training.data.sources.source_state import describe_source, source_state, wi
 from training.errors import SourceError
 from training.specs.raw_corpus import RawCorpusSection, Source
 
-_TEMPLATE = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
-
 
 def parquet(*texts: str) -> bytes:
     buffer = io.BytesIO()
@@ -56,15 +54,8 @@ FILES = {
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    files = {COMMIT: dict(FILES), NEXT: {"train.jsonl": lines("newer")}}
-    with serving(files) as server:
-        address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)  # as HF_ENDPOINT sets it in a fresh process
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + _TEMPLATE)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving({COMMIT: dict(FILES), NEXT: {"train.jsonl": lines("newer")}}) as server:
+        server.connect(monkeypatch, tmp_path / "cache")
         yield server
 
 

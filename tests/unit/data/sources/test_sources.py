@@ -409,6 +409,11 @@ def test_links_of_a_download_cache(tmp_path: Path) -> None:
         assert [document.text for document in read(tmp_path, follow_links=True, **fields)] == ["one"]
 
 
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 5\n")
+    assert "a.txt: is a pointer of Git LFS in place of the text; run git lfs pull" in refusal(tmp_path, path=".")
+
+
 def test_links_of_dvc(tmp_path: Path) -> None:
     """`dvc checkout` with cache.type symlink: a link for each file, to a name without suffix in a hidden folder."""
     cached = tmp_path / ".dvc" / "cache" / "files" / "md5" / "0a" / "1b2c"
