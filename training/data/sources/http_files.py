@@ -21,7 +21,7 @@ from training.specs.addresses import scheme_of, shown_address
 if TYPE_CHECKING:
     from requests import Response
 
-_TIMEOUT = (30, 60)  # seconds to connect, and between two packets
+_TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 _LISTING_WAITS = (0.5, 2.0)  # seconds; a sensor's look should not take long
 _LONGEST_WAIT = 60  # seconds that a server may ask for
 _CHUNK = 1 << 20

@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from training.errors import SourceError
-from training.specs.addresses import shown_address
+from training.specs.addresses import HTTP, scheme_of, shown_address
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_LOGIN = re.compile(r"\w+://[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Interrupted(Exception):
 def with_variables(address: str, source: str) -> str:
     """An address with its environment variables expanded. It may hold secrets now.
 
+    A user and a password are escaped, because a `/` or an `@` in them would make another server of the address.
+
     Args:
         address: As the recipe writes it.
         source: Name of the source, for the error.
@@ -68,13 +74,17 @@ def with_variables(address: str, source: str) -> str:
     Raises:
         SourceError: A variable is not set.
     """
-    unset = [name for match in re.finditer(r"\$(?:\{(\w+)\}|(\w+))", address) if (name := match[1] or match[2])]
-    missing = [name for name in unset if name not in os.environ]
-    if missing:
-        raise SourceError(
-            f"source {source}: {shown_address(address)}: the environment variable {missing[0]} is not set"
-        )
-    return os.path.expandvars(address)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise SourceError(f"source {source}: {shown_address(address)}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    login = _LOGIN.match(address) if scheme_of(address) in HTTP else None
+    start = login.end() if login else 0
+    escaped = _VARIABLE.sub(lambda match: quote(value(match), safe=""), address[:start])
+    return escaped + _VARIABLE.sub(value, address[start:])
 
 
 def changed(source: str, file: RemoteFile) -> SourceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -252,6 +253,13 @@ def test_secrets_are_used_and_never_shown(
 
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert SECRET.encode() not in written and SECRET not in caplog.text + state + repr(origin)
+
+
+def test_a_password_cannot_lead_to_another_server(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_PASSWORD", "p@127.0.0.9/a?b#c:%20")
+    server.needs = f"Basic {base64.b64encode(b'me:p@127.0.0.9/a?b#c:%20').decode()}"
+    address = server.address.replace("://", "://me:$WEB_PASSWORD@") + "/data/b.jsonl"
+    assert list_source(source(address)).remote[0].bytes == len(LINES)
 
 
 def test_a_credential_that_expires_half_way_is_one_message(server: FileServer, tmp_path: Path) -> None:
