@@ -7,7 +7,12 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import random
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +33,15 @@ MB = 1 << 20
 DATA = random.Random(0).randbytes(3 * MB + 5)
 LINES = "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(100)).encode()
 SECRET = "canary-7d1e0f"
+_FETCH = """
+import sys
+from pathlib import Path
+from training.data.sources import fetching
+from training.data.sources.http_files import http_file
+fetching._SYNC_BYTES = 1 << 20
+fetching.fetched(http_file(sys.argv[1], "a.txt", "web"), "web", Path(sys.argv[2]))
+"""
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +146,27 @@ def test_a_job_that_was_killed_fetches_the_rest(server: FileServer, tmp_path: Pa
     server.answers = [lambda request: request.whole(2 * MB)] + [lambda request: request.part(request.start, sent=0)] * 4
     message = refusal(lambda: fetch(file, tmp_path))
     assert "3 tries brought nothing new" in message and f"{2 * MB:,} of {len(DATA):,} bytes stay" in message
+    assert fetch(file, tmp_path) == DATA
+    assert server.requests[-1][1] == f"bytes={2 * MB}-"
+
+
+def test_a_process_that_is_killed_leaves_what_is_on_the_disk(server: FileServer, tmp_path: Path) -> None:
+    killed = threading.Event()
+
+    def stalls(request: FileRequest) -> None:
+        request.answer(200, request.data, 2 * MB + MB // 2, {"Content-Length": str(len(DATA))})
+        request.wfile.flush()
+        killed.wait(60)
+
+    file = listed(server)
+    server.answers = [stalls]
+    process = subprocess.Popen([sys.executable, "-c", _FETCH, file.address, str(tmp_path)], env=_ENVIRONMENT)
+    while not any(note.read_bytes() == str(2 * MB).encode() for note in tmp_path.glob("*/on_disk")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    killed.set()
     assert fetch(file, tmp_path) == DATA
     assert server.requests[-1][1] == f"bytes={2 * MB}-"
 
