@@ -10,6 +10,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from training.errors import SourceError
 from training.specs.origin import Origin
 
 _FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and the like
+_NO_OPTIONS = ("name", "version", "description", "data_dir", "data_files", "features")
 _CARDS = ("README.md", ".huggingface.yaml")  # they may say which file belongs to which split
 
 
@@ -134,12 +136,20 @@ def _split_files(source: Origin, folder: Path, follow_links: bool) -> list[Path]
 
 
 def _check_builder(builder: Any, source: Origin, folder: Path, follow_links: bool) -> None:
-    """Refuse formats that are not tables of text, and a card that names files outside the dataset's folder."""
+    """Refuse formats that are not tables of text, and a card that asks for what is not done.
+
+    It may name files outside the dataset's folder, or say how files are read.
+    """
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _FORMATS:
         raise SourceError(
             f"source {source.name}: the dataset {source.dataset} holds {kind} files, and Gatehouse reads "
             f"{', '.join(_FORMATS)}; convert it"
+        )
+    if options := _options(builder.config):
+        raise SourceError(
+            f"source {source.name}: the card of {source.dataset} sets {', '.join(options)}, and its files are read "
+            "without it; convert them, or give them as a folder by path"
         )
     if follow_links:
         return
@@ -151,6 +161,17 @@ def _check_builder(builder: Any, source: Origin, folder: Path, follow_links: boo
                 f"source {source.name}: {source.dataset} names the file {file}, which lies outside of it; "
                 "set follow_links: true of the source to read it, or correct the folder's README.md"
             )
+
+
+def _options(config: Any) -> list[str]:
+    """What a dataset's card sets of how its files are read, such as a separator or a filter of rows."""
+    return [
+        field.name
+        for field in fields(config)
+        if field.name not in _NO_OPTIONS
+        and getattr(config, field.name)
+        != (field.default if field.default_factory is MISSING else field.default_factory())
+    ]
 
 
 def _unreadable(source: Origin, error: Exception) -> SourceError:

@@ -171,6 +171,12 @@ def test_what_is_no_table_of_text(hub: HubServer, tmp_path: Path) -> None:
     assert "holds imagefolder files, and Gatehouse reads parquet" in refusal(tmp_path, revision="a" * 40)
     hub.files["b" * 40] = {"README.md": CARD.replace(b"data/part-*", b"/etc/passwd")}
     assert "cannot be read" in refusal(tmp_path, revision="b" * 40)
+    card = CARD.replace(b"  data_files", b'  sep: ";"\n  skiprows: 1\n  data_files')
+    csv = {"data/part-0.csv": b"text\none\n", "other/a.csv": b"text\ntwo\n"}
+    hub.files["d" * 40] = {"README.md": card, **csv}
+    assert "sets sep, skiprows, and its files are read without it" in refusal(tmp_path, revision="d" * 40)
+    hub.files["e" * 40] = {"README.md": CARD, **csv}
+    assert read(tmp_path, revision="e" * 40) == [("data/part-0.csv#1", "one")]
     hub.files["c" * 40] = {"../train.jsonl": lines("x")}
     assert "the hub lists the file '../train.jsonl'" in refusal(tmp_path, revision="c" * 40)
     assert "has no split dev, only test, train" in refusal(tmp_path, split="dev")
