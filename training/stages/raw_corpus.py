@@ -18,6 +18,7 @@ from training.data.reports import bar_chart, markdown_table, remote_lines, write
 from training.data.sources.bad_rows import BadRows, read_skipped
 from training.data.sources.dataset_files import files_of
 from training.data.sources.fetching import PART_BYTES, fetch_all, fetched_folder, grouped, provenance
+from training.data.sources.file_state import state_of
 from training.data.sources.line_ranges import cut_at_lines
 from training.data.sources.reading import (
     READING_MEMORY,
@@ -27,7 +28,7 @@ from training.data.sources.reading import (
     read_files,
 )
 from training.data.sources.remote_files import RemoteFile
-from training.data.sources.source_files import SourceFile, shown_reasons, state_of
+from training.data.sources.source_files import SourceFile, shown_reasons
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory

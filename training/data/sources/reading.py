@@ -14,6 +14,7 @@ from training.data.sources.bad_rows import BadRows
 from training.data.sources.dataset_files import files_of
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.fetching import fetched
+from training.data.sources.file_state import unchanged
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import read_arrow, read_parquet
 from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
@@ -22,7 +23,6 @@ from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
-    unchanged,
 )
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source

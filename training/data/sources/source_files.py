@@ -6,8 +6,6 @@ Imports nothing heavy: the control plane uses it.
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import re
 import stat
@@ -15,7 +13,6 @@ import sysconfig
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,7 +30,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXCLUDED, EMPTY, HIDDEN = "excluded", "empty", "hidden"
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN_REASONS = 12
-_STATE = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")
 # Skipping these early is what keeps a sensor's tick cheap beside a large site-packages.
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages")
 # Tests are not written to be read; _sysconfigdata and config-* are generated and differ between machines.
@@ -318,44 +314,6 @@ def _status(source: Origin, path: Path, folder: str | None, root: str | None) ->
 def printable(text: str) -> str:
     """A text for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
     return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
-def state_of(files: Iterable[SourceFile]) -> str:
-    """Digest of the names and states of some files: another one if a file was written to or replaced."""
-    states = [
-        [
-            *(file.remote.state if file.remote else [file.name, *(getattr(file.status, field) for field in _STATE)]),
-            *([file.lines.start, file.lines.end] if file.lines else ()),
-        ]
-        for file in files
-    ]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
-
-
-@contextmanager
-def unchanged(file: SourceFile) -> Iterator[None]:
-    """Read a file inside of this, also up to a limit: one that changes since it was listed stops the job.
-
-    What was read of it may be half of the old and half of the new. That counts more than a bad row in it.
-
-    Raises:
-        SourceError: It was written to, replaced or removed.
-    """
-    try:
-        yield
-    finally:
-        _require_unchanged(file)
-
-
-def _require_unchanged(file: SourceFile) -> None:
-    try:
-        status = file.path.stat()
-    except OSError as error:
-        raise SourceError(f"{printable(file.shown)}: {error.strerror} while it was read; start again") from error
-    if any(getattr(status, field) != getattr(file.status, field) for field in _STATE):
-        raise SourceError(
-            f"{printable(file.shown)}: it changed while it was read; start again when nobody writes to it"
-        )
 
 
 def _candidates(source: Origin, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:
