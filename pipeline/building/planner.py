@@ -11,7 +11,7 @@ from pipeline.graph import kind_named, stage_module
 from pipeline.paths import ROOT, home
 from pipeline.recipes.loader import LoadedRecipe
 from training.data.sources.origins import origin_state
-from training.data.sources.source_state import source_state
+from training.data.sources.source_state import source_state, with_commits
 from training.errors import InputRefused, StoreError
 from training.job.fingerprint import fingerprint
 from training.specs.artifacts import Manifest, content_digest
@@ -77,7 +77,7 @@ class Plan:
 def code_version(asset: str, loaded: LoadedRecipe) -> str:
     """Digest of an asset's recipe section and code, for Dagster's staleness."""
     code = fingerprint(stage_module(loaded.graph[asset].kind.stage))
-    return digest_of([_identity_section(asset, loaded), loaded.recipe.seed, code])[:12]
+    return digest_of([_identity_section(asset, loaded.recipe.section(asset)), loaded.recipe.seed, code])[:12]
 
 
 def plan_asset(asset: str, loaded: LoadedRecipe, store: Store) -> Plan:
@@ -112,12 +112,13 @@ def _plan(asset: str, loaded: LoadedRecipe, store: Store, promoted: Callable[[st
     files = {
         field: FileInput(path=str(path), sha256=file_entry(path).sha256) for field, path in loaded.files(asset).items()
     }
-    section = loaded.recipe.section(asset)
+    # A name that can move is looked up once: the identity and the job hold the commit.
+    section = with_commits(loaded.recipe.section(asset))
 
     # Only the part of an input that the stage reads decides: other evaluation sets must not retrain a model.
     without_code: dict[str, object] = {
         "asset": asset,
-        "section": _identity_section(asset, loaded),
+        "section": _identity_section(asset, section),
         "seed": loaded.recipe.seed,
         "inputs": {name: _part_digest(store, inputs[name], part) for name, part in parts.items()},
         "files": {field: file.sha256 for field, file in files.items()},
@@ -263,6 +264,6 @@ def _outside_state(section: Spec) -> str | None:
     return None
 
 
-def _identity_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:
-    fields = loaded.recipe.section(asset).identity_fields()
+def _identity_section(asset: str, section: Spec) -> dict[str, object]:
+    fields = section.identity_fields()
     return {name: value for name, value in fields.items() if name not in kind_named(asset).files}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.recipes.document import Tree
+from training.specs.addresses import is_address
 
 _WITH_ORIGIN, _ORIGIN, _CODE = ("base_model", "tokenizer"), "from", "code"
 _LISTS = ("sources", "conversations", "preferences")
@@ -64,8 +65,8 @@ def _anchored(source: Tree, folder: Path) -> Tree:
 
 
 def _absolute(key: str, path: str, folder: Path) -> str | None:
-    """The path from the root; None where it is absolute already, or is the name of a dataset on the hub."""
-    if not path or os.path.isabs(os.path.expanduser(os.path.expandvars(path))):
+    """The path from the root; None where it is absolute already, an address, or the name of a dataset on the hub."""
+    if not path or is_address(path) or os.path.isabs(os.path.expanduser(os.path.expandvars(path))):
         return None
     if key == "dataset":
         return str(folder / path) if (folder / os.path.expandvars(path)).is_dir() else None

@@ -49,7 +49,8 @@ _ROWS = "".join(json.dumps({"text": f"{number} {_TEXT[:200]}", "number": number}
 
 def read_sources(path: Path) -> None:
     with bounded_memory(READING_MEMORY):
-        for _ in read_source(Source(name="s", path=str(path)), BadRows("fail", path.parent / "skipped"), path.parent):
+        bad = BadRows("fail", path.parent / "skipped")
+        for _ in read_source(Source(name="s", path=str(path)), bad, path.parent, path.parent):
             pass
 
 

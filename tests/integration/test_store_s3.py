@@ -242,3 +242,15 @@ def test_the_data_stages_end_to_end(mine: Workspace, credentials: dict[str, str]
     assert not [path for path in bucket.find(BUCKET) if SECRET.encode() in bucket.cat_file(path)]
     leaks = [path for path in mine.home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert leaks == []
+
+
+def test_every_look_sees_what_another_client_wrote(store: Store, bucket: Any) -> None:
+    storage = store.storage
+    ending, events = storage.base / "attempt" / "ending.json", storage.base / "attempt" / "events.jsonl"
+    for lines in (b"one\n", b"one\ntwo\n", b"one\ntwo\nthree\n"):
+        bucket.pipe_file(str(events), lines)
+        assert storage.names(events.parent) == ["events.jsonl"] and not storage.exists(ending)
+        assert storage.files(events.parent)["events.jsonl"].bytes == len(lines)
+        assert b"".join(storage.chunks(events)) == storage.read(events) == lines
+    bucket.pipe_file(str(ending), b"{}")
+    assert storage.exists(ending) and set(storage.names(ending.parent)) == {"ending.json", "events.jsonl"}

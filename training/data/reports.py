@@ -9,7 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+REMOTE_FILES = "remote_files.jsonl"
 _MAX_SAMPLES = 20
+_LISTED_FILES = 100
 
 
 def write_card(report: Path, title: str, lines: Iterable[str]) -> None:
@@ -30,6 +32,28 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
         return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     return "\n".join([line(columns), line("---" for _ in columns), *map(line, rows)])
+
+
+def write_remote(report: Path, files: Sequence[Mapping[str, Any]]) -> None:
+    """Write what is recorded of the files that were fetched, one a line, if there are any."""
+    if files:
+        lines = (json.dumps(file, sort_keys=True) + "\n" for file in files)
+        (report / REMOTE_FILES).write_text("".join(lines), encoding="utf-8")
+
+
+def remote_lines(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A card's lines about the files that were fetched; none if there are none."""
+    if not files:
+        return []
+    columns = ("source", "address", "bytes", "etag", "modified", "sha256", "licence")
+    rows = [[file[column] or "not given" for column in columns] for file in files[:_LISTED_FILES]]
+    return [
+        "",
+        f"Fetched: **{len(files):,}** files, {sum(file['bytes'] for file in files) / 1e6:,.2f} MB; each of them is in "
+        f"{REMOTE_FILES}.",
+        "",
+        markdown_table(columns, rows),
+    ]
 
 
 def bar_chart(path: Path, values: Mapping[str, float], title: str, unit: str) -> None:

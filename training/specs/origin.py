@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
+from training.specs.addresses import is_address, problem_of
 from training.specs.base import Spec
 
 
+def _text_or_list(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+    """A text, or texts. pydantic's own error for a union of the two would name a key that no recipe has."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise PydanticKnownError("string_type")
+
+
 class Origin(Spec):
-    """Where rows come from: a local folder, file or glob, or a Hugging Face dataset."""
+    """Where rows come from: a local folder, file or glob, addresses of files, or a Hugging Face dataset."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="Short name; it appears in every statistic.")
-    path: str | None = Field(
+    path: Annotated[str | tuple[str, ...] | None, WrapValidator(_text_or_list)] = Field(
         None,
         description="A folder, file or glob. `~` and environment variables are expanded; "
-        "a relative path starts at the folder of the recipe file that writes it.",
+        "a relative path starts at the folder of the recipe file that writes it. Also s3://bucket/ with a folder, "
+        "file or glob, and http(s)://, one address or a list of them.",
     )
     dataset: str | None = Field(None, description="A dataset's name on the Hugging Face hub.")
     config: str | None = Field(None, description="The dataset's configuration.")
@@ -43,6 +55,23 @@ class Origin(Spec):
     def other_origins(self) -> tuple[str, ...]:
         """Names of switches that stand in place of `path` and `dataset`."""
         return ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of `path`, as the recipe writes them; none where it is a path of this machine."""
+        if isinstance(self.path, tuple):
+            return self.path
+        return (self.path,) if self.path is not None and is_address(self.path) else ()
+
+    @field_validator("path")
+    @classmethod
+    def _allowed_addresses(cls, path: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(path, tuple) and not all(map(is_address, path)):
+            raise ValueError("a list holds addresses only, such as https://host/file; give each local path as a source")
+        for address in path if isinstance(path, tuple) else (path,):
+            if address is not None and is_address(address) and (problem := problem_of(address)):
+                raise ValueError(problem)
+        return path
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

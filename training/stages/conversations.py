@@ -19,12 +19,14 @@ from training.data.conversations.gathering import (
 from training.data.conversations.messages import RowProblem, plain_answer, to_json, turns_key
 from training.data.conversations.rules import Dropped, answered, orderly, with_learned, without_empty_answers
 from training.data.sources.bad_rows import BadRows
+from training.data.sources.fetching import fetched_folder, provenance
 from training.data.sources.reading import READING_MEMORY
-from training.data.sources.rows import SourceRow, read_rows_of
+from training.data.sources.rows import SourceRow, files_of_rows, read_rows_of
 from training.data.tables import GATHERED_CONVERSATION_SCHEMA, TableWriter, text_id
 from training.errors import RecipeError, SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
+from training.job.parts import Pool
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.conversations import ConversationsSection as Section
 from training.specs.corpus import dropped_metric
@@ -49,6 +51,7 @@ def run(context: StageContext[Section]) -> StageResult:
     dropped, gathered = DroppedRows(context.report / DROPPED), Gathered(section.files)
     seen: set[bytes] = set()
 
+    pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
     with (
         bounded_memory(READING_MEMORY),
         TableWriter(context.out / "train.parquet", GATHERED_CONVERSATION_SCHEMA) as train,
@@ -56,8 +59,10 @@ def run(context: StageContext[Section]) -> StageResult:
     ):
         writers = {TRAIN: train, HELDOUT: heldout}
         for source in section.files:
+            left_out = gathered.left_out[source.name]
+            files = files_of_rows(source, pool, left_out)
             context.events.phase(f"read {source.name}")
-            for row in read_rows_of(source, bad, left_out=gathered.left_out[source.name]):
+            for row in read_rows_of(source, files, bad, fetched_folder(pool), left_out):
                 try:
                     parsed = _normalised(row, source, section, gathered.notes)
                     _refuse_duplicate(parsed, section.duplicates, seen)
@@ -77,6 +82,7 @@ def run(context: StageContext[Section]) -> StageResult:
                     )
                     if gathered.kept.total() % _PROGRESS_EVERY == 0:
                         context.events.progress(gathered.kept.total(), None, "conversations", f"{size:,} characters")
+            gathered.remote += provenance(files, source, fetched_folder(pool))
 
     dropped.write()
     _check_kept(gathered, dropped, bad)

@@ -27,12 +27,14 @@ from training.data.conversations.preference_formats import LABELLED, Judgement, 
 from training.data.conversations.rules import EMPTY_ANSWER, Dropped, answered, orderly, with_learned
 from training.data.conversations.rules import without_empty_answers as check_answers
 from training.data.sources.bad_rows import BadRows
+from training.data.sources.fetching import fetched_folder, provenance
 from training.data.sources.reading import READING_MEMORY
-from training.data.sources.rows import SourceRow, read_rows_of
+from training.data.sources.rows import SourceRow, files_of_rows, read_rows_of
 from training.data.tables import GATHERED_PAIR_SCHEMA, TableWriter, text_id
 from training.errors import RecipeError, SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
+from training.job.parts import Pool
 from training.specs.conversations import PreferenceSource
 from training.specs.conversations import PreferencesSection as Section
 from training.specs.corpus import dropped_metric
@@ -88,14 +90,18 @@ def run(context: StageContext[Section]) -> StageResult:
     section = context.section
     bad = BadRows(section.on_bad_row, context.report / SKIPPED, "preference_options.on_bad_row")
     gathering = _Gathering(section, bad, DroppedRows(context.report / DROPPED), Gathered(section.sources))
+    pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
     with bounded_memory(READING_MEMORY):
         for source in section.sources:
+            left_out = gathering.gathered.left_out[source.name]
+            files = files_of_rows(source, pool, left_out)
             context.events.phase(f"read {source.name}")
-            for row in read_rows_of(source, bad, left_out=gathering.gathered.left_out[source.name]):
+            for row in read_rows_of(source, files, bad, fetched_folder(pool), left_out):
                 gathering.add(source, row)
                 if gathering.rows % _PROGRESS_EVERY == 0:
                     context.events.progress(gathering.rows, None, "rows", f"{len(gathering.pairs):,} pairs")
             gathering.end(source)
+            gathering.gathered.remote += provenance(files, source, fetched_folder(pool))
 
         context.events.phase("contradictions")
         gathering.drop_contradictions()

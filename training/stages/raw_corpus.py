@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.custom_code import CustomCode
-from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.reports import bar_chart, markdown_table, remote_lines, write_card, write_remote, write_samples
 from training.data.sources.bad_rows import BadRows, read_skipped
+from training.data.sources.dataset_files import files_of
+from training.data.sources.fetching import PART_BYTES, fetch_all, fetched_folder, grouped, provenance
+from training.data.sources.file_state import state_of
+from training.data.sources.line_ranges import cut_at_lines
 from training.data.sources.reading import (
     READING_MEMORY,
     WITHOUT_DOCUMENT,
     Document,
     licence_of,
     read_files,
-    read_source,
 )
-from training.data.sources.source_files import SourceFile, is_function_alone, list_source, shown_reasons, state_of
+from training.data.sources.remote_files import RemoteFile
+from training.data.sources.source_files import SourceFile, is_function_alone, shown_reasons
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
@@ -39,24 +43,26 @@ from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, 
 LEFT_OUT = "left_out.json"
 _SKIPPED = "skipped.jsonl"
 _DOCUMENTS = "documents"
-_PART_BYTES = 64 * 2**20  # of files that are read as one part; a larger file is a part of its own
+_PART_BYTES = PART_BYTES
 _SAMPLES = 10
 _LISTED = 100
 
 
 @dataclass(frozen=True)
 class SourcePart:
-    """Some files of a source, or a source that can only be read from its beginning: a dataset, or one with a limit.
+    """Some files of a source.
 
     Attributes:
-        files: None reads the whole source.
+        files: None of them where the source is a function that gets none.
+        fetched: Where remote files are fetched to. Those of a source with a limit are, when it is their turn.
         code: The recipe's own, where the source is a function of it.
     """
 
     source: Source
-    files: tuple[SourceFile, ...] | None
+    files: tuple[SourceFile | RemoteFile, ...]
     on_bad_row: Literal["fail", "skip"]
     shard_bytes: int
+    fetched: Path
     code: CustomCode | None = None
 
 
@@ -68,6 +74,7 @@ class _Gathered:
         left_out: For each source, its files and pages that gave no document, by reason.
         bad: Rows and files that could not be read, and the messages of the first hundred.
         lost: The first hundred pages of HTML that gave no text, each with its reason.
+        remote: What is recorded of each file that was fetched.
     """
 
     documents: Counter[str]
@@ -78,6 +85,7 @@ class _Gathered:
     lost: list[str]
     samples: list[dict[str, Any]]
     lengths: Counter[int]
+    remote: list[dict[str, Any]]
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -91,13 +99,15 @@ def run(context: StageContext[Section]) -> StageResult:
     code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
     gathered = _Gathered(
-        Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [], Counter()
+        Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [], Counter(), []
     )
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
-        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], code))
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], pool, code))
         of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
+        files = (file for part in parts for file in part.argument.files)
+        gathered.remote += provenance(files, source, fetched_folder(pool))
         finished += of_source
         _log_left_out(context, source.name, gathered.left_out[source.name])
 
@@ -111,6 +121,7 @@ def run(context: StageContext[Section]) -> StageResult:
         for part in finished:
             file.write((part.folder / _SKIPPED).read_text(encoding="utf-8"))
     _report(context, gathered)
+    write_remote(context.report, gathered.remote)
     (context.report / LEFT_OUT).write_text(json.dumps(gathered.left_out, sort_keys=True, indent=1), encoding="utf-8")
     return StageResult(
         metrics={
@@ -128,35 +139,26 @@ def _publish(context: StageContext[Section], part: Finished) -> None:
 
 
 def _parts(
-    source: Source, section: Section, name: str, left_out: Counter[str], code: CustomCode | None
+    source: Source, section: Section, name: str, left_out: Counter[str], pool: Pool, code: CustomCode | None
 ) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
-    shard_bytes = section.shard_megabytes * 2**20
-    code = code if source.function is not None else None
-    if source.dataset is not None or source.limit is not None or is_function_alone(source):
-        whole = SourcePart(source, None, section.on_bad_row, shard_bytes, code)
-        yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
+    part_of = partial(
+        SourcePart,
+        source,
+        on_bad_row=section.on_bad_row,
+        shard_bytes=section.shard_megabytes * 2**20,
+        fetched=fetched_folder(pool),
+        code=code if source.function is not None else None,
+    )
+    files = files_of(source, left_out)
+    if source.limit is not None or is_function_alone(source):
+        yield Part(f"{name}-00000", part_of(tuple(files)), 0, f"source {source.name}")
         return
 
-    listing = list_source(source)
-    left_out.update(listing.left_out)
-    for number, files in enumerate(_groups(listing.files)):
-        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes, code)
-        size = sum(file.bytes for file in files)
-        yield Part(f"{name}-{number:05d}", part, size, str(files[0].path), state_of(files))
-
-
-def _groups(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
-    group: list[SourceFile] = []
-    size = 0
-    for file in files:
-        if group and size + file.bytes > _PART_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(file)
-        size += file.bytes
-    if group:
-        yield group
+    here = cut_at_lines(fetch_all(files, source.name, pool), source, pool, _PART_BYTES)
+    for number, group in enumerate(grouped(here, _PART_BYTES)):
+        size = sum(file.bytes for file in group)
+        yield Part(f"{name}-{number:05d}", part_of(tuple(group)), size, group[0].shown, state_of(group))
 
 
 def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
@@ -180,10 +182,7 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         bounded_memory(READING_MEMORY),
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
-        if part.files is None:
-            read = read_source(part.source, bad, left_out=left_out, on_lost=list_lost, code=part.code)
-        else:
-            read = read_files(part.source, part.files, bad, left_out, list_lost, part.code)
+        read = read_files(part.source, part.files, bad, part.fetched, left_out, on_lost=list_lost, code=part.code)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])
@@ -266,4 +265,5 @@ def _report(context: StageContext[Section], gathered: _Gathered) -> None:
     lines += [f"- {message}" for message in gathered.listed]
     if gathered.lost:
         lines += ["", "Pages that gave no text, the first of them:", "", *(f"- {page}" for page in gathered.lost)]
+    lines += remote_lines(gathered.remote)
     write_card(context.report, "Raw corpus", lines)

@@ -53,7 +53,8 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         try:
-            self._fs, path = fsspec.core.url_to_fs(root)
+            # Another process may have written since: what was listed once is never answered with again.
+            self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise StoreError(
                 f"the store {root} cannot be opened: {error}; set GATEHOUSE_STORE to a folder or to a URL "
@@ -86,7 +87,6 @@ class Storage:
             try:
                 if self.is_local:
                     return os.listdir(folder)
-                self._fs.invalidate_cache()  # here and below: another process may have written since
                 return [PurePosixPath(path).name for path in self._fs.ls(str(folder), detail=False)]
             except FileNotFoundError:
                 return []
@@ -95,7 +95,6 @@ class Storage:
         """Whether there is such a file or folder now."""
         with self.errors(path):
             if not self.is_local:
-                self._fs.invalidate_cache()
                 return bool(self._fs.exists(str(path)))
             try:
                 os.stat(path)
@@ -113,7 +112,6 @@ class Storage:
             try:
                 if self.is_local:
                     return read_bounded(Path(path))
-                self._fs.invalidate_cache()
                 return _record(bytes(self._fs.cat_file(str(path), start=0, end=MAX_RECORD_BYTES + 1)))
             except FileNotFoundError:
                 return None
@@ -133,7 +131,6 @@ class Storage:
         with self.errors(folder):
             if self.is_local:
                 return {name: _measured(Path(folder) / name) for name in relative_files(Path(folder))}
-            self._fs.invalidate_cache()
             objects = self._fs.find(str(folder), detail=True)
             return {
                 str(PurePosixPath(path).relative_to(folder)): Measure(int(info["size"]), _changed(info))
@@ -228,7 +225,6 @@ class Storage:
                 return
             self.remove(folder / first)
             with suppress(FileNotFoundError):
-                self._fs.invalidate_cache()
                 self._fs.rm(str(folder), recursive=True)
 
     def upload(self, source: Path, path: PurePosixPath) -> None:

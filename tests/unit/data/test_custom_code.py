@@ -15,7 +15,7 @@ from training.custom import Document
 from training.data.custom_code import CustomCode
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.reading import read_source
-from training.errors import RecipeError
+from training.errors import RecipeError, SourceError
 from training.evaluation.corpora import measure_corpus, measure_raw_corpus
 from training.job.context import InputArtifact
 from training.job.events import EventWriter
@@ -78,7 +78,7 @@ def test_a_source_that_reads_files(tmp_path: Path) -> None:
     source = Source(name="s", path=".", function="paragraphs", licence="MIT")
     bad = BadRows("fail", tmp_path.parent / "skipped.jsonl")
     own = CustomCode("mine.py", CODE.encode())
-    assert list(read_source(source, bad, tmp_path, code=own)) == [
+    assert list(read_source(source, bad, tmp_path, tmp_path, code=own)) == [
         ("one", "s", "a.log#1", "MIT"),
         ("two is free", "s", "a.log#2", "CC0-1.0"),
         ("three", "s", "b.txt#1", "MIT"),
@@ -87,25 +87,44 @@ def test_a_source_that_reads_files(tmp_path: Path) -> None:
 
 def test_a_source_that_gets_no_files(tmp_path: Path) -> None:
     own, bad = CustomCode("mine.py", CODE.encode()), BadRows("fail", tmp_path / "skipped.jsonl")
-    documents = list(read_source(Source(name="s", function="numbers"), bad, code=own))
+    documents = list(read_source(Source(name="s", function="numbers"), bad, tmp_path, code=own))
     assert [document.path for document in documents] == ["numbers#1", "numbers#2", "numbers#3"]
     limited = Source(name="s", function="numbers", max_documents=2)
-    assert len(list(read_source(limited, bad, code=own))) == 2
+    assert len(list(read_source(limited, bad, tmp_path, code=own))) == 2
 
 
 def test_a_text_that_no_file_may_hold_is_a_bad_row(tmp_path: Path) -> None:
     own = code("@document_source\ndef f():\n    yield 'a'\n    yield 'b\\0'\n    yield '\\ud800'\n    yield 'c'\n")
     bad = BadRows("skip", tmp_path / "skipped.jsonl")
-    documents = read_source(Source(name="s", function="f"), bad, code=own)
+    documents = read_source(Source(name="s", function="f"), bad, tmp_path, code=own)
     assert [document.path for document in documents] == ["f#1", "f#4"]
     assert [message.split(":")[0] for message in bad.listed] == ["s/f#2", "s/f#3"]
+
+
+def test_a_file_that_changes_while_a_function_reads_it_stops_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("one\n\ntwo")
+    own, bad = CustomCode("mine.py", CODE.encode()), BadRows("skip", tmp_path.parent / "skipped.jsonl")
+    documents = read_source(Source(name="s", path=str(path), function="paragraphs"), bad, tmp_path, code=own)
+    assert next(documents).text == "one"
+    path.write_text("eno\n\nowt")
+    with pytest.raises(SourceError, match=r"a\.log: it changed while it was read"):
+        list(documents)
+
+
+def test_a_pointer_of_git_lfs_is_not_given_to_a_function(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 5\n")
+    own, bad = CustomCode("mine.py", CODE.encode()), BadRows("skip", tmp_path.parent / "skipped.jsonl")
+    source, left_out = Source(name="s", path=str(tmp_path), function="paragraphs"), Counter[str]()
+    assert not list(read_source(source, bad, tmp_path, left_out=left_out, code=own))
+    assert "a.log: is a pointer of Git LFS" in bad.listed[0] and not left_out
 
 
 def test_a_file_that_gives_no_document_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.x").write_text("x")
     own = code("@document_source\ndef f(path):\n    return []\n")
     left_out, bad = Counter[str](), BadRows("fail", tmp_path.parent / "skipped.jsonl")
-    assert not list(read_source(Source(name="s", path=".", function="f"), bad, tmp_path, left_out, code=own))
+    assert not list(read_source(Source(name="s", path=".", function="f"), bad, tmp_path, tmp_path, left_out, code=own))
     assert left_out == {"without a row of text": 1}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from pipeline.cli.recipe import check
 from pipeline.cli.summary import show_sources
 from pipeline.recipes.loader import load_recipe
 from training.data.sources.source_files import list_source
-from training.errors import SourceError
+from training.errors import RecipeError, SourceError
 
 Write = Callable[..., Path]
 MINE = "extends: tiny\nname: mine\nsources: [{name: notes, path: %s}]\n"
@@ -32,7 +33,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return _write
 
 
-def paths(path: Path, *overrides: str) -> list[str | None]:
+def paths(path: Path, *overrides: str) -> list[Any]:
     return [source.path for source in load_recipe(str(path), overrides).recipe.sources]
 
 
@@ -49,7 +50,16 @@ def test_a_path_of_the_command_line_starts_at_the_working_directory(write: Write
     assert paths(write("mine.yaml", MINE % "notes"), "sources.0.path=more") == [f"{tmp_path}/elsewhere/more"]
 
 
-@pytest.mark.parametrize("path", ["/texts", "~/texts", "$TEXTS/a", "${TEXTS}"])
+def test_a_list_of_addresses_and_a_secret_in_a_recipe(write: Write) -> None:
+    mine = write("mine.yaml", MINE % '["https://host/a.txt", "s3://bucket/texts"]')
+    assert paths(mine) == [("https://host/a.txt", "s3://bucket/texts")]
+    with pytest.raises(RecipeError) as caught:
+        paths(write("mine.yaml", MINE % '"https://me:canary-77a1@host/a.txt"'))
+    assert "mine.yaml:3: sources.0.path: the address of https://host/a.txt holds a user's name" in str(caught.value)
+    assert "canary-77a1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/texts", "~/texts", "$TEXTS/a", "${TEXTS}", "https://host/a.txt", "s3://bucket/*"])
 def test_a_path_that_is_whole_stays_as_it_is_written(write: Write, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setenv("TEXTS", "/texts")
     assert paths(write("mine.yaml", MINE % f'"{path}"')) == [path]

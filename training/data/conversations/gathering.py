@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.conversations.messages import Message, first_prompt
-from training.data.reports import bar_chart, markdown_table, write_card, write_samples
+from training.data.reports import bar_chart, markdown_table, remote_lines, write_card, write_remote, write_samples
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.source_files import shown_reasons
 from training.data.tables import fraction
@@ -78,6 +78,7 @@ class Gathered:
         kept: (source, format, split) to its number of rows.
         left_out: Source to the files that were not read, by reason.
         samples: The first few rows, flat.
+        remote: What is recorded of each file that was fetched.
         notes: What else people should know, to its count.
     """
 
@@ -86,6 +87,7 @@ class Gathered:
         self.kept: Counter[tuple[str, str, str]] = Counter()
         self.left_out = {source.name: Counter[str]() for source in sources}
         self.samples: list[Mapping[str, Any]] = []
+        self.remote: list[Mapping[str, Any]] = []
         self.notes: Counter[str] = Counter()
 
     def sample(self, **row: Any) -> None:
@@ -146,8 +148,10 @@ class Gathered:
             f"Rows and files that could not be read and were skipped: **{bad.count}**",
             "",
             *(f"- {message}" for message in bad.listed),
+            *remote_lines(self.remote),
         ]
         write_card(report, title, lines)
+        write_remote(report, self.remote)
 
     def _of(self, source: str, format_: str) -> int:
         return sum(self.kept[source, format_, split] for split in (TRAIN, HELDOUT))

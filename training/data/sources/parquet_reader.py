@@ -99,7 +99,7 @@ def _parquet_batches(
         # pyarrow gives the rows that are there, and does not compare their number with the footer's.
         if rows != group.num_rows:
             bad.report(
-                f"{file.path}: row group {index} holds {rows} rows, and its footer says "
+                f"{file.shown}: row group {index} holds {rows} rows, and its footer says "
                 f"{group.num_rows}; repair or exclude it"
             )
 
@@ -128,7 +128,7 @@ def _texts(
     for batch in batches:
         for value in batch.column(0):
             number += 1
-            text = _text(value, keys, f"{file.path}: row {number}", column, bad)
+            text = _text(value, keys, f"{file.shown}: row {number}", column, bad)
             if text is None:
                 continue
             left -= len(text)
@@ -145,7 +145,7 @@ def _rows(batches: Iterator[pa.RecordBatch], file: SourceFile, bad: BadRows) -> 
             raise DecompressionBomb
         for index in range(batch.num_rows):
             number += 1
-            where = f"{file.path}: row {number}"
+            where = f"{file.shown}: row {number}"
             row = {}
             try:
                 for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -186,7 +186,7 @@ def plain(value: Any, kind: pa.DataType) -> Any:
 def _has_distinct_columns(schema: pa.Schema, file: SourceFile, bad: BadRows) -> bool:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
-        bad.report(f"{file.path}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
+        bad.report(f"{file.shown}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
     return not twice
 
 
@@ -199,18 +199,18 @@ def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRow
     column = source.text_column
     remedy = f"set text_column of the source {source.name} to the one that holds the text"
     if schema.names.count(column) > 1:
-        bad.report(f"{file.path}: has several columns {column!r}, only {names(schema.names)}; {remedy}")
+        bad.report(f"{file.shown}: has several columns {column!r}, only {names(schema.names)}; {remedy}")
         return False
 
     kind = _type_of(schema, column)
     if kind is None:
         columns = names(column_paths(_nested(schema)))
-        bad.report(f"{file.path}: has no column {column!r}, only {columns}; {remedy}")
+        bad.report(f"{file.shown}: has no column {column!r}, only {columns}; {remedy}")
         return False
 
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not any(is_text(kind) for is_text in _TEXT_TYPES):
-        bad.report(f"{file.path}: the column {column!r} holds {kind}, not text; {remedy}")
+        bad.report(f"{file.shown}: the column {column!r} holds {kind}, not text; {remedy}")
         return False
     return True
 

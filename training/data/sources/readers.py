@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple, cast
 
 from training.data.sources.bad_rows import (
     MAX_BLANK_LINES,
@@ -28,6 +30,9 @@ from training.data.sources.formats import suffix_of
 from training.data.sources.json_items import JsonItems
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
+
+# What a checkout holds of a file that was not pulled; as a text it would be learned.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:"
 
 
 class FileRow(NamedTuple):
@@ -61,9 +66,12 @@ def _text_of(
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
         bad.report(
-            f"{file.path}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
+            f"{file.shown}: one document of more than {MAX_DOCUMENT_BYTES >> 20} MB; split it, or make it a "
             ".jsonl file with one document a line"
         )
+        return
+
+    if is_lfs_pointer(data, file, bad):
         return
 
     if encoding_in is not None:
@@ -77,19 +85,27 @@ def _text_of(
         line = data.count(b"\n", 0, error.start) + 1
         name = encoding.removesuffix("-sig").upper()
         bad.report(
-            f"{file.path}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
+            f"{file.shown}: line {line} is not {name} (byte 0x{data[error.start]:02x}); convert the file to "
             "UTF-8 or exclude it"
         )
         return
 
-    if is_clean(text, f"{file.path}", bad):
+    if is_clean(text, f"{file.shown}", bad):
         yield file.name, text
+
+
+def is_lfs_pointer(data: bytes, file: SourceFile, bad: BadRows) -> bool:
+    """Whether a file of these bytes is a pointer of Git LFS; it is reported then."""
+    is_pointer = data.startswith(_LFS_POINTER)
+    if is_pointer:
+        bad.report(f"{file.shown}: is a pointer of Git LFS in place of the text; run git lfs pull, or exclude it")
+    return is_pointer
 
 
 def text_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The one text of a file as a row with the key `text`."""
     for _, text in _text_of(file, bad):
-        yield FileRow(1, f"{file.path}", {"text": text})
+        yield FileRow(1, f"{file.shown}", {"text": text})
 
 
 def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -111,21 +127,22 @@ def _texts(rows: Iterator[FileRow], file: SourceFile, source: Source, bad: BadRo
 
 def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The values of a file with one JSON value a line, or of a JSON array under the same suffix."""
-    blank_lines, started = 0, False
-    with open_decompressed(file.path, file.bytes) as stream:
-        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=1):
+    before = file.lines.before if file.lines else 0
+    blank_lines, started = 0, before > 0
+    with open_lines(file) as stream:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_DOCUMENT_BYTES + 1), b""), start=before + 1):
             blank_lines = 0 if line.strip() else blank_lines + 1
             if blank_lines and blank_lines < MAX_BLANK_LINES:
                 continue
 
-            where = f"{file.path}:{number}"
+            where = f"{file.shown}:{number}"
             if blank_lines:
                 bad.report(f"{where}: {blank_lines:,} blank lines one after the other; repair or exclude the file")
                 return
 
             # The suffix is not believed: a whole array is often saved under it.
             is_first, started = not started, True
-            if is_first and line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            if is_first and begins_array(line):
                 yield from _json_items(file, bad, stream, line)
                 return
 
@@ -146,6 +163,39 @@ def json_line_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
                 yield FileRow(number, where, value)
 
 
+def begins_array(line: bytes) -> bool:
+    """Whether the first line of a file of JSON lines shows that the file is one array."""
+    return line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+@contextmanager
+def open_lines(file: SourceFile) -> Iterator[IO[bytes]]:
+    """A file's bytes, decompressed; of a part of a plain file, those of its lines."""
+    if file.lines is None:
+        with open_decompressed(file.path, file.bytes) as stream:
+            yield stream
+        return
+    with file.path.open("rb") as raw, io.BufferedReader(_Section(raw, file.lines.start, file.lines.end)) as stream:
+        yield cast(IO[bytes], stream)
+
+
+class _Section(io.RawIOBase):
+    """The bytes of a file between two places."""
+
+    def __init__(self, raw: IO[bytes], start: int, end: int) -> None:
+        raw.seek(start)
+        self._raw, self._left = raw, end - start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._raw.read(min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+
 def json_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The items of a JSON array, or one or more values that follow each other."""
     with open_decompressed(file.path, file.bytes) as stream:
@@ -156,17 +206,17 @@ def _json_items(file: SourceFile, bad: BadRows, stream: IO[bytes], start: bytes)
     number = 0
     try:
         for number, value in enumerate(JsonItems(stream, start), start=1):
-            yield FileRow(number, f"{file.path}: item {number}", value)
+            yield FileRow(number, f"{file.shown}: item {number}", value)
     except DecompressionBomb:
         raise  # also a ValueError, but one of the whole file and not of this item
     except UnicodeDecodeError as error:
         bad.report(
-            f"{file.path}: what follows item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
+            f"{file.shown}: what follows item {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); convert "
             "the file to UTF-8 or exclude it"
         )
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        bad.report(f"{file.path}: item {number + 1}: is not JSON ({reason}); the rest was not read; repair the file")
+        bad.report(f"{file.shown}: item {number + 1}: is not JSON ({reason}); the rest was not read; repair the file")
 
 
 def read_csv(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
@@ -209,7 +259,7 @@ def _csv_values(
                 return
 
             for number, row in enumerate(rows, start=1):
-                where = f"{file.path}:{reader.line_num}"
+                where = f"{file.shown}:{reader.line_num}"
                 if len(row) != len(header):
                     bad.report(
                         f"{where}: has {len(row)} values, and the first line {len(header)}; put values that "
@@ -218,7 +268,7 @@ def _csv_values(
                     continue
                 yield header, row, where, number
         except csv.Error as error:
-            bad.report(f"{file.path}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
+            bad.report(f"{file.shown}:{reader.line_num}: is not CSV ({error}); the rest was not read; repair the file")
 
 
 def _csv_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -238,7 +288,7 @@ def _has_column(header: list[str], file: SourceFile, source: Source, bad: BadRow
         return True
     problem = "several columns" if source.text_column in header else "no column"
     bad.report(
-        f"{file.path}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
+        f"{file.shown}: has {problem} {source.text_column!r}, only {names(header)}; set text_column of the source "
         f"{source.name} to the one that holds the text, or exclude the file"
     )
     return False
@@ -247,7 +297,7 @@ def _has_column(header: list[str], file: SourceFile, source: Source, bad: BadRow
 def _has_distinct_names(header: list[str], file: SourceFile, bad: BadRows) -> bool:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        bad.report(f"{file.path}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
+        bad.report(f"{file.shown}: has several columns {twice[0]!r}; rename all but one of them, or exclude the file")
     return not twice
 
 

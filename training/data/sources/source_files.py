@@ -6,21 +6,22 @@ Imports nothing heavy: the control plane uses it.
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import re
 import stat
 import sysconfig
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from training.data.sources.formats import CUSTOM, HTML, READABLE, TEXT, format_of, shown_suffix
+from training.data.sources.remote_files import RemoteFile
+from training.data.sources.remote_listing import remote_files
 from training.errors import SourceError
+from training.specs.addresses import is_address, shown_address
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
@@ -29,12 +30,26 @@ PROJECT_ROOT = Path(__file__).resolve().parents[3]
 EXCLUDED, EMPTY, HIDDEN = "excluded", "empty", "hidden"
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN_REASONS = 12
-_STATE = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")
 # Skipping these early is what keeps a sensor's tick cheap beside a large site-packages.
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages")
 # Tests are not written to be read; _sysconfigdata and config-* are generated and differ between machines.
 _STDLIB_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _STDLIB_GENERATED = ("_sysconfigdata", "config-")
+
+
+@dataclass(frozen=True)
+class LineRange:
+    """Lines of a file that are read apart from the others.
+
+    Attributes:
+        start: Its first byte, at which a line begins.
+        end: The byte behind its last line.
+        before: How many lines of the file are before it.
+    """
+
+    start: int
+    end: int
+    before: int
 
 
 @dataclass(frozen=True)
@@ -45,16 +60,25 @@ class SourceFile:
         path: Where it is.
         name: Path relative to the source's folder, with `/` and in NFC: what globs match and what provenance records.
         status: Its size, times and inode.
+        remote: What it was fetched from; None for a file that lies where the recipe says.
+        lines: The part of it that is meant; None for the whole file.
     """
 
     path: Path
     name: str
     status: os.stat_result
+    remote: RemoteFile | None = None
+    lines: LineRange | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call it: its path, or the address that it was fetched from."""
+        return self.remote.shown if self.remote else str(self.path)
 
     @property
     def bytes(self) -> int:
-        """Size on disk."""
-        return self.status.st_size
+        """Size on disk, of the part that is meant."""
+        return self.lines.end - self.lines.start if self.lines else self.status.st_size
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,7 @@ class SourceListing:
 
     Attributes:
         files: Those that are read, sorted by name.
+        remote: In place of `files`, those of a source that is not on this machine.
         left_out: Reason, such as `.pdf` or `hidden`, to the number of files that are not read. A folder counts as one.
         names: Names of all files, those left out by name or content included.
     """
@@ -70,6 +95,12 @@ class SourceListing:
     files: list[SourceFile]
     left_out: Counter[str]
     names: list[str]
+    remote: list[RemoteFile] = field(default_factory=list)
+
+    @property
+    def all_files(self) -> Sequence[SourceFile | RemoteFile]:
+        """The files that are read, wherever they lie."""
+        return self.remote or self.files
 
 
 def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
@@ -84,9 +115,12 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
 
     Raises:
         SourceError: Nothing is there, or nothing is left to read. A file that is to be read is no regular file, is a
-            link that leads out of the folder, or has a name that no record can hold.
+            link that leads out of the folder, or has a name that no record can hold. A server cannot be reached, or
+            refuses access.
     """
     left_out: Counter[str] = Counter()
+    if source.addresses:
+        return _remote_listing(source, left_out)
     try:
         root, paths, follow = _candidates(source, base, left_out)
         folders = set() if follow else {root, *(path.parent for path in paths)}
@@ -102,7 +136,7 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
     # Two names may differ in their Unicode form alone. The one in NFC comes first; the other keeps the disk's form.
     for path, name_on_disk in sorted(named, key=lambda entry: (nfc(entry[1]) != entry[1], entry[1])):
         name = nfc(name_on_disk)
-        reason = _reason_to_leave_out(name, source)
+        reason = reason_to_leave_out(name, source)
         if reason is None:
             status = _status(source, path, real_folders.get(path.parent), real_folders.get(root))
             reason = None if status.st_size else EMPTY
@@ -114,12 +148,43 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
         files[name] = SourceFile(path, name, status)
 
     if not files:
-        files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
-        raise SourceError(
-            f"source {source.name}: {_place(source) or root} holds no file to read ({files_left_out}); correct "
-            f"its path in the recipe. What can be read is {READABLE}"
-        )
+        raise _nothing_to_read(source, _place(source) or str(root), left_out)
     return SourceListing([files[name] for name in sorted(files)], left_out, [nfc(name) for _, name in named])
+
+
+def _remote_listing(source: Origin, left_out: Counter[str]) -> SourceListing:
+    files: dict[str, RemoteFile] = {}
+    names = []
+    for file in remote_files(source):
+        name = nfc(file.name)
+        if printable(name) != name:
+            raise SourceError(
+                f"source {source.name}: {printable(file.shown)}: its name is not UTF-8 or holds control characters; "
+                "rename or exclude it"
+            )
+        names.append(name)
+        if name in files:
+            raise SourceError(
+                f"source {source.name}: {file.shown} has the name {name} of another file; make them two sources"
+            )
+        hidden = HIDDEN if any(part.startswith(".") for part in name.split("/")) else None
+        reason = hidden or reason_to_leave_out(name, source) or (None if file.bytes else EMPTY)
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        files[name] = replace(file, name=name)
+
+    if not files:
+        raise _nothing_to_read(source, _place(source), left_out)
+    return SourceListing([], left_out, names, [files[name] for name in sorted(files)])
+
+
+def _nothing_to_read(source: Origin, place: str, left_out: Counter[str]) -> SourceError:
+    files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
+    return SourceError(
+        f"source {source.name}: {place} holds no file to read ({files_left_out}); correct "
+        f"its path in the recipe. What can be read is {READABLE}"
+    )
 
 
 def unmatched_globs(source: Origin, listing: SourceListing) -> list[str]:
@@ -172,14 +237,22 @@ def expanded(path: str, base: Path) -> Path:
     unset = re.search(r"\$\{?(\w+)\}?", expanded_path)
     if unset:
         raise SourceError(f"{path}: the environment variable {unset[1]} is not set")
+    if is_address(expanded_path):
+        raise SourceError(
+            f"{path} is an address; write its scheme and host into the recipe, such as https://host/$PATH"
+        )
     return base / expanded_path
 
 
 def _place(source: Origin) -> str:
-    return source.path or source.dataset or ""
+    """Where a source lies, for messages, and as a path where it has one."""
+    if source.addresses:
+        return ", ".join(shown_address(address) for address in source.addresses[:3])
+    return str(source.path or source.dataset or "")
 
 
-def _reason_to_leave_out(name: str, source: Origin) -> str | None:
+def reason_to_leave_out(name: str, source: Origin) -> str | None:
+    """Why a source does not read a file of this name: `excluded`, or its suffix; None where it does."""
     if (source.include and not matches(name, source.include)) or matches(name, source.exclude):
         return EXCLUDED
     return None if format_in(name, source) else shown_suffix(name)
@@ -249,28 +322,6 @@ def _status(source: Origin, path: Path, folder: str | None, root: str | None) ->
 def printable(text: str) -> str:
     """A text for messages: what is not UTF-8 and what would move a terminal's cursor is escaped."""
     return _UNSHOWABLE.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
-def state_of(files: Iterable[SourceFile]) -> str:
-    """Digest of the names and states of some files: another one if a file was written to or replaced."""
-    states = [[file.name, *(getattr(file.status, field) for field in _STATE)] for file in files]
-    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
-
-
-def require_unchanged(file: SourceFile) -> None:
-    """Refuse a file that changed since it was listed: what was read of it may be half of the old and half of the new.
-
-    Raises:
-        SourceError: It was written to, replaced or removed.
-    """
-    try:
-        status = file.path.stat()
-    except OSError as error:
-        raise SourceError(f"{printable(str(file.path))}: {error.strerror} while it was read; start again") from error
-    if any(getattr(status, field) != getattr(file.status, field) for field in _STATE):
-        raise SourceError(
-            f"{printable(str(file.path))}: it changed while it was read; start again when nobody writes to it"
-        )
 
 
 def _candidates(source: Origin, base: Path, left_out: Counter[str]) -> tuple[Path, list[Path], bool]:

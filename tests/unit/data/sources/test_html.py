@@ -116,6 +116,7 @@ def test_a_page_that_gives_no_text_is_counted_by_its_reason(
         Source(name="s", path="."),
         BadRows("fail", tmp_path.parent / "skipped.jsonl"),
         tmp_path,
+        tmp_path,
         counted,
         lambda path, why: lost.append(f"{path}: {why}"),
     )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from training.data.sources.source_state import describe_source, source_state
 from training.errors import SourceError
@@ -66,7 +67,8 @@ def test_the_standard_library_is_the_same_wherever_it_was_installed(
     assert len(states) == 1
 
 
-def test_a_dataset_is_known_by_its_commit(tmp_path: Path) -> None:
+def test_a_dataset_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     states = {
         source_state([Source(name="s", dataset="some/where", revision=revision)], tmp_path)
         for revision in (COMMIT, COMMIT[::-1])

@@ -6,11 +6,12 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -21,6 +22,7 @@ import zstandard
 from training.data.sources import bad_rows, readers
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.reading import Document, read_source
+from training.data.sources.source_state import source_state
 from training.errors import SourceError
 from training.specs.raw_corpus import Source
 
@@ -31,7 +33,9 @@ def source(**fields: Any) -> Source:
 
 def read(base: Path, bad: BadRows | None = None, **fields: Any) -> list[Document]:
     with TemporaryDirectory() as folder:
-        return list(read_source(source(**fields), bad or BadRows("fail", Path(folder, "skipped.jsonl")), base))
+        return list(
+            read_source(source(**fields), bad or BadRows("fail", Path(folder, "skipped.jsonl")), Path(folder), base)
+        )
 
 
 def refusal(base: Path, **fields: Any) -> str:
@@ -42,7 +46,7 @@ def refusal(base: Path, **fields: Any) -> str:
 
 def left_out(base: Path, **fields: Any) -> dict[str, int]:
     left_out: Counter[str] = Counter()
-    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base, left_out))
+    list(read_source(source(**fields), BadRows("fail", base.parent / "skipped.jsonl"), base.parent, base, left_out))
     return dict(left_out)
 
 
@@ -380,9 +384,12 @@ def test_a_dataset_in_a_local_folder(tmp_path: Path) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"text": ["one", "two", "three"]}), folder / "train.parquet")
     documents = read(tmp_path, dataset="set", licence="CC0-1.0", max_documents=2)
-    assert documents == [Document("one", "s", "train#1", "CC0-1.0"), Document("two", "s", "train#2", "CC0-1.0")]
+    assert documents == [
+        Document("one", "s", "train.parquet#1", "CC0-1.0"),
+        Document("two", "s", "train.parquet#2", "CC0-1.0"),
+    ]
     assert "no column 'body', only text" in refusal(tmp_path, dataset="set", text_column="body")
-    assert "cannot be read" in refusal(tmp_path, dataset="set", split="test")
+    assert "has no split test, only train" in refusal(tmp_path, dataset="set", split="test")
 
 
 def test_files_of_a_local_dataset_that_its_split_does_not_name_are_counted(tmp_path: Path) -> None:
@@ -402,6 +409,85 @@ def test_links_of_a_download_cache(tmp_path: Path) -> None:
         assert [document.text for document in read(tmp_path, follow_links=True, **fields)] == ["one"]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.py", "a.html"])
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 5\n")
+    assert f"{name}: is a pointer of Git LFS in place of the text; run git lfs pull" in refusal(tmp_path, path=".")
+
+
+def test_links_of_dvc(tmp_path: Path) -> None:
+    """`dvc checkout` with cache.type symlink: a link for each file, to a name without suffix in a hidden folder."""
+    cached = tmp_path / ".dvc" / "cache" / "files" / "md5" / "0a" / "1b2c"
+    cached.parent.mkdir(parents=True)
+    cached.write_text('{"text": "one"}\n')
+    cached.chmod(0o444)
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "deep" / "a.jsonl").symlink_to(cached)
+    (tmp_path / "data" / "deep.dvc").write_text("outs: []")
+    assert "set follow_links: true" in refusal(tmp_path, path="data")
+    assert read(tmp_path, path="data", follow_links=True) == [Document("one", "s", "deep/a.jsonl#1", None)]
+    assert left_out(tmp_path, path="data", follow_links=True) == {".dvc": 1}
+
+    first = source_state([source(path="data", follow_links=True)], tmp_path)
+    other = cached.with_name("3d4e")
+    other.write_text('{"text": "two"}\n')
+    (tmp_path / "data" / "deep" / "a.jsonl").unlink()
+    (tmp_path / "data" / "deep" / "a.jsonl").symlink_to(other)
+    assert source_state([source(path="data", follow_links=True)], tmp_path) != first
+    cached.unlink()
+    other.unlink()
+    assert "a.jsonl: No such file or directory; repair it or exclude it" in refusal(
+        tmp_path, path="data", follow_links=True
+    )
+
+
 @pytest.mark.parametrize("revision", [None, "main", "abc123"])
 def test_a_dataset_of_the_hub_needs_a_commit(tmp_path: Path, revision: str | None) -> None:
     assert "revision must be the commit" in refusal(tmp_path, dataset="some/where", revision=revision)
+
+
+def _grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'{"text": "more"}\n')
+
+
+def _overwrite(path: Path) -> None:
+    """Same size, and the time of change is set back."""
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data.replace(b"one", b"eno"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replace(path: Path) -> None:
+    """Another file of the same size and time is moved to its place."""
+    before, other = path.stat(), path.with_suffix(".other")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [_grow, _overwrite, _replace, Path.unlink])
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("on_bad_row", ["fail", "skip"])
+def test_a_file_that_changes_half_way_stops_the_job(
+    tmp_path: Path, change: Callable[[Path], None], limit: int | None, on_bad_row: Literal["fail", "skip"]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n' * 3)
+    bad = BadRows(on_bad_row, tmp_path / "skipped")
+    documents = read_source(source(path=str(path), max_documents=limit), bad, tmp_path)
+    assert next(documents).text == "one"
+    change(path)
+    with pytest.raises(SourceError, match=r"a\.jsonl: .*while it was read; start again"):
+        list(documents)
+
+
+def test_a_file_that_goes_before_it_is_read_is_no_bad_file(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text") if name.endswith("gz") else b"text")
+    bad = BadRows("skip", tmp_path.parent / "skipped")
+    documents = read_source(source(path=str(tmp_path)), bad, tmp_path)
+    assert next(documents).text == "text"
+    (tmp_path / "b.txt.gz").write_bytes(b"half")
+    with pytest.raises(SourceError, match="it changed while it was read"):
+        list(documents)
+    assert bad.count <= 1
