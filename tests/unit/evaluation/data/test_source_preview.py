@@ -18,6 +18,8 @@ from training.specs.conversations import ConversationSource
 from training.specs.preview import SourcePreviewRequest
 from training.specs.raw_corpus import Source
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
 SEA = "The ships sail on the sea for a day, and they come back in the evening."
 PAGE = f"<html><body><article><p>{SEA}</p></article></body></html>"
 CODE = b"""
@@ -64,7 +66,6 @@ def test_pages_of_the_web_of_which_only_the_first_is_fetched(server: FileServer)
     assert [path for path, asked, _ in server.requests if not asked] == ["/a.html"]
 
 
-@pytest.mark.filterwarnings("error")
 def test_own_code_over_a_file_of_the_web(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_bytes(CODE)
     source = Source(name="log", path=f"{server.address}/log.x", function="lines")
