@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from training.custom import FILTER, MARK, SOURCE, Document
-from training.data.sources.source_files import printable
+from training.data.sources.file_names import printable
 from training.errors import RecipeError
 from training.specs.corpus import filter_reason
 

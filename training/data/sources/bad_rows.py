@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from training.data.sources.source_files import printable
+from training.data.sources.file_names import printable
 from training.errors import SourceError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20

@@ -16,21 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from training.data.sources.bad_rows import LONGEST_MESSAGE
+from training.data.sources.file_names import EMPTY, EXCLUDED, HIDDEN, format_in, matches, nfc, reason_to_leave_out
 from training.data.sources.hub_files import from_hub, hub_files
 from training.data.sources.remote_files import RemoteFile
-from training.data.sources.source_files import (
-    EMPTY,
-    HIDDEN,
-    PROJECT_ROOT,
-    SourceFile,
-    format_in,
-    is_function_alone,
-    list_source,
-    local_dataset,
-    matches,
-    nfc,
-    reason_to_leave_out,
-)
+from training.data.sources.source_files import PROJECT_ROOT, SourceFile, is_function_alone, list_source, local_dataset
 from training.data.sources.source_state import pinned_revision
 from training.errors import SourceError
 from training.specs.origin import Origin
@@ -98,7 +87,7 @@ def _on_hub(source: Origin, left_out: Counter[str]) -> list[RemoteFile]:
         is_hidden = any(part.startswith(".") for part in name.split("/"))
         reason = None if name in named else HIDDEN if is_hidden else f"not of the split {source.split}"
         if reason is None:
-            if reason_to_leave_out(name, source) != "excluded":
+            if reason_to_leave_out(name, source) != EXCLUDED:
                 _require_format(name, source)
             reason = reason_to_leave_out(name, source) or (None if by_name[name].bytes else EMPTY)
         if reason is None:

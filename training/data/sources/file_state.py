@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from training.data.sources.source_files import SourceFile, printable
+from training.data.sources.file_names import printable
+from training.data.sources.source_files import SourceFile
 from training.errors import SourceError
 
 _STATE = ("st_ino", "st_dev", "st_size", "st_mtime_ns", "st_ctime_ns")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from training.data.sources.bad_rows import MAX_BLANK_LINES, MAX_DOCUMENT_BYTES
+from training.data.sources.file_names import format_in
 from training.data.sources.file_state import state_of, unchanged
 from training.data.sources.formats import JSON_LINES, compression_of
 from training.data.sources.readers import begins_array, open_lines
-from training.data.sources.source_files import LineRange, SourceFile, format_in
+from training.data.sources.source_files import LineRange, SourceFile
 from training.job.parts import Part, Pool, report_bytes
 from training.specs.origin import Origin
 

@@ -16,6 +16,7 @@ from training.data.sources.bad_rows import BadRows, is_clean, text_value
 from training.data.sources.dataset_files import files_of
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
 from training.data.sources.fetching import fetched
+from training.data.sources.file_names import format_in
 from training.data.sources.file_state import unchanged
 from training.data.sources.formats import ARROW, CSV, HTML, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.html_pages import HtmlPages
@@ -29,12 +30,7 @@ from training.data.sources.readers import (
     read_text,
 )
 from training.data.sources.remote_files import RemoteFile
-from training.data.sources.source_files import (
-    PROJECT_ROOT,
-    SourceFile,
-    format_in,
-    is_function_alone,
-)
+from training.data.sources.source_files import PROJECT_ROOT, SourceFile, is_function_alone
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
 

@@ -13,17 +13,14 @@ from typing import NamedTuple
 from training.data.sources.bad_rows import BadRows
 from training.data.sources.dataset_files import files_of
 from training.data.sources.fetching import fetch_all
+from training.data.sources.file_names import format_in
 from training.data.sources.file_state import unchanged
 from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
 from training.data.sources.parquet_reader import arrow_rows, parquet_rows
 from training.data.sources.readers import FileRow, csv_rows, json_line_rows, json_rows, text_rows
 from training.data.sources.reading import items_of_files
 from training.data.sources.remote_files import RemoteFile
-from training.data.sources.source_files import (
-    PROJECT_ROOT,
-    SourceFile,
-    format_in,
-)
+from training.data.sources.source_files import PROJECT_ROOT, SourceFile
 from training.errors import SourceError
 from training.job.parts import Pool
 from training.specs.origin import Origin

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from training.data.sources.hub_files import COMMIT, commit_of, needs_commit
+from training.data.sources.local_listing import is_stdlib
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     is_function_alone,
-    is_stdlib,
     list_source,
     local_dataset,
     shown_reasons,

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from training.data.sources.file_names import matches
 from training.data.sources.formats import CSV, JSON_LINES, PARQUET, TEXT, format_of
-from training.data.sources.source_files import SourceListing, list_source, matches, shown_reasons
+from training.data.sources.source_files import SourceListing, list_source, shown_reasons
 from training.errors import SourceError
 from training.specs.conversations import ConversationSource
 from training.specs.raw_corpus import Source
