@@ -1,6 +1,6 @@
 """Measures `packed_shards` against the corpus, the tokenizer and the exclusions.
 
-Texts and tokens are worked on part by part in a pool of processes. Beside it some 200 bytes for each document are held,
+Texts and tokens are worked on part by part in a pool of processes. Beside it some 300 bytes for each document are held,
 and the packing plans of one context.
 """
 
