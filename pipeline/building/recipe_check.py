@@ -40,7 +40,7 @@ _MOST_SECONDS = 900  # half a minute on a quiet machine the first time, when the
 _TAIL = 2000
 # `training.recipe_check` looks at the model and the tasks. A change of a gate or of a source's path asks nobody again.
 _NOT_LOOKED_AT = {
-    *("name", "description", "seed", "nightly", "sources", "gates"),
+    *("name", "description", "seed", "nightly", "code", "sources", "gates"),
     *("conversations", "conversation_options", "preferences", "preference_options"),
     *("raw_corpus", "corpus", "packed_shards", "instruction_data", "preference_data", "adapter_data"),
 }
@@ -58,7 +58,7 @@ def check_recipe(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer:
         CheckFailed: The model could not be looked at.
     """
     problems = plain_problems(loaded, launcher)
-    answer = _kept(loaded, launcher) or ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)])[0]
+    answer = kept_answer(loaded, launcher) or ask([CheckRequest(recipe=loaded.recipe, launcher=launcher)])[0]
     problems += [loaded.at(finding.key, finding.message) for finding in answer.findings]
     if problems:
         raise RecipeError(listed(list(dict.fromkeys(problems))))
@@ -176,7 +176,8 @@ def _path(loaded: LoadedRecipe, launcher: Launcher) -> Path:
     return _folder() / f"{digest}.json"
 
 
-def _kept(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
+def kept_answer(loaded: LoadedRecipe, launcher: Launcher) -> CheckAnswer | None:
+    """The good answer of an earlier look at the same recipe; None where there is none."""
     try:
         return CheckAnswer.model_validate_json(_path(loaded, launcher).read_bytes())
     except (OSError, ValidationError):

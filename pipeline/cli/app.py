@@ -27,6 +27,7 @@ COMMANDS = {
         "status": "Show every asset: version, fresh or stale and why, gates, headline metric, age.",
         "gates": "Show every gate of every asset: value, interval, threshold, the champion's value, verdict, age.",
         "chat": "Talk to a promoted model.",
+        "data": "Look at data: the first documents, and what was counted.",
         "preview": "Show rows of training data as the model will see them, coloured by what is learned.",
     },
     "Decide": {

@@ -27,14 +27,14 @@ from training.specs.artifacts import Manifest
 from training.specs.base_model import BaseModelSection
 from training.specs.kinds import kind_of
 from training.specs.post_training import PostTrainingSection, TooLong
-from training.specs.preview import Column, Piece, Preview, PreviewRequest
+from training.specs.preview import Column, Piece, Preview, PreviewRequest, SourcePreviewRequest
 from training.specs.recipe import Recipe as RecipeSections
 from training.store.store import Store
 
 KINDS = ("adapter_data", "preference_data", "instruction_data", "packed_shards")
 """Kinds of assets that have rows to show; the first that a recipe has is shown by default."""
 
-_STYLES = {"learned": "bold green", "given": "dim", "padding": "dim"}
+_STYLES = {"learned": "bold green", "given": "dim", "padding": "dim", "text": ""}
 
 app = new_app()
 
@@ -99,35 +99,22 @@ def show(
         InputRefused: The asset or its tokenizer has not been built.
     """
     workspace = Workspace(recipe)
-    graph, store = workspace.loaded.graph, workspace.store
-    asset = asset or _default(graph)
-    require_asset(asset, graph)
+    asset = asset or _default(workspace.loaded.graph)
+    require_asset(asset, workspace.loaded.graph)
     if kind_of(asset) not in KINDS:
-        shown = ", ".join(name for name in graph if kind_of(name) in KINDS)
+        shown = ", ".join(name for name in workspace.loaded.graph if kind_of(name) in KINDS)
         raise RecipeError(f"{asset} has no rows that a model learns from; this recipe's are {shown}")
 
     if packed and kind_of(asset) == "preference_data":
         raise RecipeError("--packed: pairs are not packed; each answer has a row of its own")
     if find and (packed or kind_of(asset) == "packed_shards"):
         raise RecipeError("--find: a packed row holds many texts; leave --packed out, or choose rows with --first")
-    data = _newest(store, asset, recipe)
-    tokenizer = _tokenizer(store, data, recipe)
-    model, context, too_long = _learner(workspace.loaded.recipe, asset, graph)
-    request = PreviewRequest(
-        asset=asset,
-        data=store.verified_folder(asset, data.version, data.digest).absolute(),
-        tokenizer=store.verified_folder("tokenizer", tokenizer.version, tokenizer.digest).absolute(),
-        context=context,
-        first=first - 1,
-        count=rows,
-        packed=packed,
-        find=find,
-        seed=workspace.loaded.recipe.seed,
-        weights={source.name: source.weight for source in workspace.loaded.recipe.sources},
-        too_long=too_long,
-        page=None if page is None else page.expanduser().absolute(),
-    )
-    preview = _encoded(request)
+    data = _newest(workspace.store, asset, recipe)
+    model, request = request_of(workspace, recipe, data)
+    page = None if page is None else page.expanduser().absolute()
+    wanted = {"first": first - 1, "count": rows, "packed": packed, "find": find, "page": page}
+    preview = encoded(request.model_copy(update=wanted))
+    context = request.context
 
     console = make_console()
     count = "" if preview.of is None else f"; {preview.of:,} rows"
@@ -135,14 +122,46 @@ def show(
     if page is not None:
         console.print(f"{len(preview.rows)} rows are in {page}", markup=False)
         return
-    console.print(_legend(console))
+    print_rows(console, preview)
+    if not preview.rows:
+        console.print(f"no row holds {find!r}" if find else f"there is no row {first}", markup=False)
+
+
+def request_of(workspace: Workspace, recipe: str, data: Manifest) -> tuple[str, PreviewRequest]:
+    """What to ask for rows of a version, and the model that learns from them.
+
+    Args:
+        recipe: As the person named it.
+        data: The version, of one of `KINDS`.
+
+    Raises:
+        RecipeError: No model learns from it.
+        InputRefused: A file of it has changed, or its tokenizer has not been built.
+    """
+    store, sections = workspace.store, workspace.loaded.recipe
+    tokenizer = _tokenizer(store, data, recipe)
+    model, context, too_long = _learner(sections, data.asset, workspace.loaded.graph)
+    return model, PreviewRequest(
+        asset=data.asset,
+        data=store.verified_folder(data.asset, data.version, data.digest).absolute(),
+        tokenizer=store.verified_folder("tokenizer", tokenizer.version, tokenizer.digest).absolute(),
+        context=context,
+        seed=sections.seed,
+        weights={source.name: source.weight for source in sections.sources},
+        mixture=sections.base_model.mixture,
+        too_long=too_long,
+    )
+
+
+def print_rows(console: Console, preview: Preview) -> None:
+    """Print rows with their notes, and what the colours mean where there are any."""
+    if any(piece.kind == "learned" for row in preview.rows for column in row.columns for piece in column.pieces):
+        console.print(_legend(console))
     for note in preview.notes:
         console.print(Text(note, style="dim"))
     for row in preview.rows:
         console.print(Rule(Text(row.title), align="left", style="dim"))
         _print_columns(console, row.columns)
-    if not preview.rows:
-        console.print(f"no row holds {find!r}" if find else f"there is no row {first}", markup=False)
 
 
 def _default(graph: Graph) -> str:
@@ -183,7 +202,8 @@ def _learner(recipe: RecipeSections, asset: str, graph: Graph) -> tuple[str, int
     raise RecipeError(f"{asset}: no model of this recipe learns from it")
 
 
-def _encoded(request: PreviewRequest) -> Preview:
+def encoded(request: PreviewRequest | SourcePreviewRequest) -> Preview:
+    """The rows that a process of its own makes."""
     result = subprocess.run(
         [sys.executable, "-m", "training.preview"],
         input=request.model_dump_json().encode(),
@@ -217,6 +237,8 @@ def _print_columns(console: Console, columns: tuple[Column, ...]) -> None:
 
 def _text(console: Console, column: Column) -> Text:
     total = sum(piece.tokens for piece in column.pieces)
+    if not total:
+        return Text.assemble(*(_piece(console, piece) for piece in column.pieces))
     counts = Text(f"{column.count('learned')} of {total} tokens are learned\n", style="italic dim")
     return Text.assemble(counts, *(_piece(console, piece) for piece in column.pieces))
 

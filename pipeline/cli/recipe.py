@@ -12,6 +12,7 @@ from pipeline.cli.options import Overrides, Recipe, new_app
 from pipeline.paths import ROOT
 from pipeline.recipes.loader import LoadedRecipe, load_recipe, recipe_schema, render
 from training.errors import SourceError
+from training.specs.base_model import budget_in_words
 from training.specs.origin import Origin
 from training.specs.recipe_check import CheckAnswer
 
@@ -43,6 +44,8 @@ def check(recipe: Recipe = "tiny", overrides: Overrides = None) -> None:
         code_version(asset, loaded)  # a stage whose code cannot be parsed would fail at night
 
     lines = [f"{loaded.path}: {summary(loaded, answer)}: good", *_source_lines(loaded.recipe.all_sources())]
+    if loaded.recipe.base_model.is_trained:
+        lines.insert(1, f"base_model trains for {budget_in_words(loaded.recipe.base_model, answer.parameters)}")
     for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 

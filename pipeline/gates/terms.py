@@ -10,6 +10,7 @@ from training.errors import InputRefused
 from training.job.fingerprint import fingerprint
 from training.specs.base import digest_of
 from training.specs.gates import Gate
+from training.specs.kinds import kind_of
 from training.store.store import Store
 from training.store.validity import Terms
 
@@ -28,7 +29,7 @@ def terms(asset: str, loaded: LoadedRecipe, store: Store) -> Terms:
     return Terms(
         thresholds_digest(loaded.recipe.gates_of(asset)),
         fingerprint(stage_module(node.kind.evaluator)),
-        digest_of_suite(sets, beside, evaluation_section(loaded)),
+        digest_of_suite(sets, beside, evaluation_section(asset, loaded)),
     )
 
 
@@ -57,6 +58,9 @@ def thresholds_digest(gates: Sequence[Gate]) -> str:
     return digest_of([gate.model_dump(mode="json") for gate in gates])
 
 
-def evaluation_section(loaded: LoadedRecipe) -> dict[str, object]:
-    """The recipe's section on how models are measured."""
-    return loaded.recipe.evaluation.model_dump(mode="json")
+def evaluation_section(asset: str, loaded: LoadedRecipe) -> dict[str, object]:
+    """What an asset's evaluation is told by the recipe: how models are measured, and packing for which contexts."""
+    section = loaded.recipe.evaluation
+    if kind_of(asset) == "packed_shards":
+        section = section.model_copy(update={"packing_contexts": loaded.recipe.packed_shards.contexts})
+    return section.model_dump(mode="json")

@@ -29,10 +29,13 @@ from pipeline.recipes.document import (
     without,
 )
 from pipeline.recipes.errors import known_keys, mistakes, unknown_key
+from pipeline.recipes.own_code import function_problems
 from pipeline.recipes.source_paths import anchored
 from training.errors import RecipeError
+from training.specs.base_model import BUDGETS
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.execution import Launcher
+from training.specs.job import CODE
 from training.specs.recipe import Recipe
 from training.specs.tasks import Task, misfits, read_task_file
 from training.specs.tokenizer import TokenizerSection
@@ -49,6 +52,7 @@ _OWN_KEYS = (_EXTENDS, "name", "description")
 _ARCHITECTURE = ("base_model", "architecture")
 _MODEL_TYPE = (*_ARCHITECTURE, "model_type")
 _WITH_ORIGIN = ("base_model", "tokenizer")
+_BUDGET = tuple(("base_model", name) for name in BUDGETS)
 _NAME = re.compile(r"^name: *(\w+)", re.MULTILINE)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -76,10 +80,12 @@ class LoadedRecipe:
     def files(self, asset: str) -> dict[str, Path]:
         """The files that an asset's section names: field, such as `harmful` or `tasks.0.file`, to existing file.
 
-        A relative path is looked up in the recipe's folder, then in `assets_config/`.
+        A relative path is looked up in the recipe's folder, then in `assets_config/`. The recipe's own code is a file
+        of the assets that are made with functions of it.
 
         Raises:
-            RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe.
+            RecipeError: A file is in neither place, or a local task's file is not one or does not fit the recipe; or
+                the recipe's own code lacks a function.
         """
         section = self.recipe.section(asset)
         written: dict[KeyPath, str] = {(name,): getattr(section, name) for name in kind_named(asset).files}
@@ -101,6 +107,14 @@ class LoadedRecipe:
         for index, task in enumerate(tasks):
             if (path := files.get(f"tasks.{index}.file")) is not None:
                 problems += self._misfits((asset, "tasks", index), task, path)
+
+        if functions := self.recipe.functions(asset):
+            code = self._find(self.recipe.code or "")
+            if code is None:
+                problems.append(self.at((CODE,), f"there is no file {self.recipe.code!r}"))
+            else:
+                files[CODE] = code
+                problems += [self.at(key, message) for key, message in function_problems(code, functions)]
 
         if problems:
             raise RecipeError("\n".join(problems))
@@ -327,7 +341,7 @@ def _inherit(base: Tree, top: Tree) -> Tree:
 
     Two kinds of model may name one thing differently. Where both names are given, transformers takes one of them
     silently. A section that names an origin inherits nothing either: its architecture and its steps were meant for a
-    model that is made from nothing.
+    model that is made from nothing. One budget takes the place of another.
     """
     for section in _WITH_ORIGIN:
         origin = lookup(top, (section, "from"))
@@ -338,7 +352,17 @@ def _inherit(base: Tree, top: Tree) -> Tree:
     before, after = lookup(base, _MODEL_TYPE), lookup(top, _MODEL_TYPE)
     if before and after and before.value != after.value:
         base = without(base, _ARCHITECTURE)
+    if any(lookup(top, key) for key in _BUDGET):
+        base = _without_keys(base, _BUDGET)
     return merge(base, top)
+
+
+def _without_keys(document: Tree, keys: Sequence[KeyPath]) -> Tree:
+    """A document without those of the keys that it has."""
+    for key in keys:
+        if lookup(document, key):
+            document = without(document, key)
+    return document
 
 
 def _override(document: Tree, override: str) -> Tree:
@@ -353,6 +377,9 @@ def _override(document: Tree, override: str) -> Tree:
     replaced = _replace(document, keys, (), new, name)
     if keys == _MODEL_TYPE and before and before.value != new.value:
         return _only_overrides(replaced)
+    if keys in _BUDGET:
+        others = [key for key in _BUDGET if key != keys and (written := lookup(replaced, key)) and written.line]
+        return _without_keys(replaced, others)  # those of files; two overrides are a mistake
     return replaced
 
 

@@ -1,4 +1,4 @@
-"""Where the relative paths of a recipe's sources, and of the model and tokenizer that it imports, start."""
+"""Where the relative paths of a recipe's sources, of its code and of the model and tokenizer that it imports, start."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from pipeline.recipes.document import Tree
 
-_WITH_ORIGIN, _ORIGIN = ("base_model", "tokenizer"), "from"
+_WITH_ORIGIN, _ORIGIN, _CODE = ("base_model", "tokenizer"), "from", "code"
 _LISTS = ("sources", "conversations", "preferences")
 
 
 def anchored(document: Tree, folder: Path) -> Tree:
-    """The document with the relative paths of its sources and of its origins made absolute.
+    """The document with the relative paths of its sources, of its code and of its origins made absolute.
 
     A source is inherited with the folder of the recipe that wrote it: `path: notes` means the same in every recipe that
-    extends it. So is the origin of a model or a tokenizer.
+    extends it. So are its code, and the origin of a model or a tokenizer.
 
     Args:
         document: A recipe file's values.
@@ -25,6 +25,10 @@ def anchored(document: Tree, folder: Path) -> Tree:
     """
     for section in _WITH_ORIGIN:
         document = _anchored_origin(document, section, folder)
+
+    code = document.child(_CODE)
+    if code is not None and isinstance(code.value, str) and (path := _absolute(_CODE, code.value, folder)):
+        document = Tree(document.value | {_CODE: Tree(path, code.file, code.line)}, document.file, document.line)
 
     for name in _LISTS:
         sources = document.child(name)
@@ -67,4 +71,5 @@ def _absolute(key: str, path: str, folder: Path) -> str | None:
         return str(folder / path) if (folder / os.path.expandvars(path)).is_dir() else None
 
     # A path with wildcards is matched later: those in the folder's own name must stand for themselves.
-    return os.path.join(glob.escape(str(folder)) if glob.has_magic(path) else str(folder), path)
+    has_wildcards = key == "path" and glob.has_magic(path)
+    return os.path.join(glob.escape(str(folder)) if has_wildcards else str(folder), path)

@@ -4,7 +4,20 @@ import json
 import subprocess
 import sys
 
-LIGHT_COMMANDS = ("plan", "status", "gates", "chat", "waive", "promote", "rollback", "gc", "verify", "sync", "recipe")
+LIGHT_COMMANDS = (
+    "plan",
+    "status",
+    "gates",
+    "chat",
+    "waive",
+    "promote",
+    "rollback",
+    "gc",
+    "verify",
+    "sync",
+    "recipe",
+    "data",
+)
 HEAVY = ("torch", "transformers", "deepspeed", "trl", "mlflow", "datasets", "matplotlib", "scipy")
 
 

@@ -22,9 +22,10 @@ from training.data.tables import CORPUS_SCHEMA, write_table
 from training.data.tokens.foreign_tokenizer import read_foreign
 from training.evaluation.exported import answer, change_cosine, parent_ratio, read_probe
 from training.evaluation.models import LoadedModel
-from training.model_folder import load_model, load_tokenizer
+from training.model_folder import load_model
 from training.specs.evidence import Estimate
 from training.store.store import Store, file_entry
+from training.tokenizer_folder import load_tokenizer
 
 INPUTS = {
     "base_model": ("tokenizer",),

@@ -24,10 +24,10 @@ from tests.integration import training_jobs as jobs
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import TokenShards
 from training.engine import runtime
-from training.model_folder import load_tokenizer
 from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
 from training.store.store import Store
+from training.tokenizer_folder import load_tokenizer
 
 CONTEXT, STEPS, SEED = 64, 3, 7
 RATE, DECAY, BETAS, EPSILON = 3e-3, 0.1, (0.9, 0.95), 1e-8

@@ -25,6 +25,20 @@ ray = pytest.importorskip("ray", reason="ray is not installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 WORDS = [f"{first}{second}" for first in ("ba", "ko", "li", "mu", "ne") for second in ("ro", "sa", "ti", "lan", "mer")]
 
+OWN_CODE = """
+from training.custom import document_filter, document_source
+
+
+@document_source
+def whole(path):
+    yield path.read_text()
+
+
+@document_filter
+def not_three(document):
+    return "of its own 3" not in document.text
+"""
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -54,6 +68,9 @@ def write_sources(folder: Path) -> None:
     folder.mkdir()
     for number in range(8):
         (folder / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[number::8]))
+        (folder / f"{number}.html").write_text(f"<article><p>{texts[number]}</p><p>Page {number}.</p></article>")
+        (folder / f"{number}.own").write_text(f"{texts[number + 8]}\nof its own {number}")
+    (folder.parent / "mine.py").write_text(OWN_CODE)
 
 
 def test_a_cluster_makes_the_same_bytes(tmp_path: Path, address: str) -> None:
@@ -62,15 +79,21 @@ def test_a_cluster_makes_the_same_bytes(tmp_path: Path, address: str) -> None:
     for name, execution in (("here", Execution(threads=1)), ("there", Execution(ray=address))):
         pipeline = Pipeline(tmp_path / name)
         pipeline.execution = execution
-        pipeline.run("raw_corpus", {"sources": [{"name": "s", "path": str(tmp_path / "sources")}]})
+        files = {"code": tmp_path / "mine.py"}
+        own = {"name": "own", "path": str(tmp_path / "sources" / "*.own"), "function": "whole"}
+        sources = [{"name": "s", "path": str(tmp_path / "sources"), "exclude": ["*.own"]}, own]
+        pipeline.run("raw_corpus", {"sources": sources}, files=files)
         limits: dict[str, Any] = {"heldout": 0.1, "max_line": 10_000, "max_characters": 1_200}
-        pipeline.run("corpus", limits, ("raw_corpus",))
+        limits["rules"] = {"filters": ["not_three"]}
+        pipeline.run("corpus", limits, ("raw_corpus",), files)
         made[name] = [
             {path: entry for path, entry in pipeline.promoted(asset).files.items() if not path.startswith("report/")}
             for asset in ("raw_corpus", "corpus")
         ]
         assert len(made[name][1]) > 4, "several files of each split"
+        assert pipeline.promoted("raw_corpus").metrics["documents"] == 370 + 8 + 8
         metrics = pipeline.promoted("corpus").metrics
+        assert metrics["dropped_filter_not_three"] == 1
         assert metrics["dropped_near_duplicate"] > 20 and metrics["dropped_exact_duplicate"] > 20
     assert made["here"] == made["there"]
     assert signal.getsignal(signal.SIGTERM) == handler

@@ -102,6 +102,16 @@ def test_a_copy_is_made_once_and_replaced_when_it_is_damaged(store: Store, bucke
         other.verified_folder("corpus", published.version, published.digest)
 
 
+def test_one_file_is_copied_and_verified_by_itself(store: Store, bucket: Any, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    other = reader(tmp_path)
+    assert other.verified_file(published, "data.txt", tmp_path / "one").read_text() == "hello"
+    assert not list((tmp_path / "reader").rglob("*.txt"))
+    bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/versions/{published.version}/data.txt", b"hellO")
+    with pytest.raises(InputRefused, match="data.txt has changed"):
+        other.verified_file(published, "data.txt", tmp_path / "two")
+
+
 def test_a_changed_object_is_refused(store: Store, bucket: Any, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "a")
     bucket.pipe_file(f"{BUCKET}/prefix/r/corpus/versions/{published.version}/data.txt", b"hellO")

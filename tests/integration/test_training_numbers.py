@@ -16,10 +16,11 @@ from tests.integration import training_jobs as jobs
 from tests.integration.golden_losses import assert_golden
 from training.data.conversations.chat_template import encode_conversation
 from training.errors import EXIT_USER
-from training.model_folder import load_model, load_tokenizer
+from training.model_folder import load_model
 from training.specs.artifacts import Manifest
 from training.specs.execution import Execution
 from training.store.store import Store
+from training.tokenizer_folder import load_tokenizer
 
 EVERY_STEP = {"log_every": 1, "checkpoints": {"every_steps": 1000, "keep": 1}}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from training.data.tokens.passes import PhaseRows, read_in_phases
+from training.data.tokens.packing import IGNORE
+from training.data.tokens.passes import Keep, PhaseRows, read_in_phases
 from training.data.tokens.shards import TokenReader
 
 Batch = dict[str, torch.Tensor]
+SOURCE_TOKENS = "source_tokens"
+"""Key of a micro-batch: tokens that are learned from each source, int64 [sources]; no input of the model."""
+SHARE = "share/"
+"""How the metric of one source's share of the tokens begins."""
 
 
 class Batches(Protocol):
@@ -68,6 +73,14 @@ class Segment:
     rows: PhaseRows
 
 
+Make = Callable[[Keep], tuple[PhaseRows, ...]]
+
+
+def in_memory(make: Make) -> tuple[PhaseRows, ...]:
+    """The phases with plans in memory."""
+    return make(lambda packing: packing)
+
+
 def read_documents(
     documents: Sequence[np.ndarray],
     tokens: TokenReader,
@@ -77,6 +90,7 @@ def read_documents(
     seed: int,
     alone: bool,
     phase_weights: Sequence[Sequence[float]] = (),
+    kept: Callable[[Make], tuple[PhaseRows, ...]] = in_memory,
 ) -> tuple[Segment, ...]:
     """The rows of a whole run; see `passes.read_in_phases`.
 
@@ -89,6 +103,7 @@ def read_documents(
         seed: Seed of the order.
         alone: One document a row.
         phase_weights: For each phase the weight of every source in it, where they change.
+        kept: Makes the plans, or finds those that were made; by default they are made in memory.
 
     Returns:
         One segment per phase that has steps.
@@ -96,7 +111,11 @@ def read_documents(
     weights_of = [some for some, phase in zip(phase_weights, phases, strict=False) if phase[1] > phase[0]]
     phases = [phase for phase in phases if phase[1] > phase[0]]
     counts = [(context, (end - first) * batch_tokens // context) for first, end, context in phases]
-    read = read_in_phases(documents, tokens.lengths, weights, counts, seed, alone, weights_of)
+
+    def make(keep: Keep) -> tuple[PhaseRows, ...]:
+        return read_in_phases(documents, tokens.lengths, weights, counts, seed, alone, weights_of, keep)
+
+    read = kept(make)
     return tuple(Segment(first, end, rows) for (first, end, _), rows in zip(phases, read, strict=True))
 
 
@@ -129,6 +148,8 @@ class PackedBatches:
         micro_tokens: Tokens per rank and forward pass, padding included.
         pad: Id of the padding token.
         alone: One document a row.
+        source: Number of each document's source, integers [documents]; None where sources are not counted.
+        sources: Number of sources.
     """
 
     segments: tuple[Segment, ...]
@@ -138,6 +159,8 @@ class PackedBatches:
     world_size: int
     pad: int
     alone: bool = False
+    source: np.ndarray | None = None
+    sources: int = 0
 
     @property
     def efficiency(self) -> float:
@@ -161,7 +184,8 @@ class PackedBatches:
     def micro_batch(self, step: int, micro: int, rank: int) -> Batch:
         """`input_ids`, `labels` and `position_ids`, int64 of shape [rows, context].
 
-        With one document a row `attention_mask` takes the place of `position_ids`.
+        With one document a row `attention_mask` takes the place of `position_ids`. Where sources are counted, there is
+        `SOURCE_TOKENS` beside them.
         """
         segment = next((part for part in self.segments if step < part.end), self.segments[-1])
         context = segment.rows.context
@@ -170,7 +194,13 @@ class PackedBatches:
         # In tokens from the segment's first step on. Ranks take turns within a step, so that the rows of a step are the
         # same under every number of ranks.
         first = (step - segment.first) * self.batch_tokens + (micro * self.world_size + rank) * self.micro_tokens
-        return self._batch(segment.rows, first // context, count, self.pad)
+        batch = self._batch(segment.rows, first // context, count, self.pad)
+        if self.source is not None:
+            of_rows = self.source[segment.rows.first_documents(first // context, count)]  # a row has one source
+            learned = (batch["labels"] != IGNORE).sum(1).numpy()
+            tokens = np.bincount(of_rows, learned, minlength=self.sources)
+            batch[SOURCE_TOKENS] = torch.from_numpy(tokens.astype(np.int64))
+        return batch
 
     def smaller(self) -> int | None:
         """A divisor of the batch in whole rows of every context length."""

@@ -11,6 +11,7 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.engine.batches import SHARE
 from training.engine.runtime import Runtime
 from training.job.events import EventWriter
 
@@ -29,6 +30,7 @@ _RENAMED = {
     "mean_token_accuracy": "token_accuracy",
     "entropy": "entropy",
 }
+_SHOWN_SOURCES = 3
 _KEPT = ("loss", "learning_rate", "grad_norm", "clipped_share")
 
 
@@ -84,11 +86,16 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
         values = {name: float(logs[name]) for name in _KEPT if name in logs}
         values |= {name: float(logs[key]) for key, name in _RENAMED.items() if key in logs}
+        shares = {name.removeprefix(SHARE): float(logs[name]) for name in logs if name.startswith(SHARE)}
+        values |= {f"{SHARE}{name}": share for name, share in shares.items()}
         values |= {"tokens": float(tokens), "tokens_per_second": speed, "flops": float(state.total_flos)}
         # The state is saved in checkpoints, so the report of a resumed run holds the rows from before.
         state.log_history[-1] = {"step": step, **values}
 
         self._note = f"loss {values['loss']:.2f} · {_thousands(speed)} tok/s"
+        if shares:
+            largest = sorted(shares, key=lambda name: -shares[name])[:_SHOWN_SOURCES]
+            self._note += " · " + ", ".join(f"{name} {shares[name]:.1%}" for name in largest)
         self._events.metrics(step, values | system_metrics(self._plan.runtime) | self._extra)
         self._extra = {}
         self._progress(step)

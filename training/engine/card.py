@@ -9,6 +9,7 @@ from training.engine.fit import Fit
 from training.engine.session import Session
 from training.specs.contracts import parent_in
 from training.specs.kinds import kind_of
+from training.specs.mixture import Mixture
 
 _ABOUT = {
     "base_model": "A language model trained from random weights on packed documents.",
@@ -45,13 +46,14 @@ _CLOCKLESS = (
 )
 
 
-def write(session: Session, result: Fit, saved: str) -> str:
+def write(session: Session, result: Fit, saved: str, mixture: Mixture | None = None) -> str:
     """The card in Markdown, with the hub's front matter. It is part of the artifact's content.
 
     Args:
         session: The job.
         result: The training.
         saved: The weights' precision, and why.
+        mixture: What was read of each source.
     """
     context, facts = session.context, session.facts()
 
@@ -96,6 +98,8 @@ def write(session: Session, result: Fit, saved: str) -> str:
         if name in facts
     ]
     lines += [f"| weights | {saved} |", f"| seed | {context.seed} |"]
+    if mixture is not None:
+        lines += ["", "## Read of each source", "", *_mixture_table(mixture)]
     lines += ["", "## Recipe", "", "```json", _recipe(session), "```", ""]
     return "\n".join(lines)
 
@@ -103,6 +107,15 @@ def write(session: Session, result: Fit, saved: str) -> str:
 def without_front_matter(text: str) -> str:
     """The card as a page."""
     return text.split("---\n", 2)[2].lstrip()
+
+
+def _mixture_table(mixture: Mixture) -> list[str]:
+    shares = mixture.shares()
+    rows = [
+        f"| {source.name} | {source.tokens:,} | {source.held:,} | {source.epochs:.3f} | {shares[source.name]:.2%} |"
+        for source in mixture.sources
+    ]
+    return ["| source | tokens learned | tokens there | times read | share |", "|---|--:|--:|--:|--:|", *rows]
 
 
 def _recipe(session: Session) -> str:

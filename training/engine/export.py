@@ -19,9 +19,11 @@ from training.engine.saved_weights import choose_dtype, sample_weights
 from training.engine.session import Session, load_parent
 from training.engine.trainer import StepOrdered
 from training.errors import RecipeError
-from training.model_folder import SAFELY, plain_model, used_rows
+from training.model_folder import SAFELY, plain_model
 from training.specs.losses import FIRST_LOSSES, FIRST_STEPS, HISTORY, FirstLosses
+from training.specs.mixture import Mixture
 from training.specs.probe import Probe
+from training.tokenizer_folder import used_rows
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SAMPLE_TOKENS = 32
@@ -165,6 +167,7 @@ def report(
     saved: str,
     phases: Sequence[tuple[int, str]] = (),
     unit: str = "nats per token",
+    mixture: Mixture | None = None,
 ) -> None:
     """Fill `report/` and write the model card. Call it after `save_weights`.
 
@@ -175,6 +178,7 @@ def report(
         saved: The weights' precision and why, as `save_weights` returns it.
         phases: First step and name of each phase of the curriculum.
         unit: Unit of the loss.
+        mixture: What was read of each source, for the cards; the model's own tells it of several sources.
     """
     context = session.context
     title = f"{context.asset}: loss"
@@ -190,9 +194,11 @@ def report(
     samples = generate(session, context.out / "model", prompts)
     (context.report / "samples.json").write_text(json.dumps(samples, ensure_ascii=False, indent=1), encoding="utf-8")
 
-    text = card.write(session, result, saved)
+    is_mixed = mixture is not None and len(mixture.sources) > 1
+    text = card.write(session, result, saved, mixture if is_mixed else None)
     (context.out / "model" / "README.md").write_text(text, encoding="utf-8")
-    (context.report / "card.md").write_text(card.without_front_matter(text), encoding="utf-8")
+    page = card.without_front_matter(card.write(session, result, saved, mixture))
+    (context.report / "card.md").write_text(page, encoding="utf-8")
 
 
 def generate(session: Session, folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, str]]:

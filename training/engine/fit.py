@@ -220,6 +220,7 @@ def _summary(trainer: StepOrdered, reporter: Reporter, plan: Plan, parameters: i
     tokens_since_start = tokens - plan.batches.tokens_before(plan.first_step)
     last_tenth = losses[-max(1, steps // 10) :]  # one step's loss is noise
     trainer.store_flos()
+    trainer.count_source_tokens()
     metrics = {
         "train_loss_first": losses[0],
         "train_loss": statistics.fmean(last_tenth),

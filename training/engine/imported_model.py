@@ -22,12 +22,13 @@ from training.engine.model_import import ImportedModel, import_model
 from training.engine.saved_weights import sample_weights
 from training.errors import GatehouseError, InputRefused
 from training.job.context import StageContext
-from training.model_folder import load_model, load_tokenizer, tokenizer_ends, used_rows
+from training.model_folder import load_model
 from training.specs.base_model import BaseModelSection
 from training.specs.imports import TOKENIZER_IMPORT, TokenizerImport
 from training.specs.job import StageResult
 from training.specs.probe import Probe
 from training.store.store import file_entry
+from training.tokenizer_folder import load_tokenizer, tokenizer_ends, used_rows
 
 _SAME = 1e-6  # logits of what was written, and of what was read
 _ROW, _SAMPLE_TOKENS = 96, 32

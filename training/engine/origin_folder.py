@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.data.sources.origins import CONFIG, GENERATION, INDEX, ONE_FILE, WEIGHTS, OriginFiles
 from training.errors import InputRefused
-from training.model_folder import MAX_JSON_BYTES
+from training.tokenizer_folder import MAX_JSON_BYTES
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the types that weights are read in."""

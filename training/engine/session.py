@@ -22,17 +22,10 @@ from training.engine.runtime import Runtime
 from training.engine.trainer import arguments
 from training.errors import RecipeError
 from training.job.context import StageContext
-from training.model_folder import (
-    SAFELY,
-    best_attention,
-    has_template,
-    load_tokenizer,
-    plain_model,
-    start_of_text,
-    tokenizer_ends,
-)
+from training.model_folder import SAFELY, best_attention, plain_model
 from training.specs.optimization import TrainingSection
 from training.store.store import file_entry
+from training.tokenizer_folder import has_template, load_tokenizer, start_of_text, tokenizer_ends
 
 
 @dataclass(frozen=True)

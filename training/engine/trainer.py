@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from training.engine import deepspeed_config, reshard
-from training.engine.batches import Batch, Batches, loader
+from training.engine.batches import SHARE, SOURCE_TOKENS, Batch, Batches, loader
 from training.engine.checkpoints import CheckpointFolder
 from training.engine.divergence import Rollbacks, what_is_wrong
 from training.engine.runtime import Runtime
@@ -121,6 +121,9 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         losses: Mean loss of every step so far, over all ranks; those before a resume included.
         clipped: Steps whose gradient was clipped.
         gradient_norms: Norms of the steps whose losses were not collected yet.
+        source_names: Names of the sources whose tokens are counted; none by default.
+        source_tokens: Tokens that were learned from each source, of all ranks and of the steps before a resume, as they
+            were counted last.
         overflows: Counts FP8 products that are not finite, of this process and this rank.
         earlier_overflows: The same of all ranks before a resume.
         checkpoint_seconds: Seconds that training waited for checkpoints.
@@ -131,11 +134,15 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
     losses: list[float]
     clipped: int
     gradient_norms: list[Any]
+    source_names: tuple[str, ...] = ()
+    source_tokens: tuple[int, ...]
     overflows: Overflows
     earlier_overflows: int
     checkpoint_seconds: float
     _saved_step: int
     _logged: tuple[int, int]  # steps and clipped ones, up to the last log
+    _earlier_source_tokens: torch.Tensor  # before a resume, of all ranks; int64 [sources]
+    _own_source_tokens: torch.Tensor  # since then, of this rank; int64 [sources]
     _pending: list[torch.Tensor]  # losses of steps that are still on the device, float32 [] each
     _step_loss: torch.Tensor | None  # sum of the micro-batches' shares of the current step's loss
 
@@ -145,6 +152,9 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         self.losses, self.gradient_norms = [], []
         self.clipped = 0
         self._logged = (0, 0)
+        self.source_tokens = (0,) * len(self.source_names)
+        self._earlier_source_tokens = torch.zeros(len(self.source_names), dtype=torch.int64)
+        self._own_source_tokens = torch.zeros(len(self.source_names), dtype=torch.int64)
         self.overflows, self.earlier_overflows = Overflows(self.model), 0
         self._pending = []
         self._step_loss = None
@@ -180,12 +190,15 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         ids = inputs["input_ids"]
         return int(ids.numel() * self.plan.flops_per_token(ids.shape[1]))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of one micro-batch; its share of the step's loss, float [], stays on the device."""
+        source_tokens = inputs.pop(SOURCE_TOKENS, None)
         # Looking at every layer's result costs a pass over it, so only the steps that are logged are looked at.
         self.overflows.active = (self.state.global_step + 1) % self.plan.section.log_every == 0
-        share: torch.Tensor = super().training_step(*args, **kwargs)
+        share: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.overflows.active = False
+        if source_tokens is not None:
+            self._own_source_tokens += source_tokens.cpu()
 
         self._step_loss = share.clone() if self._step_loss is None else self._step_loss + share
         if self.accelerator.sync_gradients:
@@ -201,6 +214,10 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             steps, clipped = self._logged
             self._logged = len(self.losses), self.clipped
             logs["clipped_share"] = (self.clipped - clipped) / (len(self.losses) - steps)
+            if len(self.source_names) > 1:
+                tokens = self.count_source_tokens()
+                read = zip(self.source_names, tokens, strict=True)
+                logs |= {f"{SHARE}{name}": count / max(sum(tokens), 1) for name, count in read}
         super().log(logs, start_time)
 
     def collect_losses(self) -> list[float]:
@@ -263,6 +280,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
         self.losses, self.earlier_overflows = list(progress["losses"]), int(progress["fp8_overflows"])
         self.clipped = int(progress["clipped"])
+        self._earlier_source_tokens = torch.tensor(progress["source_tokens"], dtype=torch.int64)
         self._logged = len(self.losses), self.clipped  # a checkpoint's step is logged
 
     def count_overflows(self) -> int:
@@ -275,6 +293,15 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
             count = count.to(self.plan.runtime.device)
             torch.distributed.all_reduce(count)
         return self.earlier_overflows + int(count.item())
+
+    def count_source_tokens(self) -> tuple[int, ...]:
+        """Tokens that were learned from each source so far, of all ranks and starts; all ranks must call it."""
+        counts = self._own_source_tokens
+        if self.plan.runtime.world_size > 1 and len(counts):
+            counts = counts.to(self.plan.runtime.device, copy=True)
+            torch.distributed.all_reduce(counts)
+        self.source_tokens = tuple((self._earlier_source_tokens + counts.cpu()).tolist())
+        return self.source_tokens
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -291,6 +318,7 @@ class StepOrdered(Trainer):  # type: ignore[misc]  # transformers is untyped
         folder, is_first_rank = checkpoints.staging(step), self.plan.runtime.rank == 0
         self.collect_losses()  # a divergence must not get into a checkpoint
         progress = {"losses": self.losses, "clipped": self.clipped, "fp8_overflows": self.count_overflows()}
+        progress["source_tokens"] = self.count_source_tokens()
         self.store_flos()
 
         if is_first_rank:

@@ -23,6 +23,7 @@ from training.engine.trainer import StepOrdered
 from training.job.context import StageContext
 from training.specs.contracts import parent_in
 from training.specs.job import StageResult
+from training.specs.mixture import Mixture
 from training.specs.optimization import TrainingSection
 from training.specs.probe import Probe
 
@@ -103,6 +104,10 @@ class TrainingStage(ABC, Generic[SectionT, BatchesT]):
             self.context.out, trained.model.config, trained.weights, session, trained.probe, self.parent
         )
 
+    def mixture(self, trainer: StepOrdered) -> Mixture | None:
+        """What was read of each source; None where it is not counted."""
+        return None
+
     def phases(self, batches: BatchesT) -> list[tuple[int, str]]:
         """First step and name of each phase of the curriculum, for the report's curve."""
         return []
@@ -143,7 +148,9 @@ def train(stage: TrainingStage[Any, BatchesT]) -> StageResult:
 
     if session.runtime.rank == 0:
         saved = stage.save(session, Trained(model, trainer, batches, weights, probe))
-        export.report(session, result, stage.prompts, saved, stage.phases(batches), stage.loss_unit)
+        export.report(
+            session, result, stage.prompts, saved, stage.phases(batches), stage.loss_unit, stage.mixture(trainer)
+        )
     torch.distributed.barrier()
     runtime.stop()
     return StageResult(metrics=result.metrics, headline="train_loss", facts=session.facts() | stage.facts())

@@ -26,7 +26,7 @@ from training.evaluation.json_lines import read_lines
 from training.evaluation.measurement import Measurement
 from training.job.context import InputArtifact
 from training.job.parts import Part, Pool
-from training.specs.corpus import DROP_REASONS, DROPPED, FUNNEL, MinHash, dropped_metric
+from training.specs.corpus import DROP_REASONS, DROPPED, FUNNEL, MinHash, dropped_metric, filter_reason
 
 QUERY_BYTES = 64 * 2**20
 SKIPPED = "report/skipped.jsonl"
@@ -285,13 +285,15 @@ def _near_duplicates(artifact: InputArtifact) -> MinHash:
 
 def _commonest_drop(artifact: InputArtifact, kept: int) -> str:
     """The reason for which cleaning dropped most documents, with one of them; empty if none was dropped."""
-    counts = {reason: int(artifact.manifest.metrics.get(dropped_metric(reason), 0)) for reason in DROP_REASONS}
+    rules: Any = artifact.manifest.section.get("rules") or {}
+    keys = DROP_REASONS | {filter_reason(name): "rules.filters" for name in rules.get("filters", ())}
+    counts = {reason: int(artifact.manifest.metrics.get(dropped_metric(reason), 0)) for reason in keys}
     reason = max(counts, key=counts.__getitem__)
     if not counts[reason]:
         return ""
 
     example = next(row for row in read_lines(artifact.folder / DROPPED) if row["reason"] == reason)
-    key = f" (corpus.{DROP_REASONS[reason]})" if DROP_REASONS[reason] else ""
+    key = f" (corpus.{keys[reason]})" if keys[reason] else ""
     dropped = sum(counts.values())
     return (
         f"cleaning dropped {dropped:,} of {dropped + kept:,} documents, {counts[reason]:,} of them as "

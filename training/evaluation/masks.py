@@ -20,7 +20,7 @@ from training.data.conversations.spans import THOUGHTS
 from training.data.conversations.template_process import Request, TemplateProcess, TemplateRefused
 from training.data.tokens.shards import Int64
 from training.evaluation.measurement import Measurement
-from training.model_folder import load_tokenizer
+from training.tokenizer_folder import load_tokenizer
 
 UNLEARNED_ROWS = "rows_without_learned_token"
 UNLEARNED_ENDS = "answers_without_learned_end"

@@ -13,17 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from training.data.conversations.chat_format import ChatFormat
 from training.errors import GatehouseError, InputRefused
 from training.job.context import InputArtifact
-from training.model_folder import (
+from training.model_folder import load_model
+from training.specs.execution import Execution
+from training.store.store import file_entry
+from training.tokenizer_folder import (
     has_template,
     is_own_tokenizer,
-    load_model,
     load_tokenizer,
     start_of_text,
     tokenizer_ends,
     used_rows,
 )
-from training.specs.execution import Execution
-from training.store.store import file_entry
 
 
 class LoadFailed(GatehouseError):

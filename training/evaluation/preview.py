@@ -15,10 +15,12 @@ from training.data.conversations.lessons import SIDES
 from training.data.tables import read_rows
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
 from training.data.tokens.passes import read_in_phases
-from training.data.tokens.shards import ArrayTokens, ShardDocuments, TokenReader, TokenShards
-from training.model_folder import has_template, load_tokenizer
+from training.data.tokens.shards import ArrayTokens, DocumentsOfSources, ShardDocuments, TokenReader, TokenShards
+from training.errors import RecipeError
 from training.specs.kinds import kind_of
+from training.specs.mixture import weights_of_shares
 from training.specs.preview import Column, Piece, Preview, PreviewRequest, PreviewRow
+from training.tokenizer_folder import has_template, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,14 +56,19 @@ def preview(request: PreviewRequest) -> Preview:
 def _shards(request: PreviewRequest, tokenizer: PreTrainedTokenizerBase) -> Preview:
     """Rows of pretraining text, which need no chat template."""
     shards = TokenShards(request.data)
-    documents = [np.flatnonzero(shards.source == number) for number in range(len(shards.sources))]
-    weights = [request.weights.get(name, 1.0) for name in shards.sources]
+    by_name = request.weights
+    if request.mixture:
+        try:
+            by_name = weights_of_shares(request.mixture, shards.tokens_of_sources())
+        except ValueError as error:
+            raise RecipeError(f"base_model.mixture: {error}") from error
+    weights = [by_name.get(name, 1.0) for name in shards.sources]
     end = ChatFormat.of(tokenizer).end_of_text if has_template(tokenizer) else int(tokenizer.eos_token_id)
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    return _packed(request, decode, ShardDocuments(shards, end), documents, weights)
+    return _packed(request, decode, ShardDocuments(shards, end), DocumentsOfSources(shards), weights)
 
 
 def _matching(rows: Sequence[Row], find: str) -> list[Row]:

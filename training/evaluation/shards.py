@@ -21,7 +21,7 @@ from training.data.tables import read_rows
 from training.data.text.cut_documents import GROUP_BYTES, assignment
 from training.data.text.documents import Selection, Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE
-from training.data.tokens.packing import PackingPlan, plan, whole
+from training.data.tokens.packing import PackingPlan, plan, size_of_plan, whole
 from training.data.tokens.shards import Int64, TokenShards
 from training.evaluation.measurement import Measurement
 from training.evaluation.shard_documents import (
@@ -45,6 +45,7 @@ from training.job.parts import Part, Pool
 from training.specs.packed_shards import PackedShardsSection
 
 SAMPLE_BYTES = 20 * 2**20
+PLANNED_AT_ONCE = 1 << 20  # documents; a plan takes some 50 bytes for each
 _RANGE_TOKENS = 16 * 2**20
 Bools = npt.NDArray[np.bool_]
 
@@ -93,6 +94,7 @@ def measure_shards(
     corpus: InputArtifact,
     tokenizer: InputArtifact,
     evaluation_sets: InputArtifact,
+    contexts: Sequence[int],
     pool: Pool,
 ) -> Measurement:
     """Sizes, packing at every context, lost tokens, and documents that should have been left out.
@@ -102,6 +104,7 @@ def measure_shards(
         corpus: What they were made of.
         tokenizer: With which.
         evaluation_sets: Their exclusions are left out.
+        contexts: Tokens per row that packing is measured for.
         pool: Works on the parts.
     """
     measurement = Measurement()
@@ -117,8 +120,8 @@ def measure_shards(
     measured = _measure_texts(artifact.folder, tokenizer, expected, names, order, pool)
     lost = _against_corpus(measurement, shards, expected, measured, names, order)
 
-    lost_in_plans, efficiency = _packing(measurement, shards, section.contexts)
-    measurement.add("packing_efficiency", efficiency, len(section.contexts))
+    lost_in_plans, efficiency = _packing(measurement, shards, contexts)
+    measurement.add("packing_efficiency", efficiency, len(contexts))
     measurement.add("tokens_lost", lost + lost_in_plans, int(shards.lengths.sum()))
 
     _contaminated(measurement, artifact.folder, shards, names, measured.excluded, pool)
@@ -129,17 +132,38 @@ def _packing(measurement: Measurement, shards: TokenShards, contexts: Sequence[i
     """Tokens that the plans lose, and the lowest share of places that they use."""
     lost, efficiencies = 0, []
     for context in contexts:
-        plans = [
-            plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-            for number in range(len(shards.sources))
-        ]
-        lost_in_plans = uncovered(plans, shards.offsets)
+        lost_in_plans = _lost_in_plans(shards, context)
         if lost_in_plans:
             measurement.fail("tokens_lost", f"context {context}", lost_in_plans, reason="the packing plan")
         lost += lost_in_plans
-        rows = sum(packing.rows for packing in plans)
-        efficiencies.append(sum(packing.used for packing in plans) / max(rows * context, 1))
+        sizes = [
+            size_of_plan(shards.lengths[shards.source == number], context) for number in range(len(shards.sources))
+        ]
+        rows = sum(size.rows for size in sizes)
+        efficiencies.append(sum(size.used for size in sizes) / max(rows * context, 1))
     return lost, min(efficiencies)
+
+
+def _lost_in_plans(shards: TokenShards, context: int) -> int:
+    """Tokens that the packing of all documents loses or repeats; see `uncovered`.
+
+    Some documents after the others are packed by themselves, so that memory does not grow with the shards. The rows
+    that are counted without a plan are those of the plan.
+    """
+    lost = 0
+    for first in range(0, shards.meta.documents, PLANNED_AT_ONCE):
+        chosen = slice(first, first + PLANNED_AT_ONCE)
+        lengths, source = shards.lengths[chosen], shards.source[chosen]
+        offsets = shards.offsets[first : first + len(lengths) + 1] - shards.offsets[first]
+
+        plans = []
+        for number in range(len(shards.sources)):
+            documents = np.flatnonzero(source == number)
+            plans.append(plan(whole(lengths, documents), context))
+            size = size_of_plan(lengths[documents], context)
+            assert (size.rows, size.used) == (plans[-1].rows, plans[-1].used), "rows are counted as they are packed"
+        lost += uncovered(plans, offsets)
+    return lost
 
 
 def uncovered(plans: list[PackingPlan], offsets: Int64) -> int:

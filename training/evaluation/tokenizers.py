@@ -20,8 +20,8 @@ from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
 from training.job.context import InputArtifact
 from training.job.parts import Pool
-from training.model_folder import is_own_tokenizer, load_tokenizer
 from training.specs.tokenizer import SPECIAL_TOKENS
+from training.tokenizer_folder import is_own_tokenizer, load_tokenizer
 
 _CONVERSATIONS = 64
 _PIECE = 120

@@ -65,7 +65,7 @@ def prove(job: Job, context: StageContext[Any], run: Callable[[StageContext[Any]
     manifest = store.manifest(job.asset, job.proof.version)
     context.events.phase(PROVING)
     deadline = time.time() + _SHARE_OF_TIME * job.proof.seconds
-    if isinstance(context.section, TrainingSection) and context.section.steps:
+    if isinstance(context.section, TrainingSection) and context.section.is_trained:
         proof = _prove_training(context, run, store, manifest, deadline)
     else:
         proof = _prove_data(context, run, store, manifest, deadline)
@@ -236,7 +236,7 @@ class _Losses(_Listener):
     ) -> None:
         super().__init__(context.events)
         self._name = f"{manifest.asset} {manifest.version}"
-        self._steps = min(context.section.steps, FIRST_STEPS)
+        self._steps = min(int(manifest.metrics["steps"]), FIRST_STEPS)
         self._deadline = deadline
         self._world_size = context.world_size
         self._rollbacks = int(manifest.metrics.get("rollbacks", 0))

@@ -52,6 +52,7 @@ _REPORTED_LIBRARIES = (
     "accelerate",
     "tokenizers",
     "gigatoken",
+    "trafilatura",
     "torchao",
     "liger-kernel",
     "lm-eval",

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # A part of a path in the store, empty where it is not known yet. It cannot lead out of its folder.
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")]
+# A function of a recipe's own code.
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 # Seconds since the epoch, up to the year 9999, the last one that `datetime` can hold.
 Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]
 

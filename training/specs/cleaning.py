@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from training.specs.base import Spec
+from training.specs.base import FunctionName, Spec
 
 
 class Gopher(Spec):
@@ -86,6 +86,16 @@ class Rules(Spec):
     licences: tuple[str, ...] = Field(
         (), description="Only documents of these licences are kept, code too; by default all."
     )
+    filters: tuple[FunctionName, ...] = Field(
+        (),
+        description="Functions of the recipe's `code` that say which documents stay; asked in this order, after the "
+        "other rules, of documents of every kind.",
+    )
     sources: tuple[str, ...] = Field(
         (), description="Sources of prose. By default all; Python files are code, and only `licences` asks them."
     )
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not set is not written: a key that nobody uses is no part of a version's identity."""
+        return {name: value for name, value in handler(self).items() if name != "filters" or value}

@@ -31,6 +31,11 @@ DROP_REASONS = {
 }
 
 
+def filter_reason(name: str) -> str:
+    """The reason for which a filter of the recipe's own code drops documents."""
+    return f"filter {name}"
+
+
 def dropped_metric(reason: str) -> str:
     """Name of the corpus's metric that counts the documents dropped for a reason."""
     return f"dropped_{reason.replace(' ', '_').replace('-', '_')}"
@@ -109,7 +114,13 @@ class CorpusSection(Spec):
             asked |= {LICENCE} if rules.licences else set()
             asked |= {LANGUAGE} if rules.languages else set()
             asked |= {LOW_QUALITY} if any(rule is not None for rule in others) else set()
-        return {reason: key for reason, key in DROP_REASONS.items() if reason in asked}
+        reasons: dict[str, str] = {}
+        for reason, key in DROP_REASONS.items():
+            if reason in asked:
+                reasons[reason] = key
+            if reason == LOW_QUALITY and rules is not None:
+                reasons |= {filter_reason(name): "rules.filters" for name in rules.filters}
+        return reasons
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from training.specs.base import Name, Spec
 from training.specs.execution import Execution
 
 EVALUATION_SUFFIX = ".evaluation"
+CODE = "code"
+"""Name of the file with the recipe's own code, among the files of a job that runs functions of it."""
 
 
 class Input(Spec):

@@ -26,6 +26,7 @@ _SHARES_DOWN = (
     "dropped_conversations_share",
     "dropped_pairs_share",
     "dropped_share",
+    "mixture_error",
 )
 _FAULTS = (
     "bad_rows",

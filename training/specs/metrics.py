@@ -58,6 +58,11 @@ _DROPPED = {
     "out",
 }
 
+_MIXED = {
+    "mixture_error": "largest difference between a source's share of the tokens that training read and the share that "
+    "the recipe asks for",
+}
+
 _MASK = {
     "rows_without_learned_token": "rows that teach nothing: no turn of theirs is learned, or the chat template refuses "
     "them",
@@ -70,7 +75,8 @@ METRICS: dict[str, dict[str, str]] = {
         "documents": "documents gathered",
         "bytes": "UTF-8 bytes of text",
         "bad_rows": "rows or files that could not be read",
-        "left_out_files": "files below the sources that were not read, such as those in other formats",
+        "left_out_files": "files below the sources that were not read, such as those in other formats, and pages of "
+        "HTML that gave no text",
     },
     "corpus": {
         "documents": "training documents",
@@ -188,7 +194,9 @@ def source_metric(source: str) -> str:
     return _PER_SOURCE + re.sub(r"[^a-z0-9]", "_", source.lower())
 
 
-def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str], chat_base: bool = False) -> dict[str, str]:
+def metrics_of(
+    asset: str, sources: Sequence[str], tasks: Mapping[str, str], chat_base: bool = False, is_mixed: bool = False
+) -> dict[str, str]:
     """All metrics of an asset's evaluation, with what each means.
 
     Args:
@@ -196,15 +204,26 @@ def metrics_of(asset: str, sources: Sequence[str], tasks: Mapping[str, str], cha
         sources: Names of the recipe's sources: a model has one metric for the held-out text of each.
         tasks: Metric to meaning of the tasks that models are given.
         chat_base: The base model was imported with a chat template of its own, so its answers are measured too.
+        is_mixed: The model was trained on texts of several sources.
     """
     if not asset.endswith("_model"):
         return dict(METRICS[asset])
     per_source = {source_metric(source): f"bits per byte of general held-out text from {source}" for source in sources}
-    return {**METRICS[asset], **(_CHAT if chat_base else {}), **per_source, **tasks}
+    further = (_CHAT if chat_base else {}) | (_MIXED if is_mixed else {})
+    return {**METRICS[asset], **further, **per_source, **tasks}
 
 
 _COUNTED = frozenset(
-    {"loads", "export_logprob_error", "fp8_overflows", "chat_round_trip", "dropped_pairs_share", *_CHILD, *_DROPPED}
+    {
+        "loads",
+        "export_logprob_error",
+        "fp8_overflows",
+        "chat_round_trip",
+        "dropped_pairs_share",
+        *_CHILD,
+        *_DROPPED,
+        *_MIXED,
+    }
 )
 
 

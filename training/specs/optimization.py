@@ -87,10 +87,15 @@ class TrainingSection(Spec):
     checkpoints: Checkpoints = Checkpoints()
     log_every: int = Field(5, gt=0, description="Steps between two logged metrics.")
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the stage trains."""
+        return True
+
     @model_validator(mode="after")
     def _fits_the_steps(self) -> Self:
         problems = []
-        if not self.steps:  # a model that is imported as it is
+        if not self.steps:  # a model that is imported as it is, or whose steps follow from its parameters
             return self
         if self.optimizer.warmup_steps >= self.steps:
             problems.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -12,8 +12,8 @@ from training.specs.base import Spec
 class PackedShardsSection(Spec):
     """Everything that decides the content of `packed_shards`.
 
-    The shards hold each document's tokens once, whatever the context length; `contexts` only says for which lengths
-    the packing plan is measured.
+    The shards hold each document's tokens once, whatever the context length. `contexts` only says for which lengths
+    packing is measured, so it is no part of the identity: other contexts are measured again, and tokenize nothing.
     """
 
     contexts: tuple[Annotated[int, Field(gt=1)], ...] = Field(
@@ -26,3 +26,11 @@ class PackedShardsSection(Spec):
     weights: dict[str, float] = Field(
         {}, description="Filled in: 1 for each source. What a training asks for stands in its own section."
     )
+
+    def identity_fields(self) -> dict[str, Any]:
+        """All fields, with the default contexts for any: they change no file of the shards.
+
+        Versions of before named them, and those with the default ones keep their identity.
+        """
+        default = type(self).model_fields["contexts"].default
+        return self.model_dump(mode="json") | {"contexts": list(default)}

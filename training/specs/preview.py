@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from training.specs.base import Spec
+from training.specs.conversations import ConversationSource, PreferenceSource
 from training.specs.post_training import TooLong
+from training.specs.raw_corpus import Source
 
 PREVIEW_FILE = "preview.svg"
 """In the report of an evaluation: the first rows as a picture, for an asset's page."""
@@ -29,6 +31,7 @@ class PreviewRequest(Spec):
         find: Show only the row at this place, such as `chats.jsonl:7`; where there is none, those that hold the text.
         seed: Of the packing's order.
         weights: Of the sources that the base model reads more or less often.
+        mixture: Their shares in what it reads, where the recipe gives those.
         too_long: The rule of the recipe for what is longer than the context.
         page: Write them as a page to this file, too.
     """
@@ -43,20 +46,39 @@ class PreviewRequest(Spec):
     find: str = ""
     seed: int = 0
     weights: dict[str, float] = {}
+    mixture: dict[str, float] = {}
     too_long: TooLong = "turns"
     page: Path | None = None
+
+
+class SourcePreviewRequest(Spec):
+    """Of which source of a recipe to show the first documents or rows, before anything is built.
+
+    Attributes:
+        text: A source of texts.
+        rows: A source of conversations or of judged answers. One of the two is given.
+        code: The recipe's own code, where the source is a function of it.
+        characters: Of a document that are shown.
+    """
+
+    text: Source | None = None
+    rows: ConversationSource | PreferenceSource | None = None
+    code: Path | None = None
+    count: int = Field(gt=0)
+    characters: int = Field(gt=0)
 
 
 class Piece(Spec):
     """Consecutive tokens of one kind, as text.
 
     Attributes:
-        kind: `learned`, `given` (seen and not learned), `padding`, or `border`: a document begins.
+        kind: `learned`, `given` (seen and not learned), `padding`, or `border`: a document begins. `text` is text that
+            was not encoded.
         text: What the tokens say; of padding and borders nothing.
         tokens: Number of tokens.
     """
 
-    kind: Literal["learned", "given", "padding", "border"]
+    kind: Literal["learned", "given", "padding", "border", "text"]
     text: str = ""
     tokens: int = 0
 

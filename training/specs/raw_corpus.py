@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from training.specs.base import Spec
+from training.specs.base import FunctionName, Spec
 from training.specs.origin import Origin
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -17,7 +17,8 @@ _SUFFIX = re.compile(r"(\.[a-z0-9_+-]{1,16})?")
 class Source(Origin):
     """One body of text: a local folder or glob, the Python standard library, or a Hugging Face dataset.
 
-    Exactly one of `path`, `stdlib` and `dataset` is given.
+    Exactly one of `path`, `stdlib`, `dataset` and `function` is given, but that a function may read the files of a
+    path.
     """
 
     stdlib: bool = Field(False, description="Use the standard library of the running interpreter.")
@@ -31,6 +32,14 @@ class Source(Origin):
         min_length=1,
         description="Column or key of the text in files of rows and in "
         "datasets; `data.text` is the key `text` in the object `data`.",
+    )
+    function: FunctionName | None = Field(
+        None,
+        description="A function of the recipe's `code` that yields the documents: of each file where there is a "
+        "`path`, else all of them.",
+    )
+    text_format: Literal["text", "html"] = Field(
+        "text", description="What that column holds: text, or HTML whose text is extracted as that of .html files."
     )
     text_suffixes: tuple[str, ...] = Field(
         (),
@@ -64,6 +73,12 @@ class Source(Origin):
                 )
         return domains
 
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not set is not written: a key that nobody uses is no part of a version's identity."""
+        unset = {name for name, value in (("text_format", "text"), ("function", None)) if getattr(self, name) == value}
+        return {name: value for name, value in handler(self).items() if name not in unset}
+
     @property
     def limit(self) -> int | None:
         """The most documents that are read; None for all of them."""
@@ -71,8 +86,8 @@ class Source(Origin):
 
     @property
     def other_origins(self) -> tuple[str, ...]:
-        """The standard library needs no path."""
-        return ("stdlib",)
+        """The standard library needs no path, and a function can do without."""
+        return ("stdlib", "function") if self.path is None else ("stdlib",)
 
 
 class RawCorpusOptions(Spec):

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from training.custom import FILTER, SOURCE
 from training.specs.base import Spec
 from training.specs.base_model import BaseModelSection
 from training.specs.contracts import Contract
@@ -64,6 +65,11 @@ class Recipe(Spec):
     seed: int = Field(0, ge=0, lt=2**32, description="The one seed: order of data, initial weights, dropout.")
     nightly: Nightly = Field(Nightly(), description="When the whole graph is materialized, once it is switched on.")
     launcher: str = Field("local", description="Entry of launchers.yaml; never part of identity.")
+    code: str | None = Field(
+        None,
+        description="A Python file beside the recipe whose decorated functions are sources (`function`) and filters "
+        "(`corpus.rules.filters`).",
+    )
     sources: tuple[Source, ...] = Field((), description="The texts; every one with a name of its own.")
     conversations: tuple[ConversationSource, ...] = Field(
         (),
@@ -134,6 +140,16 @@ class Recipe(Spec):
         """Whatever the recipe reads files of: texts, conversations, judged answers."""
         return (*self.sources, *self.conversation_files(), *self.preferences)
 
+    def functions(self, asset: str) -> dict[tuple[str | int, ...], tuple[str, str]]:
+        """The functions of `code` that an asset is made with: their keys in the recipe to decorator and name."""
+        rules = self.corpus.rules
+        if asset == "raw_corpus":
+            named = {("sources", index, "function"): source.function for index, source in enumerate(self.sources)}
+            return {key: (SOURCE, name) for key, name in named.items() if name is not None}
+        if asset == "corpus" and rules is not None:
+            return {("corpus", "rules", "filters", index): (FILTER, name) for index, name in enumerate(rules.filters)}
+        return {}
+
     def asks_the_corpus(self) -> bool:
         """Whether conversations are generated from the corpus."""
         return not self.conversations or any(source.from_corpus for source in self.conversations)
@@ -172,6 +188,7 @@ class Recipe(Spec):
     def _consistent(self) -> Self:
         problems = [
             *self._source_problems(),
+            *self._function_problems(),
             *self._missing_problems(),
             *self._adapter_problems(),
             *self._gate_problems(),
@@ -196,6 +213,16 @@ class Recipe(Spec):
                 )
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
+
+    def _function_problems(self) -> Iterator[str]:
+        """Functions of a file that is not named, and a file of which nothing is used."""
+        functions = self.functions("raw_corpus") | self.functions("corpus")
+        if self.code is None:
+            for key, (_, name) in functions.items():
+                where = ".".join(map(str, key))
+                yield f"{where}: {name} is a function of the recipe's own code; name its file in `code`"
+        elif not functions:
+            yield "code: nothing of it is used; name a `function` of a source or `corpus.rules.filters`, or write null"
 
     def _missing_problems(self) -> Iterator[str]:
         """Sections that need something which the recipe has not got."""
@@ -267,7 +294,8 @@ class Recipe(Spec):
         names: set[str] = set()
         metrics: dict[str, str] = {}
         sources = [source.name for source in self.sources]
-        fixed = {metric for asset in METRICS if asset.endswith("_model") for metric in metrics_of(asset, sources, {})}
+        models = [asset for asset in METRICS if asset.endswith("_model")]
+        fixed = {metric for asset in models for metric in metrics_of(asset, sources, {}, is_mixed=True)}
         for index, task in enumerate(self.evaluation_sets.tasks):
             where = f"evaluation_sets.tasks.{index}"
             if task.name in names:
@@ -290,6 +318,8 @@ class Recipe(Spec):
             yield "corpus.domains: domains belong to a source; write them as its key `domains`"
         if self.packed_shards.weights:
             yield "packed_shards.weights: weights belong to a source; write them as its key `weight`"
+        if self.evaluation.packing_contexts:
+            yield "evaluation.packing_contexts: write them as `packed_shards.contexts`"
         if self.base_model.weights:
             yield "base_model.weights: weights belong to a source; write them as its key `weight`"
         names = [source.name for source in self.sources]
@@ -303,6 +333,8 @@ class Recipe(Spec):
                     f"base_model.curriculum[{number}].weights: there is no source {name!r}; the sources are "
                     f"{', '.join(names)}"
                 )
+            yield from self._mixture_problems(f"curriculum[{number}].mixture", phase.mixture)
+        yield from self._mixture_problems("mixture", self.base_model.mixture)
         if GENERAL in declared:
             yield f"sources: no domain can be called {GENERAL}: that is what belongs to none"
         for key, section in self._adapter_data():
@@ -327,6 +359,18 @@ class Recipe(Spec):
                 f"packed_shards.contexts: the curriculum has rows of {rows} tokens, whose packing would not be "
                 f"measured; write {sorted({*measured, *missing})}"
             )
+
+    def _mixture_problems(self, key: str, mixture: dict[str, float]) -> Iterator[str]:
+        """Sources that a mixture does not name, names that are no source's, and weights beside it."""
+        if not mixture:
+            return
+        for source in self.sources:
+            if source.name not in mixture:
+                yield f"base_model.{key}: it gives no share to the source {source.name}; write 0 where it is not read"
+            if key == "mixture" and source.weight != 1:
+                yield f"base_model.{key}: the source {source.name} has a weight too; leave one of them out"
+        for name in sorted(set(mixture) - {source.name for source in self.sources}):
+            yield f"base_model.{key}: there is no source {name!r}"
 
     def too_long(self, field: str, positions: int) -> Iterator[str]:
         """The contexts that an architecture cannot hold, one message each.
@@ -365,7 +409,8 @@ class Recipe(Spec):
         sources = [source.name for source in self.sources]
         # Whether an imported model has a chat template is not known yet; a gate on what is then not measured fails.
         is_chat = asset == "base_model" and self.base_model.origin is not None
-        return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics(), is_chat)
+        is_mixed = asset == "base_model" and self.base_model.is_trained and len(sources) > 1
+        return metrics_of(kind_of(asset), sources, self.evaluation_sets.task_metrics(), is_chat, is_mixed)
 
     def section(self, asset: str) -> Spec:
         """The section that decides an asset's content."""

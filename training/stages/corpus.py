@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.data.custom_code import CustomCode
 from training.data.reports import length_and_drop_chart, markdown_table, write_card, write_samples
 from training.data.tables import fraction, publish_shards
 from training.data.text.cleaned_parts import Cleaned, CleanedPart, Example, RawPart, clean_part, first_examples
 from training.data.text.digest_order import DigestOrder
 from training.data.text.heldout import HELDOUT, KEPT, draw_heldout, twins_across
 from training.data.text.near_duplicates import near_duplicates
-from training.data.text.written_range import BINS_PER_DECADE, SPLITS, WrittenRange, write_range
+from training.data.text.written_range import SPLITS, WrittenRange, write_range
 from training.errors import GatehouseError, InputRefused, RecipeError
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool
-from training.specs.corpus import DROP_REASONS, DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
+from training.specs.corpus import DROPPED, EXACT, FUNNEL, GENERAL, NEAR, dropped_metric
 from training.specs.corpus import CorpusSection as Section
-from training.specs.job import StageResult
+from training.specs.job import CODE, StageResult
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bins, lower_edge
 
 _SAMPLES = 10
 _SMALL_RANGE, _LARGE_RANGE, _FEW_RANGES = 32 * 2**20, 256 * 2**20, 64  # bytes of raw text
@@ -38,7 +40,7 @@ def run(context: StageContext[Section]) -> StageResult:
     """Clean, remove duplicates, split.
 
     Raises:
-        RecipeError: Nothing is left, or nothing is left to hold out.
+        RecipeError: Nothing is left, or nothing is left to hold out; or a filter of the recipe's own code fails.
     """
     near = context.section.near_duplicates
     pool = Pool(context.work, context.execution, context.events)
@@ -57,7 +59,7 @@ def run(context: StageContext[Section]) -> StageResult:
     dropped.add(cleaned_parts)
     dropped.add(written)
     statistics = {split: _Statistics([finished.result[split] for finished in written]) for split in SPLITS}
-    _require_both(statistics, dropped)
+    _require_both(statistics, dropped, context.section)
     funnel = _funnel(context, cleaned_parts, statistics, dropped)
     for split in SPLITS:
         publish_shards([finished.folder / split for finished in written], context.out / split)
@@ -89,8 +91,9 @@ def _parts(context: StageContext[Section]) -> tuple[list[Part[RawPart]], int]:
     if not files:
         raise InputRefused(f"{raw.folder} holds no parquet file; materialize raw_corpus again")
     domains = tuple(sorted({GENERAL, *context.section.domains}))
+    code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     return [
-        Part(path.stem, RawPart(path, context.section, domains, ranges), size // len(files), str(path))
+        Part(path.stem, RawPart(path, context.section, domains, ranges, code), size // len(files), str(path))
         for path in files
     ], ranges
 
@@ -150,9 +153,13 @@ class _Dropped:
 
     def write(self, path: Path) -> None:
         """Write the examples: those that a rule dropped by the rule's name, then duplicates."""
-        order = [*sorted(set(DROP_REASONS) - {EXACT, NEAR}), EXACT, NEAR]
+        last = (EXACT, NEAR)
+
+        def order(row: Example) -> tuple[int, str]:
+            return last.index(row["reason"]) + 1 if row["reason"] in last else 0, row["reason"]
+
         with path.open("w", encoding="utf-8") as file:
-            for row in sorted(self.examples, key=lambda row: order.index(row["reason"])):
+            for row in sorted(self.examples, key=order):
                 file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
 
     def __str__(self) -> str:
@@ -165,25 +172,29 @@ class _Dropped:
 
 
 class _Statistics:
-    """Documents and bytes per domain, a histogram of lengths, and samples, of one split."""
+    """Documents and bytes per domain and per source, a histogram of lengths, and samples, of one split."""
 
     def __init__(self, ranges: Sequence[dict[str, Any]]) -> None:
         self.documents = Counter[str]()
         self.bytes = Counter[str]()
         self.lengths = Counter[int]()
+        self.documents_of_sources = Counter[str]()
+        self.bytes_of_sources = Counter[str]()
         for range_ in ranges:
+            self.documents_of_sources.update(range_["documents_of_sources"])
+            self.bytes_of_sources.update(range_["bytes_of_sources"])
             self.documents.update(range_["documents"])
             self.bytes.update(range_["bytes"])
             self.lengths.update({int(bin_): count for bin_, count in range_["lengths"].items()})
         self.samples = [sample for range_ in ranges for sample in range_["samples"]][:_SAMPLES]
 
 
-def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped) -> None:
+def _require_both(statistics: dict[str, _Statistics], dropped: _Dropped, section: Section) -> None:
     if not statistics["train"].documents:
         reason, _ = dropped.counts.most_common(1)[0]
         raise RecipeError(
             f"corpus: no document is left after cleaning ({dropped}); loosen "
-            f"corpus.{DROP_REASONS[reason]} in the recipe or add sources"
+            f"corpus.{section.drop_reasons[reason]} in the recipe or add sources"
         )
     if not statistics["heldout"].documents:
         raise RecipeError(
@@ -245,10 +256,21 @@ def _report(
     train, heldout = statistics["train"], statistics["heldout"]
     write_samples(context.report, train.samples)
     lengths = train.lengths + heldout.lengths
+    documents = train.documents_of_sources + heldout.documents_of_sources
+    sizes_of_sources = train.bytes_of_sources + heldout.bytes_of_sources
+    counted = DataStatistics(
+        sources={
+            name: SourceCounts(documents=count, bytes=sizes_of_sources[name])
+            for name, count in sorted(documents.items())
+        },
+        unit="characters",
+        lengths=length_bins(lengths),
+    )
+    (context.report / STATISTICS).write_text(counted.model_dump_json(), encoding="utf-8")
     length_and_drop_chart(
         context.report / "documents.png",
-        {10 ** (bin_ / BINS_PER_DECADE): count for bin_, count in sorted(lengths.items())},
-        10 ** (1 / BINS_PER_DECADE),
+        {lower_edge(bin_): count for bin_, count in sorted(lengths.items())},
+        lower_edge(1),
         {reason: dropped.counts[reason] for reason in context.section.drop_reasons},
     )
 

@@ -67,11 +67,13 @@ def _tokenizer(context: _Context) -> Measurement:
 def _packed_shards(context: _Context) -> Measurement:
     from training.evaluation.shards import measure_shards
 
+    shards = PackedShardsSection.model_validate(context.input("artifact").manifest.section)
     return measure_shards(
         context.input("artifact"),
         context.input("corpus"),
         context.input("tokenizer"),
         context.input("evaluation_sets"),
+        context.section.packing_contexts or shards.contexts,
         _pool(context),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.data.conversations.chat_format import ChatFormat, Conversation, Encoded, RowRefused, check
+from training.engine.batches import share_steps
 from training.errors import InputRefused, RecipeError
 from training.evaluation.behaviour import (
     CHAT_BASE_PARTS,
@@ -23,14 +24,16 @@ from training.evaluation.model_metrics import GENERATED, compare, own_findings, 
 from training.evaluation.model_report import write_answers, write_pages
 from training.evaluation.models import LoadedModel, LoadFailed, load, prepare
 from training.evaluation.round_trip import awkward_conversations, fault
-from training.job.context import StageContext
-from training.model_folder import is_own_tokenizer
+from training.job.context import InputArtifact, StageContext
+from training.specs.base_model import BaseModelSection
 from training.specs.contracts import CONTRACTS, parent_in
 from training.specs.evaluation import EvaluationSection
 from training.specs.job import StageResult
 from training.specs.kinds import kind_of
 from training.specs.metrics import METRICS, metrics_of
+from training.specs.mixture import MIXTURE_FILE, Mixture, asked_shares
 from training.specs.probe import Probe
+from training.tokenizer_folder import is_own_tokenizer
 
 Section = EvaluationSection
 Context = StageContext[EvaluationSection]
@@ -82,12 +85,38 @@ def _measured(context: Context, asset: str, sets: Sets, loaded: LoadedModel, wro
     del loaded  # the parent takes its place in memory
     parent = _parent(context, asset, sets, lambda model: _change(findings, probe, said, model))
     compare(kind, findings, own, parent, sets)
+    is_mixed = _mixture(findings, context.input("artifact"))
     notes = [*([f"The saved folder is not sound: {wrong}."] if wrong else []), *unscored_notes(own)]
     reference = (
         {name: estimate.value for name, estimate in own_findings(parent, sets).estimates.items()} if parent else {}
     )
     write_answers(context.report, sets, own, parent)
-    return _write(context, asset, findings, _meanings(context, asset, sets, chat_base), reference, notes)
+    return _write(context, asset, findings, _meanings(context, asset, sets, chat_base, is_mixed), reference, notes)
+
+
+def _mixture(findings: Findings, artifact: InputArtifact) -> bool:
+    """Whether a training on several sources is measured, by what it counted of them and what its section asked for."""
+    path = artifact.folder / MIXTURE_FILE
+    if not path.is_file():
+        return False
+    try:
+        mixture = Mixture.model_validate_json(path.read_bytes())
+        held = {source.name: source.held for source in mixture.sources}
+        section = BaseModelSection.model_validate(artifact.manifest.section)
+        spans = share_steps(int(artifact.manifest.metrics["steps"]), [phase.share for phase in section.curriculum])
+        asked = asked_shares(section, held, [end - first for first, end in spans])
+    except (ValueError, KeyError) as error:
+        findings.leave_out("mixture_error", f"{MIXTURE_FILE} is not what a training writes: {error}")
+        return True
+
+    shares = mixture.shares()
+    rows = [
+        {"id": source.name, "score": abs(shares[source.name] - asked[source.name]), "asked": asked[source.name]}
+        | {"read": shares[source.name], "tokens": source.tokens, "epochs": source.epochs}
+        for source in mixture.sources
+    ]
+    findings.exact("mixture_error", mixture.error(asked), mixture.tokens, rows)
+    return True
 
 
 def _folder(findings: Findings, loaded: LoadedModel, probe: Probe | str, wrong: str | None) -> None:
@@ -199,9 +228,12 @@ def _parent(context: Context, asset: str, sets: Sets, look: Callable[[LoadedMode
     return measure(loaded, sets, parts, context.section, context.seed, chat_scoring=True)
 
 
-def _meanings(context: Context, asset: str, sets: Sets, chat_base: bool = False) -> dict[str, str]:
+def _meanings(
+    context: Context, asset: str, sets: Sets, chat_base: bool = False, is_mixed: bool = False
+) -> dict[str, str]:
     sources = sorted({row["source"] for row in sets.texts()})
-    return metrics_of(kind_of(asset), sources, task_metrics(context.input("evaluation_sets").folder), chat_base)
+    tasks = task_metrics(context.input("evaluation_sets").folder)
+    return metrics_of(kind_of(asset), sources, tasks, chat_base, is_mixed)
 
 
 def _refused(context: Context, asset: str, sets: Sets, reason: str) -> StageResult:

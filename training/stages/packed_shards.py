@@ -17,7 +17,7 @@ from training.data.tables import read_rows
 from training.data.text.cut_documents import GROUP_BYTES, assignment
 from training.data.text.documents import Selection, Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, load_plain, rows_of
-from training.data.tokens.packing import plan, whole
+from training.data.tokens.packing import size_of_plan
 from training.data.tokens.shards import ShardsMeta, TokenShards, TokenWriter
 from training.data.tokens.tokenized_parts import (
     CutDocuments,
@@ -32,6 +32,7 @@ from training.job.parts import Part, Pool
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
 from training.specs.packed_shards import PackedShardsSection
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bin, length_bins, lower_edge
 from training.store.store import file_entry
 
 Section = PackedShardsSection
@@ -60,7 +61,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     digest = file_entry(path).sha256
     meta = _write(context, chosen.documents, path, digest)
 
-    # Rows are packed when training begins; here a whole pass is planned only to report how full the rows will be.
+    # A plan depends on what the training asks for, and is made by it; here is counted how full the rows will be.
     context.events.phase("measure packing")
     shards = TokenShards(context.out)
     efficiency = {length: _efficiency(shards, length) for length in section.contexts}
@@ -72,6 +73,7 @@ def run(context: StageContext[PackedShardsSection]) -> StageResult:
     _plot(context.report / "packing.png", shards.lengths, efficiency)
     _write_samples(context.report / "samples.json", shards, load_plain(path))
     _write_card(context.report / "card.md", shards, chosen, efficiency)
+    (context.report / STATISTICS).write_text(_statistics(shards).model_dump_json(), encoding="utf-8")
     return StageResult(metrics=metrics, headline="tokens", facts={"tokenizer": digest})
 
 
@@ -129,11 +131,21 @@ def _write(
 
 def _efficiency(shards: TokenShards, context: int) -> float:
     """Used share of the rows of a whole pass, packed source by source as training does."""
-    plans = [
-        plan(whole(shards.lengths, np.flatnonzero(shards.source == number)), context)
-        for number in range(len(shards.sources))
-    ]
-    return sum(packing.used for packing in plans) / (sum(packing.rows for packing in plans) * context)
+    sizes = [size_of_plan(shards.lengths[shards.source == number], context) for number in range(len(shards.sources))]
+    return sum(size.used for size in sizes) / (sum(size.rows for size in sizes) * context)
+
+
+def _statistics(shards: TokenShards) -> DataStatistics:
+    edges = [lower_edge(number) for number in range(length_bin(int(shards.lengths.max())) + 2)]
+    counts, _ = np.histogram(np.maximum(shards.lengths, 1), bins=edges)
+    return DataStatistics(
+        sources={
+            name: SourceCounts(documents=int(rows.sum()), tokens=int(shards.lengths[rows].sum()))
+            for name, rows in ((name, shards.source == number) for number, name in enumerate(shards.sources))
+        },
+        unit="tokens",
+        lengths=length_bins(dict(enumerate(counts.tolist()))),
+    )
 
 
 def _plot(path: Path, lengths: npt.NDArray[np.int64], efficiency: dict[int, float]) -> None:

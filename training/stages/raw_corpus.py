@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from training.data.custom_code import CustomCode
 from training.data.reports import bar_chart, markdown_table, write_card, write_samples
 from training.data.sources.bad_rows import BadRows, read_skipped
 from training.data.sources.reading import (
@@ -24,15 +25,16 @@ from training.data.sources.reading import (
     read_files,
     read_source,
 )
-from training.data.sources.source_files import SourceFile, list_source, shown_reasons, state_of
+from training.data.sources.source_files import SourceFile, is_function_alone, list_source, shown_reasons, state_of
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
 from training.job.parts import Finished, Part, Pool, report_bytes
-from training.specs.job import StageResult
+from training.specs.job import CODE, StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
 from training.specs.raw_corpus import Source
+from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bin, length_bins
 
 LEFT_OUT = "left_out.json"
 _SKIPPED = "skipped.jsonl"
@@ -48,12 +50,14 @@ class SourcePart:
 
     Attributes:
         files: None reads the whole source.
+        code: The recipe's own, where the source is a function of it.
     """
 
     source: Source
     files: tuple[SourceFile, ...] | None
     on_bad_row: Literal["fail", "skip"]
     shard_bytes: int
+    code: CustomCode | None = None
 
 
 @dataclass
@@ -61,8 +65,9 @@ class _Gathered:
     """What all parts of the sources gave.
 
     Attributes:
-        left_out: For each source, its files that gave no document, by reason.
+        left_out: For each source, its files and pages that gave no document, by reason.
         bad: Rows and files that could not be read, and the messages of the first hundred.
+        lost: The first hundred pages of HTML that gave no text, each with its reason.
     """
 
     documents: Counter[str]
@@ -70,7 +75,9 @@ class _Gathered:
     left_out: dict[str, Counter[str]]
     bad: int
     listed: list[str]
+    lost: list[str]
     samples: list[dict[str, Any]]
+    lengths: Counter[int]
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -78,13 +85,17 @@ def run(context: StageContext[Section]) -> StageResult:
 
     Raises:
         SourceError: A source is missing or malformed, or all of them together hold no document.
+        RecipeError: A function of the recipe's own code fails.
     """
     section = context.section
+    code = CustomCode.read(context.files[CODE]) if CODE in context.files else None
     pool = Pool(context.work, context.execution, context.events, READING_MEMORY)
-    gathered = _Gathered(Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [])
+    gathered = _Gathered(
+        Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [], Counter()
+    )
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
-        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name]))
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], code))
         of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
         finished += of_source
@@ -116,18 +127,21 @@ def _publish(context: StageContext[Section], part: Finished) -> None:
     publish_shards([part.folder / _DOCUMENTS], context.out / _DOCUMENTS)
 
 
-def _parts(source: Source, section: Section, name: str, left_out: Counter[str]) -> Iterator[Part[SourcePart]]:
+def _parts(
+    source: Source, section: Section, name: str, left_out: Counter[str], code: CustomCode | None
+) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
     shard_bytes = section.shard_megabytes * 2**20
-    if source.dataset is not None or source.limit is not None:
-        whole = SourcePart(source, None, section.on_bad_row, shard_bytes)
+    code = code if source.function is not None else None
+    if source.dataset is not None or source.limit is not None or is_function_alone(source):
+        whole = SourcePart(source, None, section.on_bad_row, shard_bytes, code)
         yield Part(f"{name}-00000", whole, 0, f"source {source.name}")
         return
 
     listing = list_source(source)
     left_out.update(listing.left_out)
     for number, files in enumerate(_groups(listing.files)):
-        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes)
+        part = SourcePart(source, tuple(files), section.on_bad_row, shard_bytes, code)
         size = sum(file.bytes for file in files)
         yield Part(f"{name}-{number:05d}", part, size, str(files[0].path), state_of(files))
 
@@ -149,28 +163,44 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
     """Write the documents of some files.
 
     Returns:
-        How many `documents` and `bytes` of text, how many `bad` rows, files `left_out` by reason, and `samples`.
+        How many `documents` and `bytes` of text, their `lengths` by bin, how many `bad` rows, files `left_out` by
+        reason, pages of HTML that were `lost`, and `samples`.
     """
     bad = BadRows(part.on_bad_row, folder / _SKIPPED)
-    left_out = Counter[str]()
+    left_out, lengths = Counter[str](), Counter[int]()
     documents = size = 0
     samples: list[dict[str, Any]] = []
+    lost: list[str] = []
+
+    def list_lost(path: str, reason: str) -> None:
+        if len(lost) < _LISTED:
+            lost.append(f"{part.source.name}/{path}: {reason}")
+
     with (
         bounded_memory(READING_MEMORY),
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
         if part.files is None:
-            read = read_source(part.source, bad, left_out=left_out)
+            read = read_source(part.source, bad, left_out=left_out, on_lost=list_lost, code=part.code)
         else:
-            read = read_files(part.source, part.files, bad, left_out)
+            read = read_files(part.source, part.files, bad, left_out, list_lost, part.code)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])
             documents, size = documents + 1, size + row["bytes"]
+            lengths[length_bin(len(document.text))] += 1
             report_bytes(size)
             if len(samples) < _SAMPLES:
                 samples.append(_sample(row))
-    return {"documents": documents, "bytes": size, "bad": bad.count, "left_out": left_out, "samples": samples}
+    return {
+        "documents": documents,
+        "bytes": size,
+        "lengths": lengths,
+        "bad": bad.count,
+        "left_out": left_out,
+        "lost": lost,
+        "samples": samples,
+    }
 
 
 def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
@@ -178,9 +208,11 @@ def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
         gathered.documents[source] += part.result["documents"]
         gathered.bytes[source] += part.result["bytes"]
         gathered.left_out[source].update(part.result["left_out"])
+        gathered.lengths.update({int(bin_): count for bin_, count in part.result["lengths"].items()})
         gathered.bad += part.result["bad"]
         messages = read_skipped(part.folder / _SKIPPED)
         gathered.listed += itertools.islice(messages, _LISTED - len(gathered.listed))
+        gathered.lost = [*gathered.lost, *part.result["lost"]][:_LISTED]
         gathered.samples = [*gathered.samples, *part.result["samples"]][:_SAMPLES]
 
 
@@ -201,6 +233,15 @@ def _sample(row: dict[str, Any]) -> dict[str, Any]:
 
 def _report(context: StageContext[Section], gathered: _Gathered) -> None:
     write_samples(context.report, gathered.samples)
+    counted = DataStatistics(
+        sources={
+            source.name: SourceCounts(documents=gathered.documents[source.name], bytes=gathered.bytes[source.name])
+            for source in context.section.sources
+        },
+        unit="characters",
+        lengths=length_bins(gathered.lengths),
+    )
+    (context.report / STATISTICS).write_text(counted.model_dump_json(), encoding="utf-8")
     megabytes = {name: size / 1e6 for name, size in gathered.bytes.items()}
     bar_chart(context.report / "sources.png", megabytes, "Text per source", "MB")
 
@@ -223,4 +264,6 @@ def _report(context: StageContext[Section], gathered: _Gathered) -> None:
         "",
     ]
     lines += [f"- {message}" for message in gathered.listed]
+    if gathered.lost:
+        lines += ["", "Pages that gave no text, the first of them:", "", *(f"- {page}" for page in gathered.lost)]
     write_card(context.report, "Raw corpus", lines)

@@ -191,6 +191,29 @@ class Store(Records):
             raise InputRefused(f"{asset} {version}: {problem}; {self.remake(manifest)}")
         return folder
 
+    def verified_file(self, manifest: Manifest, name: str, folder: Path) -> Path:
+        """One file of a version, after its bytes were compared with the manifest; nothing else of it is read.
+
+        Args:
+            manifest: The version's.
+            name: Path below its folder, one of the manifest's.
+            folder: Where the file of a remote version is copied to.
+
+        Raises:
+            StoreError: It cannot be read.
+            InputRefused: It is missing or has changed since it was published.
+        """
+        place = self.place(manifest.asset, manifest.version) / name
+        path = Path(place) if self.is_local else folder / name
+        with self.storage.errors(place):
+            if not self.is_local:
+                self.storage.download(place, path)
+            is_there = path.is_file()
+            if is_there and file_entry(path) == manifest.files[name]:
+                return path
+        problem = "has changed since it was published" if is_there else "is missing"
+        raise InputRefused(f"{self.storage.address(place)} {problem}; {self.remake(manifest)}")
+
     def fault_of(self, manifest: Manifest, names: Sequence[str]) -> str:
         """What is wrong with some files of a version; empty when they are what was published.
 

@@ -341,8 +341,10 @@ def test_it_says_what_it_looked_at(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     kept = CheckAnswer(model_type="llama", parameters=1_049_728)
     monkeypatch.setattr(recipe_check, "ask", lambda requests: [kept])
     check("tiny", [])
-    first, second = capsys.readouterr().out.splitlines()
+    first, budget, second = capsys.readouterr().out.splitlines()
     assert first.endswith("tiny.yaml: 12 assets, 86 gates, 1 source, model: llama, 1.05 M parameters: good")
+    tokens = "1,500 steps of 2,048 tokens: 3,072,000 tokens, 2.93 for each of 1,049,728 parameters"
+    assert budget == f"base_model trains for {tokens}"
     assert second.startswith("stdlib: ")
     assert summary(load_recipe("7b"), CheckAnswer(model_type="llama", parameters=6_687_035_392)).endswith(
         "2 sources, model: llama, 6.69 G parameters"

@@ -23,7 +23,7 @@ from training.evaluation.tokenizers import measure_tokenizer
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
 from training.job.parts import Pool
-from training.model_folder import load_tokenizer, plain_model
+from training.model_folder import plain_model
 from training.specs.artifacts import Manifest
 from training.specs.base_model import BaseModelSection
 from training.specs.evaluation import EvaluationSection
@@ -32,6 +32,7 @@ from training.specs.imports import TokenizerImport
 from training.specs.job import StageResult
 from training.specs.tokenizer import TokenizerSection
 from training.stages import base_model, evaluate_model, tokenizer
+from training.tokenizer_folder import load_tokenizer
 
 HELDOUT = ["The path of the file is read by the reader of the files. " * 6, "def f(x):\n    return x ** 2\n" * 8]
 

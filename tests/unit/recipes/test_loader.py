@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from pipeline.gates.terms import evaluation_section
 from pipeline.recipes.document import dump_yaml, parse_yaml
 from pipeline.recipes.loader import FOLDER, available, load_launchers, load_recipe, recipe_schema, render
 from training.errors import RecipeError
@@ -63,6 +64,32 @@ def test_a_weight_is_a_matter_of_the_training_alone(write: Write) -> None:
     assert "weights" not in once.section("base_model").identity_fields()
     assert twice.section("base_model").identity_fields()["weights"] == {"web": 2.0}
     assert load_recipe("tiny").recipe.section("packed_shards").identity_fields()["weights"] == {"stdlib": 1.0}
+
+
+def test_one_budget_takes_the_place_of_an_inherited_one(write: Write) -> None:
+    path = str(write(MINE + "base_model: {tokens: 4.096e6}\n"))
+    assert load_recipe(path).recipe.base_model.steps == 2000
+    assert load_recipe(path, ["base_model.steps=70"]).recipe.base_model.steps == 70
+    waiting = load_recipe("tiny", ["base_model.tokens_per_parameter=20"])
+    assert (waiting.recipe.base_model.steps, "packed_shards" in waiting.graph) == (0, True)
+    assert load_recipe("tiny", ["base_model.tokens=1e6"]).recipe.base_model.steps == 489
+    with pytest.raises(RecipeError, match="tokens: the budget is given by steps and tokens; keep one of them"):
+        load_recipe("tiny", ["base_model.tokens=1e6", "base_model.steps=70"])
+    both = str(write(MINE + "base_model:\n  steps: 100\n  tokens: 4.0e6\n"))
+    with pytest.raises(RecipeError, match=r"mine\.yaml:8: base_model\.tokens: the budget is given by steps and tokens"):
+        load_recipe(both)
+
+
+def test_other_contexts_tokenize_nothing_and_are_measured(write: Write) -> None:
+    longer = ["packed_shards.contexts=[128, 256, 512, 1024]"]
+    fields = [load_recipe("tiny", more).recipe.section("packed_shards").identity_fields() for more in ([], longer)]
+    assert fields[0] == fields[1]
+    loaded = load_recipe("tiny", longer)
+    assert evaluation_section("packed_shards", loaded)["packing_contexts"] == [128, 256, 512, 1024]
+    assert "packing_contexts" not in evaluation_section("corpus", loaded)
+    path = write(MINE + "evaluation: {packing_contexts: [128]}\n")
+    with pytest.raises(RecipeError, match=r"evaluation\.packing_contexts: write them as `packed_shards\.contexts`"):
+        load_recipe(str(path))
 
 
 def test_weights_of_a_phase_name_sources(write: Write) -> None:
@@ -482,3 +509,47 @@ def test_importing_recipes_stays_light() -> None:
     root = FOLDER.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+MIXED = "extends: tiny\nname: mixed\nsources:\n  - {name: web, path: ~/web}\n  - {name: code, path: ~/code}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "base_model: {mixture: {web: 1.0}}",
+            "mixture: it gives no share to the source code; write 0 where",
+        ),
+        ("base_model: {mixture: {web: 0.5, code: 0.5, wiki: 0.0}}", "base_model.mixture: there is no source 'wiki'"),
+        (
+            "base_model: {mixture: {web: 0.5, code: 0.6}}",
+            "mixture: the shares add up to 1.1, and they must",
+        ),
+        (
+            "base_model: {curriculum: [{context: 128, share: 1, mixture: {web: 1.0}}]}",
+            "base_model.curriculum[0].mixture: it gives no share to the source code",
+        ),
+        (
+            "base_model: {mixture: {web: 0.5, code: 0.5}, curriculum: [{context: 128, share: 1, weights: {web: 2}}]}",
+            "curriculum[0].weights: a mixture gives the shares; write this phase's as `mixture`",
+        ),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused(write: Write, text: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(write(MIXED + text + "\n")))
+    assert problem in str(error.value)
+
+
+def test_a_mixture_stands_alone(write: Write) -> None:
+    mixture = "base_model: {mixture: {web: 0.75, code: 0.25}}\n"
+    loaded = load_recipe(str(write(MIXED + mixture)))
+    fields = loaded.recipe.section("base_model").identity_fields()
+    assert fields["mixture"] == {"web": 0.75, "code": 0.25}
+    assert "mixture_error" in loaded.recipe.metrics("base_model")
+    assert "mixture_error" not in load_recipe("tiny").recipe.metrics("base_model")
+    assert "mixture" not in load_recipe("tiny").recipe.section("base_model").identity_fields()
+    heavy = MIXED.replace("path: ~/code", "path: ~/code, weight: 2.0")
+    with pytest.raises(RecipeError, match="the source code has a weight too; leave one of them out"):
+        load_recipe(str(write(heavy + mixture)))

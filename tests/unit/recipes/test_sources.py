@@ -74,7 +74,7 @@ def test_check_says_what_is_read_and_what_is_left_out(write: Write, capsys: pyte
     write("notes/b.pdf", "x")
     write("notes/c.txt", "")
     check(str(write("mine.yaml", MINE % "notes")), [])
-    first, second = capsys.readouterr().out.splitlines()
+    first, _, second = capsys.readouterr().out.splitlines()
     assert " 1 source, " in first and first.endswith(": good")
     assert second == "notes: 1 file, 0.2 MB; left out: 1 .pdf, 1 empty"
 

@@ -6,11 +6,12 @@ import pytest
 
 from training.specs import metric_ranges
 from training.specs.metric_ranges import metric_range
-from training.specs.metrics import METRICS
+from training.specs.metrics import METRICS, metrics_of
 
 
 def test_only_metrics_that_exist_have_a_range() -> None:
     measured = {metric for metrics in METRICS.values() for metric in metrics}
+    measured |= set(metrics_of("base_model", [], {}, is_mixed=True))
     assert set(metric_ranges._RANGES) <= measured
 
 

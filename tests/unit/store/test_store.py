@@ -177,6 +177,19 @@ def test_changed_bytes_are_refused(store: Store, tmp_path: Path, damage: object,
         store.verified_folder("corpus", published.version, published.digest)
 
 
+def test_one_file_is_verified_by_itself(store: Store, tmp_path: Path) -> None:
+    published = publish(store, tmp_path / "a")
+    folder = store.folder("corpus", published.version)
+    (folder / "report" / "time.txt").write_text("another one's matter")
+    assert store.verified_file(published, "data.txt", tmp_path).read_text() == "hello"
+    (folder / "data.txt").write_text("hellO")
+    with pytest.raises(InputRefused, match=r"data.txt has changed since it was published; delete "):
+        store.verified_file(published, "data.txt", tmp_path)
+    (folder / "data.txt").unlink()
+    with pytest.raises(InputRefused, match=r"data.txt is missing; delete "):
+        store.verified_file(published, "data.txt", tmp_path)
+
+
 def test_another_digest_than_expected_is_refused(store: Store, tmp_path: Path) -> None:
     published = publish(store, tmp_path / "a")
     with pytest.raises(InputRefused, match="not 000000000000 as expected"):

@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 
 from training.specs.raw_corpus import COMPRESSIONS
 
-TEXT, JSON_LINES, JSON, CSV, PARQUET, ARROW = "text", "JSON lines", "JSON", "CSV", "Parquet", "Arrow"
+TEXT, HTML, JSON_LINES, JSON, CSV, PARQUET, ARROW = "text", "HTML", "JSON lines", "JSON", "CSV", "Parquet", "Arrow"
+CUSTOM = "custom"  # what a function of the recipe's own code reads
 FORMATS = {
     ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT, ".rst": TEXT, ".py": TEXT,
+    ".html": HTML, ".htm": HTML,
     ".jsonl": JSON_LINES, ".jsonlines": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON,
     ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET, ".arrow": ARROW, ".feather": ARROW,
 }  # fmt: skip

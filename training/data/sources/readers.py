@@ -1,4 +1,4 @@
-"""Readers of one file each: texts, JSON lines, JSON and CSV.
+"""Readers of one file each: texts, pages of HTML, JSON lines, JSON and CSV.
 
 Those of `read_...` yield pairs: a document's path (see `provenance`) and its text. Those of `..._rows` yield whole
 rows, and the others take their texts from them. Rows that cannot be read are reported to `bad`. A file that cannot be
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
-import tokenize
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
@@ -25,13 +23,11 @@ from training.data.sources.bad_rows import (
     text_value,
 )
 from training.data.sources.decompression import DecompressionBomb, open_decompressed
+from training.data.sources.encodings import page_encoding, python_encoding
 from training.data.sources.formats import suffix_of
 from training.data.sources.json_items import JsonItems
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
-
-# Python accepts these after `coding:`, although they are not made for whole files.
-_ESCAPES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 class FileRow(NamedTuple):
@@ -53,7 +49,14 @@ def read_text(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[
     yield from _text_of(file, bad)
 
 
-def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
+def read_html(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
+    """The one page of a file, with its tags, in the encoding that it names."""
+    yield from _text_of(file, bad, page_encoding)
+
+
+def _text_of(
+    file: SourceFile, bad: BadRows, encoding_in: Callable[[bytes], str] | None = None
+) -> Iterator[tuple[str, str]]:
     with open_decompressed(file.path, file.bytes) as stream:
         data = stream.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
@@ -63,8 +66,11 @@ def _text_of(file: SourceFile, bad: BadRows) -> Iterator[tuple[str, str]]:
         )
         return
 
-    # `utf-8-sig` is UTF-8 with or without a byte order mark.
-    encoding = _declared_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
+    if encoding_in is not None:
+        encoding = encoding_in(data)
+    else:
+        # `utf-8-sig` is UTF-8 with or without a byte order mark.
+        encoding = python_encoding(data) if suffix_of(file.name) == ".py" else "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -84,16 +90,6 @@ def text_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The one text of a file as a row with the key `text`."""
     for _, text in _text_of(file, bad):
         yield FileRow(1, f"{file.path}", {"text": text})
-
-
-def _declared_encoding(data: bytes) -> str:
-    """The encoding that a Python file declares (PEP 263); UTF-8 if it declares none, or none that files are in."""
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        readable = b"coding".decode(encoding) == "coding" and encoding.replace("_", "-") not in _ESCAPES
-    except (SyntaxError, LookupError, UnicodeError):
-        return "utf-8-sig"
-    return encoding if readable and encoding != "utf-8" else "utf-8-sig"
 
 
 def read_json_lines(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:

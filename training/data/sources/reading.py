@@ -11,15 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, names, row_text
+from training.data.custom_code import CustomCode
+from training.data.sources.bad_rows import LONGEST_MESSAGE, BadRows, is_clean, names, row_text, text_value
 from training.data.sources.decompression import DECOMPRESSION_ERRORS
-from training.data.sources.formats import ARROW, CSV, JSON, JSON_LINES, PARQUET, TEXT
+from training.data.sources.formats import ARROW, CSV, HTML, JSON, JSON_LINES, PARQUET, TEXT
+from training.data.sources.html_pages import HtmlPages
 from training.data.sources.parquet_reader import read_arrow, read_parquet
-from training.data.sources.readers import read_csv, read_json, read_json_lines, read_text
+from training.data.sources.readers import read_csv, read_html, read_json, read_json_lines, read_text
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
     format_in,
+    is_function_alone,
     list_source,
     local_dataset,
     require_unchanged,
@@ -38,6 +41,7 @@ WITHOUT_ROW, BEYOND_ROWS = "without a row", "beyond max_rows"
 _DATASET_FORMATS = ("parquet", "json", "csv", "text", "arrow")  # the others decode archives, images and the like
 _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, str]]]] = {
     TEXT: read_text,
+    HTML: read_html,
     JSON_LINES: read_json_lines,
     JSON: read_json,
     CSV: read_csv,
@@ -45,6 +49,7 @@ _READERS: dict[str, Callable[[SourceFile, Source, BadRows], Iterator[tuple[str, 
     ARROW: read_arrow,
 }
 ItemT = TypeVar("ItemT")
+OnLost = Callable[[str, str], None]  # gets the path of a page and the reason for which it gave no text
 
 
 class Document(NamedTuple):
@@ -63,8 +68,17 @@ class Document(NamedTuple):
     licence: str | None
 
 
+def _ignore(_path: str, _reason: str) -> None:
+    pass
+
+
 def read_source(
-    source: Source, bad: BadRows, base: Path = PROJECT_ROOT, left_out: Counter[str] | None = None
+    source: Source,
+    bad: BadRows,
+    base: Path = PROJECT_ROOT,
+    left_out: Counter[str] | None = None,
+    on_lost: OnLost = _ignore,
+    code: CustomCode | None = None,
 ) -> Iterator[Document]:
     """The documents of one source, in the order of its files' names.
 
@@ -72,17 +86,22 @@ def read_source(
         source: What to read.
         bad: Where every row and file that cannot be read is reported.
         base: The folder that relative paths start from.
-        left_out: Files that give no document are counted here, by reason.
+        left_out: Files and pages that give no document are counted here, by reason.
+        on_lost: Is called for each page of HTML that gives none.
+        code: The recipe's own, with the function of the source.
 
     Raises:
         SourceError: Nothing is there to read, or `bad` refuses a row.
+        RecipeError: A function of the recipe's own code fails.
     """
     counted = Counter[str]() if left_out is None else left_out
     if source.dataset is not None:
-        return _read_dataset(source, bad, base, counted)
+        return _read_dataset(source, bad, base, counted, on_lost)
+    if is_function_alone(source):
+        return itertools.islice(_custom_documents(source, code, bad), source.limit)
     listing = list_source(source, base)
     counted.update(listing.left_out)
-    return read_files(source, listing.files, bad, counted)
+    return read_files(source, listing.files, bad, counted, on_lost, code)
 
 
 def licence_of(source: Source) -> str | None:
@@ -90,16 +109,63 @@ def licence_of(source: Source) -> str | None:
     return source.licence or (STDLIB_LICENCE if source.stdlib else None)
 
 
-def read_files(source: Source, files: Sequence[SourceFile], bad: BadRows, left_out: Counter[str]) -> Iterator[Document]:
+def read_files(
+    source: Source,
+    files: Sequence[SourceFile],
+    bad: BadRows,
+    left_out: Counter[str],
+    on_lost: OnLost = _ignore,
+    code: CustomCode | None = None,
+) -> Iterator[Document]:
     """The documents of some files of a source, in their order; see `read_source`."""
+    page_texts = _PageTexts(bad, left_out, on_lost)
 
     def read(file: SourceFile) -> Iterator[Document]:
-        reader = _READERS[format_in(file.name, source) or TEXT]
-        for path, text in reader(file, source, bad):
+        if source.function is not None:
+            yield from _custom_documents(source, code, bad, file)
+            require_unchanged(file)
+            return
+
+        format_ = format_in(file.name, source) or TEXT
+        texts = _READERS[format_](file, source, bad)
+        if format_ == HTML or (source.text_format == "html" and format_ != TEXT):
+            texts = page_texts.of(texts)
+        for path, text in texts:
             yield Document(text, source.name, path, licence_of(source))
         require_unchanged(file)
 
     return items_of_files(files, read, source, bad, left_out)
+
+
+def _custom_documents(
+    source: Source, code: CustomCode | None, bad: BadRows, file: SourceFile | None = None
+) -> Iterator[Document]:
+    """What the function of a source yields, of a file or of everything."""
+    assert code is not None and source.function is not None
+    where = f"{source.name}/{file.name}" if file else source.name
+    arguments = (file.path,) if file else ()
+    for number, document in enumerate(code.documents(source.function, where, *arguments), start=1):
+        path = f"{file.name if file else source.function}#{number}"
+        text = text_value(document.text, f"{source.name}/{path}", source.function, bad)
+        if text is not None:
+            yield Document(text, source.name, path, document.licence or licence_of(source))
+
+
+class _PageTexts:
+    """Takes the texts out of pages of HTML. A page that gives none is counted by its reason and is no document."""
+
+    def __init__(self, bad: BadRows, left_out: Counter[str], on_lost: OnLost) -> None:
+        self._pages, self._bad, self._left_out, self._on_lost = HtmlPages(), bad, left_out, on_lost
+
+    def of(self, pages: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Paths of pages with their texts."""
+        for path, markup in pages:
+            page = self._pages.extract(markup)
+            if page.reason:
+                self._left_out[page.reason] += 1
+                self._on_lost(path, page.reason)
+            elif is_clean(page.text, path, self._bad):
+                yield path, page.text
 
 
 def items_of_files(
@@ -124,7 +190,7 @@ def items_of_files(
             left_out[BEYOND_LIMIT if isinstance(source, Source) else BEYOND_ROWS] += len(files) - place
             return
 
-        count_before, bad_before = count, bad.count
+        before = count, bad.count, left_out.total()
         try:
             for item in read(file):
                 count += 1
@@ -134,7 +200,7 @@ def items_of_files(
         except (*DECOMPRESSION_ERRORS, pa.ArrowException, MemoryError) as error:
             bad.report(f"{file.path}: cannot be read ({_reason(error)}); repair or exclude it")
 
-        if (count, bad.count) == (count_before, bad_before):
+        if (count, bad.count, left_out.total()) == before:
             left_out[WITHOUT_DOCUMENT if isinstance(source, Source) else WITHOUT_ROW] += 1
 
 
@@ -145,7 +211,9 @@ def _reason(error: Exception) -> str:
     return reason.strip().rstrip(".")
 
 
-def _read_dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[str]) -> Iterator[Document]:
+def _read_dataset(
+    source: Source, bad: BadRows, base: Path, left_out: Counter[str], on_lost: OnLost
+) -> Iterator[Document]:
     column = source.text_column
     rows, columns = _stream(source, base, left_out)
     if columns is not None and column not in columns and column.partition(".")[0] not in columns:
@@ -154,14 +222,15 @@ def _read_dataset(source: Source, bad: BadRows, base: Path, left_out: Counter[st
             f"{names(columns)}; set text_column to the one that holds the text"
         )
 
-    count = 0
-    for number, row in enumerate(rows, start=1):
-        text = row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)
-        if text is not None:
-            yield Document(text, source.name, f"{source.split}#{number}", source.licence)
-            count += 1
-        if count == source.max_documents:
-            return
+    texts: Iterator[tuple[str, str]] = (
+        (f"{source.split}#{number}", text)
+        for number, row in enumerate(rows, start=1)
+        if (text := row_text(row, f"{source.dataset} ({source.split}): row {number}", column, bad)) is not None
+    )
+    if source.text_format == "html":
+        texts = _PageTexts(bad, left_out, on_lost).of(texts)
+    for path, text in itertools.islice(texts, source.max_documents):
+        yield Document(text, source.name, path, source.licence)
 
 
 def _stream(source: Source, base: Path, left_out: Counter[str]) -> tuple[Iterator[dict[str, Any]], list[str] | None]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from training.data.sources.formats import READABLE, TEXT, format_of, shown_suffix
+from training.data.sources.formats import CUSTOM, HTML, READABLE, TEXT, format_of, shown_suffix
 from training.errors import SourceError
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.origin import Origin
@@ -78,7 +78,8 @@ def list_source(source: Origin, base: Path = PROJECT_ROOT) -> SourceListing:
     Names and globs are compared in NFC, so that a name from macOS is the name that a person types.
 
     Args:
-        source: A source with `path`, `stdlib`, or a `dataset` that is a local folder.
+        source: A source with `path`, `stdlib`, or a `dataset` that is a local folder. Every file is read where a
+            function reads them.
         base: Where relative paths start.
 
     Raises:
@@ -188,18 +189,25 @@ def format_in(name: str, source: Origin) -> str | None:
     """The format by which a source reads a file; None if it does not read it.
 
     A file of plain text is a text of a corpus. Beside rows it is mostly a note about them, so that a source of
-    conversations reads it where it says so.
+    conversations reads it where it says so, and no page of HTML.
     """
     if isinstance(source, Source):
+        if source.function is not None:
+            return CUSTOM
         return format_of(name, source.text_suffixes)
     format_ = format_of(name)
     reads_text = isinstance(source, ConversationSource) and source.format == PLAIN_TEXT
-    return format_ if format_ != TEXT or reads_text else None
+    return format_ if format_ not in (TEXT, HTML) or (reads_text and format_ == TEXT) else None
 
 
 def is_stdlib(source: Origin) -> bool:
     """Whether a source is the standard library of the running interpreter."""
     return isinstance(source, Source) and source.stdlib
+
+
+def is_function_alone(source: Origin) -> bool:
+    """Whether a source is a function of the recipe's own code that gets no files."""
+    return isinstance(source, Source) and source.function is not None and source.path is None
 
 
 def _status(source: Origin, path: Path, folder: str | None, root: str | None) -> os.stat_result:

@@ -9,6 +9,7 @@ from pathlib import Path
 from training.data.sources.source_files import (
     PROJECT_ROOT,
     SourceFile,
+    is_function_alone,
     is_stdlib,
     list_source,
     local_dataset,
@@ -28,7 +29,8 @@ def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
     No file is opened. The state changes with any write to a file, even one that sets its time of change back, and when
     another file is moved to its place. It also changes with a copy to another machine: the texts are gathered again
     there, and their content is the same. The standard library is installed and not written to, so its state is its
-    names, sizes and times of change, the same wherever it was installed from the same package.
+    names, sizes and times of change, the same wherever it was installed from the same package. What a function reads
+    that gets no files is not known here.
 
     Raises:
         SourceError: A source has no file, or a dataset has no commit.
@@ -39,6 +41,8 @@ def source_state(sources: Iterable[Origin], base: Path = PROJECT_ROOT) -> str:
 def _state(source: Origin, base: Path) -> list[object]:
     if source.dataset is not None and local_dataset(source, base) is None:
         return [source.name, source.dataset, source.config, source.split, pinned_revision(source)]
+    if is_function_alone(source):
+        return [source.name]  # the digest of its code is part of the identity as a file
     return [source.name, [_file_state(file, is_stdlib(source)) for file in list_source(source, base).files]]
 
 
@@ -56,6 +60,8 @@ def describe_source(source: Origin, base: Path = PROJECT_ROOT) -> str:
     """
     if source.dataset is not None and local_dataset(source, base) is None:
         return f"{source.name}: the dataset {source.dataset} at {pinned_revision(source)[:12]}"
+    if is_function_alone(source):
+        return f"{source.name}: what a function yields; what it reads is not watched"
     listing = list_source(source, base)
     files = f"{len(listing.files):,} file{'' if len(listing.files) == 1 else 's'}"
     size = sum(file.bytes for file in listing.files)

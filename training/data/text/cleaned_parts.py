@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from training.data.custom_code import CustomCode
 from training.data.tables import fraction, read_rows
 from training.data.text.cleaning import Piece, clean
 from training.data.text.minhash import band_keys
@@ -58,12 +59,14 @@ class RawPart:
         section: Limits and domains.
         domains: Names of all domains; a piece's domain is kept by its place here.
         ranges: How many ranges of ids the corpus has.
+        code: The recipe's own, where the section names filters of it.
     """
 
     path: Path
     section: CorpusSection
     domains: tuple[str, ...]
     ranges: int
+    code: CustomCode | None = None
 
 
 def clean_part(part: RawPart, folder: Path) -> dict[str, Any]:
@@ -77,9 +80,11 @@ def clean_part(part: RawPart, folder: Path) -> dict[str, Any]:
     dropped, scrubbed, languages = Counter[str](), Counter[str](), Counter[str]()
     examples: list[Example] = []
     documents = 0
+    rules = part.section.rules
+    filters = part.code.filters(rules.filters) if part.code and rules else []
     for row in read_rows(part.path, ["text", "source", "path", "licence"]):
         documents += 1
-        cleaned = clean(row["source"], row["path"], row["text"], part.section, row["licence"])
+        cleaned = clean(row["source"], row["path"], row["text"], part.section, row["licence"], filters)
         scrubbed.update(cleaned.scrubbed)
         languages.update([cleaned.language] if cleaned.language else [])
         for piece in cleaned.pieces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from training.custom import Document
+from training.data.custom_code import Filter
 from training.data.sources.provenance import file_of, is_python, part_path
 from training.data.tables import text_id
 from training.data.text.cutting import cut
@@ -72,7 +75,14 @@ def normalised(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def clean(source: str, path: str, text: str, section: CorpusSection, licence: str | None = None) -> Cleaned:
+def clean(
+    source: str,
+    path: str,
+    text: str,
+    section: CorpusSection,
+    licence: str | None = None,
+    filters: Sequence[Filter] = (),
+) -> Cleaned:
     """The pieces of one document, each with the reason to drop it.
 
     Args:
@@ -81,23 +91,30 @@ def clean(source: str, path: str, text: str, section: CorpusSection, licence: st
         text: As it was found.
         section: Limits, rules and domains.
         licence: Of the text; None where none is known.
+        filters: Of the recipe's own code, those that the section names.
+
+    Raises:
+        RecipeError: A filter fails.
     """
     text, scrubbed = scrub(normalised(text), section.scrub)
     domain, language = section.domain_of(source, file_of(path)), ""
     rules = section.rules
     if rules is not None:
         text, language, reason, why = _judged(text, rules, licence, _is_prose_of(source, path, rules))
+        if reason is None:
+            document = Document(text, licence, source, path)
+            reason = next((filter_.reason for filter_ in filters if not filter_.keeps(document)), None)
         if reason is not None:
             digest = text_id(text)
             return Cleaned([Piece(digest, digest, text, path, domain, reason, why)], scrubbed, language)
 
-    document = text_id(text)
+    digest = text_id(text)
     parts = cut(text, section.max_characters)
     if len(parts) == 1:
-        whole = Piece(document, document, text, path, domain, reason_to_drop(text, path, section))
+        whole = Piece(digest, digest, text, path, domain, reason_to_drop(text, path, section))
         return Cleaned([whole], scrubbed, language)
     pieces = [
-        Piece(text_id(part), document, part, part_path(path, number), domain, reason_to_drop(part, path, section))
+        Piece(text_id(part), digest, part, part_path(path, number), domain, reason_to_drop(part, path, section))
         for number, part in enumerate(parts, start=1)
     ]
     return Cleaned(pieces, scrubbed, language)

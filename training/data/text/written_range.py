@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from training.data.text.cleaned_parts import EXAMPLES, EXCERPT, CleanedPart, Exa
 from training.data.text.digest_order import Range
 from training.data.text.heldout import HELDOUT, KEPT
 from training.specs.corpus import EXACT, NEAR
+from training.specs.statistics import length_bin
 
-BINS_PER_DECADE = 8
 SPLITS = {"train": KEPT, "heldout": HELDOUT}
 
 
@@ -42,8 +41,8 @@ def write_range(written: WrittenRange, folder: Path) -> dict[str, Any]:
     """Write both splits of a range, in the order of ids.
 
     Returns:
-        For each split `documents` and `bytes` by domain, `lengths` by bin, and `samples`; `dropped` by reason with
-        `examples`.
+        For each split `documents` and `bytes` by domain, and by source as `..._of_sources`, `lengths` by
+        bin, and `samples`; `dropped` by reason with `examples`.
     """
     texts = written.range.texts()
     unique = np.load(written.unique)
@@ -75,6 +74,7 @@ def _ids(range_: Range) -> list[str]:
 
 def _write_split(folder: Path, texts: pa.Table, ids: list[str], rows: npt.NDArray[Any]) -> dict[str, Any]:
     documents, sizes, lengths = Counter[str](), Counter[str](), Counter[int]()
+    of_sources, bytes_of_sources = Counter[str](), Counter[str]()
     samples: list[dict[str, Any]] = []
     with ShardWriter(folder, CORPUS_SCHEMA) as writer:
         for some in np.array_split(rows, max(1, len(rows) // 512)):
@@ -84,11 +84,20 @@ def _write_split(folder: Path, texts: pa.Table, ids: list[str], rows: npt.NDArra
                 writer.add(row, row["bytes"])
                 documents[domain] += 1
                 sizes[domain] += row["bytes"]
-                lengths[int(math.log10(len(text)) * BINS_PER_DECADE)] += 1
+                of_sources[values["source"]] += 1
+                bytes_of_sources[values["source"]] += row["bytes"]
+                lengths[length_bin(len(text))] += 1
                 if len(samples) < EXAMPLES // 2:
                     sample = {name: row[name] for name in ("path", "domain", "bytes")}
                     samples.append({**sample, "excerpt": text[:EXCERPT]})
-    return {"documents": documents, "bytes": sizes, "lengths": lengths, "samples": samples}
+    return {
+        "documents": documents,
+        "bytes": sizes,
+        "documents_of_sources": of_sources,
+        "bytes_of_sources": bytes_of_sources,
+        "lengths": lengths,
+        "samples": samples,
+    }
 
 
 def _examples(texts: pa.Table, ids: list[str], rows: npt.NDArray[Any], reason: str) -> list[Example]:

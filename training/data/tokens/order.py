@@ -11,16 +11,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.tokens.shards import Int64
+
+UInt64 = NDArray[np.uint64]
 
 BLOCK = 1024
 _UNIT = 1 << 48
 _ROUNDS = 6
 _BLOCKS_KEY = 0xB10C
 _SEEDS = 1 << 64
+_AT_ONCE = 1 << 15  # places: so many numbers stay in a core's cache
 
 
 class RowOrder:
@@ -32,25 +35,30 @@ class RowOrder:
 
     Args:
         row_counts: Rows of every source; a source without rows is never read.
-        weights: Positive weight of every source.
+        weights: Weight of every source; one of weight 0 is never read.
         seed: Another seed gives another order.
 
+    Attributes:
+        row_counts, weights, seed: As given.
+
     Raises:
-        ValueError: No rows, or a weight that is not positive.
+        ValueError: There is nothing to read, or a weight is negative.
     """
 
     def __init__(self, row_counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        if len(row_counts) != len(weights) or sum(row_counts) <= 0 or min(weights) <= 0:
+        if len(row_counts) != len(weights) or min(weights, default=0) < 0:
             raise ValueError(
-                f"need rows and one positive weight per source, not rows {list(row_counts)} and weights {list(weights)}"
+                f"need one weight of at least 0 per source, not rows {list(row_counts)} and weights {list(weights)}"
             )
+        self.row_counts, self.weights, self.seed = tuple(row_counts), tuple(weights), seed
         self._rows: Int64 = np.array(row_counts, np.int64)
-        self._seed = seed
 
         shares = self._rows * np.array(weights, np.float64)
+        if not shares.any():
+            raise ValueError(f"no source has rows and a weight: rows {list(row_counts)}, weights {list(weights)}")
         # Each source, largest first, takes its part of what the sources before it left: in whole numbers, so that the
         # parts of a block add up to the block and none is ever negative.
-        largest_first = np.argsort(-shares, kind="stable")[: np.count_nonzero(self._rows)].tolist()
+        largest_first = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)].tolist()
         left = np.cumsum(shares[largest_first][::-1])[::-1].tolist()
         self._parts = [
             (which, round(shares[which] / rest * _UNIT)) for which, rest in zip(largest_first, left, strict=True)
@@ -80,10 +88,23 @@ class RowOrder:
             raise ValueError(f"start and count must not be negative, not {start} and {count}")
 
         first, last = start // BLOCK, (start + max(count, 1) - 1) // BLOCK
+        blocks = np.arange(first, last + 1)
         taken = np.stack([self.taken(block * BLOCK) for block in range(first, last + 2)])
-        source, nth = np.empty(count, np.int64), np.empty(count, np.int64)
-        _fill_compiled(source, nth, start, taken, key_of(self._seed, _BLOCKS_KEY))
-        return source, nth
+        ends = np.cumsum(np.diff(taken, axis=0), axis=1)
+
+        # The shuffle of a block decides only which source comes when. Each source's rows stay in the order of its
+        # epochs, so an epoch ends exactly where all rows were read. That is why a block is always taken whole.
+        keys = np.repeat(_mix(_one(key_of(self.seed, _BLOCKS_KEY)), blocks.astype(np.uint64)), BLOCK)
+        slots = _permute(np.tile(np.arange(BLOCK), len(blocks)), BLOCK, keys).reshape(-1, BLOCK)
+        source, nth = np.zeros_like(slots), np.zeros_like(slots)
+        for end in ends.T[:-1]:
+            source += slots >= end[:, None]
+        for which, before in enumerate(taken[:-1].T):
+            chosen = source == which
+            nth += chosen * (np.cumsum(chosen, axis=1) - 1 + before[:, None])
+
+        asked = slice(start - first * BLOCK, start - first * BLOCK + count)
+        return source.reshape(-1)[asked], nth.reshape(-1)[asked]
 
     def rows(self, start: int, count: int) -> tuple[Int64, Int64]:
         """The rows with the numbers `start` to `start + count - 1`, every epoch of a source shuffled.
@@ -97,7 +118,7 @@ class RowOrder:
         source, row = self.turns(start, count)
         for number in np.unique(source):
             chosen = source == number
-            row[chosen] = shuffled(row[chosen], int(self._rows[number]), key_of(self._seed, int(number) + 1))
+            row[chosen] = shuffled(row[chosen], int(self._rows[number]), key_of(self.seed, int(number) + 1))
         return source, row
 
 
@@ -110,10 +131,10 @@ def key_of(seed: int, *parts: int) -> int:
     """
     if seed >= _SEEDS:
         seed = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big")
-    key = np.uint64(seed)
+    key = _one(seed)
     for part in parts:
-        key = np.uint64(_mix_compiled(key, np.uint64(part)))
-    return int(key)
+        key = _mix(key, _one(part))
+    return int(key[0])
 
 
 def shuffled(places: Int64, size: int, key: int) -> Int64:
@@ -128,78 +149,39 @@ def shuffled(places: Int64, size: int, key: int) -> Int64:
         int64 [places], each in 0..size-1.
     """
     out = np.empty(len(places), np.int64)
-    _shuffle_compiled(out, np.ascontiguousarray(places, np.int64), size, np.uint64(key))
+    for start in range(0, len(places), _AT_ONCE):
+        epoch, place = np.divmod(np.asarray(places[start : start + _AT_ONCE], np.int64), size)
+        out[start : start + _AT_ONCE] = _permute(place, size, _mix(_one(key), epoch.astype(np.uint64)))
     return out
 
 
-def _mix(value: np.uint64, key: np.uint64) -> np.uint64:
-    """Finalizer of SplitMix64 (Steele et al., 2014) over value and key."""
+def _one(number: int) -> UInt64:
+    """A number as an array, because only arrays are multiplied modulo 2^64 without a warning."""
+    return np.array([number], np.uint64)
+
+
+def _mix(value: UInt64, key: UInt64) -> UInt64:
+    """Finalizer of SplitMix64 (Steele et al., 2014) over values and keys."""
     value = (value ^ key) * np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
 
 
-# Compiled whenever this module is loaded. numba's cache would be pickles beside the code, and nothing verifies those.
-_mix_compiled = numba.njit("uint64(uint64, uint64)")(_mix)
-
-
-def _permute(index: np.int64, size: np.int64, key: np.uint64) -> np.int64:
-    """Image of `index` under the permutation of 0..size-1 that `key` names."""
+def _permute(indices: Int64, size: int, keys: UInt64) -> Int64:
+    """Images of `indices` under the permutations of 0..size-1 that `keys`, one for each index, name."""
     half = 1
     while (1 << (2 * half)) < size:
         half += 1
     shift, low = np.uint64(half), np.uint64((1 << half) - 1)
-    value = np.uint64(index)
 
     # The network permutes 0..4^half-1, at most four times as many as `size`. Whoever lands outside walks on.
-    while True:
-        left, right = value >> shift, value & low
+    values = indices.astype(np.uint64)
+    walking = np.arange(len(values))
+    while len(walking):
+        left, right, key = values[walking] >> shift, values[walking] & low, keys[walking]
         for turn in range(_ROUNDS):
-            mixed = _mix_compiled(right + np.uint64(turn << 40), key) & low
-            left, right = right, left ^ mixed
-        value = (left << shift) | right
-        if value < np.uint64(size):
-            return np.int64(value)
-
-
-_permute_compiled = numba.njit("int64(int64, int64, uint64)")(_permute)
-
-
-def _shuffle(out: Int64, places: Int64, size: int, key: np.uint64) -> None:
-    """Fill `out`; each epoch of `size` places has a key of its own."""
-    for index in range(len(places)):
-        key_of_epoch = _mix_compiled(key, np.uint64(places[index] // size))
-        out[index] = _permute_compiled(places[index] % size, size, key_of_epoch)
-
-
-_shuffle_compiled = numba.njit("(int64[::1], int64[::1], int64, uint64)")(_shuffle)
-
-
-def _fill(source: Int64, nth: Int64, start: int, taken: Int64, key: np.uint64) -> None:
-    """Fill `source` and `nth`; `taken` int64 [blocks + 1, sources] counts the rows taken before each block.
-
-    The shuffle of a block decides only which source comes when. Each source's rows stay in the order of its epochs, so
-    an epoch ends exactly where all rows were read. That is why a block is always walked from its beginning.
-    """
-    first = start // BLOCK
-    end = start + len(source)
-    for block in range(len(taken) - 1):
-        key_of_block = _mix_compiled(key, np.uint64(first + block))
-        rows_before = taken[block].copy()
-        begin = (first + block) * BLOCK
-
-        for place in range(min(BLOCK, end - begin)):
-            slot = _permute_compiled(place, BLOCK, key_of_block)
-            which = 0
-            while slot >= taken[block + 1, which] - taken[block, which]:
-                slot -= taken[block + 1, which] - taken[block, which]
-                which += 1
-
-            if begin + place >= start:
-                source[begin + place - start] = which
-                nth[begin + place - start] = rows_before[which]
-            rows_before[which] += 1
-
-
-_fill_compiled = numba.njit("(int64[::1], int64[::1], int64, int64[:, ::1], uint64)")(_fill)
+            left, right = right, left ^ (_mix(right + np.uint64(turn << 40), key) & low)
+        values[walking] = (left << shift) | right
+        walking = walking[values[walking] >= np.uint64(size)]
+    return values.astype(np.int64)

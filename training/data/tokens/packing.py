@@ -13,13 +13,57 @@ tokens of the documents are learned. Evaluation cuts documents into windows in t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-import numba
 import numpy as np
 
 from training.data.tokens.shards import Int64, TokenReader, ranges
 
 IGNORE = -100
+
+
+class Packing(Protocol):
+    """A plan that rows are read by: one in memory, or one on disk (`training.data.tokens.plan_files`)."""
+
+    @property
+    def context(self) -> int:
+        """Tokens per row."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pieces, without padding and without the tokens before the pieces."""
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the rows' places that hold a token; 1 for no rows."""
+
+    def pieces(self, indices: Int64) -> Pieces:
+        """The pieces of some rows, row by row.
+
+        Args:
+            indices: Row numbers, int64 [B], in any order.
+        """
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of some rows, row by row.
+
+    Attributes:
+        counts: Pieces of each row, int64 [B].
+        document: Number of each piece's document, int64 [pieces].
+        start: First token of each piece within its document, int64 [pieces].
+        length: Tokens of each piece, int64 [pieces].
+    """
+
+    counts: Int64
+    document: Int64
+    start: Int64
+    length: Int64
 
 
 @dataclass(frozen=True)
@@ -60,6 +104,26 @@ class PackingPlan:
     def efficiency(self) -> float:
         """Share of the rows' places that hold a token; 1 for no rows."""
         return self.used / (self.rows * self.context) if self.rows else 1.0
+
+    def pieces(self, indices: Int64) -> Pieces:
+        """As `Packing.pieces`."""
+        first = self.row_offsets[indices]
+        counts = self.row_offsets[indices + 1] - first
+        places = ranges(first, counts)
+        return Pieces(counts, self.document[places], self.start[places], self.length[places])
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a plan would be.
+
+    Attributes:
+        rows: Number of rows.
+        used: Places of the rows that hold a token, those before the pieces included.
+    """
+
+    rows: int
+    used: int
 
 
 @dataclass(frozen=True)
@@ -102,10 +166,9 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     Raises:
         ValueError: The context is too short.
     """
-    if context < 2:
-        raise ValueError(f"context must be at least 2, not {context}")
+    from training.data.tokens.best_fit import best_fit_compiled  # compiling takes a second: only who packs does
 
-    room = context - 1  # one place is for the token before the piece
+    room = _room(context)
     sizes = np.ascontiguousarray(spans.length, np.int64)
     full, rest = sizes // room, sizes % room
     cut_document = np.repeat(spans.document, full)
@@ -114,7 +177,7 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     # Longest first; a stable sort gives the same plan everywhere.
     partial = np.flatnonzero(rest)
     order = partial[np.argsort(-rest[partial], kind="stable")]
-    row = np.arange(len(order), dtype=np.int64) if alone else _fit(rest[order] + 1, context)
+    row = np.arange(len(order), dtype=np.int64) if alone else best_fit_compiled(rest[order] + 1, context)
     order = order[np.argsort(row, kind="stable")]
     in_row = np.bincount(row) if len(row) else np.empty(0, np.int64)
 
@@ -128,63 +191,36 @@ def plan(spans: Spans, context: int, alone: bool = False) -> PackingPlan:
     )
 
 
-def _best_fit(sizes: Int64, context: int) -> Int64:
-    """Row of each piece; `sizes` int64 [pieces] falling, each below `context`.
+def _room(context: int) -> int:
+    """Most tokens of a piece: one place of its row is for the token before it."""
+    if context < 2:
+        raise ValueError(f"context must be at least 2, not {context}")
+    return context - 1
 
-    Rows with the same free room form a linked list: `head` is its first row and `below` the one after each. A binary
-    tree over the room, with leaf `leaves + r` for the rows of room r, finds the tightest room that fits.
+
+def size_of_plan(lengths: Int64, context: int, alone: bool = False) -> Size:
+    """What `plan` would come to, without making it: best fit needs only how many pieces of each size there are.
+
+    Args:
+        lengths: Tokens of every span, int64 [spans].
+        context: Tokens per row, at least 2.
+        alone: One piece a row.
+
+    Raises:
+        ValueError: The context is too short.
     """
-    leaves = 1
-    while leaves < context:
-        leaves *= 2
-    tree = np.zeros(2 * leaves, np.int64)  # rows at or below a node
-    head = np.full(context, -1, np.int64)
-    below = np.empty(len(sizes), np.int64)
-    rows = np.empty(len(sizes), np.int64)
-    count = 0
+    from training.data.tokens.best_fit import count_rows_compiled  # compiling takes a second: only who packs does
 
-    for piece in range(len(sizes)):
-        # The first leaf at or right of the piece's size that has a row: climb until a right neighbour has one, then
-        # descend to its leftmost. Node 1 is the root: no row fits.
-        size = sizes[piece]
-        node = leaves + size
-        if tree[node] == 0:
-            while node > 1 and (node % 2 == 1 or tree[node + 1] == 0):
-                node //= 2
-            if node > 1:
-                node += 1
-                while node < leaves:
-                    node = 2 * node if tree[2 * node] > 0 else 2 * node + 1
-
-        # Take the row out of its list, or begin a new one.
-        if node > 1:
-            room = node - leaves
-            row = head[room]
-            head[room] = below[row]
-            while node >= 1:
-                tree[node] -= 1
-                node //= 2
-        else:
-            room = context
-            row = count
-            count += 1
-        rows[piece] = row
-
-        # Put it back where its room is now.
-        room -= size
-        below[row] = head[room]
-        head[room] = row
-        node = leaves + room
-        while node >= 1:
-            tree[node] += 1
-            node //= 2
-    return rows
+    room = _room(context)
+    full, rest = np.divmod(np.asarray(lengths, np.int64), room)
+    whole_rows, pieces_of_size = int(full.sum()), np.bincount(rest, minlength=room)
+    pieces_of_size[0] = 0
+    partial = int(pieces_of_size.sum())
+    rows_of_partial = partial if alone else int(count_rows_compiled(pieces_of_size.astype(np.int64), context))
+    return Size(whole_rows + rows_of_partial, int(lengths.sum()) + whole_rows + partial)
 
 
-_fit = numba.njit("(int64[::1], int64)")(_best_fit)  # at once: see order.py
-
-
-def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
+def rows(packing: Packing, tokens: TokenReader, indices: Int64, pad: int) -> dict[str, Int64]:
     """Rows of a plan as a batch.
 
     Labels are not shifted: the model does that. They are -100 at padding, at the token before every piece, so that no
@@ -202,10 +238,8 @@ def rows(packing: PackingPlan, tokens: TokenReader, indices: Int64, pad: int) ->
     """
     indices = np.asarray(indices, np.int64)
     context = packing.context
-    first = packing.row_offsets[indices]
-    counts = packing.row_offsets[indices + 1] - first
-    pieces = ranges(first, counts)
-    document, start, length = packing.document[pieces], packing.start[pieces], packing.length[pieces]
+    pieces = packing.pieces(indices)
+    counts, document, start, length = pieces.counts, pieces.document, pieces.start, pieces.length
     size = length + 1
 
     # Where each piece begins in the batch, as one long row.

@@ -8,18 +8,19 @@ of its source have been read once, whatever the contexts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from training.data.tokens.order import RowOrder, key_of, shuffled
-from training.data.tokens.packing import PackingPlan, Spans, plan, rows, whole
+from training.data.tokens.packing import Packing, PackingPlan, Spans, plan, rows, size_of_plan, whole
 from training.data.tokens.shards import Int64, TokenReader
 
 _DOCUMENTS_KEY = 0xD0C5
 _PHASES_KEY = 0x9A5E
+Keep = Callable[[PackingPlan], Packing]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Portion:
     """
 
     first: int
-    packing: PackingPlan
+    packing: Packing
     key: int
     epoch: int
 
@@ -71,7 +72,7 @@ class PhaseRows:
                 parts.setdefault(name, np.empty((count, self.context), np.int64))[chosen] = values
         return parts
 
-    def places(self, start: int, count: int) -> Iterator[tuple[PackingPlan, Int64, Int64]]:
+    def places(self, start: int, count: int) -> Iterator[tuple[Packing, Int64, Int64]]:
         """Where the phase's rows `start` to `start + count - 1` lie.
 
         Yields:
@@ -87,6 +88,14 @@ class PhaseRows:
                 chosen = np.flatnonzero((source == number) & (which == index))
                 row = nth[chosen] - portion.first + portion.epoch * portion.packing.rows
                 yield portion.packing, shuffled(row, portion.packing.rows, portion.key), chosen
+
+    def first_documents(self, start: int, count: int) -> Int64:
+        """The document that each of the rows `start` to `start + count - 1` begins with, int64 [count]."""
+        documents = np.empty(count, np.int64)
+        for packing, row, chosen in self.places(start, count):
+            pieces = packing.pieces(row)
+            documents[chosen] = pieces.document[np.cumsum(pieces.counts) - pieces.counts]
+        return documents
 
     def tokens(self, count: int) -> npt.NDArray[np.float64]:
         """Tokens of every source in the phase's first `count` rows, float64 [sources]; rows of a plan count alike."""
@@ -119,30 +128,36 @@ def read_in_phases(
     seed: int,
     alone: bool = False,
     phase_weights: Sequence[Sequence[float]] = (),
+    keep: Keep = lambda packing: packing,
 ) -> tuple[PhaseRows, ...]:
     """Pack a training run, phase by phase.
 
     Args:
         documents: Per source, the numbers of its documents, int64 [documents of the source].
         lengths: Tokens of every document, int64 [documents].
-        weights: Sampling weight per source: one of weight 2 is read twice as often as one of weight 1.
+        weights: Sampling weight per source: one of weight 2 is read twice as often as one of weight 1, and one of
+            weight 0 never.
         phases: Context length and number of rows of each phase. The last one goes on for ever.
         seed: Seed of the order.
         alone: One document a row; see `packing.plan`.
         phase_weights: For each phase the weight of every source in it, where they change.
+        keep: Gets every plan that rows are read by, and returns it as it is to be kept; by default in memory.
 
     Returns:
         The rows of every phase, in the order of the phases.
     """
-    streams = [_Stream(lengths, numbers, seed, number, alone) for number, numbers in enumerate(documents)]
+    streams = [_Stream(lengths, numbers, seed, number, alone, keep) for number, numbers in enumerate(documents)]
 
     phase_rows = []
     for number, (context, count) in enumerate(phases):
-        rows_per_pass = [stream.everything(context).rows for stream in streams]
+        rows_per_pass = [stream.rows_per_pass(context) for stream in streams]
         of_phase = phase_weights[number] if phase_weights else weights
         order = RowOrder(rows_per_pass, of_phase, key_of(seed, _PHASES_KEY, number))
         is_last = number == len(phases) - 1
-        row_counts = [None if is_last else taken for taken in order.taken(count).tolist()]
+        row_counts = [
+            None if is_last and weight else taken
+            for taken, weight in zip(order.taken(count).tolist(), of_phase, strict=True)
+        ]
         # The streams remember how far they were read: the phases have to take from them in turn.
         portions = tuple(
             tuple(stream.take(context, row_count)) for stream, row_count in zip(streams, row_counts, strict=True)
@@ -154,67 +169,78 @@ def read_in_phases(
 class _Stream:
     """The documents of one source, pass after pass, and how much of them was taken."""
 
-    def __init__(self, lengths: Int64, documents: Int64, seed: int, number: int, alone: bool) -> None:
+    def __init__(self, lengths: Int64, documents: Int64, seed: int, number: int, alone: bool, keep: Keep) -> None:
         self._lengths = lengths
         self._documents = documents
         self._key = (seed, number + 1)
         self._alone = alone
-        self._plans: dict[int, PackingPlan] = {}
+        self._keep = keep
+        self._plans: dict[int, Packing] = {}
         self._total = int(lengths[documents].sum())
         self._pass = 0
         self._taken = 0  # tokens of this pass
 
-    def everything(self, context: int) -> PackingPlan:
+    def rows_per_pass(self, context: int) -> int:
+        """Rows of the plan of one whole pass."""
+        return size_of_plan(self._lengths[self._documents], context, self._alone).rows
+
+    def _everything(self, context: int) -> Packing:
         """The plan of one whole pass."""
         if context not in self._plans:
-            self._plans[context] = plan(whole(self._lengths, self._documents), context, self._alone)
+            self._plans[context] = self._keep(plan(whole(self._lengths, self._documents), context, self._alone))
         return self._plans[context]
 
     def take(self, context: int, count: int | None) -> Iterator[Portion]:
         """Take the next `count` rows of the stream, or all that ever come."""
-        everything, first = self.everything(context), 0
-        while everything.rows and (count is None or first < count):
+        per_pass, first = self.rows_per_pass(context), 0
+        while per_pass and (count is None or first < count):
             left = None if count is None else count - first
-            if self._taken == 0 and (left is None or left >= everything.rows):
-                yield Portion(first, everything, key_of(*self._key), self._pass)
+            if self._taken == 0 and (left is None or left >= per_pass):
+                yield Portion(first, self._everything(context), key_of(*self._key), self._pass)
                 if left is None:
                     return
-                self._pass += left // everything.rows
-                first += left // everything.rows * everything.rows
+                self._pass += left // per_pass
+                first += left // per_pass * per_pass
                 continue
 
-            end, packing = self._fit(context, left)
+            end, spans = self._fit(context, left)
+            packing = self._keep(plan(spans, context, self._alone))
             yield Portion(first, packing, key_of(*self._key, self._pass, self._taken), 0)
             finished = end == self._total
             first += packing.rows if finished or left is None else left
             self._pass, self._taken = (self._pass + 1, 0) if finished else (self._pass, end)
 
-    def _fit(self, context: int, count: int | None) -> tuple[int, PackingPlan]:
-        """Where the pass has to be cut so that the tokens before the cut fill `count` rows, and these rows.
+    def _fit(self, context: int, count: int | None) -> tuple[int, Spans]:
+        """Where the pass has to be cut so that the tokens before the cut fill `count` rows, and these tokens.
 
         The number of rows grows with the number of tokens, nearly in proportion. So interpolation finds the place in a
         few tries. Halving at every third try makes sure that the search ends.
         """
         order, ends = self._pass_in_order()
         low, high = self._taken, self._total
-        packing = self._pack(order, ends, high, context)
-        if count is None or packing.rows <= count:
-            return high, packing
+        spans = self._spans(order, ends, high)
+        rows_of_spans = self._rows(spans, context)
+        if count is None or rows_of_spans <= count:
+            return high, spans
 
-        low_rows, high_rows, tries = 0, packing.rows, 0
-        fitting = low, packing
+        low_rows, high_rows, tries = 0, rows_of_spans, 0
+        fitting = low, spans
         while high - low > 1:
             share = 0.5 if tries % 3 == 2 else (count + 0.5 - low_rows) / (high_rows - low_rows)
             tries += 1
             end = min(max(low + int(share * (high - low)), low + 1), high - 1)
-            packing = self._pack(order, ends, end, context)
-            if packing.rows > count:
-                high, high_rows = end, packing.rows
+            spans = self._spans(order, ends, end)
+            rows_of_spans = self._rows(spans, context)
+            if rows_of_spans > count:
+                high, high_rows = end, rows_of_spans
                 continue
-            low, low_rows, fitting = end, packing.rows, (end, packing)
-            if packing.rows == count:
+            low, low_rows, fitting = end, rows_of_spans, (end, spans)
+            if rows_of_spans == count:
                 break
         return fitting
+
+    def _rows(self, spans: Spans, context: int) -> int:
+        return size_of_plan(spans.length, context, self._alone).rows
 
     def _pass_in_order(self) -> tuple[Int64, Int64]:
         """Documents in the order of this pass, and the tokens up to the end of each, int64 [documents] both."""
@@ -223,8 +249,8 @@ class _Stream:
         order = self._documents[shuffled(places, count, key_of(*self._key, _DOCUMENTS_KEY))]
         return order, np.cumsum(self._lengths[order])
 
-    def _pack(self, order: Int64, ends: Int64, end: int, context: int) -> PackingPlan:
-        """The pass's tokens that were not taken yet, up to `end`, packed into rows."""
+    def _spans(self, order: Int64, ends: Int64, end: int) -> Spans:
+        """The pass's tokens that were not taken yet, up to `end`."""
         first, last = np.searchsorted(ends, self._taken, side="right"), np.searchsorted(ends, end, side="left")
         document = order[first : last + 1]
         length, start = self._lengths[document], np.zeros(len(document), np.int64)
@@ -232,4 +258,4 @@ class _Stream:
         start[0] = self._taken - (ends[first] - length[0])
         length[0] -= start[0]
         length[-1] -= ends[last] - end
-        return plan(Spans(document, start, length), context, self._alone)
+        return Spans(document, start, length)

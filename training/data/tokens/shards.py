@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self, overload
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from training.errors import InputRefused
 from training.specs.base import Spec, canonical_json
@@ -28,6 +29,8 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 META = "meta.json"
 FOLDER = "train"
+_MOST = (1 << 32) - 1
+_AT_ONCE = 1 << 22  # documents
 
 
 class ShardsMeta(Spec):
@@ -41,6 +44,12 @@ class ShardsMeta(Spec):
     sources: tuple[str, ...]
     weights: dict[str, float]
     tokenizer: str
+
+    @model_validator(mode="after")
+    def _holds_every_id(self) -> Self:
+        if self.vocabulary - 1 > np.iinfo(self.dtype).max:
+            raise ValueError(f"{self.dtype} does not hold the ids of a vocabulary of {self.vocabulary}")
+        return self
 
 
 class TokenReader(Protocol):
@@ -73,6 +82,9 @@ class TokenWriter:
         folder: Where `meta.json` and `train/` go.
         vocabulary: Number of tokens; decides the element type.
         shard_tokens: A shard is closed before the document that would make it longer.
+
+    Raises:
+        InputRefused: The vocabulary has ids that do not fit 32 bits.
     """
 
     def __init__(self, folder: Path, vocabulary: int, shard_tokens: int) -> None:
@@ -80,7 +92,7 @@ class TokenWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._root = folder
         self._vocabulary = vocabulary
-        self._dtype = "<u2" if vocabulary <= 1 << 16 else "<u4"
+        self._dtype = unsigned_dtype(vocabulary - 1, "token ids")
         self._shard_tokens = shard_tokens
         self._lengths: list[Int64] = []
         self._shards: list[int] = []
@@ -218,12 +230,20 @@ class TokenShards:
             _map(train / f"shard-{number:05d}.bin", tokens, self.meta.dtype)
             for number, tokens in enumerate(self.meta.shards)
         ]
-        self._lengths: Int64 = np.diff(self.offsets)
 
-    @property
+    @cached_property
     def lengths(self) -> Int64:
-        """Tokens of every document, int64 [documents]."""
-        return self._lengths
+        """Tokens of every document, int64 [documents]; they are taken when they are asked for."""
+        lengths: Int64 = np.diff(self.offsets)
+        return lengths
+
+    def tokens_of_sources(self) -> dict[str, int]:
+        """Tokens of each source by name."""
+        tokens = np.zeros(len(self.sources))
+        for first in range(0, self.meta.documents, _AT_ONCE):
+            lengths = np.diff(self.offsets[first : first + _AT_ONCE + 1])
+            tokens += np.bincount(self.source[first : first + _AT_ONCE], lengths, minlength=len(self.sources))
+        return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -251,6 +271,31 @@ class TokenShards:
             inside = shard == number
             out[inside] = self._shards[number][places[inside] - self._starts[number]]
         return out, None
+
+
+class DocumentsOfSources(Sequence[Int64]):
+    """Numbers of the documents of each source, int64 [documents of the source]; found when they are asked for."""
+
+    def __init__(self, shards: TokenShards) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        """Number of sources."""
+        return len(self._shards.sources)
+
+    @overload
+    def __getitem__(self, number: int) -> Int64: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Int64]: ...
+
+    def __getitem__(self, number: int | slice) -> Int64 | list[Int64]:
+        """The documents of one source, or of some."""
+        if isinstance(number, slice):
+            return [self[index] for index in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return np.flatnonzero(self._shards.source == number)
 
 
 class ShardDocuments:
@@ -324,6 +369,21 @@ class ArrayTokens:
         """The token before, int64 [documents]; at 0 it is the first one of the sequence."""
         tokens_before: Int64 = self._tokens[self._offsets[documents] + starts]
         return tokens_before
+
+
+def unsigned_dtype(most: int, what: str) -> str:
+    """The element type of a file of numbers from 0 to `most`: 16 bits where they are enough, and else 32.
+
+    Args:
+        most: The largest number.
+        what: What the numbers are, for the message.
+
+    Raises:
+        InputRefused: The largest number needs more than 32 bits.
+    """
+    if most > _MOST:
+        raise InputRefused(f"{what} go up to {most:,}, and their files hold 32 bits: {_MOST:,}; divide the texts")
+    return "<u2" if most < 1 << 16 else "<u4"
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

@@ -12,6 +12,7 @@ import pytest
 from training.data.sources.formats import CSV, JSON_LINES, PARQUET, TEXT, format_of
 from training.data.sources.source_files import SourceListing, list_source, matches, shown_reasons
 from training.errors import SourceError
+from training.specs.conversations import ConversationSource
 from training.specs.raw_corpus import Source
 
 NFC, NFD = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
@@ -173,3 +174,12 @@ def test_names_that_differ_in_their_unicode_form_alone(tmp_path: Path) -> None:
 def test_a_domain_has_a_name_and_globs(domains: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Source(name="s", path="x", domains=domains)
+
+
+def test_a_source_of_conversations_leaves_pages_of_html_out(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<p>x</p>")
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    for fields in ({}, {"format": "plain_text"}):
+        source = ConversationSource.model_validate({"name": "s", "path": str(tmp_path)} | fields)
+        files = list_source(source)
+        assert ([file.name for file in files.files], files.left_out) == (["b.jsonl"], {".html": 1})

@@ -24,7 +24,7 @@ from training.data.tokens.byte_bpe import load_plain, rows_of, token_bytes
 from training.data.tokens.foreign_tokenizer import read_foreign
 from training.data.tokens.tokenizer_kinds import repeats_a_repetition
 from training.errors import InputRefused
-from training.model_folder import load_tokenizer
+from training.tokenizer_folder import load_tokenizer
 
 KINDS = {
     "byte level": lambda: byte_level(),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,5 +111,24 @@ def test_rows_taken_are_counted_anywhere(sources: list[tuple[int, float]], count
 
 
 def test_nothing_to_read_is_refused() -> None:
-    with pytest.raises(ValueError, match="need rows"):
+    with pytest.raises(ValueError, match="no source has rows and a weight"):
         RowOrder([0, 0], [1.0, 1.0], 0)
+    with pytest.raises(ValueError, match="no source has rows and a weight"):
+        RowOrder([0, 5], [1.0, 0.0], 0)
+    with pytest.raises(ValueError, match="at least 0"):
+        RowOrder([5, 5], [1.0, -1.0], 0)
+
+
+def test_a_source_of_weight_0_is_never_read() -> None:
+    order = RowOrder([10, 20, 30], [1.0, 0.0, 2.0], 3)
+    source, _ = order.turns(0, 3000)
+    assert set(source.tolist()) == {0, 2}
+    assert order.taken(3000).tolist() == np.bincount(source, minlength=3).tolist()
+
+
+def test_the_order_stays_what_it_was() -> None:
+    """A training that was begun goes on with the same rows, whatever computes them."""
+    order = RowOrder([9_000, 500_000, 0, 37], [1.0, 2.0, 1.0, 3.5], 20261130)
+    source, row = order.rows(123_456, 3_000)
+    digest = hashlib.sha256(source.tobytes() + row.tobytes()).hexdigest()
+    assert digest == "a23911400530d787326b58921cce3cf612a32bcb75477a333c2d81b5ab8cfb41"

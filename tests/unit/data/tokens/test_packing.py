@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.data.tokens.packing import IGNORE, PackingPlan, Spans, plan, rows, whole
+from training.data.tokens.packing import IGNORE, PackingPlan, Size, Spans, plan, rows, size_of_plan, whole
 from training.data.tokens.shards import ArrayTokens
 
 PAD = 1
@@ -47,6 +47,13 @@ def test_fit_is_the_tightest(lengths: list[int], context: int) -> None:
         free.append(room - size)
     full = sum(length // (context - 1) for length in lengths)
     assert packing.rows == full + len(free)
+
+
+@given(_LENGTHS, st.integers(2, 33), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_the_size_of_a_plan_is_known_without_it(lengths: list[int], context: int, alone: bool) -> None:
+    packing = plan(whole(np.array(lengths, np.int64)), context, alone)
+    assert size_of_plan(np.array(lengths, np.int64), context, alone) == Size(packing.rows, packing.used)
 
 
 def test_only_the_chosen_documents_are_packed() -> None:

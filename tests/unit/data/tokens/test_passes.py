@@ -28,10 +28,10 @@ def times_read(run: Sequence[tuple[int, int]], read: Sequence[PhaseRows]) -> Int
     seen = np.zeros(TOKENS, np.int64)
     for (_, count), rows in zip(run, read, strict=True):
         for packing, row, _ in rows.places(0, count):
-            for number in row:
-                for piece in range(packing.row_offsets[number], packing.row_offsets[number + 1]):
-                    start = offsets[packing.document[piece]] + packing.start[piece]
-                    seen[start : start + packing.length[piece]] += 1
+            pieces = packing.pieces(row)
+            starts = offsets[pieces.document] + pieces.start
+            for start, length in zip(starts, pieces.length, strict=True):
+                seen[start : start + length] += 1
     return seen
 
 
@@ -94,6 +94,9 @@ def test_a_phase_may_have_weights_of_its_own() -> None:
     shares = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(read, run, strict=True)]
     before = [rows.tokens(count) / rows.tokens(count).sum() for rows, (_, count) in zip(as_ever, run, strict=True)]
     assert all(np.array_equal(now, then) for now, then in zip(shares[:-1], before[:-1], strict=True))
+    for now, then, (_, count) in zip(read[:-1], as_ever[:-1], run[:-1], strict=True):
+        rows_of = [np.concatenate([row for _, row, _ in phase.places(0, count)]) for phase in (now, then)]
+        assert np.array_equal(*rows_of), "only what comes after the change is another"
     ratio = shares[-1] / before[-1]
     assert ratio[1] / ratio[0] == pytest.approx(4, rel=0.1)  # rows are filled as well as the documents allow
 
@@ -113,9 +116,10 @@ def test_rows_are_a_function_of_their_number() -> None:
     def read(start: int, number: int) -> list[tuple[int, int]]:
         out: dict[int, tuple[int, int]] = {}
         for packing, row, chosen in rows.places(start, number):
-            for place, index in zip(chosen.tolist(), row.tolist(), strict=True):
-                piece = packing.row_offsets[index]
-                out[start + place] = int(packing.document[piece]), int(packing.start[piece])
+            pieces = packing.pieces(row)
+            firsts = np.cumsum(pieces.counts) - pieces.counts
+            for place, piece in zip(chosen.tolist(), firsts.tolist(), strict=True):
+                out[start + place] = int(pieces.document[piece]), int(pieces.start[piece])
         return [out[place] for place in sorted(out)]
 
     whole = read(0, 2 * count)

@@ -146,7 +146,8 @@ def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, I
     }
 
     judged_by = (inputs_of_parts[name] for name in ("corpus", "tokenizer", "evaluation_sets"))
-    measured = measure_shards(artifact, *judged_by, Pool(tmp_path, Execution(), EventWriter(None))).estimates
+    pool = Pool(tmp_path, Execution(), EventWriter(None))
+    measured = measure_shards(artifact, *judged_by, (32, 64), pool).estimates
     assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
 
 

@@ -23,6 +23,7 @@ from training.data.conversations.mixing import MIXED_CONVERSATION_SCHEMA, MIXED_
 from training.data.tables import CORPUS_SCHEMA, read_rows, write_table
 from training.data.tokens.shards import ArrayTokens, ShardDocuments, TokenShards
 from training.engine.batches import PackedBatches, read_documents
+from training.errors import RecipeError
 from training.evaluation.preview import preview
 from training.evaluation.preview_page import page, write_preview
 from training.job.context import InputArtifact
@@ -110,6 +111,17 @@ def test_packed_conversations_are_those_of_the_training(chats: Path, tokenizer: 
         text = "".join(piece.text for piece in column.pieces)
         assert text == chat_format.decode(ids[: CONTEXT - padding].tolist())
         assert column.count("learned") == int((labels != -100).sum())
+
+
+def test_a_mixture_decides_which_rows_are_shown(built: dict[str, InputArtifact]) -> None:
+    shards, tokenizer = built["packed_shards"].folder, built["tokenizer"].folder
+    reader = TokenShards(shards)
+    chosen = {name: float(number == 1) for number, name in enumerate(reader.sources)}
+    asked = {"asset": "packed_shards", "context": 64, "count": 3}
+    shown = requested(shards, tokenizer, mixture=chosen, **asked)
+    assert shown.rows != requested(shards, tokenizer, **asked).rows
+    with pytest.raises(RecipeError, match=r"base_model\.mixture: 1 of the tokens are asked of nowhere"):
+        requested(shards, tokenizer, mixture={"nowhere": 1.0}, **asked)
 
 
 def test_pretraining_rows_are_learned_whole(built: dict[str, InputArtifact]) -> None:

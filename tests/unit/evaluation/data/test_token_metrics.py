@@ -244,3 +244,14 @@ def test_texts_are_compared_by_tokenizers_whichever_engine_encodes(
     monkeypatch.setattr(Encoder, "encode", wrong)
     made = parts.shards_artifact(tmp_path / "wrong", built)
     assert _judge(measure, built, made)["tokens_lost"] > 0
+
+
+def test_packing_is_measured_in_parts_as_in_one(
+    measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_shards = _judge(measure, built, built["packed_shards"])
+    monkeypatch.setattr(shards, "PLANNED_AT_ONCE", 3)
+    assert _judge(measure, built, built["packed_shards"]) == whole_shards
+    monkeypatch.setattr(shards, "plan", lambda spans, context: plan(whole(spans.length[:-1]), context))
+    monkeypatch.setattr(shards, "size_of_plan", lambda lengths, context: plan(whole(lengths[:-1]), context))
+    assert _judge(measure, built, built["packed_shards"])["tokens_lost"] > 0

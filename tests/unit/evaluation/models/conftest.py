@@ -25,6 +25,7 @@ from training.specs.evaluation import EvaluationSection
 from training.specs.evidence import EvaluationReport, Item
 from training.specs.execution import Execution
 from training.specs.metrics import metrics_of, sampled
+from training.specs.mixture import MIXTURE_FILE
 from training.specs.probe import PROBE_FILE, Probe
 from training.specs.tasks import TASKS_FILE, TASKS_FOLDER, Task
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS
@@ -382,7 +383,9 @@ def evaluate(tmp_path: Path) -> Evaluate:
 
         text = (sets / "text.jsonl").read_text().splitlines() if (sets / "text.jsonl").is_file() else []
         sources = {json.loads(line)["source"] for line in text if json.loads(line)["domain"] == "general"}
-        expected = metrics_of(artifact.manifest.asset, sorted(sources), dict.fromkeys(TASK_METRICS, ""))
+        is_mixed = (artifact.folder / MIXTURE_FILE).is_file()
+        tasks = dict.fromkeys(TASK_METRICS, "")
+        expected = metrics_of(artifact.manifest.asset, sorted(sources), tasks, is_mixed=is_mixed)
         assert {*report.estimates, *report.missing} == set(expected)
         assert all(
             sampled(artifact.manifest.asset, name) == (estimate.method != "exact")

@@ -12,7 +12,7 @@ from tests.unit.data.conversations import chat_tokenizers
 from tests.unit.engine.test_architectures import ARCHITECTURES
 from training.evaluation.generation import generate
 from training.evaluation.models import LoadedModel
-from training.model_folder import load_tokenizer
+from training.tokenizer_folder import load_tokenizer
 
 LENGTHS = (1, 3, 7, 12, 18, 25, 31, 44)
 

@@ -70,7 +70,8 @@ def test_a_long_talk_leaves_out_its_oldest_turns_and_says_so(
 
 
 def test_the_newest_turns_stay(folder: Path) -> None:
-    from training.model_folder import load_model, load_tokenizer
+    from training.model_folder import load_model
+    from training.tokenizer_folder import load_tokenizer
 
     conversation = chat.Conversation(load_model(folder), load_tokenizer(folder))
     turns = [(f"Number {number}?", f"It is {number}.") for number in range(12)]
@@ -146,7 +147,8 @@ def test_an_empty_question_is_refused(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_refused_question_leaves_no_trace(folder: Path) -> None:
-    from training.model_folder import load_model, load_tokenizer
+    from training.model_folder import load_model
+    from training.tokenizer_folder import load_tokenizer
 
     conversation = chat.Conversation(load_model(folder), load_tokenizer(folder))
     assert conversation.limit == 96
