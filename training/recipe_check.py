@@ -76,7 +76,7 @@ def _model_findings(recipe: Recipe) -> tuple[list[Finding], PreTrainedModel | No
             "eos_token_id": 0,
             "pad_token_id": 1,
             **architecture,
-            "vocab_size": recipe.tokenizer.vocabulary,
+            "vocab_size": recipe.base_model.rows(recipe.tokenizer.vocabulary),
         }
     )
     if config is None:

@@ -7,28 +7,14 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow.parquet as pq
+if TYPE_CHECKING:
+    from training.job.context import InputArtifact, StageContext
+    from training.specs.base import Spec
+    from training.specs.corpus import CorpusSection
 
-from training.data.tables import EXCLUSION_SCHEMA, read_rows, write_table
-from training.data.text.cut_documents import WHOLE
-from training.data.text.documents import Split
-from training.data.tokens.byte_bpe import TOKENIZER_FILE
-from training.data.tokens.packing import plan, whole
-from training.data.tokens.tokenized_parts import FileOfDocuments, tokenize_file
-from training.job.context import InputArtifact, StageContext
-from training.job.events import EventWriter
-from training.job.parts import Part, Pool
-from training.specs.artifacts import Manifest
-from training.specs.base import Spec
-from training.specs.corpus import CorpusSection
-from training.specs.execution import Execution
-from training.specs.packed_shards import PackedShardsSection
-from training.specs.raw_corpus import RawCorpusSection, Source
-from training.stages import corpus, packed_shards, raw_corpus
-
+# A process of the pool imports this module again, as it imports `training.run` of a job, and needs no stage for that.
 CONTEXT = 2048
 
 
@@ -40,6 +26,12 @@ def main(step: str, corpus_file: Path, folder: Path, tokenizer: Path, processes:
 
 def _shards(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) -> dict[str, Any]:
     """JSON lines to packed shards: read, clean, remove duplicates, hold text out, tokenize, plan the rows."""
+    from training.data.tables import EXCLUSION_SCHEMA, write_table
+    from training.data.tokens.byte_bpe import TOKENIZER_FILE
+    from training.specs.corpus import CorpusSection
+    from training.specs.packed_shards import PackedShardsSection
+    from training.stages import packed_shards
+
     made = _corpus(corpus_file, folder, processes, CorpusSection(heldout=0.002))
     write_table(_folder(folder / "evaluation_sets") / "exclusions.parquet", [], EXCLUSION_SCHEMA)
     (folder / "tokenizer" / TOKENIZER_FILE).parent.mkdir(parents=True)
@@ -53,6 +45,9 @@ def _shards(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) ->
 
 def _near_duplicates(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) -> dict[str, Any]:
     """The ids of the documents that are left after exact and near-duplicates were removed."""
+    from training.data.tables import read_rows
+    from training.specs.corpus import CorpusSection
+
     every = CorpusSection(min_characters=0, min_letters=0, max_line=10**9, max_characters=10**9, heldout=0.002)
     made = _corpus(corpus_file, folder, processes, every)
     kept = [row["path"] for split in ("train", "heldout") for row in read_rows(made.folder / split, ["path"])]
@@ -62,6 +57,18 @@ def _near_duplicates(corpus_file: Path, folder: Path, tokenizer: Path, processes
 
 def _tokens(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) -> dict[str, Any]:
     """JSON lines to tokens on disk, by way of the raw corpus; nothing is cleaned or removed."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from training.data.text.cut_documents import WHOLE
+    from training.data.text.documents import Split
+    from training.data.tokens.tokenized_parts import FileOfDocuments, tokenize_file
+    from training.job.events import EventWriter
+    from training.job.parts import Part, Pool
+    from training.specs.execution import Execution
+    from training.specs.raw_corpus import RawCorpusSection, Source
+    from training.stages import raw_corpus
+
     section = RawCorpusSection(sources=(Source(name="s", path=str(corpus_file)),))
     raw_corpus.run(_context(folder, "raw_corpus", section, {}, processes))
     files = Split(folder / "raw_corpus" / "out" / "documents").files()
@@ -77,6 +84,10 @@ def _tokens(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) ->
 
 def _plan(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) -> dict[str, Any]:
     """Best-fit packing of the lengths in a file, without the start of the process."""
+    import numpy as np
+
+    from training.data.tokens.packing import plan, whole
+
     lengths = np.load(corpus_file)
     plan(whole(lengths[:1000], np.arange(1000)), CONTEXT)  # compiles it
     started = time.perf_counter()
@@ -85,6 +96,9 @@ def _plan(corpus_file: Path, folder: Path, tokenizer: Path, processes: int) -> d
 
 
 def _corpus(corpus_file: Path, folder: Path, processes: int, limits: CorpusSection) -> InputArtifact:
+    from training.specs.raw_corpus import RawCorpusSection, Source
+    from training.stages import corpus, raw_corpus
+
     section = RawCorpusSection(sources=(Source(name="s", path=str(corpus_file)),))
     result = raw_corpus.run(_context(folder, "raw_corpus", section, {}, processes))
     raw = _artifact(folder / "raw_corpus" / "out", "raw_corpus", result.metrics)
@@ -95,6 +109,10 @@ def _corpus(corpus_file: Path, folder: Path, processes: int, limits: CorpusSecti
 def _context(
     folder: Path, asset: str, section: Spec, inputs: dict[str, InputArtifact], processes: int
 ) -> StageContext[Any]:
+    from training.job.context import StageContext
+    from training.job.events import EventWriter
+    from training.specs.execution import Execution
+
     work = _folder(folder / asset)
     return StageContext(
         asset=asset,
@@ -113,6 +131,9 @@ def _context(
 
 
 def _artifact(folder: Path, asset: str, metrics: dict[str, float]) -> InputArtifact:
+    from training.job.context import InputArtifact
+    from training.specs.artifacts import Manifest
+
     manifest = Manifest.model_construct(asset=asset, version="", metrics=metrics, section={}, facts={})
     return InputArtifact(folder, manifest)
 

@@ -16,12 +16,13 @@ from training.errors import RecipeError
 from training.job.outcome import is_out_of_memory
 
 
-def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTrainedModel:
+def untrained_model(session: Session, architecture: Mapping[str, Any], rows: int) -> PreTrainedModel:
     """A model with seeded random weights in fp32, the same under every layout.
 
     Args:
-        session: Its tokenizer decides the vocabulary and the special tokens.
+        session: Its tokenizer decides the special tokens.
         architecture: `model_type` and fields of its configuration.
+        rows: Of the embedding: at least as many as the tokenizer has tokens.
 
     Raises:
         RecipeError: transformers cannot build it, or would build another model than the fields say, or one that is not
@@ -34,7 +35,7 @@ def untrained_model(session: Session, architecture: Mapping[str, Any]) -> PreTra
         "eos_token_id": session.tokenizer.eos_token_id,
         "pad_token_id": session.pad,
         **architecture,
-        "vocab_size": len(session.tokenizer),
+        "vocab_size": rows,
     }
     try:
         config = AutoConfig.for_model(**fields)

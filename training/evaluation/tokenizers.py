@@ -1,7 +1,8 @@
-"""Measures `tokenizer` on the held-out split."""
+"""Measures `tokenizer` on the held-out split, some megabytes of its text at a time."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,68 +15,67 @@ from training.data.conversations import chat_format
 from training.data.conversations.chat_template import TEMPLATE_FILE
 from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import TOKENIZER_FILE, encode_texts, load_plain
+from training.evaluation.heldout_texts import MAX_BYTES, RoundTrip, round_trip, round_trip_of
 from training.evaluation.measurement import Measurement
 from training.evaluation.round_trip import Conversation, awkward_conversations, fault
 from training.job.context import InputArtifact
+from training.job.parts import Pool
 from training.specs.tokenizer import SPECIAL_TOKENS
 from training.tokenizer_folder import is_own_tokenizer, load_tokenizer
 
-_MAX_BYTES = 20 * 2**20
 _CONVERSATIONS = 64
 _PIECE = 120
 
 
-def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact | None) -> Measurement:
+def measure_tokenizer(artifact: InputArtifact, corpus: InputArtifact | None, pool: Pool) -> Measurement:
     """Losslessness, bytes per token, special tokens, and the mask of the assistant's turns.
 
     Args:
         artifact: The tokenizer.
         corpus: Its held-out texts are measured on; without one, the texts of a few awkward conversations are.
+        pool: Works on the parts of the held-out texts.
     """
     measurement = Measurement()
-    ids, texts = _texts(corpus, measurement)
-
-    plain = load_plain(artifact.folder / TOKENIZER_FILE)
-    encoded = list(encode_texts(plain, texts))
-    decoded = plain.decode_batch([tokens.tolist() for tokens in encoded], skip_special_tokens=False)
-    wrong = [index for index, text in enumerate(texts) if decoded[index].encode() != text.encode()]
-    for index in wrong:
-        measurement.fail("round_trip", ids[index], 0.0, text=texts[index][:80], decoded=decoded[index][:80])
-
-    if texts:
-        measurement.add("round_trip", 1 - len(wrong) / len(texts), len(texts))
-        size, tokens = sum(len(text.encode()) for text in texts), sum(map(len, encoded))
-        measurement.add("bytes_per_token", size / max(tokens, 1), tokens)
-    else:
-        for metric in ("round_trip", "bytes_per_token"):
-            measurement.leave_out(metric, "the corpus holds no held-out text")
-
-    # The names of special tokens as plain text are added: none of them may become a special token.
-    tokenizer = load_tokenizer(artifact.folder / "tokenizer")
-    is_own = is_own_tokenizer(tokenizer)
-    names = SPECIAL_TOKENS if is_own else special_names(plain)
-    hostile = list(encode_texts(plain, [" ".join(names), "".join(names)]))
-    _special_tokens(measurement, tokenizer, names, [*encoded, *hostile])
-    if is_own:
-        _generation_mask(measurement, tokenizer, texts)
-    else:
-        _foreign_mask(measurement, artifact.folder / "tokenizer", texts)
-    return measurement
-
-
-def _texts(corpus: InputArtifact | None, measurement: Measurement) -> tuple[list[str], list[str]]:
-    """Ids and texts to measure on."""
+    path = artifact.folder / TOKENIZER_FILE
     if corpus is None:
         measurement.notes.append("the recipe has no corpus: measured on the texts of a few awkward conversations")
         turns = [(name, turn["content"]) for name, talk in awkward_conversations().items() for turn in talk]
-        return [name for name, _ in turns], [text for _, text in turns]
+        first_texts, measured = [text for _, text in turns], [round_trip(path, turns)]
+    else:
+        heldout = Split(corpus.folder / "heldout")
+        first_texts = list(itertools.islice(itertools.chain.from_iterable(heldout.texts(MAX_BYTES)), _CONVERSATIONS))
+        measured, documents = round_trip_of(heldout, path, pool)
+        if (count := sum(part.documents for part in measured)) < documents:
+            measurement.notes.append(f"measured on {count:,} of {documents:,} held-out documents, chosen by digest")
+    _round_trip(measurement, measured)
 
-    heldout = Split(corpus.folder / "heldout")
-    ids = heldout.table(["id"])["id"]
-    texts = [text for batch in heldout.texts(_MAX_BYTES) for text in batch]
-    if len(texts) < len(ids):
-        measurement.notes.append(f"measured on {len(texts):,} of {len(ids):,} held-out documents, chosen by digest")
-    return ids[: len(texts)].to_pylist(), texts
+    # The names of special tokens as plain text are added: none of them may become a special token.
+    tokenizer = load_tokenizer(artifact.folder / "tokenizer")
+    plain = load_plain(path)
+    is_own = is_own_tokenizer(tokenizer)
+    names = SPECIAL_TOKENS if is_own else special_names(plain)
+    hostile = list(encode_texts(plain, [" ".join(names), "".join(names)]))
+    _special_tokens(measurement, tokenizer, names, [*(part.used for part in measured), *hostile])
+    if is_own:
+        _generation_mask(measurement, tokenizer, first_texts)
+    else:
+        _foreign_mask(measurement, artifact.folder / "tokenizer", first_texts)
+    return measurement
+
+
+def _round_trip(measurement: Measurement, measured: Sequence[RoundTrip]) -> None:
+    """Record how many texts come back as they were, and bytes per token."""
+    documents, tokens = sum(part.documents for part in measured), sum(part.tokens for part in measured)
+    if not documents:
+        for metric in ("round_trip", "bytes_per_token"):
+            measurement.leave_out(metric, "the corpus holds no held-out text")
+        return
+
+    wrong = [row for part in measured for row in part.wrong]
+    for id_, text, decoded in wrong:
+        measurement.fail("round_trip", id_, 0.0, text=text, decoded=decoded)
+    measurement.add("round_trip", 1 - len(wrong) / documents, documents)
+    measurement.add("bytes_per_token", sum(part.bytes for part in measured) / max(tokens, 1), tokens)
 
 
 def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -67,6 +67,13 @@ class BaseModelSection(Imported, TrainingSection):
         description="Passed to `AutoConfig.for_model`: `model_type` and its fields. The vocabulary comes from the "
         "tokenizer. Another `model_type` inherits no field.",
     )
+    vocabulary_multiple: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="The embedding gets rows without a token, up to a multiple of this: 64 or 128 fill the tiles of a "
+        "GPU. The tokenizer stays as it is, and no text is ever written with such a row.",
+    )
     batch_tokens: int = Field(0, ge=0, description="Tokens per optimizer step, the same at every context length.")
     curriculum: tuple[Phase, ...] = ()
     max_epochs: float | None = Field(
@@ -78,6 +85,10 @@ class BaseModelSection(Imported, TrainingSection):
         "by name, 0 for one that is not read.",
     )
     weights: dict[str, float] = Field({}, description="Filled in from the sources' weights.")
+
+    def rows(self, tokens: int) -> int:
+        """Rows of the embedding for a tokenizer's number of tokens."""
+        return -(-tokens // self.vocabulary_multiple) * self.vocabulary_multiple
 
     @property
     def is_trained(self) -> bool:
@@ -169,6 +180,8 @@ class BaseModelSection(Imported, TrainingSection):
         problems = []
         if self.architecture:
             problems.append("architecture: the model of `from` has its own; leave this out")
+        if self.vocabulary_multiple != 1:
+            problems.append("vocabulary_multiple: the model of `from` has its own rows; leave this out")
         if not self.is_trained:
             unused = [name for name in (*_TRAINING, "max_epochs", "mixture") if name in self.model_fields_set]
             problems += [f"{name}: nothing is trained without `steps`; add them, or leave this out" for name in unused]
@@ -177,6 +190,8 @@ class BaseModelSection(Imported, TrainingSection):
     def _unwritten(self) -> set[str]:
         optional = ("max_epochs", "weights", "mixture", "tokens", "tokens_per_parameter")
         names = super()._unwritten() | {name for name in optional if getattr(self, name) in (None, {})}
+        if self.vocabulary_multiple == 1:
+            names.add("vocabulary_multiple")
         if self.tokens_per_parameter is not None:
             names.add("steps")
         if self.from_ is None:

@@ -325,6 +325,8 @@ class Recipe(Spec):
         names = [source.name for source in self.sources]
         for name in sorted(set(self.corpus.rules.sources if self.corpus.rules else ()) - set(names)):
             yield f"corpus.rules.sources: there is no source {name!r}; the sources are {', '.join(names)}"
+        for name in sorted(set(self.tokenizer.weights) - set(names)):
+            yield f"tokenizer.weights: there is no source {name!r}; the sources are {', '.join(names)}"
         for number, phase in enumerate(self.base_model.curriculum):
             for name in sorted(set(phase.weights) - set(names)):
                 yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,7 @@ _UNSET: dict[str, Any] = {
     "train_added": False,
     "pre_tokenizer": "words",
     "digits": None,
+    "weights": {},
 }
 
 
@@ -40,6 +41,11 @@ class TokenizerSection(Imported):
     vocabulary: int = Field(2048, ge=300, description="Number of tokens, special tokens included.")
     min_frequency: int = Field(2, ge=1)
     sample_megabytes: int = Field(64, gt=0, description="Text to train on, taken by digest from the whole corpus.")
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="Share of the sample by source, relative to the other sources' weights times their sizes; a source "
+        "that is not named has 1. No text is taken twice. By default every source has its share of the corpus.",
+    )
     pre_tokenizer: Literal["words", "gpt2", "llama3", "gpt4o"] = Field(
         "words",
         description="The rule that cuts a text into words, which no token crosses. `words` is that of GPT-2 with marks "
@@ -89,6 +95,6 @@ class TokenizerSection(Imported):
         return self
 
     def _unwritten(self) -> set[str]:
-        unused = {"vocabulary", "min_frequency", "sample_megabytes"} if self.from_ is not None else set()
+        unused = {"vocabulary", "min_frequency", "sample_megabytes", "weights"} if self.from_ is not None else set()
         unset = {name for name, value in _UNSET.items() if getattr(self, name) == value}
         return super()._unwritten() | unused | unset

@@ -75,7 +75,8 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
     def build_model(self, session: Session) -> PreTrainedModel:
         """The recipe's architecture with seeded random weights, or the imported model in float32."""
         if self._files is None:
-            model = untrained_model(session, self.section.architecture)
+            rows = self.section.rows(len(session.tokenizer))
+            model = untrained_model(session, self.section.architecture, rows)
         else:
             self._imported = for_training(self.context, self._files, session.choice.attention)
             model = self._imported.model

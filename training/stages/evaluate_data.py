@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
 from training.errors import RecipeError, UserError
@@ -62,14 +61,12 @@ def _evaluation_sets(context: _Context) -> Measurement:
 def _tokenizer(context: _Context) -> Measurement:
     from training.evaluation.tokenizers import measure_tokenizer
 
-    return measure_tokenizer(context.input("artifact"), context.inputs.get("corpus"))
+    return measure_tokenizer(context.input("artifact"), context.inputs.get("corpus"), _pool(context))
 
 
 def _packed_shards(context: _Context) -> Measurement:
     from training.evaluation.shards import measure_shards
 
-    scratch = _pool(context).shared / "cut"
-    shutil.rmtree(scratch, ignore_errors=True)  # of an earlier start
     shards = PackedShardsSection.model_validate(context.input("artifact").manifest.section)
     return measure_shards(
         context.input("artifact"),
@@ -77,7 +74,7 @@ def _packed_shards(context: _Context) -> Measurement:
         context.input("tokenizer"),
         context.input("evaluation_sets"),
         context.section.packing_contexts or shards.contexts,
-        scratch,
+        _pool(context),
     )
 
 

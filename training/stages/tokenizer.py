@@ -22,6 +22,7 @@ from training.data.tokens.byte_bpe import (
     token_bytes,
     train_bpe,
 )
+from training.data.tokens.tokenizer_sample import MOST_BYTES, sample_of
 from training.job.context import StageContext
 from training.specs.base import canonical_json
 from training.specs.job import StageResult
@@ -40,7 +41,7 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
         return publish_tokenizer(context)
     context.events.phase("train the tokenizer")
     split = Split(context.input("corpus").folder / "train")
-    texts = (text for batch in split.texts(section.sample_megabytes * 10**6) for text in batch)
+    texts = sample_of(split, _sample_bytes(context, split), section.weights)
     cut = pre_tokenizer(section.pre_tokenizer, section.digits)
     tokenizer = train_bpe(texts, section.vocabulary, section.min_frequency, cut)
     path = context.out / TOKENIZER_FILE
@@ -58,6 +59,20 @@ def run(context: StageContext[TokenizerSection]) -> StageResult:
     return StageResult(
         metrics=metrics, headline="bytes_per_token_training", facts={"tokenizer": file_entry(path).sha256}
     )
+
+
+def _sample_bytes(context: StageContext[TokenizerSection], split: Split) -> int:
+    """How much text the tokenizer is trained on, in bytes."""
+    wanted = context.section.sample_megabytes * 10**6
+    if wanted <= MOST_BYTES:
+        return wanted
+    available = int(split.table(["bytes"])["bytes"].to_numpy().sum())
+    if min(wanted, available) > MOST_BYTES:
+        context.events.log(
+            f"tokenizer.sample_megabytes: {MOST_BYTES // 10**6:,} MB are taken and not {wanted // 10**6:,}: of more, "
+            "tokenizers could count a pair beyond 32 bits"
+        )
+    return MOST_BYTES
 
 
 def _save(tokenizer: Tokenizer, folder: Path) -> None:

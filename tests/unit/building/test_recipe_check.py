@@ -396,7 +396,7 @@ def test_the_job_itself_refuses_another_model() -> None:
         ({"model_type": "bert"}, "model_type: bert is not causal"),
     ):
         with pytest.raises(RecipeError, match=message):
-            untrained_model(None, fields)  # type: ignore[arg-type]  # nothing of the session is looked at
+            untrained_model(None, fields, 99)  # type: ignore[arg-type]  # nothing of the session is looked at
 
 
 def test_a_kept_answer_depends_on_nothing_that_its_digest_leaves_out(tmp_path: Path) -> None:

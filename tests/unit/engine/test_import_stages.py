@@ -22,6 +22,7 @@ from training.evaluation.models import load
 from training.evaluation.tokenizers import measure_tokenizer
 from training.job.context import InputArtifact, StageContext
 from training.job.events import EVENTS_FILE, EventWriter
+from training.job.parts import Pool
 from training.model_folder import plain_model
 from training.specs.artifacts import Manifest
 from training.specs.base_model import BaseModelSection
@@ -265,7 +266,8 @@ def test_an_imported_tokenizer_is_measured_on_its_own_special_tokens_and_templat
     heldout.mkdir(parents=True)
     pq.write_table(pa.table({"id": ["a", "b"], "text": HELDOUT}), heldout / "part-00000.parquet")
 
-    measured = measure_tokenizer(words, InputArtifact(tmp_path / "corpus", words.manifest))
+    pool = Pool(tmp_path, Execution(), EventWriter(None))
+    measured = measure_tokenizer(words, InputArtifact(tmp_path / "corpus", words.manifest), pool)
 
     values = {name: estimate.value for name, estimate in measured.estimates.items()}
     assert values["round_trip"] == 1 and values["special_tokens"] == 1 and values["generation_mask"] == 1

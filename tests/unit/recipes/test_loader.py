@@ -103,6 +103,14 @@ def test_weights_of_a_phase_name_sources(write: Write) -> None:
     )
 
 
+def test_weights_of_the_tokenizer_name_sources_and_stay_out_of_its_identity_where_there_are_none(write: Write) -> None:
+    recipe = TWO_SOURCES.replace("WEIGHT", "1") + "tokenizer: {weights: {WHICH: 3}}\n"
+    section = load_recipe(str(write(recipe.replace("WHICH", "code")))).recipe.section("tokenizer")
+    assert section.identity_fields()["weights"] == {"code": 3.0}
+    assert "tokenizer.weights: there is no source 'cod'" in refusal(write(recipe.replace("WHICH", "cod")))
+    assert "weights" not in load_recipe("tiny").recipe.section("tokenizer").identity_fields()
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [

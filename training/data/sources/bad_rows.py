@@ -164,7 +164,9 @@ def unclean(text: str) -> str:
     """What a UTF-8 file must not hold and this text does, with the remedy; empty for a clean text."""
     if "\0" in text:
         return "holds NUL characters, so it is not text; repair or exclude it"
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()  # some hundred times as fast as a look at each character
+    except UnicodeEncodeError:
         return "holds half of a surrogate pair, which UTF-8 cannot express; repair or exclude it"
     return ""
 

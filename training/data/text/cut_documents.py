@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from training.data.text.documents import Document, RunGroup, Selection, Split, joined, read_part
+from training.data.text.documents import Document, RunGroup, Selection, joined, read_part
 from training.data.text.slices import read_slice, write_slices
 
 GROUP_BYTES = 64 * 2**20  # of text
@@ -64,25 +63,3 @@ def read_group(folders: Iterable[Path], number: int, runs: Sequence[Sequence[int
             for row, values in zip(np.load(folder / _ROWS)[first:end].tolist(), table.to_pylist(), strict=True):
                 parts[row] = Document(**values)
     return joined(parts, runs)
-
-
-def cut_documents(split: Split, documents: Selection, folder: Path) -> Iterator[Document]:
-    """The documents of a selection that were cut, whole, in no order; those of a group are in memory at a time.
-
-    Args:
-        split: Where their parts are.
-        documents: A selection of its rows.
-        folder: An empty one, or a new one.
-    """
-    groups = documents.groups(GROUP_BYTES)
-    if not groups:
-        return
-    assigned, folders, first_row = assignment(documents, groups), list[Path](), 0
-    for number, (path, _) in enumerate(split.files()):
-        folders.append(folder / f"{number:05d}")
-        folders[-1].mkdir(parents=True)
-        rows = pq.read_metadata(path).num_rows
-        write_parts(path, assigned[first_row : first_row + rows], first_row, len(groups), folders[-1])
-        first_row += rows
-    for number, group in enumerate(groups):
-        yield from read_group(folders, number, group.runs)

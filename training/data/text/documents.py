@@ -160,7 +160,6 @@ class Selection:
     Args:
         split: The split.
         chosen: Which of its rows, bool [rows]; None takes all.
-        join: Put parts together; without it every row is a document.
 
     Attributes:
         count: Number of documents.
@@ -168,11 +167,11 @@ class Selection:
         runs: The rows of each other document's parts, in their order.
     """
 
-    def __init__(self, split: Split, chosen: npt.NDArray[np.bool_] | None = None, join: bool = True) -> None:
+    def __init__(self, split: Split, chosen: npt.NDArray[np.bool_] | None = None) -> None:
         self._split = split
         places = split.table(["source", "path"])
         self._chosen = np.ones(places.num_rows, np.bool_) if chosen is None else chosen
-        self.runs = _runs(places, self._chosen) if join else []
+        self.runs = _runs(places, self._chosen)
         in_parts = np.zeros(places.num_rows, np.bool_)
         in_parts[list(itertools.chain.from_iterable(self.runs))] = True
         self.whole = self._chosen & ~in_parts

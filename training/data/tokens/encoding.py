@@ -75,6 +75,10 @@ class Encoder:
             self._fast, self.engine, self.why = None, "tokenizers", "it encoded a document in another way"
         return _encode_exactly(self.plain, texts)
 
+    def encode_exactly(self, texts: Sequence[str]) -> Encoded:
+        """The same by `tokenizers`, for who checks the other engine."""
+        return _encode_exactly(self.plain, texts)
+
     def _encode_fast(self, texts: Sequence[str]) -> Encoded:
         import awkward  # takes a third of a second, and not every tokenizer needs it
 

@@ -13,7 +13,6 @@ import pytest
 
 from training.data.sources.provenance import group_of, part_of, part_path
 from training.data.tables import text_id
-from training.data.text.cut_documents import cut_documents
 from training.data.text.cutting import cut
 from training.data.text.documents import Selection, Split
 from training.errors import InputRefused
@@ -123,10 +122,8 @@ def test_chosen_rows_alone_are_read_and_joined(tmp_path: Path) -> None:
     chosen = np.array([path not in ("c", part_path("b", 1)) for path in paths])
 
     assert {document.path: document.text for document in Selection(split, chosen)} == {"a": "one", "b": "part 2part 3"}
-    assert {document.path for document in cut_documents(split, Selection(split, chosen), tmp_path / "x")} == {"b"}
-    apart = Selection(split, chosen, join=False)
-    assert {document.path for document in apart} == {"a", part_path("b", 2), part_path("b", 3)}
-    assert (apart.count, Selection(split, chosen).count) == (3, 2)
+    assert [document.path for document in Selection(split, chosen).put_together()] == ["b"]
+    assert Selection(split, chosen).count == 2
 
 
 def test_texts_end_with_the_document_that_reaches_the_limit(tmp_path: Path) -> None:

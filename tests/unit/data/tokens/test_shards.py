@@ -15,7 +15,10 @@ from training.data.tokens.shards import ShardDocuments, TokenShards, TokenWriter
 from training.errors import InputRefused, RecipeError
 from training.evaluation.shards import measure_shards
 from training.job.context import InputArtifact
+from training.job.events import EventWriter
+from training.job.parts import Pool
 from training.specs.corpus import CorpusSection
+from training.specs.execution import Execution
 from training.specs.packed_shards import PackedShardsSection
 from training.specs.tokenizer import END_OF_TEXT
 from training.stages import packed_shards
@@ -143,7 +146,8 @@ def test_a_document_in_parts_is_packed_whole(tmp_path: Path, inputs: dict[str, I
     }
 
     judged_by = (inputs_of_parts[name] for name in ("corpus", "tokenizer", "evaluation_sets"))
-    measured = measure_shards(artifact, *judged_by, (32, 64), tmp_path / "scratch").estimates
+    pool = Pool(tmp_path, Execution(), EventWriter(None))
+    measured = measure_shards(artifact, *judged_by, (32, 64), pool).estimates
     assert measured["tokens_lost"].value == measured["contaminated_documents"].value == 0
 
 

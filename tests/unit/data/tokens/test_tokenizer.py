@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.sandbox
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +22,10 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from tests.unit.data.tokens import parts
 from training.data.conversations.chat_template import CHAT_TEMPLATE, encode_conversation, encode_conversations
+from training.data.tables import read_rows, text_id
+from training.data.text.documents import Split
 from training.data.tokens.byte_bpe import encode_texts, pre_tokenizer, read_tokenizer, train_bpe
+from training.data.tokens.tokenizer_sample import sample_of
 from training.errors import InputRefused, RecipeError
 from training.job.context import InputArtifact
 from training.specs.tokenizer import END_OF_TEXT, PAD, SPECIAL_TOKENS, TokenizerSection
@@ -57,6 +64,76 @@ def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path, corpus: InputArtif
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         assert path.read_bytes() == (again.folder / "tokenizer" / path.relative_to(source)).read_bytes()
     assert again.manifest.facts["tokenizer"] == _digest(tokenizer_folder / "tokenizer" / "tokenizer.json")
+
+
+_TRAIN = """
+import hashlib, random, sys
+from training.data.tokens.byte_bpe import train_bpe
+draw = random.Random(0)
+texts = [" ".join("".join(draw.choices("abcdefgh", k=draw.randint(1, 9))) for _ in range(200)) for _ in range(40)]
+sys.stdout.write(hashlib.sha256(train_bpe(texts, 900, 1).to_str().encode()).hexdigest())
+"""
+
+
+def test_hash_seeds_and_threads_give_the_same_bytes() -> None:
+    """Unigram and WordPiece of tokenizers differ from process to process (huggingface/tokenizers #1794)."""
+    environments = [
+        {**os.environ, "PYTHONHASHSEED": str(seed), "RAYON_NUM_THREADS": str(threads)}
+        for seed, threads in ((0, 1), (1, 4))
+    ]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _TRAIN], env=environment, stdout=subprocess.PIPE)
+        for environment in environments
+    ]
+    digests = {process.communicate()[0] for process in processes}
+    assert len(digests) == 1 and len(digests.pop()) == 64
+
+
+def _split(folder: Path, sources: dict[str, int]) -> Split:
+    rows = [
+        parts.row_of(parts.text_of(1000 * place + number), source=source)
+        for place, (source, count) in enumerate(sources.items())
+        for number in range(count)
+    ]
+    parts.write_corpus(folder, sorted(rows, key=lambda row: row["id"]), [])
+    return Split(folder / "train")
+
+
+def test_a_source_has_its_weighted_share_of_the_sample(tmp_path: Path) -> None:
+    split = _split(tmp_path, {"large": 180, "small": 20})
+    sources = {row["text"]: row["source"] for row in read_rows(split.folder, ["text", "source"])}
+    size = sum(len(text.encode()) for text in sources)
+
+    sample = list(sample_of(split, size // 4, {"small": 3.0}))
+    assert len(sample) == len(set(sample)) and sample == sorted(sample, key=text_id)
+    small = sum(len(text.encode()) for text in sample if sources[text] == "small")
+    assert small / (size // 4) == pytest.approx(3 * 20 / (3 * 20 + 180), abs=0.03)
+
+    taken = [sources[text] for text in sample_of(split, size // 2, {"small": 100.0})]
+    assert taken.count("small") == 20, "a source that has less than its share is taken whole, and nothing twice"
+    assert [*sample_of(split, size // 4, {})] == [text for batch in split.texts(size // 4) for text in batch]
+
+
+def test_a_pair_that_could_be_counted_beyond_32_bits_makes_the_sample_smaller(
+    tmp_path: Path, corpus: InputArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = TokenizerSection(sample_megabytes=4000, vocabulary=300)
+    taken = []
+    monkeypatch.setattr(
+        stage, "sample_of", lambda split, most, weights: taken.append(most) or sample_of(split, most, weights)
+    )
+
+    def run(name: str, sizes: int) -> str:
+        monkeypatch.setattr(Split, "table", lambda _, columns: pa.table({"bytes": [sizes - 5, 5]}))
+        context = parts.context_of(tmp_path / name, "tokenizer", section, {"corpus": corpus})
+        lines: list[str] = []
+        monkeypatch.setattr(type(context.events), "log", lambda _, line: lines.append(line))
+        stage.run(context)
+        return "".join(lines)
+
+    assert "2,147 MB are taken and not 4,000" in run("a", 2**31)
+    assert run("b", 2**31 - 1) == ""
+    assert taken == [2**31 - 1, 2**31 - 1]
 
 
 def test_saving_beside_a_model_keeps_the_digest(tmp_path: Path, tokenizer: Any, tokenizer_folder: Path) -> None:

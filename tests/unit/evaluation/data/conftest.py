@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from training.data.tables import read_rows
 from training.job.context import InputArtifact
 from training.specs.evaluation import EvaluationSection
 from training.specs.evidence import EvaluationReport, Item
+from training.specs.execution import Execution
 from training.specs.metrics import METRICS
 from training.stages import evaluate_data
 
@@ -34,10 +36,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InputArtifact]:
 def measure(tmp_path: Path) -> Measure:
     """Run the stage on an artifact; the metrics of its report."""
 
-    def run(artifact: InputArtifact, **inputs: InputArtifact) -> dict[str, float]:
+    def run(artifact: InputArtifact, threads: int | None = None, **inputs: InputArtifact) -> dict[str, float]:
         out = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
         asset = f"{artifact.manifest.asset}.evaluation"
-        result = evaluate_data.run(parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs}))
+        context = parts.context_of(out, asset, EvaluationSection(), {"artifact": artifact, **inputs})
+        result = evaluate_data.run(dataclasses.replace(context, execution=Execution(threads=threads)))
         report = EvaluationReport.model_validate_json((out / "report.json").read_bytes())
         assert report.metrics == result.metrics
         assert {*report.estimates, *report.missing} == set(METRICS[artifact.manifest.asset]), (

@@ -10,12 +10,16 @@ import pytest
 
 from tests.unit.data.tokens import parts
 from tests.unit.evaluation.data.conftest import Measure
-from training.data.tables import read_rows
+from training.data.sources.provenance import part_path
+from training.data.tables import CORPUS_SCHEMA, read_rows, write_table
+from training.data.tokens.encoding import Encoded, Encoder
 from training.data.tokens.packing import plan, whole
 from training.data.tokens.shards import TokenShards, TokenWriter
-from training.evaluation import shards
-from training.evaluation.shards import difference, uncovered
+from training.evaluation import heldout_texts, shards
+from training.evaluation.shard_documents import difference
+from training.evaluation.shards import uncovered
 from training.job.context import InputArtifact
+from training.specs.corpus import CorpusSection
 from training.specs.metrics import METRICS
 from training.specs.tokenizer import END_OF_TURN
 
@@ -181,6 +185,65 @@ def test_large_shards_are_sampled_and_missing_documents_still_counted(
     assert _judge(measure, built, damaged)["tokens_lost"] == len(documents[-1])
     card = (tmp_path / "evaluation-0" / "report" / "card.md").read_text()
     assert f"of {len(documents)} documents were tokenized again" in card
+
+
+@pytest.fixture
+def cut_corpus(tmp_path: Path, built: Built) -> Built:
+    """Documents that were cut among others, on both sides of the split; some are excluded and yet in the shards."""
+    books = [
+        parts.row_of(parts.text_of(5000 + n)) | {"path": part_path(f"b{n // 4}.txt", n % 4 + 1)} for n in range(12)
+    ]
+    held = [parts.row_of(parts.text_of(6000 + n)) | {"path": part_path("h.txt", n + 1)} for n in range(3)]
+    train = [*read_rows(built["corpus"].folder / "train", CORPUS_SCHEMA.names), *books]
+    heldout = [*read_rows(built["corpus"].folder / "heldout", CORPUS_SCHEMA.names), *held]
+    for name, rows in (("train", train), ("heldout", heldout)):
+        rows.sort(key=lambda row: row["id"])
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        for number in range(3):
+            some = rows[number * len(rows) // 3 : (number + 1) * len(rows) // 3]
+            write_table(tmp_path / "corpus" / name / f"part-{number:05d}.parquet", some, CORPUS_SCHEMA)
+
+    corpus = parts.artifact(tmp_path / "corpus", "corpus", CorpusSection())
+    inputs = {**built, "corpus": corpus, "evaluation_sets": parts.sets_artifact(tmp_path / "none")}
+    shards_of_all = parts.shards_artifact(tmp_path / "all", inputs)
+    excluded = [row["id"] for row in (*train[:4], *books[:4])]
+    return {**inputs, "packed_shards": shards_of_all, "evaluation_sets": parts.sets_artifact(tmp_path / "s", excluded)}
+
+
+@pytest.mark.parametrize("asset", ["packed_shards", "tokenizer"])
+def test_any_number_of_processes_measures_the_same(
+    tmp_path: Path, measure: Measure, cut_corpus: Built, asset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.job.parts._WORTH_A_POOL", 0)
+    monkeypatch.setattr(heldout_texts, "_PART_BYTES", 3000)
+    names = ("corpus", "tokenizer", "evaluation_sets") if asset == "packed_shards" else ("corpus",)
+    inputs = {name: cut_corpus[name] for name in names}
+    alone = measure(cut_corpus[asset], threads=1, **inputs)
+    assert measure(cut_corpus[asset], threads=2, **inputs) == alone
+    assert _files(tmp_path / "evaluation-0") == _files(tmp_path / "evaluation-1")
+    if asset == "packed_shards":
+        # Four documents, and one whole book; its parts are in no shard.
+        assert alone["contaminated_documents"] == 5
+        assert alone["tokens_lost"] > 0
+
+
+def _files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("report.json", "items.jsonl", "report/card.md")]
+
+
+def test_texts_are_compared_by_tokenizers_whichever_engine_encodes(
+    tmp_path: Path, measure: Measure, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is wrong everywhere makes wrong shards, and its own evaluation finds them."""
+    exactly = Encoder.encode_exactly
+
+    def wrong(self: Encoder, texts: list[str]) -> Encoded:
+        tokens, lengths = exactly(self, texts)
+        return Encoded(np.where(tokens == tokens[0], tokens[0] + 1, tokens), lengths)
+
+    monkeypatch.setattr(Encoder, "encode", wrong)
+    made = parts.shards_artifact(tmp_path / "wrong", built)
+    assert _judge(measure, built, made)["tokens_lost"] > 0
 
 
 def test_packing_is_measured_in_parts_as_in_one(
