@@ -14,14 +14,16 @@ from training.specs.job import Job
 from training.store.store import Store
 
 # The second rank is hit when it comes to load torch: its job has begun, and no step was done. It notes that itself: the
-# first rank may be starved, and ended with the second one before it has written an event.
+# first rank may be starved, and ended with the second one before it has written an event. The pause lets the first rank
+# come so far that it can be told to stop.
 _SITE = """
-import os, signal, sys
+import os, signal, sys, time
 if os.environ.get("RANK") == "1" and sys.orig_argv[-3:-1] == ["-m", "training.run"]:
     def strike(event, arguments):
         if event == "import" and arguments[0] == "torch":
             with open({starts!r}, "a") as file:
                 file.write(str(os.getpid()) + "\\n")
+            time.sleep(3)
             {strike}
     sys.addaudithook(strike)
 """
