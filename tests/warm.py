@@ -43,11 +43,12 @@ _LOADED = {
     ),
     _JOBS: ("training.run", *(f"training.stages.{name}_model" for name in ("base", "sft", "dpo", "lora", "evaluate"))),
 }
-# In place of Python: hands a job to the server and stands for it, and runs everything else with Python itself.
+# In place of Python: hands a job or the check of a recipe to the server and stands for it, and runs everything else
+# with Python itself.
 _STAND_IN = """\
 #!{python} -S
 import os, sys
-if sys.argv[1:3] != ["-m", "training.run"]:
+if sys.argv[1:3] not in (["-m", "training.run"], ["-m", "training.recipe_check"]):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 import json, signal, socket
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import built_once
 from tests.integration.workspaces import DATA, Workspace, workspace
 
@@ -15,7 +16,8 @@ def data_chain(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A user whose data stages are built and promoted. Built once; tests work on copies."""
 
     def build(folder: Path) -> None:
-        done = workspace(folder).run("--select", DATA)
+        with warm.stand_in() as python:
+            done = workspace(folder, python).run("--select", DATA)
         assert done.returncode == 0, done.stdout
 
     return Workspace(built_once(tmp_path_factory, "data_chain", build))

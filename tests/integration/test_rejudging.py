@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import ROOT
 from tests.integration.workspaces import Workspace
 from training.store.store import Store
@@ -16,10 +18,12 @@ SAFETY = ROOT / "assets_config" / "safety"
 
 
 @pytest.fixture
-def mine(data_chain: Workspace, tmp_path: Path) -> Workspace:
-    copied = data_chain.moved(tmp_path / "mine")
-    copied.recipe.write_text(data_chain.recipe.read_text())
-    return copied
+def mine(data_chain: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """Its jobs are forked: the tests are about what is judged, and not about processes."""
+    with warm.stand_in() as python:
+        copied = data_chain.moved(tmp_path / "mine", python)
+        copied.recipe.write_text(data_chain.recipe.read_text())
+        yield copied
 
 
 def store(space: Workspace) -> Store:

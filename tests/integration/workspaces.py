@@ -27,9 +27,14 @@ gates:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with notes, the recipe `mine.yaml` and the home of one user."""
+    """A folder with notes, the recipe `mine.yaml` and the home of one user.
+
+    Attributes:
+        python: What its commands take for Python when they start a job; see `tests.warm.stand_in`.
+    """
 
     folder: Path
+    python: str = ""
 
     @property
     def notes(self) -> Path:
@@ -51,23 +56,25 @@ class Workspace:
 
     def command(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run a command; one of Gatehouse's that needs no process of its own, in one that has its libraries loaded."""
-        run = warm.run_command if warm.can_run(arguments, extra) else run_command
-        return run([str(BIN / arguments[0]), *arguments[1:]], cwd=ROOT, env=environment(self.home, **extra))
+        command, env = [str(BIN / arguments[0]), *arguments[1:]], environment(self.home, **extra)
+        if warm.can_run(arguments, extra):
+            return warm.run_command(command, cwd=ROOT, env=env, python=self.python)
+        return run_command(command, cwd=ROOT, env=env)
 
     def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.command("gatehouse", "run", "-r", str(self.recipe), *arguments, **extra)
 
-    def moved(self, folder: Path) -> "Workspace":
+    def moved(self, folder: Path, python: str = "") -> "Workspace":
         """A copy in another folder, with the times of change that a source's state is told by."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        copy = Workspace(folder)
+        copy = Workspace(folder, python)
         copy.write_recipe()
         return copy
 
 
-def workspace(folder: Path) -> Workspace:
+def workspace(folder: Path, python: str = "") -> Workspace:
     """Notes of 1.5 MB: enough for the gates of smoke's tokenizer and evaluation sets."""
-    made = Workspace(folder)
+    made = Workspace(folder, python)
     made.notes.mkdir(parents=True)
     standard_library = Path(sysconfig.get_paths()["stdlib"])
     for package in ("asyncio", "collections", "email", "http", "json", "logging", "urllib"):

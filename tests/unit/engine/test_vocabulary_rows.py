@@ -14,8 +14,8 @@ from training.engine.architecture import untrained_model
 from training.engine.export import generation_config
 from training.evaluation.generation import generate
 from training.evaluation.models import LoadedModel
-from training.model_folder import load_tokenizer
 from training.specs.base_model import BaseModelSection
+from training.tokenizer_folder import load_tokenizer
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
