@@ -257,6 +257,8 @@ def _outside_state(section: Spec) -> str | None:
     """The state of what a stage reads from outside of the store: files of texts or rows, an imported model."""
     if isinstance(section, ConversationsSection):
         return source_state(section.files, ROOT)
+    if isinstance(section, RawCorpusSection) and section.tokenizer is not None:
+        return digest_of([source_state(section.sources, ROOT), _outside_state(section.tokenizer)])
     if isinstance(section, RawCorpusSection | PreferencesSection):
         return source_state(section.sources, ROOT)
     if isinstance(section, Imported) and section.origin is not None:

@@ -107,7 +107,8 @@ def _source_request(workspace: Workspace, name: str, rows: int, characters: int)
     if not isinstance(source, Source):
         return SourcePreviewRequest.model_validate({"rows": source, "count": rows, "characters": characters})
     code = workspace.loaded.files("raw_corpus")[CODE].absolute() if source.function else None
-    return SourcePreviewRequest(text=source, code=code, count=rows, characters=characters)
+    tokenizer = recipe.tokenizer_of_ids() if source.input_ids is not None else None
+    return SourcePreviewRequest(text=source, code=code, tokenizer=tokenizer, count=rows, characters=characters)
 
 
 def _version(workspace: Workspace, asset: str, version: str, recipe: str) -> Manifest:

@@ -18,7 +18,6 @@ from training.data.text.cut_documents import read_group, write_parts
 from training.data.text.documents import Document, batches, read_documents
 from training.data.tokens.encoding import Encoded, Encoder, encoder
 from training.data.tokens.shards import TokenShards
-from training.specs.tokenizer import END_OF_TEXT
 
 COMPARED, EXCLUDED = 1, 2  # what is done with a row of a split; 0 is nothing
 _IDS, _DIGESTS, _LENGTHS = "ids.npy", "digests.npy", "lengths.npy"
@@ -216,7 +215,7 @@ def _write_excluded(judged: Judged, documents: Iterator[Document], folder: Path)
 
 def _with_end(engine: Encoder, encoded: Encoded) -> Iterator[Tokens]:
     """Tokens of every document, with the end of text that shards hold after each."""
-    end = np.array([engine.plain.token_to_id(END_OF_TEXT)], np.int32)
+    end = np.array([engine.end], np.int32)
     stops = np.cumsum(encoded.lengths)
     for start, stop in zip((stops - encoded.lengths).tolist(), stops.tolist(), strict=True):
         yield np.concatenate([encoded.tokens[start:stop], end])

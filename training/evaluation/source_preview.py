@@ -18,6 +18,7 @@ from training.data.sources.reading import READING_MEMORY, read_source
 from training.data.sources.rows import read_rows_of
 from training.data.sources.source_files import shown_reasons
 from training.data.sources.source_state import with_commit
+from training.data.tokens.given_ids import GivenIds, write_tokenizer
 from training.job.bounded_memory import bounded_memory
 from training.specs.preview import Column, Piece, Preview, PreviewRow, SourcePreviewRequest
 
@@ -49,7 +50,11 @@ def _texts(
     if request.text is not None:
         code = None if request.code is None else CustomCode.read(request.code)
         source = with_commit(request.text)
-        with closing(read_source(source, bad, folder, left_out=left_out, code=code)) as documents:
+        decoder = None
+        if request.tokenizer is not None:
+            decoder = GivenIds(write_tokenizer(request.tokenizer, folder.with_name("tokenizer")))
+        read = read_source(source, bad, folder, left_out=left_out, code=code, decoder=decoder)
+        with closing(read) as documents:
             for document in documents:
                 yield document.path + (f", {document.licence}" if document.licence else ""), document.text
     elif request.rows is not None:

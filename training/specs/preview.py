@@ -9,6 +9,7 @@ from pydantic import Field
 
 from training.specs.base import Spec
 from training.specs.conversations import ConversationSource, PreferenceSource
+from training.specs.imports import Imported
 from training.specs.post_training import TooLong
 from training.specs.raw_corpus import Source
 
@@ -58,12 +59,14 @@ class SourcePreviewRequest(Spec):
         text: A source of texts.
         rows: A source of conversations or of judged answers. One of the two is given.
         code: The recipe's own code, where the source is a function of it.
+        tokenizer: Where the source holds token ids, the one that they are of.
         characters: Of a document that are shown.
     """
 
     text: Source | None = None
     rows: ConversationSource | PreferenceSource | None = None
     code: Path | None = None
+    tokenizer: Imported | None = None
     count: int = Field(gt=0)
     characters: int = Field(gt=0)
 

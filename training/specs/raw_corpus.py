@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from training.specs.base import FunctionName, Spec
+from training.specs.imports import Imported
 from training.specs.origin import Origin
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _SUFFIX = re.compile(r"(\.[a-z0-9_+-]{1,16})?")
+_UNSET: dict[str, Any] = {"text_format": "text", "function": None, "input_ids": None}
 
 
 class Source(Origin):
@@ -32,6 +34,12 @@ class Source(Origin):
         min_length=1,
         description="Column or key of the text in files of rows and in "
         "datasets; `data.text` is the key `text` in the object `data`.",
+    )
+    input_ids: str | None = Field(
+        None,
+        min_length=1,
+        description="The documents are token ids of the recipe's imported tokenizer: those in this column of Parquet "
+        "and Arrow files, and in .npy files, which have no column, with an end of text between documents.",
     )
     function: FunctionName | None = Field(
         None,
@@ -73,10 +81,19 @@ class Source(Origin):
                 )
         return domains
 
+    @model_validator(mode="after")
+    def _ids_or_texts(self) -> Self:
+        if self.input_ids is not None:
+            others = ("stdlib", "text_column", "text_format", "text_suffixes", "function")
+            given = [name for name in others if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"input_ids: a source of token ids has no {given[0]}; leave one of them out")
+        return self
+
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is not set is not written: a key that nobody uses is no part of a version's identity."""
-        unset = {name for name, value in (("text_format", "text"), ("function", None)) if getattr(self, name) == value}
+        unset = {name for name, value in _UNSET.items() if getattr(self, name) == value}
         return {name: value for name, value in handler(self).items() if name not in unset}
 
     @property
@@ -103,3 +120,15 @@ class RawCorpusSection(RawCorpusOptions):
     """Everything that decides the content of `raw_corpus`."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
+    tokenizer: Imported | None = Field(
+        None, description="Filled in where a source holds token ids: the tokenizer that they are of."
+    )
+
+    def identity_fields(self) -> dict[str, Any]:
+        """All fields; of the tokenizer what its section says of it, since its place decides nothing."""
+        own = {} if self.tokenizer is None else {"tokenizer": self.tokenizer.identity_fields()}
+        return super().identity_fields() | own
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "tokenizer" or value is not None}

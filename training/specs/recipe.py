@@ -25,6 +25,7 @@ from training.specs.corpus import GENERAL, CorpusSection
 from training.specs.evaluation import EvaluationSection
 from training.specs.evaluation_sets import EvaluationSetsSection
 from training.specs.gates import Gate
+from training.specs.imports import Imported
 from training.specs.kinds import adapter_assets, adapter_of, kind_of
 from training.specs.lineage import contracts_of
 from training.specs.metrics import METRICS, comparable, metrics_of, source_metric
@@ -161,6 +162,13 @@ class Recipe(Spec):
             return self.tokenizer
         return self.tokenizer.model_copy(update={"from_": model.from_, "revision": model.revision, "gguf": model.gguf})
 
+    def tokenizer_of_ids(self) -> Imported | None:
+        """The imported tokenizer that the sources of token ids are of; None where there is no such source."""
+        section = self.tokenizer_section()
+        if section.from_ is None or all(source.input_ids is None for source in self.sources):
+            return None
+        return Imported(**{"from": section.from_, "revision": section.revision, "gguf": section.gguf})
+
     def training_sections(self) -> dict[str, TrainingSection]:
         """The models that the recipe trains, with their sections, in the order of the graph."""
         base = self.base_model if self.base_model.is_trained else None
@@ -201,7 +209,7 @@ class Recipe(Spec):
         return self
 
     def _source_problems(self) -> Iterator[str]:
-        """Sources with the same name, or with names that give one and the same metric."""
+        """Sources with the same name, or with names that give one metric, and token ids of an unknown tokenizer."""
         names: dict[str, str] = {}
         for index, name in enumerate(source.name for source in self.sources):
             metric = source_metric(name)
@@ -213,6 +221,13 @@ class Recipe(Spec):
                 )
                 yield f"sources.{index}.name: {clash}; rename one of them"
             names.setdefault(metric, name)
+        if self.tokenizer_section().origin is None:
+            for index, source in enumerate(self.sources):
+                if source.input_ids is not None:
+                    yield (
+                        f"sources.{index}.input_ids: token ids say nothing without the tokenizer that made them; name "
+                        "it as tokenizer.from"
+                    )
 
     def _function_problems(self) -> Iterator[str]:
         """Functions of a file that is not named, and a file of which nothing is used."""
@@ -417,7 +432,8 @@ class Recipe(Spec):
         if asset == "raw_corpus":
             # Later stages use domains and weights; changing them must not gather the texts again.
             plain = tuple(source.model_copy(update={"domains": {}, "weight": 1.0}) for source in self.sources)
-            return RawCorpusSection(sources=plain, **self.raw_corpus.model_dump())
+            tokenizer = self.tokenizer_of_ids()
+            return RawCorpusSection(sources=plain, tokenizer=tokenizer, **self.raw_corpus.model_dump())
         if asset == "conversations":
             return ConversationsSection(sources=self.conversation_files(), **self.conversation_options.model_dump())
         if asset == "preferences":

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,10 @@ from training.data.sources.reading import (
 )
 from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import SourceFile, is_function_alone, shown_reasons
+from training.data.sources.stream_ranges import cut_at_ends
 from training.data.tables import RAW_SCHEMA, ShardWriter, publish_shards, text_id
+from training.data.text.normal_form import normalised
+from training.data.tokens.given_ids import given_ids, write_tokenizer
 from training.errors import SourceError
 from training.job.bounded_memory import bounded_memory
 from training.job.context import StageContext
@@ -39,6 +42,7 @@ from training.specs.job import CODE, StageResult
 from training.specs.raw_corpus import RawCorpusSection as Section
 from training.specs.raw_corpus import Source
 from training.specs.statistics import STATISTICS, DataStatistics, SourceCounts, length_bin, length_bins
+from training.store.store import file_entry
 
 LEFT_OUT = "left_out.json"
 _SKIPPED = "skipped.jsonl"
@@ -46,6 +50,9 @@ _DOCUMENTS = "documents"
 _PART_BYTES = PART_BYTES
 _SAMPLES = 10
 _LISTED = 100
+_CHANGED = (
+    "of token ids have other line ends, marks or composed letters in the corpus's normal form, and so get other ids"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class SourcePart:
         files: None of them where the source is a function that gets none.
         fetched: Where remote files are fetched to. Those of a source with a limit are, when it is their turn.
         code: The recipe's own, where the source is a function of it.
+        tokenizer: Where the source holds token ids, the tokenizer.json that they are of.
     """
 
     source: Source
@@ -64,6 +72,7 @@ class SourcePart:
     shard_bytes: int
     fetched: Path
     code: CustomCode | None = None
+    tokenizer: Path | None = None
 
 
 @dataclass
@@ -75,6 +84,7 @@ class _Gathered:
         bad: Rows and files that could not be read, and the messages of the first hundred.
         lost: The first hundred pages of HTML that gave no text, each with its reason.
         remote: What is recorded of each file that was fetched.
+        changed: For each source of token ids, the documents of which `corpus` makes another normal form.
     """
 
     documents: Counter[str]
@@ -86,6 +96,7 @@ class _Gathered:
     samples: list[dict[str, Any]]
     lengths: Counter[int]
     remote: list[dict[str, Any]]
+    changed: Counter[str] = field(default_factory=Counter)
 
 
 def run(context: StageContext[Section]) -> StageResult:
@@ -101,15 +112,20 @@ def run(context: StageContext[Section]) -> StageResult:
     gathered = _Gathered(
         Counter(), Counter(), {source.name: Counter() for source in section.sources}, 0, [], [], [], Counter(), []
     )
+    tokenizer = None if section.tokenizer is None else write_tokenizer(section.tokenizer, pool.shared / "tokenizer")
     finished: list[Finished] = []
     for number, source in enumerate(section.sources):
-        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], pool, code))
+        parts = list(_parts(source, section, f"{number:03d}", gathered.left_out[source.name], pool, code, tokenizer))
         of_source = pool.run(f"read {source.name}", read_part, parts, take=partial(_publish, context))
         _add(gathered, source.name, of_source)
+        if source.input_ids is not None:
+            _require_its_tokenizer(source.name, of_source)
         files = (file for part in parts for file in part.argument.files)
         gathered.remote += provenance(files, source, fetched_folder(pool))
         finished += of_source
         _log_left_out(context, source.name, gathered.left_out[source.name])
+        if changed := gathered.changed[source.name]:
+            context.events.log(f"{source.name}: {changed:,} documents {_CHANGED}")
 
     if not gathered.bytes.total():
         raise SourceError(
@@ -131,6 +147,7 @@ def run(context: StageContext[Section]) -> StageResult:
             "left_out_files": float(sum(files.total() for files in gathered.left_out.values())),
         },
         headline="documents",
+        facts={} if tokenizer is None else {"tokenizer": file_entry(tokenizer).sha256},
     )
 
 
@@ -139,7 +156,13 @@ def _publish(context: StageContext[Section], part: Finished) -> None:
 
 
 def _parts(
-    source: Source, section: Section, name: str, left_out: Counter[str], pool: Pool, code: CustomCode | None
+    source: Source,
+    section: Section,
+    name: str,
+    left_out: Counter[str],
+    pool: Pool,
+    code: CustomCode | None,
+    tokenizer: Path | None,
 ) -> Iterator[Part[SourcePart]]:
     """The parts of a source, in the order of its files. Files that are left out by name or content are counted."""
     part_of = partial(
@@ -149,16 +172,24 @@ def _parts(
         shard_bytes=section.shard_megabytes * 2**20,
         fetched=fetched_folder(pool),
         code=code if source.function is not None else None,
+        tokenizer=tokenizer if source.input_ids is not None else None,
     )
     files = files_of(source, left_out)
     if source.limit is not None or is_function_alone(source):
         yield Part(f"{name}-00000", part_of(tuple(files)), 0, f"source {source.name}")
         return
 
-    here = cut_at_lines(fetch_all(files, source.name, pool), source, pool, _PART_BYTES)
+    here = fetch_all(files, source.name, pool)
+    made_by = ""
+    if source.input_ids is None:
+        here = cut_at_lines(here, source, pool, _PART_BYTES)
+    else:
+        assert tokenizer is not None
+        here = cut_at_ends(here, source, pool, _PART_BYTES, given_ids(tokenizer).end)
+        made_by = file_entry(tokenizer).sha256
     for number, group in enumerate(grouped(here, _PART_BYTES)):
         size = sum(file.bytes for file in group)
-        yield Part(f"{name}-{number:05d}", part_of(tuple(group)), size, group[0].shown, state_of(group))
+        yield Part(f"{name}-{number:05d}", part_of(tuple(group)), size, group[0].shown, state_of(group) + made_by)
 
 
 def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
@@ -166,11 +197,13 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
 
     Returns:
         How many `documents` and `bytes` of text, their `lengths` by bin, how many `bad` rows, files `left_out` by
-        reason, pages of HTML that were `lost`, and `samples`.
+        reason, pages of HTML that were `lost`, `samples`, and how many documents of token ids are `changed` by the
+        corpus's normal form.
     """
     bad = BadRows(part.on_bad_row, folder / _SKIPPED)
     left_out, lengths = Counter[str](), Counter[int]()
-    documents = size = 0
+    documents = size = changed = 0
+    decoder = None if part.tokenizer is None else given_ids(part.tokenizer)
     samples: list[dict[str, Any]] = []
     lost: list[str] = []
 
@@ -182,12 +215,13 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         bounded_memory(READING_MEMORY),
         ShardWriter(folder / _DOCUMENTS, RAW_SCHEMA, part.shard_bytes) as writer,
     ):
-        read = read_files(part.source, part.files, bad, part.fetched, left_out, on_lost=list_lost, code=part.code)
+        read = read_files(part.source, part.files, bad, part.fetched, left_out, list_lost, part.code, decoder)
         for document in read:
             row = _row(document)
             writer.add(row, row["bytes"])
             documents, size = documents + 1, size + row["bytes"]
             lengths[length_bin(len(document.text))] += 1
+            changed += decoder is not None and normalised(document.text) != document.text
             report_bytes(size)
             if len(samples) < _SAMPLES:
                 samples.append(_sample(row))
@@ -199,6 +233,7 @@ def read_part(part: SourcePart, folder: Path) -> dict[str, Any]:
         "left_out": left_out,
         "lost": lost,
         "samples": samples,
+        "changed": changed,
     }
 
 
@@ -209,10 +244,26 @@ def _add(gathered: _Gathered, source: str, parts: Sequence[Finished]) -> None:
         gathered.left_out[source].update(part.result["left_out"])
         gathered.lengths.update({int(bin_): count for bin_, count in part.result["lengths"].items()})
         gathered.bad += part.result["bad"]
+        gathered.changed[source] += part.result["changed"]
         messages = read_skipped(part.folder / _SKIPPED)
         gathered.listed += itertools.islice(messages, _LISTED - len(gathered.listed))
         gathered.lost = [*gathered.lost, *part.result["lost"]][:_LISTED]
         gathered.samples = [*gathered.samples, *part.result["samples"]][:_SAMPLES]
+
+
+def _require_its_tokenizer(source: str, parts: Sequence[Finished]) -> None:
+    """Refuse a source of which most documents are bad: a wrong tokenizer writes some short ones alike.
+
+    Raises:
+        SourceError: It is one.
+    """
+    bad, documents = (sum(part.result[name] for part in parts) for name in ("bad", "documents"))
+    if bad > documents:
+        first = next(message for part in parts for message in read_skipped(part.folder / _SKIPPED))
+        raise SourceError(
+            f"source {source}: {bad:,} of {bad + documents:,} documents are not what tokenizer.from writes, such as "
+            f"{first}"
+        )
 
 
 def _log_left_out(context: StageContext[Section], source: str, left_out: Counter[str]) -> None:
@@ -265,5 +316,6 @@ def _report(context: StageContext[Section], gathered: _Gathered) -> None:
     lines += [f"- {message}" for message in gathered.listed]
     if gathered.lost:
         lines += ["", "Pages that gave no text, the first of them:", "", *(f"- {page}" for page in gathered.lost)]
+    lines += [f"- {name}: {count:,} documents {_CHANGED}" for name, count in gathered.changed.items() if count]
     lines += remote_lines(gathered.remote)
     write_card(context.report, "Raw corpus", lines)

@@ -30,10 +30,10 @@ from training.data.conversations.spans import Alignment, Masked, Masking, Messag
 from training.data.conversations.template_frame import Frame, look_at
 from training.data.conversations.template_process import Limits, Rendering, Request, TemplateProcess
 from training.data.conversations.tokenizer_files import TokenizerFiles
+from training.data.tokens.byte_bpe import ENDS_OF_TEXT
 from training.data.tokens.shards import Int64
 
 _CALLS: tuple[AbstractSet[str], ...] = ({"name", "argument"}, {"argument"}, {"name"}, frozenset())
-_ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
 _KINDS = {"content": "text", "thought": "thought", "name": "tool call", "argument": "arguments of a tool call"}
 
 
@@ -98,7 +98,7 @@ class ForeignFormat(ChatFormat):
         ids = {role: added.get(files.variables.get(role, "")) for role in ("bos_token", "eos_token", "pad_token")}
         end, turn_ends = ids["eos_token"], tuple(added[text] for text in self.frame.ends)
         if end is None or end in turn_ends:
-            end = next((added[text] for text in _ENDS_OF_TEXT if text in plain.ids), end)
+            end = next((added[text] for text in ENDS_OF_TEXT if text in plain.ids), end)
         self.turn_ends = turn_ends
         self.end_of_text = turn_ends[0] if end is None else end
         self.stops = tuple(dict.fromkeys([*turn_ends, self.end_of_text, *files.ends]))

@@ -7,7 +7,16 @@ import unicodedata
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from training.data.sources.formats import CUSTOM, HTML, TEXT, format_of, shown_suffix
+from training.data.sources.formats import (
+    CUSTOM,
+    HTML,
+    ID_FORMATS,
+    READABLE,
+    TEXT,
+    format_of,
+    id_format_of,
+    shown_suffix,
+)
 from training.specs.conversations import PLAIN_TEXT, ConversationSource
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
@@ -32,10 +41,18 @@ def format_in(name: str, source: Origin) -> str | None:
     if isinstance(source, Source):
         if source.function is not None:
             return CUSTOM
+        if source.input_ids is not None:
+            return id_format_of(name)
         return format_of(name, source.text_suffixes)
     format_ = format_of(name)
     reads_text = isinstance(source, ConversationSource) and source.format == PLAIN_TEXT
     return format_ if format_ not in (TEXT, HTML) or (reads_text and format_ == TEXT) else None
+
+
+def readable(source: Origin) -> str:
+    """The suffixes of files that a source can read, for messages."""
+    holds_ids = isinstance(source, Source) and source.input_ids is not None
+    return f"{', '.join(ID_FORMATS)} (token ids, not compressed)" if holds_ids else READABLE
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from training.specs.raw_corpus import COMPRESSIONS
 
 TEXT, HTML, JSON_LINES, JSON, CSV, PARQUET, ARROW = "text", "HTML", "JSON lines", "JSON", "CSV", "Parquet", "Arrow"
+NPY = "NumPy"
 CUSTOM = "custom"  # what a function of the recipe's own code reads
 FORMATS = {
     ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT, ".rst": TEXT, ".py": TEXT,
@@ -16,6 +17,7 @@ FORMATS = {
     ".jsonl": JSON_LINES, ".jsonlines": JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON,
     ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET, ".arrow": ARROW, ".feather": ARROW,
 }  # fmt: skip
+ID_FORMATS = {".npy": NPY, ".parquet": PARQUET, ".arrow": ARROW, ".feather": ARROW}  # of sources of token ids
 READABLE = (
     f"{', '.join(FORMATS)} (all but .parquet, .arrow and .feather also with {', '.join(COMPRESSIONS[:-1])} or "
     f"{COMPRESSIONS[-1]}; text_suffixes adds others)"
@@ -54,6 +56,11 @@ def format_of(name: str, text_suffixes: Iterable[str] = ()) -> str | None:
     format_ = FORMATS.get(suffix)
     # Both compress their own data and are read from their end, which a compressed stream cannot be.
     return None if format_ in (PARQUET, ARROW) and compression_of(name) else format_
+
+
+def id_format_of(name: str) -> str | None:
+    """The format by which token ids are read from a file, a member of `ID_FORMATS`; None if they are not."""
+    return None if compression_of(name) else ID_FORMATS.get(suffix_of(name))
 
 
 def shown_suffix(name: str) -> str:

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.sources.file_names import HIDDEN, format_in, nfc, printable
-from training.data.sources.formats import READABLE
+from training.data.sources.file_names import HIDDEN, format_in, nfc, printable, readable
 from training.errors import SourceError
 from training.specs.addresses import is_address
 from training.specs.origin import Origin
@@ -47,7 +46,7 @@ def local_files(source: Origin, base: Path, left_out: Counter[str]) -> tuple[Pat
         return path, list(_walk(path, left_out, source.follow_links)), source.follow_links
     if path.exists():
         if not format_in(path.name, source):
-            raise SourceError(f"source {source.name}: {path} has no format that can be read: {READABLE}")
+            raise SourceError(f"source {source.name}: {path} has no format that can be read: {readable(source)}")
         return path.parent, [path], True
 
     if not glob.has_magic(str(path)):

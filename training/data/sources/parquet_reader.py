@@ -48,18 +48,18 @@ def read_parquet(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tup
 
     # As a dictionary, because each of a batch's rows may be the same long text.
     with pq.ParquetFile(file.path, read_dictionary=[column]) as table:
-        yield from _texts(_parquet_batches(table, file, bad, [column]), _keys(schema, column), file, column, bad)
+        yield from _texts(parquet_batches(table, file, bad, [column]), keys_of(schema, column), file, column, bad)
 
 
 def read_arrow(file: SourceFile, source: Source, bad: BadRows) -> Iterator[tuple[str, str]]:
     """Paths and texts of the rows of an Arrow file or stream; see `read_parquet`."""
     column = source.text_column
     with pa.OSFile(str(file.path)) as opened:
-        reader = _arrow_reader(file, opened)
+        reader = arrow_reader(file, opened)
         if _holds_text(reader.schema, file, source, bad):
-            keys = _keys(reader.schema, column)
+            keys = keys_of(reader.schema, column)
             top = column if not keys else column.split(".")[0]
-            batches = (batch.select([top]) for batch in _arrow_batches(reader))
+            batches = (batch.select([top]) for batch in arrow_batches(reader))
             yield from _texts(batches, keys, file, column, bad)
 
 
@@ -72,20 +72,21 @@ def parquet_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """
     if _has_distinct_columns(pq.read_schema(file.path), file, bad):
         with pq.ParquetFile(file.path) as table:
-            yield from _rows(_parquet_batches(table, file, bad, None), file, bad)
+            yield from _rows(parquet_batches(table, file, bad, None), file, bad)
 
 
 def arrow_rows(file: SourceFile, bad: BadRows) -> Iterator[FileRow]:
     """The rows of an Arrow file or stream as mappings; see `parquet_rows`."""
     with pa.OSFile(str(file.path)) as opened:
-        reader = _arrow_reader(file, opened)
+        reader = arrow_reader(file, opened)
         if _has_distinct_columns(reader.schema, file, bad):
-            yield from _rows(_arrow_batches(reader), file, bad)
+            yield from _rows(arrow_batches(reader), file, bad)
 
 
-def _parquet_batches(
+def parquet_batches(
     table: pq.ParquetFile, file: SourceFile, bad: BadRows, columns: list[str] | None
 ) -> Iterator[pa.RecordBatch]:
+    """Some rows at a time of a parquet file; all columns where none are named."""
     for index in range(table.num_row_groups):
         group = table.metadata.row_group(index)
         average_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
@@ -104,14 +105,15 @@ def _parquet_batches(
             )
 
 
-def _arrow_reader(file: SourceFile, opened: pa.NativeFile) -> Any:
+def arrow_reader(file: SourceFile, opened: pa.NativeFile) -> Any:
     """A reader of an Arrow file, which Feather files of version 2 are, or of a stream, as `datasets` saves them."""
     with file.path.open("rb") as stream:
         is_file = stream.read(len(_ARROW_FILE)) == _ARROW_FILE
     return pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
 
 
-def _arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+def arrow_batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    """Some rows at a time of an Arrow file or stream."""
     is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
     batches = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
     for batch in batches:
@@ -190,7 +192,7 @@ def _has_distinct_columns(schema: pa.Schema, file: SourceFile, bad: BadRows) -> 
     return not twice
 
 
-def _keys(schema: pa.Schema, column: str) -> list[str]:
+def keys_of(schema: pa.Schema, column: str) -> list[str]:
     """The keys that lead from a column of structs to the text."""
     return [] if column in schema.names else column.split(".")[1:]
 
@@ -202,9 +204,9 @@ def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRow
         bad.report(f"{file.shown}: has several columns {column!r}, only {names(schema.names)}; {remedy}")
         return False
 
-    kind = _type_of(schema, column)
+    kind = type_of(schema, column)
     if kind is None:
-        columns = names(column_paths(_nested(schema)))
+        columns = names(column_paths(nested_columns(schema)))
         bad.report(f"{file.shown}: has no column {column!r}, only {columns}; {remedy}")
         return False
 
@@ -215,7 +217,7 @@ def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRow
     return True
 
 
-def _type_of(schema: pa.Schema, column: str) -> pa.DataType | None:
+def type_of(schema: pa.Schema, column: str) -> pa.DataType | None:
     """The type of a column, or of a field in columns of structs; None if there is none of this name."""
     if column in schema.names:
         return schema.field(column).type
@@ -228,7 +230,7 @@ def _type_of(schema: pa.Schema, column: str) -> pa.DataType | None:
     return kind
 
 
-def _nested(schema: pa.Schema) -> Mapping[str, Any]:
+def nested_columns(schema: pa.Schema) -> Mapping[str, Any]:
     """Columns as a row's keys: those of structs with their fields' names below them."""
     return {
         field.name: {inner.name: None for inner in field.type} if pa.types.is_struct(field.type) else None

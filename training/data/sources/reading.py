@@ -31,6 +31,7 @@ from training.data.sources.readers import (
 )
 from training.data.sources.remote_files import RemoteFile
 from training.data.sources.source_files import PROJECT_ROOT, SourceFile, is_function_alone
+from training.data.sources.token_ids import TextsOfIds, read_ids
 from training.specs.origin import Origin
 from training.specs.raw_corpus import Source
 
@@ -82,6 +83,7 @@ def read_source(
     left_out: Counter[str] | None = None,
     on_lost: OnLost = _ignore,
     code: CustomCode | None = None,
+    decoder: TextsOfIds | None = None,
 ) -> Generator[Document]:
     """The documents of one source, in the order of its files' names.
 
@@ -93,13 +95,14 @@ def read_source(
         left_out: Files and pages that give no document are counted here, by reason.
         on_lost: Is called for each page of HTML that gives none.
         code: The recipe's own, with the function of the source.
+        decoder: Decodes token ids, where the source holds them.
 
     Raises:
         SourceError: Nothing is there to read, or `bad` refuses a row.
         RecipeError: A function of the recipe's own code fails.
     """
     counted = Counter[str]() if left_out is None else left_out
-    return read_files(source, files_of(source, counted, base), bad, folder, counted, on_lost, code)
+    return read_files(source, files_of(source, counted, base), bad, folder, counted, on_lost, code, decoder)
 
 
 def licence_of(source: Source) -> str | None:
@@ -115,6 +118,7 @@ def read_files(
     left_out: Counter[str],
     on_lost: OnLost = _ignore,
     code: CustomCode | None = None,
+    decoder: TextsOfIds | None = None,
 ) -> Generator[Document]:
     """The documents of some files of a source, in their order; see `read_source`."""
     if is_function_alone(source):
@@ -130,13 +134,18 @@ def read_files(
                         return
                 yield from _custom_documents(source, code, bad, file)
                 return
-            for path, text in _texts_of(file, source, bad, page_texts):
+            for path, text in _texts_of(file, source, bad, page_texts, decoder):
                 yield Document(text, source.name, path, licence_of(source))
 
     yield from items_of_files(files, read, source, folder, bad, left_out)
 
 
-def _texts_of(file: SourceFile, source: Source, bad: BadRows, page_texts: _PageTexts) -> Iterator[tuple[str, str]]:
+def _texts_of(
+    file: SourceFile, source: Source, bad: BadRows, page_texts: _PageTexts, decoder: TextsOfIds | None
+) -> Iterator[tuple[str, str]]:
+    if source.input_ids is not None:
+        assert decoder is not None, "a source of token ids is read with their tokenizer"
+        return read_ids(file, source, decoder, bad)
     format_ = format_in(file.name, source) or TEXT
     texts = _READERS[format_](file, source, bad)
     is_html = format_ == HTML or (source.text_format == "html" and format_ != TEXT)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from training.data.sources.file_names import EMPTY, HIDDEN, matches, nfc, printable, reason_to_leave_out
-from training.data.sources.formats import READABLE
+from training.data.sources.file_names import EMPTY, HIDDEN, matches, nfc, printable, readable, reason_to_leave_out
 from training.data.sources.local_listing import expanded, local_files, on_disk, status_of
 from training.data.sources.remote_files import RemoteFile
 from training.data.sources.remote_listing import remote_files
@@ -27,7 +26,7 @@ _SHOWN_REASONS = 12
 
 @dataclass(frozen=True)
 class LineRange:
-    """Lines of a file that are read apart from the others.
+    """Lines of a file, or documents of a stream of token ids, that are read apart from the others.
 
     Attributes:
         start: Its first byte, at which a line begins.
@@ -171,7 +170,7 @@ def _nothing_to_read(source: Origin, place: str, left_out: Counter[str]) -> Sour
     files_left_out = f"left out: {shown_reasons(left_out)}" if left_out else "there is none"
     return SourceError(
         f"source {source.name}: {place} holds no file to read ({files_left_out}); correct "
-        f"its path in the recipe. What can be read is {READABLE}"
+        f"its path in the recipe. What can be read is {readable(source)}"
     )
 
 

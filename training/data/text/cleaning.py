@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -19,12 +18,12 @@ from training.data.sources.provenance import file_of, is_python, part_path
 from training.data.tables import text_id
 from training.data.text.cutting import cut
 from training.data.text.languages import UNKNOWN, language_of
+from training.data.text.normal_form import normalised
 from training.data.text.personal import scrub
 from training.data.text.quality import broken_rule, c4_lines
 from training.specs.cleaning import Rules
 from training.specs.corpus import FEW_LETTERS, LANGUAGE, LICENCE, LONG_LINE, LOW_QUALITY, TOO_SHORT, CorpusSection
 
-_LINE_END = re.compile(r"\r\n?")
 _BREAK = regex.compile(r"\s|(?![\x00-\x7f])\p{P}")
 _DATA = re.compile(r"[!-@\[-`{-~]")
 _LONGEST_WORD, _MOST_DATA = 100, 0.2  # characters on average, and a share of a line
@@ -63,16 +62,6 @@ class Cleaned(NamedTuple):
     pieces: list[Piece]
     scrubbed: Counter[str]
     language: str
-
-
-def normalised(text: str) -> str:
-    """The one form in which texts are kept and compared.
-
-    Line ends become `\\n` and letters are composed (Unicode's NFC). U+FEFF is removed: it marks byte order and prints
-    nothing.
-    """
-    text = _LINE_END.sub("\n", text).replace("\ufeff", "")
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def clean(

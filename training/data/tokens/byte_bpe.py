@@ -13,9 +13,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from training.data.tokens.tokenizer_kinds import MAX_BYTES, problem_of
 from training.errors import InputRefused, RecipeError
-from training.specs.tokenizer import SPECIAL_TOKENS
+from training.specs.tokenizer import END_OF_TEXT, SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+# Names of a token that ends a text and no turn of a conversation; its own end may be that of a turn.
+ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
 # SentencePiece's spelling of a byte that no token holds, and of a space.
 _BYTE, _SPACE = re.compile("<0x[0-9A-F]{2}>"), "\u2581"
 _ENGLISH = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -129,6 +131,28 @@ def load_plain(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def end_of_text(path: Path, tokenizer: Tokenizer) -> int:
+    """Id of the token that ends a document.
+
+    Args:
+        path: Its tokenizer.json, with tokenizer_config.json beside it.
+        tokenizer: What was read of it.
+
+    Raises:
+        InputRefused: It has none.
+    """
+    special = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    for name in ENDS_OF_TEXT:
+        if name in special:
+            return special[name]
+    config = path.with_name("tokenizer_config.json")
+    try:
+        name = json.loads(config.read_bytes())["eos_token"]
+        return special[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputRefused(f"{config} names no end of a text; materialize tokenizer again") from error
 
 
 def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> Iterator[npt.NDArray[np.int32]]:

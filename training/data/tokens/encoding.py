@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from training.data.text.word_codes import batches_of
-from training.data.tokens.byte_bpe import encode_texts, load_plain
+from training.data.tokens.byte_bpe import encode_texts, end_of_text, load_plain
 
 _SAMPLED, _EXCERPT = 16, 4_096  # documents of each call that both engines encode, and characters of a longer one
 _EXACT_CHARACTERS = 2**20  # of the texts that tokenizers encodes at a time: it takes a hundred bytes for each token
@@ -57,6 +57,7 @@ class Encoder:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.plain = load_plain(path)
         self._fast, self.why = _fast_engine(path.read_text(encoding="utf-8"))
         if self._fast is not None:
@@ -65,6 +66,11 @@ class Encoder:
             if not _equal(self._encode_fast(texts), _encode_exactly(self.plain, texts)):
                 self._fast, self.why = None, "it encodes some texts in another way"
         self.engine = "tokenizers" if self._fast is None else "gigatoken"
+
+    @cached_property
+    def end(self) -> int:
+        """Id of the token that ends a document."""
+        return end_of_text(self._path, self.plain)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """The tokens of some texts, about 8 MB of them at most."""

@@ -16,7 +16,6 @@ from training.data.text.documents import Document, batches, read_documents
 from training.data.tokens.encoding import encoder
 from training.data.tokens.shards import TokenWriter
 from training.job.parts import Finished
-from training.specs.tokenizer import END_OF_TEXT
 
 _TOKENS, _LENGTHS, _IDS, _SOURCES = "tokens.npy", "lengths.npy", "ids.npy", "sources.npy"
 Ids = npt.NDArray[np.bytes_]
@@ -76,14 +75,12 @@ def _write(documents: Iterator[Document], tokenizer: Path, folder: Path) -> dict
         Names of `sources`, the `engine` that encoded, and `why` it was not the fast one.
     """
     engine = encoder(tokenizer)
-    end = engine.plain.token_to_id(END_OF_TEXT)
-    assert end is not None, "packed_shards are made with Gatehouse's own tokenizer, which has an end of text"
     names: dict[str, int] = {}
     tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
     ids, sources = bytearray(), list[int]()
     for batch in batches(documents):
         encoded = engine.encode([document.text for document in batch])
-        tokens.append(np.insert(encoded.tokens, np.cumsum(encoded.lengths), end))
+        tokens.append(np.insert(encoded.tokens, np.cumsum(encoded.lengths), engine.end))
         lengths.append(encoded.lengths + 1)
         ids += b"".join(bytes.fromhex(document.id) for document in batch)
         sources += [names.setdefault(document.source, len(names)) for document in batch]

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from tests.foreign import byte_level, save_tokenizer, sentencepiece_bpe
 from tests.unit.data.tokens import parts
 from training.data.tokens.byte_bpe import PATTERNS, encode_texts, load_plain, pre_tokenizer, train_bpe
 from training.data.tokens.encoding import Encoded, Encoder
+from training.errors import InputRefused
 
 pytest.importorskip("gigatoken", reason="gigatoken has no wheel for this machine")
 TEXTS = [parts.text_of(number) for number in range(40)] + ["price 12345 and 7, it's", "ก็ दिन déjà 今天 12"] * 4
@@ -86,3 +89,17 @@ def test_a_rule_is_read_again_from_its_file() -> None:
     for rule, digits in [*FAST, ("words", 1), ("gpt2", 3)]:
         path = tokenizer_file(rule, digits)
         assert json.loads(path.read_text())["pre_tokenizer"] == json.loads(load_plain(path).to_str())["pre_tokenizer"]
+
+
+def test_every_tokenizer_has_its_own_end_of_a_document(tmp_path: Path) -> None:
+    def end(name: str, tokenizer: Tokenizer, **config: str) -> int | None:
+        return Encoder(save_tokenizer(tokenizer, tmp_path / name, **config) / "tokenizer.json").end
+
+    assert end("turns", byte_level(("<|im_end|>", "<|endoftext|>")), eos_token="<|im_end|>") == 1
+    assert end("llama", sentencepiece_bpe(), eos_token="</s>") == 2
+    assert end("own", byte_level(("<start>", "<stop>")), eos_token="<stop>") == 1
+    plain = byte_level(("<stop>",))
+    plain.add_tokens(["</s>"])  # a tag of HTML, and no special token
+    assert end("tag", plain, eos_token="<stop>") == 0
+    with pytest.raises(InputRefused, match="none/tokenizer_config.json names no end of a text"):
+        end("none", byte_level(("<stop>",)))
