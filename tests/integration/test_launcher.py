@@ -14,16 +14,22 @@ from training.specs.job import Job
 from training.store.store import Store
 
 # The second rank is hit when it comes to load torch: its job has begun, and no step was done. It notes that itself: the
-# first rank may be starved, and ended with the second one before it has written an event. The pause lets the first rank
-# come so far that it can be told to stop.
+# first rank may be starved, and ended with the second one before it has written an event. It waits until the first rank
+# has come as far, which would otherwise be ended before it can say why.
 _SITE = """
 import os, signal, sys, time
-if os.environ.get("RANK") == "1" and sys.orig_argv[-3:-1] == ["-m", "training.run"]:
+rank = os.environ.get("RANK")
+if rank in ("0", "1") and sys.orig_argv[-3:-1] == ["-m", "training.run"]:
+    first_is_there = {starts!r} + "-" + str(os.getppid())
     def strike(event, arguments):
         if event == "import" and arguments[0] == "torch":
+            if rank == "0":
+                open(first_is_there, "w").close()
+                return
+            while not os.path.exists(first_is_there):
+                time.sleep(0.01)
             with open({starts!r}, "a") as file:
                 file.write(str(os.getpid()) + "\\n")
-            time.sleep(3)
             {strike}
     sys.addaudithook(strike)
 """
