@@ -22,7 +22,7 @@ from training.data.tokens.byte_bpe import read_tokenizer
 from training.errors import InputRefused
 from training.specs.tokenizer import END_OF_TEXT, END_OF_TURN
 
-MAX_JSON_BYTES = 16 * 2**20  # the index of a model of 100,000 tensors has 10 MB
+_MAX_JSON_BYTES = 16 * 2**20  # the index of a model of 100,000 tensors has 10 MB
 _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_FILES = (_TOKENIZER, _TOKENIZER_CONFIG, TEMPLATE_FILE, "README.md")
 _SECOND_TEMPLATE = "training.jinja"
@@ -103,10 +103,14 @@ def only_second_template(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a folder; anything else is refused."""
+    """The object in a JSON file.
+
+    Raises:
+        InputRefused: It is missing, too large, or holds no object.
+    """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputRefused(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise InputRefused(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MB")
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise InputRefused(f"{path}: {error.strerror}") from error
@@ -118,7 +122,11 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def only_keys(path: Path, value: dict[str, Any], keys: set[str]) -> None:
-    """Refuse an object with keys that are not expected."""
+    """Refuse an object of a file with other keys than these.
+
+    Raises:
+        InputRefused: It has another one.
+    """
     if unknown := sorted(set(value) - keys):
         raise InputRefused(
             f"{path}: {', '.join(unknown)[:100]} is refused; the keys here are {', '.join(sorted(keys))}"

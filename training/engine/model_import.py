@@ -24,7 +24,6 @@ from training.engine.causality import NOT_CAUSAL, looks_ahead
 from training.engine.origin_folder import (
     DROPPED,
     FLOATS,
-    brief,
     has_causal_class,
     read_configuration,
     read_ends,
@@ -36,6 +35,7 @@ from training.errors import InputRefused
 from training.job.bounded_memory import bounded_memory
 from training.job.outcome import is_out_of_memory
 from training.model_folder import SAFELY, best_attention
+from training.tokenizer_folder import brief
 
 # Loading takes a file in its own precision and again in float32; a quantised one grows about eightfold.
 _MEMORY_PER_BYTE, _MEMORY_PER_GGUF_BYTE, _MEMORY = 4, 12, 2 * 2**30

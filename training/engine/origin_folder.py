@@ -5,7 +5,6 @@ Only safetensors are read, and no code. What is missing or contradicts itself is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from training.data.sources.origins import CONFIG, GENERATION, INDEX, ONE_FILE, WEIGHTS, OriginFiles
 from training.errors import InputRefused
-from training.tokenizer_folder import MAX_JSON_BYTES
+from training.tokenizer_folder import read_object
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the types that weights are read in."""
@@ -44,7 +43,7 @@ def read_configuration(files: OriginFiles) -> tuple[dict[str, Any], list[str]]:
     path = files.folder / CONFIG
     if path not in files.model:
         raise InputRefused(f"{files.folder} holds no {CONFIG}{_instead(files)}")
-    config = read_json(path)
+    config = read_object(path)
 
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -161,7 +160,7 @@ def _index(files: OriginFiles) -> dict[str, str]:
     path = files.folder / INDEX
     if path not in files.model:
         raise InputRefused(f"{files.folder} holds shards and no {INDEX}; fetch it again")
-    index = read_json(path).get("weight_map")
+    index = read_object(path).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
         raise InputRefused(f"{path} holds no weight_map of tensor to file")
     names = {file.name for file in files.model}
@@ -182,7 +181,7 @@ def read_generation(files: OriginFiles, config: Mapping[str, Any]) -> tuple[dict
     path = files.folder / GENERATION
     if path not in files.model:
         return {}, []
-    given = {key: value for key, value in read_json(path).items() if key not in ("transformers_version", _CODE)}
+    given = {key: value for key, value in read_object(path).items() if key not in ("transformers_version", _CODE)}
     given.pop("_from_model_config", None)
     return _savable(given, path.name)
 
@@ -220,33 +219,9 @@ def read_ends(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple
     return tuple(dict.fromkeys(ends))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InputRefused: It is missing, too large, or holds no object.
-    """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputRefused(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB")
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputRefused(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputRefused(f"{path} is not JSON: {brief(error)}") from error
-    if not isinstance(value, dict):
-        raise InputRefused(f"{path} holds no JSON object")
-    return value
-
-
 def some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def brief(error: Exception) -> str:
-    """The beginning of an error's message; a library may put a whole file into one."""
-    return str(error).strip()[:300] or type(error).__name__
 
 
 def _version() -> str:

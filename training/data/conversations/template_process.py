@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.conversations import template_worker  # imported, so that a fingerprint covers it
+from training.data.worker_process import end_process
 from training.errors import InputRefused
 
 _WORKER = Path(template_worker.__file__)
@@ -116,7 +117,7 @@ class TemplateProcess:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            _end(self._process)
+            end_process(self._process)
             self._process = None
 
     def render(self, requests: Sequence[Request]) -> list[Rendering]:
@@ -144,7 +145,7 @@ class TemplateProcess:
             stderr=subprocess.DEVNULL,
             env={"PATH": os.defpath, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "LC_ALL": "C.UTF-8"},
         )
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._finalizer = weakref.finalize(self, end_process, self._process)
 
         setting = {
             "template": self.template,
@@ -224,15 +225,6 @@ def _feed(process: subprocess.Popen[bytes], lines: Sequence[bytes]) -> None:
         process.stdin.flush()
     except (OSError, ValueError):
         pass  # the process is gone, which its reader says better
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()
 
 
 def _split(text: str, opening: str, closing: str) -> Iterator[str]:

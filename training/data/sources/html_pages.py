@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.data.sources import html_worker  # imported, so that a fingerprint covers it
+from training.data.worker_process import end_process
 from training.errors import GatehouseError
 
 SECONDS = 20  # of processor time
@@ -117,7 +118,7 @@ class HtmlPages:
                 )
             except OSError as error:  # else it would pass for an error of the file that is being read
                 raise GatehouseError(f"no process can be started to read HTML: {error}") from error
-            weakref.finalize(self, _kill, self._process)
+            weakref.finalize(self, end_process, self._process)
             kind, why = json.loads(_line(self._process) or '["broken", "it ended at once"]')
             if kind != html_worker.READY:
                 raise GatehouseError(
@@ -136,7 +137,7 @@ class HtmlPages:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         code = process.returncode
-        _kill(process)
+        end_process(process)
         if code is None or code == -signal.SIGXCPU:
             return TOO_SLOW
         return TOO_MUCH_MEMORY if code == -signal.SIGKILL else FAILED
@@ -155,12 +156,3 @@ def _line(process: subprocess.Popen[bytes]) -> bytes:
             return b""
         chunks.append(data)
     return b"".join(chunks)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(OSError):
-                stream.close()

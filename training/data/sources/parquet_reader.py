@@ -197,17 +197,24 @@ def keys_of(schema: pa.Schema, column: str) -> list[str]:
     return [] if column in schema.names else column.split(".")[1:]
 
 
-def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:
-    column = source.text_column
-    remedy = f"set text_column of the source {source.name} to the one that holds the text"
+def kind_of_column(schema: pa.Schema, column: str, file: SourceFile, remedy: str, bad: BadRows) -> pa.DataType | None:
+    """The type of a file's column. One that is not there, or is there twice, is reported with a remedy."""
     if schema.names.count(column) > 1:
         bad.report(f"{file.shown}: has several columns {column!r}, only {names(schema.names)}; {remedy}")
-        return False
+        return None
 
     kind = type_of(schema, column)
     if kind is None:
         columns = names(column_paths(nested_columns(schema)))
         bad.report(f"{file.shown}: has no column {column!r}, only {columns}; {remedy}")
+    return kind
+
+
+def _holds_text(schema: pa.Schema, file: SourceFile, source: Source, bad: BadRows) -> bool:
+    column = source.text_column
+    remedy = f"set text_column of the source {source.name} to the one that holds the text"
+    kind = kind_of_column(schema, column, file, remedy, bad)
+    if kind is None:
         return False
 
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

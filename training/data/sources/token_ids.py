@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.sources.bad_rows import MAX_DOCUMENT_BYTES, BadRows, column_paths, names
+from training.data.sources.bad_rows import MAX_DOCUMENT_BYTES, BadRows
 from training.data.sources.decompression import DecompressionBomb, allowance
 from training.data.sources.file_names import format_in
 from training.data.sources.formats import NPY, PARQUET
@@ -21,9 +21,8 @@ from training.data.sources.parquet_reader import (
     arrow_batches,
     arrow_reader,
     keys_of,
-    nested_columns,
+    kind_of_column,
     parquet_batches,
-    type_of,
 )
 from training.data.sources.source_files import SourceFile
 from training.specs.raw_corpus import Source
@@ -221,15 +220,10 @@ def _holds_ids(schema: pa.Schema, file: SourceFile, source: Source, decoder: Tex
     column = source.input_ids
     assert column is not None
     remedy = f"set input_ids of the source {source.name} to the one that holds token ids"
-    if schema.names.count(column) > 1:
-        bad.report(f"{file.shown}: has several columns {column!r}, only {names(schema.names)}; {remedy}")
+    kind = kind_of_column(schema, column, file, remedy, bad)
+    if kind is None:
         return False
 
-    kind = type_of(schema, column)
-    if kind is None:
-        columns = names(column_paths(nested_columns(schema)))
-        bad.report(f"{file.shown}: has no column {column!r}, only {columns}; {remedy}")
-        return False
     if not any(is_list(kind) for is_list in _LIST_TYPES) or not pa.types.is_integer(kind.value_type):
         bad.report(f"{file.shown}: the column {column!r} holds {kind}, and not lists of whole numbers; {remedy}")
         return False
