@@ -20,7 +20,7 @@ from training.errors import RecipeError
 from training.specs.kinds import kind_of
 from training.specs.mixture import weights_of_shares
 from training.specs.preview import Column, Piece, Preview, PreviewRequest, PreviewRow
-from training.tokenizer_folder import has_template, load_tokenizer
+from training.tokenizer_folder import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,12 +63,11 @@ def _shards(request: PreviewRequest, tokenizer: PreTrainedTokenizerBase) -> Prev
         except ValueError as error:
             raise RecipeError(f"base_model.mixture: {error}") from error
     weights = [by_name.get(name, 1.0) for name in shards.sources]
-    end = ChatFormat.of(tokenizer).end_of_text if has_template(tokenizer) else int(tokenizer.eos_token_id)
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    return _packed(request, decode, ShardDocuments(shards, end), DocumentsOfSources(shards), weights)
+    return _packed(request, decode, ShardDocuments(shards), DocumentsOfSources(shards), weights)
 
 
 def _matching(rows: Sequence[Row], find: str) -> list[Row]:

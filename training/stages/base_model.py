@@ -124,7 +124,7 @@ class BaseModelStage(TrainingStage[Section, PackedBatches]):
         except ValueError as error:
             raise RecipeError(f"base_model.mixture: {error}") from error
         phase_weights = [[of_phase[name] for name in shards.sources] for of_phase in by_name]
-        tokens = ShardDocuments(shards, session.end)
+        tokens = ShardDocuments(shards)
 
         spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
         phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]

@@ -48,7 +48,7 @@ def batches_of(
     spans = share_steps(section.steps, [phase.share for phase in section.curriculum])
     phases = [(first, end, phase.context) for phase, (first, end) in zip(section.curriculum, spans, strict=True)]
     documents = DocumentsOfSources(shards)
-    tokens = ShardDocuments(shards, 0)
+    tokens = ShardDocuments(shards)
     segments = read_documents(documents, tokens, weights[0], phases, section.batch_tokens, 1, False, weights)
     count = len(shards.sources)
     return PackedBatches(

@@ -299,16 +299,22 @@ class DocumentsOfSources(Sequence[Int64]):
 
 
 class ShardDocuments:
-    """The documents of token shards as training reads them: before each stands `<|endoftext|>`.
+    """The documents of token shards as training reads them: before each stands the token that ends every one of them.
+
+    It is read from the shards: a model folder may name another end, and what begins a document must be what ended the
+    one before.
 
     Args:
-        shards: The tokens; every document ends with `end`.
-        end: Id of `<|endoftext|>`.
+        shards: The tokens, of one document at least.
+
+    Attributes:
+        end: Id of that token.
     """
 
-    def __init__(self, shards: TokenShards, end: int) -> None:
+    def __init__(self, shards: TokenShards) -> None:
         self._shards = shards
-        self._end = end
+        first, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+        self.end = int(shards.gather(first, shards.lengths[:1] - 1, one)[0][0])
 
     @property
     def lengths(self) -> Int64:
@@ -322,7 +328,7 @@ class ShardDocuments:
     def before(self, documents: Int64, starts: Int64) -> Int64:
         """The token before, int64 [documents]; `end` at the beginning of a document."""
         inside = starts > 0
-        out = np.full(len(starts), self._end, np.int64)
+        out = np.full(len(starts), self.end, np.int64)
         out[inside] = self._shards.gather(documents[inside], starts[inside] - 1, np.ones(inside.sum(), np.int64))[0]
         return out
 

@@ -151,8 +151,8 @@ def test_tokens_beyond_four_thousand_million_are_read(tmp_path: Path) -> None:
     long, context = 2**32 + 10, 2**16
     (tmp_path / "train").mkdir()
     with (tmp_path / "train" / "shard-00000.bin").open("wb") as file:
-        file.seek(2 * long)
-        file.write(np.array([7, 8, 9], "<u2").tobytes())
+        file.seek(2 * (long - 1))
+        file.write(np.array([498, 7, 8, 9], "<u2").tobytes())
     np.save(tmp_path / "train" / "offsets.npy", np.array([0, long, long + 3], "<i8"))
     np.save(tmp_path / "train" / "source.npy", np.zeros(2, "<i4"))
     np.save(tmp_path / "train" / "ids.npy", np.zeros((2, 32), np.uint8))
@@ -167,6 +167,6 @@ def test_tokens_beyond_four_thousand_million_are_read(tmp_path: Path) -> None:
     assert (pieces.start[pieces.document == 0] + pieces.length[pieces.document == 0]).max() == long
 
     row = np.repeat(np.arange(kept.rows), pieces.counts)[pieces.document == 1]
-    batch = rows(kept, ShardDocuments(shards, 498), row, pad=499)
+    batch = rows(kept, ShardDocuments(shards), row, pad=499)
     places = np.flatnonzero(np.isin(batch["labels"][0], [7, 8, 9]))
     assert batch["input_ids"][0, places[0] - 1 : places[-1] + 1].tolist() == [498, 7, 8, 9]

@@ -51,14 +51,15 @@ def test_rows_of_shards_hold_every_document(tmp_path: Path) -> None:
     documents = [np.arange(start, start + length) for start, length in ((0, 7), (100, 30), (200, 55))]
     shards = _write(tmp_path, documents)
     packing = plan(whole(shards.lengths), 16)
-    batch = rows(packing, ShardDocuments(shards, 498), np.arange(packing.rows), pad=499)
+    batch = rows(packing, ShardDocuments(shards), np.arange(packing.rows), pad=499)
     learned = batch["labels"][batch["labels"] != IGNORE]
     assert sorted(learned.tolist()) == sorted(np.concatenate(documents).tolist())
 
 
 def test_a_document_of_shards_begins_after_the_end_of_a_text(tmp_path: Path) -> None:
-    shards = _write(tmp_path, [np.arange(start, start + length) for start, length in ((0, 7), (100, 50))])
-    reader = ShardDocuments(shards, 498)
+    shards = _write(tmp_path, [np.append(np.arange(start, start + n), 498) for start, n in ((0, 6), (100, 49))])
+    reader = ShardDocuments(shards)
+    assert reader.end == 498
     assert reader.before(np.array([0, 1, 1, 0]), np.array([0, 0, 20, 6])).tolist() == [498, 498, 119, 5]
     packing = plan(whole(shards.lengths), 16)
     batch = rows(packing, reader, np.arange(packing.rows), pad=499)

@@ -130,8 +130,7 @@ def test_pretraining_rows_are_learned_whole(built: dict[str, InputArtifact]) -> 
     reader = TokenShards(shards)
     documents = [np.flatnonzero(reader.source == number) for number in range(len(reader.sources))]
     weights = [reader.meta.weights[name] for name in reader.sources]
-    chat_format = ChatFormat.load(tokenizer / "tokenizer")
-    tokens = ShardDocuments(reader, chat_format.end_of_text)
+    tokens = ShardDocuments(reader)
     segments = read_documents(documents, tokens, weights, [(0, 9, 64)], 3 * 64, 1, alone=False)
     batch = PackedBatches(segments, tokens, 3 * 64, 3 * 64, 1, -1).micro_batch(0, 0, 0)
     for row, ids, labels in zip(shown.rows, batch["input_ids"], batch["labels"], strict=True):
