@@ -124,15 +124,15 @@ def _version(workspace: Workspace, asset: str, version: str, recipe: str) -> Man
     if asset not in graph and (near := nearest(asset, sources)):
         raise RecipeError(f"there is no asset and no source called {asset!r}{near}")
     require_asset(asset, graph)
+    named = shlex.quote(recipe)
     if kind_named(kind_of(asset)).is_model:
-        raise RecipeError(f"{asset} is a model, and not data; see `gatehouse status {asset}`")
+        raise RecipeError(f"{asset} is a model, and not data; see `gatehouse status {asset} -r {named}`")
 
     if version:
         return store.manifest(asset, version)
     if (pointer := store.promotion(asset)) is not None:
         return store.manifest(asset, pointer.version)
     latest = store.latest(asset)
-    named = shlex.quote(recipe)
     if latest is None:
         raise InputRefused(f"{asset} has not been built yet; build it with: gatehouse run -r {named} --select +{asset}")
     raise InputRefused(f"no version of {asset} is promoted; look at the newest with --version {latest.version}")

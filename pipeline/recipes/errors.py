@@ -36,6 +36,7 @@ def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, 
     validated again.
     """
     removed: set[KeyPath] = set()
+    incomplete: set[KeyPath] = set()
     reported: set[tuple[KeyPath, str]] = set()
     while True:
         try:
@@ -44,8 +45,8 @@ def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, 
         except ValidationError as error:
             details = error.errors()
 
-        # A value that was left out is called missing now.
-        fresh = [detail for detail in details if tuple(detail["loc"]) not in removed]
+        # A value that was left out is called missing now, and what stood beside it does not fit together without it.
+        fresh = [detail for detail in details if tuple(detail["loc"]) not in removed | incomplete]
         for detail in fresh:
             tree = lookup(document, tuple(detail["loc"]))
             for path, message in explain(model, detail, tree.text if tree else ""):
@@ -53,10 +54,12 @@ def mistakes(model: type[BaseModel], document: Tree) -> Iterator[tuple[KeyPath, 
                     yield path, message
                 reported.add((path, message))
 
-        single = [tuple(detail["loc"]) for detail in fresh if _is_about_one_value(detail, document)]
+        of_values = [detail for detail in fresh if _is_about_one_value(detail, document)]
+        single = [tuple(detail["loc"]) for detail in of_values]
         if not single or len(single) > _MANY:
             return
         removed.update(single)
+        incomplete |= {tuple(detail["loc"])[:-1] for detail in of_values if detail["type"] != "extra_forbidden"} - {()}
         for path in single:
             document = without(document, path)
 

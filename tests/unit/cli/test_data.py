@@ -184,7 +184,9 @@ def test_what_was_counted(ask: Callable[..., str], built: Pipeline) -> None:
 def test_what_there_is_not_is_one_message(ask: Callable[..., str], built: Pipeline) -> None:
     assert "there is no asset and no source called 'se'; did you mean sea?" in refusal(ask, "preview", "se")
     assert "there is no asset 'corpse'; did you mean corpus?" in refusal(ask, "stats", "corpse")
-    assert refusal(ask, "stats", "sft_model").startswith("sft_model is a model, and not data")
+    assert "sft_model is a model, and not data; see `gatehouse status sft_model -r " in refusal(
+        ask, "stats", "sft_model"
+    )
     assert "instruction_data has not been built yet; build it with: gatehouse run -r " in refusal(
         ask, "preview", "instruction_data"
     )

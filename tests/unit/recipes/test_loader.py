@@ -245,6 +245,8 @@ def test_all_errors_are_shown_at_once_in_the_order_of_the_file(write: Write) -> 
         ["mine.yaml:8", "base_model.stepz"],
         ["mine.yaml:9", "base_model.log_every"],
     ]
+    (line,) = refusal(write(MINE.replace("~/notes", "https://user:word@host/a.jsonl"))).splitlines()
+    assert "holds a user's name or password" in line, "and not that the path which was refused is missing"
     both = refusal(write(MINE + "adapter_data: {domain: a}\nsft_model: {context: 9999}\n"))
     assert "adapter_data.domain" in both
     assert "sft_model.context" in both
